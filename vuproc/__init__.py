@@ -1,0 +1,1 @@
+"""Virtio devices outside the VMM: one process a virtqueue, devices written in Python."""

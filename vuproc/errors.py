@@ -1,0 +1,70 @@
+"""Every exception of vuproc, with its fields; the class decides the fate of what failed."""
+
+from __future__ import annotations
+
+
+class VuprocError(Exception):
+    """The base of all: nothing outside `vuproc` raises a subclass of it."""
+
+
+class RingError(VuprocError):
+    """The driver's ring holds what no driver may write: the ring is broken until it is set up anew.
+
+    `queue` is the virtqueue's number, `index` the free-running 16-bit position (next avail index)
+    at which the fault was found, `cause` the rule that was broken, in words.
+    """
+
+    def __init__(self, queue: int, index: int, cause: str) -> None:
+        super().__init__(queue, index, cause)
+        self.queue = queue
+        self.index = index
+        self.cause = cause
+
+    def __str__(self) -> str:
+        return f"queue {self.queue}: ring broken at index {self.index}: {self.cause}"
+
+
+class MemoryFault(VuprocError):
+    """An address range is not (wholly) guest memory, or a region cannot be mapped.
+
+    `address` is a guest-physical or a front-end user address as `reason` says, `length` is in bytes.
+    """
+
+    def __init__(self, address: int, length: int, reason: str) -> None:
+        super().__init__(address, length, reason)
+        self.address = address
+        self.length = length
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"guest memory {self.address:#x}+{self.length:#x}: {self.reason}"
+
+
+class RequestFinished(VuprocError):
+    """A verb was used on a request that is finished, or whose ring has stopped.
+
+    `queue` is the virtqueue's number and `head` the request's descriptor head.
+    """
+
+    def __init__(self, queue: int, head: int) -> None:
+        super().__init__(queue, head)
+        self.queue = queue
+        self.head = head
+
+    def __str__(self) -> str:
+        return f"queue {self.queue}: request {self.head} is finished already"
+
+
+class SegmentInUse(VuprocError):
+    """A shared-memory segment of that name belongs to a process which is alive.
+
+    `name` is the segment's name and `pid` its owner's process id (0: not known yet).
+    """
+
+    def __init__(self, name: str, pid: int) -> None:
+        super().__init__(name, pid)
+        self.name = name
+        self.pid = pid
+
+    def __str__(self) -> str:
+        return f"shared memory segment {self.name} is in use by process {self.pid}"

@@ -1,0 +1,52 @@
+from typing_extensions import Buffer
+from typing import Final, NamedTuple, final
+
+BLOCK_SIZE: Final[int]
+BUCKETS: Final[int]
+
+def block_bytes(queues: int) -> int:
+    """Bytes of buffer that the blocks of `queues` queues take."""
+
+class CountersSnapshot(NamedTuple):
+    """The values of one queue's block; each is read atomically, they are not read together."""
+
+    requests: int
+    bytes_read: int
+    bytes_written: int
+    errors: int
+    kicks: int
+    calls: int
+    call_errors: int
+    heartbeat: int
+    latency_total_ns: int
+    latency: tuple[int, ...]
+    """latency[i]: requests that took 2**i <= ns < 2**(i+1); the first and last take the rest."""
+
+    def percentile(self, fraction: float) -> int:
+        """Upper bound in ns of the bucket that holds this fraction (0..1) of the requests; 0: none."""
+
+@final
+class QueueCounters:
+    """One queue's block in a shared buffer: one process writes it, any may read it."""
+
+    queue: int
+    def __init__(self, buffer: Buffer, queue: int) -> None:
+        """Use block `queue` of a writable buffer, aligned to 8 bytes; ValueError if it is outside."""
+
+    def count_kick(self) -> None:
+        """Count one wake-up by the driver."""
+
+    def count_error(self) -> None:
+        """Count one failed request."""
+
+    def beat(self) -> None:
+        """Advance the heartbeat word."""
+
+    def clear(self) -> None:
+        """Set the whole block to zero."""
+
+    def snapshot(self) -> CountersSnapshot:
+        """Read the block."""
+
+    def release(self) -> None:
+        """Give the buffer back; the counters count into nowhere from then on."""

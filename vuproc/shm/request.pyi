@@ -1,0 +1,109 @@
+from typing import Protocol, final
+
+from typing_extensions import Buffer
+
+class HasFileno(Protocol):
+    """What has a file descriptor."""
+
+    def fileno(self) -> int: ...
+
+@final
+class Request:
+    """One chain of a virtqueue: what the driver gave to read, and room to write the answer to.
+
+    The readable and the writable bytes are two streams with a cursor each, however many
+    descriptors they are spread over. Every verb raises RequestFinished once the request is
+    finished or its ring has stopped. Not made by callers: a ring hands it to `handle`.
+    """
+
+    @property
+    def queue(self) -> int:
+        """The virtqueue's number."""
+
+    @property
+    def head(self) -> int:
+        """The head descriptor's index: unique among the requests in flight on this queue."""
+
+    @property
+    def readable(self) -> int:
+        """Bytes left to read at the cursor."""
+
+    @property
+    def writable(self) -> int:
+        """Bytes left to write at the cursor."""
+
+    @property
+    def readable_total(self) -> int:
+        """All bytes which the driver gave to read."""
+
+    @property
+    def writable_total(self) -> int:
+        """All bytes which the driver gave room for."""
+
+    @property
+    def written(self) -> int:
+        """Bytes written so far by the verbs, each counted once: the used length by default."""
+
+    @property
+    def finished(self) -> bool:
+        """True once finished, or once the ring has stopped or broken."""
+
+    @property
+    def deferred(self) -> bool:
+        """True once `defer` was called."""
+
+    @property
+    def readable_segments(self) -> tuple[memoryview, ...]:
+        """Read-only views of guest memory: the whole readable area, cursor or not.
+
+        The driver can change what they show at any time: copy once, decide on the copy.
+        """
+
+    @property
+    def writable_segments(self) -> tuple[memoryview, ...]:
+        """Writable views of guest memory, the whole area; bytes stored here are not counted.
+
+        Give the number to `finish`. Do not store into them after `finish`.
+        """
+
+    def read(self, n: int = -1) -> bytes:
+        """Copy up to `n` bytes (-1: all that are left) and move the cursor; fewer at the end.
+
+        Raises ValueError for -1 if more than 16 MiB are left: the length is the driver's choice.
+        """
+
+    def skip(self, n: int) -> int:
+        """Move the read cursor over up to `n` bytes; return how many."""
+
+    def write(self, data: Buffer) -> int:
+        """Copy bytes at the write cursor, at most `writable`; return how many were taken."""
+
+    def put(self, offset: int, data: Buffer) -> int:
+        """Copy bytes to an absolute offset of the writable area, leaving the cursor alone.
+
+        A negative offset counts from the end. ValueError if they do not fit; returns their number.
+        """
+
+    def preadv(self, file: int | HasFileno, offset: int, n: int = -1) -> int:
+        """Read `n` bytes (-1: as many as fit) of a file into the writable area at the cursor.
+
+        Returns how many were read and moves the cursor by that: fewer at the end of the file.
+        Raises OSError if none could be read; ValueError if `n` is more than `writable`.
+        """
+
+    def pwritev(self, file: int | HasFileno, offset: int, n: int = -1) -> int:
+        """Write `n` bytes (-1: all that are left) at the read cursor to a file.
+
+        Returns how many were written and moves the cursor. Raises OSError if none could be
+        written; ValueError if `n` is more than `readable`.
+        """
+
+    def defer(self) -> None:
+        """Keep the request open after `handle` returns, to be finished later."""
+
+    def finish(self, written: int | None = None) -> None:
+        """Complete the request: `written` bytes (default: those the verbs wrote) go to the driver.
+
+        Out of order is fine. Raises RequestFinished the second time, ValueError if `written` is
+        negative or more than `writable_total`.
+        """

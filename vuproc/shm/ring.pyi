@@ -1,0 +1,91 @@
+from collections.abc import Callable
+
+from vuproc.errors import RingError
+from vuproc.shm.memory import GuestMemory
+from vuproc.shm.request import Request
+
+class Ring:
+    """What split and packed rings share: batches, counters, notification. Not made directly."""
+
+    @property
+    def queue(self) -> int:
+        """The virtqueue's number."""
+
+    @property
+    def size(self) -> int:
+        """Entries of the ring."""
+
+    @property
+    def pending(self) -> bool:
+        """True if the driver has made something available; False for a stopped or broken ring."""
+
+    @property
+    def in_flight(self) -> int:
+        """Requests fetched and not finished."""
+
+    @property
+    def unpublished(self) -> int:
+        """Requests finished and not shown to the driver yet: call `publish`."""
+
+    @property
+    def next_avail(self) -> int:
+        """The free-running 16-bit index of the next entry to fetch."""
+
+    @property
+    def next_used(self) -> int:
+        """The free-running 16-bit index of the next entry to complete."""
+
+    @property
+    def broken(self) -> RingError | None:
+        """Why the ring is broken; None while it is sound. Stays until a new ring is made."""
+
+    @property
+    def stopped(self) -> bool:
+        """True after `stop`."""
+
+    def set_call(self, fd: int) -> None:
+        """Notify the driver through `fd` (borrowed; eventfd, pipe or socket); -1: do not notify."""
+
+    def drain(
+        self,
+        handle: Callable[[Request], object],
+        on_error: Callable[[Request, BaseException], None],
+        budget: int,
+    ) -> int:
+        """Fetch and handle up to `budget` requests; return how many were fetched.
+
+        Kicks are suppressed; what is finished is published in batches, at the end at the latest.
+        A request which `handle` neither finished nor deferred is finished on return. An exception
+        from `handle`, or a return value other than None (as TypeError), goes to `on_error`; an
+        exception from `on_error` comes out of here after what is complete was published.
+        Raises RingError, after publishing what is complete, if the driver broke the ring.
+        """
+
+    def publish(self) -> int:
+        """Show finished requests to the driver and notify it if it wants that; return how many."""
+
+    def notify_always(self) -> None:
+        """Notify the driver whether it wants that or not (after a restart or a new call fd)."""
+
+    def arm(self) -> bool:
+        """Ask for a kick at the next request; True if there is work already (no kick will come).
+
+        Raises RingError if the avail index is one which no driver may write.
+        """
+
+    def disarm(self) -> None:
+        """Ask for no kicks; the driver may kick still."""
+
+    def rebind(self, memory: GuestMemory) -> None:
+        """Go on in a new memory table.
+
+        With requests in flight only a table that keeps every mapping of the old one is taken:
+        ValueError otherwise. Raises RingError, and the ring is broken, if the table does not
+        cover the ring.
+        """
+
+    def stop(self) -> int:
+        """Publish what is finished and let go of guest memory; return `next_avail`, the base.
+
+        Requests outstanding become finished (their verbs raise RequestFinished). Idempotent.
+        """

@@ -1,0 +1,1 @@
+"""The guest side and the front-end side, for tests of devices."""
