@@ -1,0 +1,275 @@
+"""Where front-ends come from: a listening socket, a listening VMM to connect to, or an inherited descriptor."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import socket
+import stat
+from pathlib import Path
+from typing import Protocol
+
+from vuproc.errors import VuprocError
+from vuproc.fd import Fd
+
+log = logging.getLogger("vuproc.master")
+
+BACKLOG = 16
+"""Front-ends that may wait for the one being served."""
+RETRY_FIRST_S = 0.05
+"""First pause between two attempts to connect to a listening VMM; it doubles up to `RETRY_MOST_S`."""
+RETRY_MOST_S = 1.0
+LOCK_ATTEMPTS = 16
+"""Times the lock is tried again when its file was removed in between."""
+
+
+class ListenError(VuprocError):
+    """The socket cannot be had: the path, and why."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class Source(Protocol):
+    """Gives one connected socket after the other."""
+
+    def fileno(self) -> int | None:
+        """The descriptor to poll for a new connection; None if `accept` is to be tried after `delay` seconds."""
+
+    def delay(self) -> float:
+        """Seconds until `accept` should be tried when there is nothing to poll."""
+
+    def accept(self) -> socket.socket | None:
+        """The next connection, or None if there is none yet. Raises OSError when out of descriptors."""
+
+    def exhausted(self) -> bool:
+        """There will be no further connection."""
+
+    def close(self) -> None:
+        """Close the source and remove what it put into the file system."""
+
+
+class Listener:
+    """Listens on `path`, replacing a stale socket and refusing a live one.
+
+    A lock file beside the socket decides between two instances: whoever holds it may unlink what it finds at `path`.
+    """
+
+    def __init__(self, path: Path, permissions: int) -> None:
+        self._path = path
+        self._reserve: Fd | None = _spare()
+        self._lock = _lock(path)
+        try:
+            self._socket = _bind(path, permissions)
+        except BaseException:
+            self._unlock()
+            raise
+        self._identity = _identity(path)
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def delay(self) -> float:
+        return 0.0
+
+    def accept(self) -> socket.socket | None:
+        try:
+            connection, _ = self._socket.accept()
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                self._turn_away()
+                return None
+            raise
+        return connection
+
+    def exhausted(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        self._socket.close()
+        if self._identity is not None and _identity(self._path) == self._identity:
+            self._path.unlink()
+        self._unlock()
+        if self._reserve is not None:
+            self._reserve.close()
+            self._reserve = None
+
+    def _turn_away(self) -> None:
+        """Out of descriptors: give up the spare one to accept and close, so that the backlog does not spin us."""
+        if self._reserve is not None:
+            self._reserve.close()
+        try:
+            self._socket.accept()[0].close()
+        except OSError:
+            pass
+        try:
+            self._reserve = _spare()
+        except OSError:
+            self._reserve = None
+        log.error("%s: turned a front-end away: too many open files", self._path)
+
+    def _unlock(self) -> None:
+        if not self._lock.closed:
+            _lock_path(self._path).unlink(missing_ok=True)
+            self._lock.close()
+
+
+class Connector:
+    """Client mode: connects to the VMM that listens on `path`, and again after a disconnect."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._pause = 0.0
+
+    def fileno(self) -> None:
+        return None
+
+    def delay(self) -> float:
+        return self._pause
+
+    def accept(self) -> socket.socket | None:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.connect(str(self._path))
+        except OSError as error:
+            connection.close()
+            if self._pause == 0.0:
+                log.info("%s: waiting for the VMM to listen (%s)", self._path, error.strerror)
+            self._pause = min(max(RETRY_FIRST_S, self._pause * 2), RETRY_MOST_S)
+            return None
+        # Not at once after a disconnect: a VMM that accepts and closes must not make us spin.
+        self._pause = RETRY_FIRST_S
+        return connection
+
+    def exhausted(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        """Nothing to remove: the socket is the VMM's."""
+
+
+class Inherited:
+    """A descriptor from whoever started us (`--fd N`): a listening socket or one connection."""
+
+    def __init__(self, number: int) -> None:
+        try:
+            self._socket: socket.socket | None = socket.socket(fileno=number)
+        except OSError as error:
+            raise ListenError(f"--fd {number}", error.strerror or "not a socket") from error
+        if self._socket.family != socket.AF_UNIX or self._socket.type != socket.SOCK_STREAM:
+            self._socket.detach()
+            raise ListenError(f"--fd {number}", "not an AF_UNIX stream socket")
+        os.set_inheritable(number, False)
+        self._listening = bool(self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+        if self._listening:
+            self._socket.setblocking(False)
+
+    def fileno(self) -> int | None:
+        return self._socket.fileno() if self._socket is not None and self._listening else None
+
+    def delay(self) -> float:
+        return 0.0
+
+    def accept(self) -> socket.socket | None:
+        if self._socket is None:
+            return None
+        if not self._listening:
+            connection, self._socket = self._socket, None
+            return connection
+        try:
+            return self._socket.accept()[0]
+        except BlockingIOError:
+            return None
+
+    def exhausted(self) -> bool:
+        return self._socket is None
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+
+def _spare() -> Fd:
+    return Fd(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+
+
+def _lock_path(path: Path) -> Path:
+    return path.with_name(path.name + ".lock")
+
+
+def _lock(path: Path) -> Fd:
+    """Take the lock beside `path`; the file may be unlinked by its last holder while we open it, so look again."""
+    lock_path = _lock_path(path)
+    for _ in range(LOCK_ATTEMPTS):
+        try:
+            fd = Fd(os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        except OSError as error:
+            raise ListenError(str(lock_path), error.strerror or "cannot open") from error
+        try:
+            fcntl.flock(fd.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            fd.close()
+            raise ListenError(str(path), "another vuproc is serving this socket") from None
+        status = os.fstat(fd.fileno())
+        if _identity(lock_path) == (status.st_dev, status.st_ino):
+            return fd
+        fd.close()
+    raise ListenError(str(lock_path), "the lock file keeps changing")
+
+
+def _bind(path: Path, permissions: int) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _remove_stale(path)
+        # Nobody may connect between bind and chmod.
+        mask = os.umask(0o177)
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(mask)
+        os.chmod(path, permissions)
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise ListenError(str(path), error.strerror or str(error)) from error
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _remove_stale(path: Path) -> None:
+    """Unlink a socket nobody listens on. Raises `ListenError` for a live one and for any other kind of file."""
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise ListenError(str(path), "exists and is not a socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+            log.info("%s: replaced a stale socket", path)
+            return
+        except BlockingIOError:
+            pass  # its backlog is full, so somebody listens
+    raise ListenError(str(path), "another program is listening on this socket")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino

@@ -1,0 +1,348 @@
+"""The control process: one loop that listens, speaks vhost-user and carries out the session's effects.
+
+It never maps guest memory and never reads a ring. One front-end is served at a time; others wait in the backlog.
+"""
+
+from __future__ import annotations
+
+import logging
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Callable
+from enum import IntEnum
+from functools import partial
+
+from vuproc import effects
+from vuproc.backend_channel import BackendChannel
+from vuproc.effects import EffectFailed
+from vuproc.errors import CloseConnection, ProtocolError
+from vuproc.fd import Fd
+from vuproc.listener import Source
+from vuproc.session import Offer, Session, Step
+from vuproc.wire import Message, Receiver, send
+from vuproc.workers.crew import Crew
+from vuproc.workers.seat import Seat
+
+log = logging.getLogger("vuproc.master")
+
+MESSAGE_DEADLINE = 5.0
+"""Seconds from a message's first byte to its last; also how long a connection that has said nothing may keep others
+waiting."""
+SEND_DEADLINE = 5.0
+"""Seconds a front-end may leave our reply unread."""
+MESSAGES_PER_TURN = 64
+"""Messages handled before signals and dying workers get their turn."""
+EXIT_DEADLINE = 5.0
+"""Seconds a worker has to leave at our own end."""
+
+
+class Phase(IntEnum):
+    """Only ever rises."""
+
+    SERVING = 0
+    LAST_CONNECTION = 1
+    STOPPING = 2
+
+
+class Connection:
+    """One front-end: its socket, what it has sent so far, and its session."""
+
+    def __init__(self, sock: socket.socket, session: Session) -> None:
+        self.socket = sock
+        self.receiver = Receiver(sock)
+        self.session = session
+        self.since = time.monotonic()
+        self.spoken = False
+        self.channel: BackendChannel | None = None
+
+
+class Master:
+    """Serves one device to one front-end after the other."""
+
+    def __init__(
+        self,
+        source: Source,
+        offer: Offer,
+        make_crew: Callable[["Master"], Crew],
+        *,
+        exit_on_disconnect: bool = False,
+    ) -> None:
+        self._source = source
+        self._offer = offer
+        self._exit_on_disconnect = exit_on_disconnect
+        self._phase = Phase.SERVING
+        self._selector = selectors.DefaultSelector()
+        self._connection: Connection | None = None
+        self._listening = False
+        self._next_accept = 0.0
+        self._watched: dict[Seat, tuple[int, ...]] = {}
+        self._wake, self._waker = socket.socketpair()
+        self._wake.setblocking(False)
+        self._waker.setblocking(False)
+        self._selector.register(self._wake, selectors.EVENT_READ, self._signalled)
+        self.crew = make_crew(self)
+
+    # What the crew asks.
+
+    def replay(self, queues: tuple[int, ...]) -> list[effects.Effect]:
+        """The effects that bring a fresh worker of `queues` to the session's committed state."""
+        if self._connection is None:
+            return []
+        return self._connection.session.replay(queues)
+
+    def ring_broken(self, queue: int, cause: str) -> None:
+        """A ring broke: log it, and show the driver that the device needs a reset where that was negotiated."""
+        log.error("queue %d: broken: %s", queue, cause)
+        connection = self._connection
+        if connection is None:
+            return
+        if connection.session.ring_broken(queue, cause) and connection.channel is not None:
+            connection.channel.config_changed()
+
+    # The loop.
+
+    def run(self) -> None:
+        """Serve until a signal, or until the last front-end has gone."""
+        previous = {
+            number: signal.signal(number, self._on_signal)
+            for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        previous_wakeup = signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
+        try:
+            while self._phase < Phase.STOPPING:
+                self._turn()
+        finally:
+            signal.set_wakeup_fd(previous_wakeup)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+            self._shut_down()
+
+    def _turn(self) -> None:
+        self._arm_source()
+        self._watch_crew()
+        for key, _ in self._selector.select(self._patience()):
+            key.data()
+        self._enforce_deadlines()
+        self.crew.tend()
+        if self._connection is None and not self._listening:
+            self._accept()
+
+    def _patience(self) -> float | None:
+        """Seconds until something is due that no descriptor will announce."""
+        now = time.monotonic()
+        waits = []
+        due = self.crew.due()
+        if due is not None:
+            waits.append(due)
+        connection = self._connection
+        if connection is None:
+            if not self._listening:
+                waits.append(self._next_accept - now)
+        else:
+            limit = self._limit(connection)
+            if limit is not None:
+                waits.append(limit - now)
+        return max(0.0, min(waits)) if waits else None
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        """Nothing here: the number arrives at the wake-up socket."""
+
+    def _signalled(self) -> None:
+        try:
+            numbers = self._wake.recv(64)
+        except BlockingIOError:
+            return
+        for number in numbers:
+            log.info("received %s, stopping", signal.Signals(number).name)
+            self._phase = Phase.STOPPING
+
+    # Connections.
+
+    def _arm_source(self) -> None:
+        """Poll the listening socket only while nobody is served, so that a waiting front-end cannot spin us."""
+        wanted = self._source.fileno() if self._connection is None else None
+        if wanted is not None and not self._listening:
+            self._selector.register(wanted, selectors.EVENT_READ, self._accept)
+            self._listening = True
+        elif wanted is None and self._listening:
+            number = self._source.fileno()
+            assert number is not None
+            self._selector.unregister(number)
+            self._listening = False
+
+    def _accept(self) -> None:
+        if self._connection is not None or self._phase >= Phase.STOPPING:
+            return
+        if not self._listening and time.monotonic() < self._next_accept:
+            return
+        sock = self._source.accept()
+        if sock is None:
+            self._next_accept = time.monotonic() + self._source.delay()
+            return
+        self._connection = Connection(sock, Session(self._offer))
+        self._selector.register(sock, selectors.EVENT_READ, self._readable)
+        log.info("front-end connected")
+
+    def _limit(self, connection: Connection) -> float | None:
+        """The time by which this connection must have sent (the rest of) a message."""
+        begun = connection.receiver.partial_since
+        if begun is not None:
+            return begun + MESSAGE_DEADLINE
+        if not connection.spoken:
+            return connection.since + MESSAGE_DEADLINE
+        return None
+
+    def _enforce_deadlines(self) -> None:
+        connection = self._connection
+        if connection is None:
+            return
+        limit = self._limit(connection)
+        if limit is None or time.monotonic() < limit:
+            return
+        if connection.receiver.partial_since is not None:
+            self._disconnect(f"message incomplete after {MESSAGE_DEADLINE:g} s")
+        else:
+            # Silence is a right, but not at the expense of a front-end that waits.
+            if self._somebody_waits():
+                self._disconnect(f"silent for {MESSAGE_DEADLINE:g} s while another waits")
+            connection.since = time.monotonic()
+
+    def _somebody_waits(self) -> bool:
+        number = self._source.fileno()
+        if number is None:
+            return False
+        with selectors.PollSelector() as selector:
+            selector.register(number, selectors.EVENT_READ)
+            return bool(selector.select(0))
+
+    def _readable(self) -> None:
+        for _ in range(MESSAGES_PER_TURN):
+            connection = self._connection
+            if connection is None:
+                return
+            try:
+                message = connection.receiver.receive()
+                if message is None:
+                    return
+                connection.spoken = True
+                self._handle(connection, message)
+            except CloseConnection as error:
+                self._disconnect(str(error))
+            except ProtocolError as error:
+                self._disconnect(str(error))
+            except OSError as error:
+                self._disconnect(error.strerror or str(error))
+
+    def _handle(self, connection: Connection, message: Message) -> None:
+        """One message, applied fully before the next is read."""
+        step = connection.session.handle(message)
+        results = [self._perform(connection, effect) for effect in step.effects]
+        self._finish(connection, message, step, results)
+
+    def _finish(
+        self, connection: Connection, message: Message, step: Step, results: list[object]
+    ) -> None:
+        try:
+            reply = step.finish(results)
+        finally:
+            failed = any(isinstance(result, EffectFailed) for result in results)
+            self.crew.settled(undone=failed and len(results) > 1)
+            if step.refused is not None:
+                log.warning("refused %s: %s", message.name, step.refused)
+        if reply is not None:
+            send(connection.socket, reply, deadline=SEND_DEADLINE)
+
+    def _perform(self, connection: Connection, effect: effects.Effect) -> object:
+        if isinstance(effect, effects.SetBackendChannel):
+            return self._replace_channel(connection, effect.fd)
+        return self.crew.perform(effect)
+
+    def _replace_channel(self, connection: Connection, fd: Fd) -> EffectFailed | None:
+        try:
+            channel = BackendChannel(fd)
+        except OSError as error:
+            return EffectFailed(f"not a stream socket: {error.strerror}")
+        self._close_channel(connection)
+        connection.channel = channel
+        self._selector.register(channel, selectors.EVENT_READ, self._channel_readable)
+        return None
+
+    def _channel_readable(self) -> None:
+        connection = self._connection
+        if connection is None or connection.channel is None:
+            return
+        reason = connection.channel.stray()
+        if reason is not None:
+            log.warning("back-end request channel closed: %s", reason)
+            self._close_channel(connection)
+
+    def _close_channel(self, connection: Connection) -> None:
+        if connection.channel is not None:
+            self._selector.unregister(connection.channel)
+            connection.channel.close()
+            connection.channel = None
+
+    def _disconnect(self, reason: str) -> None:
+        """End the connection: rings stop, workers let go of guest memory, descriptors are closed."""
+        connection = self._connection
+        if connection is None:
+            return
+        log.info("front-end disconnected: %s", reason)
+        for effect in connection.session.close():
+            result = self.crew.perform(effect)
+            if isinstance(result, EffectFailed):
+                log.warning("%s at disconnect: %s", type(effect).__name__, result.reason)
+        self._connection = None
+        self.crew.settled(undone=False)
+        self.crew.detach()
+        self._close_channel(connection)
+        self._selector.unregister(connection.socket)
+        connection.receiver.close()
+        connection.session.release()
+        connection.socket.close()
+        if self._exit_on_disconnect or self._source.exhausted():
+            self._phase = max(self._phase, Phase.STOPPING)
+        self._next_accept = time.monotonic() + self._source.delay()
+
+    # Workers.
+
+    def _watch_crew(self) -> None:
+        """Keep the poll set in step with who sits where."""
+        current = {seat: _descriptors(seat) for seat in self.crew.seats}
+        changed = [seat for seat, now in current.items() if now != self._watched.get(seat, ())]
+        # All old numbers go first: a new worker may have got the number of another's closed descriptor.
+        for seat in changed:
+            for number in self._watched.get(seat, ())[1:]:
+                self._forget(number)
+        for seat in changed:
+            if current[seat]:
+                _, channel, pidfd = current[seat]
+                heard, died = partial(self.crew.heard, seat), partial(self.crew.died, seat)
+                self._selector.register(channel, selectors.EVENT_READ, heard)
+                self._selector.register(pidfd, selectors.EVENT_READ, died)
+            self._watched[seat] = current[seat]
+
+    def _forget(self, number: int) -> None:
+        try:
+            self._selector.unregister(number)
+        except (KeyError, ValueError):
+            pass
+
+    def _shut_down(self) -> None:
+        """Drain, stop the workers, and leave nothing behind."""
+        self._disconnect("stopping")
+        self.crew.stop(EXIT_DEADLINE)
+        self._selector.close()
+        self._wake.close()
+        self._waker.close()
+        self._source.close()
+
+
+def _descriptors(seat: Seat) -> tuple[int, ...]:
+    """(pid, channel, pidfd) of the seat's worker, or nothing for an empty seat."""
+    worker = seat.worker
+    if worker is None or worker.pidfd is None:
+        return ()
+    return worker.pid, worker.fileno(), worker.pidfd.fileno()

@@ -1,0 +1,1 @@
+"""The processes that serve virtqueues, and the master's view of them."""

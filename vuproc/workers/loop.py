@@ -1,0 +1,327 @@
+"""The loop of a worker process: control messages, kicks, the device's own descriptors, and requests between them.
+
+One thread, one poll set. A command is carried out between two batches, so a ring never sees half of it; a command
+that needs the rings idle (a memory change, a stop) holds them and is answered once the device has finished what is in
+flight. The master has a deadline for that.
+"""
+
+from __future__ import annotations
+
+import logging
+import select
+import time
+import traceback
+from collections.abc import Callable
+
+from vuproc import control
+from vuproc.control import ChannelClosed, Command, Done, Failed, Logged, RingBroken, WorkerChannel
+from vuproc.device import Device
+from vuproc.errors import MemoryFault, RingError
+from vuproc.fd import Fd
+from vuproc.shm.counters import QueueCounters
+from vuproc.shm.memory import GuestMemory
+from vuproc.shm.request import Request
+from vuproc.workers.queue import Queue
+from vuproc.workers.watch import HasFileno, Watcher
+
+POLL_BUSY_S = 0.0005
+"""How long a ring without a kick descriptor sleeps between two looks when it was found empty."""
+POLL_SPINS = 64
+"""Looks at an empty polled ring before the first such sleep."""
+LOGGED_ERRORS = 5
+"""Failures of the device's code that are logged in full within `LOG_PERIOD_S`; the rest are counted."""
+LOG_PERIOD_S = 5.0
+
+
+class Leave(Exception):
+    """The process is to end, with the exit code `code`."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+class Worker:
+    """Serves the queues `queues` of `device` as the master's commands say."""
+
+    def __init__(
+        self,
+        channel: WorkerChannel,
+        device: Device,
+        queues: tuple[int, ...],
+        counters: dict[int, QueueCounters],
+        chain_limit: int,
+    ) -> None:
+        self._channel = channel
+        self._device = device
+        self._watcher = Watcher()
+        self._memory = GuestMemory()
+        self._features = 0
+        self._queues = {
+            index: Queue(
+                index,
+                device,
+                counters.get(index),
+                chain_limit,
+                self._request_failed,
+                self._ring_broken,
+            )
+            for index in queues
+        }
+        self._waiting: tuple[Command, tuple[Fd, ...]] | None = None
+        self._empty_looks = 0
+        self._errors = 0
+        self._errors_since = time.monotonic()
+        device.attach(self)
+        self._watcher.add(channel.fileno(), self._control)
+
+    # What the device may ask of its worker (vuproc.device.Watcher).
+
+    def watch(self, fd: int | HasFileno, callback: Callable[[], None], *, write: bool) -> None:
+        """Call `callback` when the device's own descriptor is readable (or writable)."""
+        number = fd if isinstance(fd, int) else fd.fileno()
+        events = select.EPOLLOUT if write else select.EPOLLIN
+        self._watcher.add(number, lambda _mask: self._hook(callback), events)
+
+    def unwatch(self, fd: int | HasFileno) -> None:
+        """Stop calling back for `fd`."""
+        self._watcher.remove(fd if isinstance(fd, int) else fd.fileno())
+
+    # The loop.
+
+    def setup(self) -> None:
+        """Let the device prepare each of its queues."""
+        for index in self._queues:
+            self._device.setup(index)
+
+    def run(self) -> int:
+        """Serve until the master says `Exit` or goes away; returns the exit code."""
+        try:
+            while True:
+                self._watcher.poll(self._patience())
+                for queue in self._queues.values():
+                    queue.publish()
+                    if queue.polling:
+                        queue.ready = True
+                    if queue.ready and self._waiting is None:
+                        queue.run()
+                self._settle()
+        except Leave as leave:
+            return leave.code
+
+    def _patience(self) -> float | None:
+        """Seconds to sleep in poll: none with work at hand, little when a ring must be polled, else for ever."""
+        if self._waiting is not None:
+            return None  # held rings do not run; the device's own descriptors move things on
+        if any(queue.ready and queue.active for queue in self._queues.values()):
+            self._empty_looks = 0
+            return 0.0
+        if any(queue.polling for queue in self._queues.values()):
+            self._empty_looks += 1
+            return 0.0 if self._empty_looks < POLL_SPINS else POLL_BUSY_S
+        return None
+
+    def _control(self, _mask: int) -> None:
+        try:
+            received = self._channel.receive()
+        except ChannelClosed:
+            # The master has gone, and with it the right to touch guest memory.
+            raise Leave(0) from None
+        if received is None:
+            return
+        command, fds = received
+        self._waiting = (command, fds)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Carry out the waiting command if the rings it concerns are idle by now, and answer it."""
+        if self._waiting is None:
+            return
+        command, fds = self._waiting
+        for index in self._needs_idle(command):
+            queue = self._queues.get(index)
+            if queue is not None and queue.in_flight:
+                return
+        self._waiting = None
+        kept = False
+        try:
+            value = self._apply(command, fds)
+            kept = isinstance(
+                command, control.StartRing | control.SetKick | control.SetCall | control.SetErr
+            )
+        except Leave:
+            self._answer(Done(command.serial))
+            raise
+        except (RingError, MemoryFault, OSError, Refusal) as error:
+            self._answer(Failed(command.serial, str(error)))
+        else:
+            self._answer(Done(command.serial, value))
+        finally:
+            if not kept:
+                for fd in fds:
+                    fd.close()
+
+    def _needs_idle(self, command: Command) -> tuple[int, ...]:
+        match command:
+            case control.StopRing(queue=queue):
+                return (queue,)
+            case control.SetMemory() | control.RemoveRegion() | control.ResetDevice():
+                return tuple(self._queues)
+            case _:
+                return ()
+
+    def _apply(self, command: Command, fds: tuple[Fd, ...]) -> int:
+        """Carry out one command; returns the value of its answer, raises what `_settle` turns into a refusal."""
+        match command:
+            case control.SetFeatures(features=features):
+                self._features = features
+                self._hook(self._device.features_acked, features)
+            case control.SetMemory(regions=regions):
+                memory = GuestMemory()
+                for region, fd in zip(regions, fds, strict=True):
+                    memory = _extended(memory, region, fd)
+                self._change_memory(memory)
+            case control.AddRegion(region=region):
+                self._change_memory(_extended(self._memory, region, fds[0]))
+            case control.RemoveRegion(guest_addr=guest_addr, size=size, user_addr=user_addr):
+                self._change_memory(self._memory.without_region(guest_addr, size, user_addr))
+            case control.StartRing(queue=index):
+                self._remove_kick(self._queue(index))
+                self._queue(index).start(command, fds, self._memory, self._features)
+                self._watch_kick(self._queue(index))
+                self._hook(self._device.ring_started, index)
+            case control.StopRing(queue=index):
+                if not self._queue(index).started:
+                    raise Refusal(f"queue {index} is not started")
+                self._remove_kick(self._queue(index))
+                base = self._queue(index).stop()
+                self._hook(self._device.ring_stopped, index)
+                return base
+            case control.EnableRing(queue=index, enabled=enabled):
+                self._queue(index).set_enabled(enabled)
+            case control.SetKick(queue=index):
+                self._remove_kick(self._queue(index))
+                old = self._queue(index).set_kick(fds[0] if fds else None)
+                if old is not None:
+                    old.close()
+                self._watch_kick(self._queue(index))
+            case control.SetCall(queue=index):
+                self._queue(index).set_call(fds[0] if fds else None)
+            case control.SetErr(queue=index):
+                self._queue(index).set_err(fds[0] if fds else None)
+            case control.WriteConfig(offset=offset, data=data):
+                self._write_config(offset, data)
+            case control.ResetDevice():
+                self._features = 0
+                self._hook(self._device.reset)
+            case control.Detach():
+                self._detach()
+            case control.Exit():
+                self._detach()
+                self._hook(self._device.teardown)
+                raise Leave(0)
+            case _:
+                raise Refusal(f"{type(command).__name__} does not belong here")
+        return 0
+
+    def _queue(self, index: int) -> Queue:
+        try:
+            return self._queues[index]
+        except KeyError:
+            raise Refusal(f"queue {index} is not served by this worker") from None
+
+    def _change_memory(self, memory: GuestMemory) -> None:
+        for queue in self._queues.values():
+            queue.rebind(memory)
+        self._memory = memory
+
+    def _write_config(self, offset: int, data: bytes) -> None:
+        try:
+            self._device.config_written(offset, data)
+        except Exception as error:
+            raise Refusal(f"config_written: {type(error).__name__}: {error}") from error
+
+    def _detach(self) -> None:
+        for queue in self._queues.values():
+            self._remove_kick(queue)
+            queue.drop()
+            queue.enabled = False
+        self._memory = GuestMemory()
+        self._features = 0
+
+    def _watch_kick(self, queue: Queue) -> None:
+        if queue.kick is None:
+            return
+
+        def ready(mask: int) -> None:
+            if mask & select.EPOLLIN:
+                queue.take_kick()
+            elif mask & (select.EPOLLHUP | select.EPOLLERR):
+                queue.break_ring("the kick descriptor was closed by its other end")
+
+        self._watcher.add(queue.kick.fileno(), ready)
+
+    def _remove_kick(self, queue: Queue) -> None:
+        if queue.kick is not None:
+            self._watcher.remove(queue.kick.fileno())
+
+    # What goes to the master.
+
+    def _answer(self, report: Done | Failed | RingBroken | Logged) -> None:
+        try:
+            self._channel.send(report)
+        except ChannelClosed:
+            raise Leave(0) from None
+
+    def _ring_broken(self, queue: int, cause: str) -> None:
+        self._remove_kick(self._queues[queue])
+        self._answer(RingBroken(queue, cause))
+
+    def _request_failed(self, request: Request, error: BaseException) -> None:
+        """The device's `handle` raised or returned something: this request fails, the queue goes on."""
+        name = type(self._device).__name__
+        where = f"{name}.handle: queue {request.queue}, head {request.head}"
+        self._log_failure(f"{where}: {_described(error)}", error)
+        if request.finished:
+            return
+        try:
+            self._device.fail(request, error)
+        except Exception as again:
+            self._log_failure(f"{name}.fail: {_described(again)}", again)
+        if not request.finished:
+            request.finish()
+
+    def _hook(self, method: Callable[..., None], *args: object) -> None:
+        """Call the device's own code; what it raises is logged with the method's name and ends nothing."""
+        try:
+            method(*args)
+        except Exception as error:
+            name = getattr(method, "__qualname__", repr(method))
+            self._log_failure(f"{name}: {_described(error)}", error)
+
+    def _log_failure(self, text: str, error: BaseException) -> None:
+        now = time.monotonic()
+        if now - self._errors_since > LOG_PERIOD_S:
+            hidden = self._errors - LOGGED_ERRORS
+            if hidden > 0:
+                self._answer(Logged(logging.ERROR, f"{hidden} more failures were not logged"))
+            self._errors, self._errors_since = 0, now
+        self._errors += 1
+        if self._errors == 1:
+            text = "\n".join([text, *traceback.format_exception(error)]).rstrip()
+        if self._errors <= LOGGED_ERRORS:
+            self._answer(Logged(logging.ERROR, text))
+
+
+class Refusal(Exception):
+    """A command that cannot be carried out, with the reason for the answer."""
+
+
+def _extended(memory: GuestMemory, region: control.Region, fd: Fd) -> GuestMemory:
+    return memory.with_region(
+        region.guest_addr, region.size, region.user_addr, region.mmap_offset, fd.fileno()
+    )
+
+
+def _described(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"

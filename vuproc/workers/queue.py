@@ -1,0 +1,231 @@
+"""One virtqueue as its worker sees it: the ring, its descriptors, and whether it may run.
+
+A queue is *stopped* (no ring), *started*, or *broken* (the driver broke a rule; nothing touches the ring until the
+front-end sets it up anew). It processes requests while it is started, enabled and not held by a memory change.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Callable
+
+from vuproc import control
+from vuproc.device import Device
+from vuproc.errors import MemoryFault, RingError
+from vuproc.fd import Fd
+from vuproc.shm.counters import QueueCounters
+from vuproc.shm.memory import GuestMemory
+from vuproc.shm.request import Request
+from vuproc.shm.split import SplitRing
+
+BUDGET = 256
+"""Requests served in one turn, before other queues, control messages and watched descriptors get theirs."""
+KICK_BYTES = 8
+"""What one kick is: the eventfd's counter; pipes and sockets carry the same eight bytes a kick."""
+
+OnError = Callable[[Request, BaseException], None]
+
+
+class Queue:
+    """The state of virtqueue `index` in its worker.
+
+    `on_broken(queue, cause)` is called once for each ring that breaks, after its error descriptor was signalled.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        device: Device,
+        counters: QueueCounters | None,
+        chain_limit: int,
+        on_error: OnError,
+        on_broken: Callable[[int, str], None],
+    ) -> None:
+        self.index = index
+        self.enabled = False
+        self.ready = False
+        """There may be work: drain before the next sleep."""
+        self.kick: Fd | None = None
+        self._device = device
+        self._counters = counters
+        self._chain_limit = chain_limit
+        self._on_error = on_error
+        self._on_broken = on_broken
+        self._ring: SplitRing | None = None
+        self._call: Fd | None = None
+        self._err: Fd | None = None
+        self._broken = False
+
+    @property
+    def started(self) -> bool:
+        """The front-end has started the ring and not stopped it since (a broken one counts)."""
+        return self._ring is not None
+
+    @property
+    def active(self) -> bool:
+        """The ring may be processed."""
+        return self._ring is not None and self.enabled and not self._broken
+
+    @property
+    def polling(self) -> bool:
+        """The ring has no kick descriptor, so somebody has to look at it."""
+        return self.active and self.kick is None
+
+    @property
+    def in_flight(self) -> int:
+        """Requests which the device has fetched and not finished."""
+        return 0 if self._ring is None or self._broken else self._ring.in_flight
+
+    def start(
+        self, command: control.StartRing, fds: tuple[Fd, ...], memory: GuestMemory, features: int
+    ) -> None:
+        """Build the ring over `memory` and mark it for one immediate pass.
+
+        Takes the descriptors on success. Raises `MemoryFault` or `RingError`, and then has changed nothing.
+        """
+        ring = SplitRing(
+            self.index,
+            command.size,
+            memory,
+            command.desc,
+            command.avail,
+            command.used,
+            command.base,
+            features=features,
+            chain_limit=max(self._chain_limit, command.size),
+            counters=self._counters,
+        )
+        self.drop()
+        supply = iter(fds)
+        self.kick = next(supply) if command.kick else None
+        self._call = next(supply) if command.call else None
+        self._err = next(supply) if command.err else None
+        self._ring = ring
+        self._point_call()
+        self.enabled = command.enabled
+        self.ready = True
+        if command.base is None and self.enabled:
+            # The interrupt for what the dead worker completed may have died with it.
+            ring.notify_always()
+
+    def stop(self) -> int:
+        """Stop the ring, with nothing in flight, and return its next avail index."""
+        ring = self._ring
+        if ring is None:
+            return 0
+        if not self._broken:
+            ring.publish()
+        base = ring.stop()
+        self.drop()
+        return base
+
+    def drop(self) -> None:
+        """Forget the ring and close its descriptors without touching guest memory."""
+        if self._ring is not None:
+            self._ring.set_call(-1)
+            self._ring.stop()
+            self._ring = None
+        for fd in (self.kick, self._call, self._err):
+            if fd is not None:
+                fd.close()
+        self.kick = self._call = self._err = None
+        self._broken = False
+        self.ready = False
+
+    def set_enabled(self, enabled: bool) -> None:
+        """Enable or hold the ring; enabling looks at the ring again, for kicks that came in between."""
+        self.enabled = enabled
+        self.ready = True
+
+    def set_kick(self, fd: Fd | None) -> Fd | None:
+        """Replace the kick descriptor and return the old one; what it may have carried is looked for in the ring."""
+        old, self.kick = self.kick, fd
+        self.ready = True
+        return old
+
+    def set_call(self, fd: Fd | None) -> None:
+        """Replace the call descriptor; the new one is signalled at once, since the old one's last may be lost."""
+        old, self._call = self._call, fd
+        self._point_call()
+        if self._ring is not None and self.active:
+            self._ring.notify_always()
+        if old is not None:
+            old.close()
+
+    def set_err(self, fd: Fd | None) -> None:
+        """Replace the error descriptor."""
+        old, self._err = self._err, fd
+        if self._broken:
+            self._signal_err()
+        if old is not None:
+            old.close()
+
+    def rebind(self, memory: GuestMemory) -> None:
+        """Move the ring to a changed memory table; breaks it if its addresses are no longer mapped."""
+        if self._ring is None or self._broken:
+            return
+        try:
+            self._ring.rebind(memory)
+        except (RingError, MemoryFault) as error:
+            self.break_ring(str(error))
+
+    def take_kick(self) -> None:
+        """Read the kick descriptor, which poll says is ready. Its end, or an error, breaks the ring."""
+        if self.kick is None:
+            return
+        if self._counters is not None:
+            self._counters.count_kick()
+        try:
+            data = os.read(self.kick.fileno(), KICK_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self.break_ring(f"cannot read the kick descriptor: {error.strerror}")
+            return
+        if not data:
+            self.break_ring("the kick descriptor was closed by its other end")
+            return
+        self.ready = True
+
+    def run(self) -> None:
+        """Serve up to `BUDGET` requests; sets `ready` if more may be waiting."""
+        ring = self._ring
+        if ring is None or not self.active:
+            self.ready = False
+            return
+        try:
+            fetched = ring.drain(self._device.handle, self._on_error, BUDGET)
+            self.ready = fetched == BUDGET or ring.arm()
+        except RingError as error:
+            self.break_ring(str(error))
+
+    def publish(self) -> None:
+        """Publish what the device finished outside of `run`."""
+        if self._ring is not None and not self._broken:
+            self._ring.publish()
+
+    def break_ring(self, cause: str) -> None:
+        """Stop touching the ring for good, tell the front-end by the error descriptor and the master by message."""
+        if self._broken or self._ring is None:
+            return
+        self._broken = True
+        self.ready = False
+        self._signal_err()
+        self._on_broken(self.index, cause)
+
+    def _point_call(self) -> None:
+        if self._ring is not None:
+            self._ring.set_call(-1 if self._call is None else self._call.fileno())
+
+    def _signal_err(self) -> None:
+        if self._err is None:
+            return
+        poller = select.poll()
+        poller.register(self._err.fileno(), select.POLLOUT)
+        # A saturated or closed descriptor must not block or kill the worker, and the flag O_NONBLOCK is not ours.
+        if any(event & select.POLLOUT for _, event in poller.poll(0)):
+            try:
+                os.write(self._err.fileno(), (1).to_bytes(8, "little"))
+            except OSError:
+                pass

@@ -1,0 +1,54 @@
+"""The poll set of a worker: which callback belongs to which descriptor."""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Callable
+from typing import Protocol
+
+Callback = Callable[[int], None]
+
+
+class HasFileno(Protocol):
+    """Anything with a descriptor."""
+
+    def fileno(self) -> int: ...
+
+
+class Watcher:
+    """epoll with a callback a descriptor. A callback gets the event mask (EPOLLIN, EPOLLHUP, ...)."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._callbacks: dict[int, Callback] = {}
+
+    def add(self, fd: int, callback: Callback, events: int = select.EPOLLIN) -> None:
+        """Call `callback` whenever `fd` has one of `events`. Raises ValueError if it is watched already."""
+        if fd in self._callbacks:
+            raise ValueError(f"fd {fd} is watched already")
+        self._epoll.register(fd, events)
+        self._callbacks[fd] = callback
+
+    def remove(self, fd: int) -> None:
+        """Stop watching `fd`; a no-op if it is not watched."""
+        if self._callbacks.pop(fd, None) is not None:
+            try:
+                self._epoll.unregister(fd)
+            except (OSError, ValueError):
+                pass  # closed by its owner already, which took it out of the set
+
+    def poll(self, timeout: float | None) -> int:
+        """Wait up to `timeout` seconds (None: until something happens), run the callbacks, return their number."""
+        events = self._epoll.poll(timeout)
+        ran = 0
+        for fd, mask in events:
+            callback = self._callbacks.get(fd)
+            if callback is not None:  # an earlier callback of this turn may have removed it
+                callback(mask)
+                ran += 1
+        return ran
+
+    def close(self) -> None:
+        """Close the poll set, not the descriptors."""
+        self._epoll.close()
+        self._callbacks.clear()
