@@ -1,1 +1,53 @@
-"""Virtio devices outside the VMM: one process a virtqueue, devices written in Python."""
+"""Virtio devices outside the VMM: one process a virtqueue, devices written in Python.
+
+The names below are what a device author needs; each is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vuproc.device import Device
+    from vuproc.errors import RequestFinished, VuprocError
+    from vuproc.options import FilePath, Options, Size
+    from vuproc.shm.request import Request
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Device",
+    "FilePath",
+    "Options",
+    "Request",
+    "RequestFinished",
+    "Size",
+    "VuprocError",
+    "__version__",
+]
+
+# spec and errors import nothing of ours, so the package itself may import nothing on their behalf.
+_HOMES = {
+    "Device": "vuproc.device",
+    "FilePath": "vuproc.options",
+    "Options": "vuproc.options",
+    "Request": "vuproc.shm.request",
+    "RequestFinished": "vuproc.errors",
+    "Size": "vuproc.options",
+    "VuprocError": "vuproc.errors",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name from the module that defines it."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)

@@ -68,3 +68,43 @@ class SegmentInUse(VuprocError):
 
     def __str__(self) -> str:
         return f"shared memory segment {self.name} is in use by process {self.pid}"
+
+
+class DeviceLoadError(VuprocError):
+    """A device type cannot be had: no such name, file, module or class, or not a device.
+
+    `ref` is what the device file's `type` says, `reason` why nothing came of it.
+    """
+
+    def __init__(self, ref: str, reason: str) -> None:
+        super().__init__(ref, reason)
+        self.ref = ref
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.ref}: {self.reason}"
+
+
+class ConfigError(VuprocError):
+    """One thing wrong in a device file, and where: `line` and `column` count from 1."""
+
+    def __init__(self, file: str, line: int, column: int, message: str) -> None:
+        super().__init__(file, line, column, message)
+        self.file = file
+        self.line = line
+        self.column = column
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}: {self.message}"
+
+
+class ConfigErrors(VuprocError):
+    """Everything wrong in a device file: `errors`, in the order of the file, at least one."""
+
+    def __init__(self, errors: tuple[ConfigError, ...]) -> None:
+        super().__init__(errors)
+        self.errors = errors
+
+    def __str__(self) -> str:
+        return "\n".join(str(error) for error in self.errors)

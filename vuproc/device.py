@@ -1,0 +1,168 @@
+"""What a device author imports: the base class of every device."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from vuproc.options import Options
+
+if TYPE_CHECKING:
+    from vuproc.shm.request import Request
+
+
+class HasFileno(Protocol):
+    """Anything with a file descriptor."""
+
+    def fileno(self) -> int: ...  # noqa: D102
+
+
+class SharedFile(HasFileno, Protocol):
+    """A file whose descriptor is shared by all workers of a device, see `Device.shared_files`."""
+
+    def close(self) -> None: ...  # noqa: D102
+
+
+class Watcher(Protocol):
+    """The part of a worker's loop which a device may use."""
+
+    def watch(  # noqa: D102
+        self, fd: int | HasFileno, callback: Callable[[], None], *, write: bool
+    ) -> None: ...
+
+    def unwatch(self, fd: int | HasFileno) -> None: ...  # noqa: D102
+
+
+class Device:
+    """A virtio device. Subclass it, set `device_id` and write `handle`; the rest has defaults.
+
+    An instance lives in the master, where only the description is asked for, and one in every
+    worker, where `setup` to `teardown` are called by one thread. Requests of one queue come to
+    one worker in the order in which the driver made them available.
+    """
+
+    device_id: ClassVar[int]
+    """The virtio device id (virtio 1.2, section 5): 1 net, 2 block, 4 entropy, ..."""
+    features: ClassVar[int] = 0
+    """Device-specific feature bits. vuproc adds those of the ring and of the transport."""
+    options_type: ClassVar[type[Options]] = Options
+    """The struct which the options in the device file become."""
+
+    log: ClassVar[logging.Logger] = logging.getLogger("vuproc.device")
+    """Lines logged here by a worker appear in the master's log."""
+
+    options: Options
+    shared: Mapping[str, SharedFile] = MappingProxyType({})
+    """In a worker, from before `setup`: what `shared_files` returned in the master, by name."""
+    _watcher: Watcher | None = None
+
+    def __init__(self, options: Options | None = None) -> None:
+        """Keep the options. Stay cheap here, and open nothing: that is for `setup`."""
+        self.options = self.options_type() if options is None else options
+
+    # The description, asked for in the master.
+
+    def num_queues(self) -> int:
+        """Number of virtqueues."""
+        return self.options.queues
+
+    def queue_size(self) -> int:
+        """Largest size in entries the driver may give a queue: a power of two, 2 to 32768."""
+        return self.options.queue_size
+
+    def queue_groups(self) -> list[tuple[int, ...]]:
+        """Queues that must share one worker process, because they share state: each queue once.
+
+        The default is a worker a queue.
+        """
+        return [(queue,) for queue in range(self.num_queues())]
+
+    def offered_features(self) -> int:
+        """Device-specific feature bits to offer; the default is the class's `features`."""
+        return self.features
+
+    def config_space(self) -> bytes:
+        """The device's configuration space, little-endian, at most 4084 bytes."""
+        return b""
+
+    def shared_files(self) -> dict[str, SharedFile]:
+        """Files that all workers are to share, by name. Called once, in the master, at the start.
+
+        The master passes each descriptor to every worker it starts, a restarted one too, where
+        they appear in `shared`; it closes its own when it ends. So a memfd given here keeps its
+        content when a worker dies.
+        """
+        return {}
+
+    # The work, in a worker.
+
+    def setup(self, queue: int) -> None:
+        """Get ready to serve `queue`: once for each queue of this worker, before any request.
+
+        Raise if that is impossible: the worker ends and the reason is logged.
+        """
+
+    def handle(self, request: Request) -> None:
+        """Serve one request and return None; it is completed then, unless `defer` was called.
+
+        If this raises or returns something else, it is logged with this method's name and `fail`
+        is called for the request. The queue goes on.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.handle")
+
+    def fail(self, request: Request, error: BaseException) -> None:
+        """Complete a request whose `handle` raised `error`; the default reports nothing written.
+
+        Override it where the device type has an error status.
+        """
+        request.finish(0)
+
+    def ring_started(self, queue: int) -> None:
+        """The driver's queue is there: requests may follow."""
+
+    def ring_stopped(self, queue: int) -> None:
+        """The queue is gone, and every request of it; it may be started again later."""
+
+    def features_acked(self, features: int) -> None:
+        """The driver has chosen `features`, all bits, from what was offered."""
+
+    def config_written(self, offset: int, data: bytes) -> None:
+        """The driver writes `data` at `offset` into the configuration space.
+
+        Raise to refuse, which the default does. What is accepted is what the driver reads back
+        until the next reset; a restarted worker gets the writes again.
+        """
+        raise ValueError(f"{type(self).__name__} has no writable configuration fields")
+
+    def reset(self) -> None:
+        """The driver resets the device: forget what it chose. No ring is running."""
+
+    def teardown(self) -> None:
+        """The worker is about to end in good order: flush and close. Not called on a crash."""
+
+    # What the worker does for the device.
+
+    def watch(
+        self, fd: int | HasFileno, callback: Callable[[], None], *, write: bool = False
+    ) -> None:
+        """Call `callback` between requests whenever `fd` is readable (`write`: writable).
+
+        The descriptor stays the device's own: unwatch it before closing it. Raises ValueError if
+        it is watched already, RuntimeError outside a worker.
+        """
+        self._attached().watch(fd, callback, write=write)
+
+    def unwatch(self, fd: int | HasFileno) -> None:
+        """Stop watching `fd`."""
+        self._attached().unwatch(fd)
+
+    def attach(self, watcher: Watcher) -> None:
+        """Called by the worker, before `setup`: whose loop it is that `watch` uses."""
+        self._watcher = watcher
+
+    def _attached(self) -> Watcher:
+        if self._watcher is None:
+            raise RuntimeError("watch works in a worker only, from setup on")
+        return self._watcher

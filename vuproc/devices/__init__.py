@@ -1,0 +1,6 @@
+"""The devices that ship with vuproc, one file each."""
+
+from __future__ import annotations
+
+BUILTIN: dict[str, str] = {"blk": "vuproc.devices.blk:Blk"}
+"""Name in a device file -> `module:Class`."""

@@ -1,0 +1,69 @@
+"""The typed options of a device: what its part of a device file may say.
+
+A struct of options is the one description: the checker, the JSON Schema, `vuproc devices` and the
+reference page all come from its annotations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar
+
+import msgspec
+from msgspec import Meta
+
+KIND = "vuproc"
+"""The key of `Meta(extra=...)` under which a field says that its text needs more than its type."""
+SIZE = "size"
+PATH = "path"
+POWER_OF_TWO = "power-of-two"
+PERMISSIONS = "permissions"
+
+MAX_QUEUES = 256
+"""Queues of one device: SET_VRING_KICK, CALL and ERR carry the index in 8 bits (vhost-user)."""
+MIN_QUEUE_SIZE = 2
+MAX_QUEUE_SIZE = 32768
+"""Entries of the largest split virtqueue (virtio 1.2, 2.6)."""
+
+Size = Annotated[int, Meta(extra={KIND: SIZE}, extra_json_schema={"x-kind": SIZE})]
+"""A number of bytes. A device file may write 64MiB (KiB, MiB, GiB, TiB); the struct holds an int."""
+
+FilePath = Annotated[str, Meta(extra={KIND: PATH}, extra_json_schema={"x-kind": PATH})]
+"""A path. A relative one is relative to the device file; the struct holds it absolute."""
+
+QueueSize = Annotated[
+    int,
+    Meta(
+        ge=MIN_QUEUE_SIZE,
+        le=MAX_QUEUE_SIZE,
+        description="Largest queue the driver may choose, in entries; a power of two.",
+        extra={KIND: POWER_OF_TWO},
+        extra_json_schema={"x-kind": POWER_OF_TWO},
+    ),
+]
+
+
+class Options(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The options that every device has. A device with more subclasses this.
+
+    Annotate each field with `Meta(description=...)` and its bounds; use `Size` and `FilePath`
+    where they fit. Options travel to the workers as msgpack, so fields are of types which
+    msgspec knows.
+    """
+
+    json_schema: ClassVar[Mapping[str, Any]] = {}
+    """Keywords added to the JSON Schema of these options: what no single field can say."""
+
+    queues: Annotated[
+        int, Meta(ge=1, le=MAX_QUEUES, description="Number of virtqueues, a worker process each.")
+    ] = 1
+    queue_size: QueueSize = 256
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield (field, message) for each thing wrong which no single field's type can say.
+
+        Called when a device file is checked, with every field of the right type and paths
+        absolute; it may look at files. `field` "" means the options as a whole. Call
+        `super().problems()` first when overriding.
+        """
+        yield from ()
