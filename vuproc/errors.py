@@ -27,7 +27,7 @@ class RingError(VuprocError):
 class MemoryFault(VuprocError):
     """An address range is not (wholly) guest memory, or a region cannot be mapped.
 
-    `address` is a guest-physical or a front-end user address as `reason` says, `length` is in bytes.
+    `address` is guest-physical or a front-end user address as `reason` says, `length` is in bytes.
     """
 
     def __init__(self, address: int, length: int, reason: str) -> None:
@@ -108,3 +108,68 @@ class ConfigErrors(VuprocError):
 
     def __str__(self) -> str:
         return "\n".join(str(error) for error in self.errors)
+
+
+class BackendFault(VuprocError):
+    """A driver found that the device side broke the rules of the ring. Raised by `vuproc.testing` only.
+
+    `fault` says which rule, in words.
+    """
+
+    def __init__(self, fault: str) -> None:
+        super().__init__(fault)
+        self.fault = fault
+
+
+class Disconnected(VuprocError):
+    """The peer closed the connection between two messages: it is gone, nothing is wrong."""
+
+    def __str__(self) -> str:
+        return "the peer closed the connection"
+
+
+class ConnectionBroken(VuprocError):
+    """The connection cannot go on: it ended inside a message, stalled, or the system refused.
+
+    `reason` says what happened, in words.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class FramingError(ConnectionBroken):
+    """A header that breaks the framing rules: where the next message begins cannot be trusted."""
+
+
+class MessageRefused(VuprocError):
+    """The VMM's mistake in one message: that message fails and the device is as it was before.
+
+    `name` is the message's name and `reason` the rule that was broken, in words.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.name = name
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}"
+
+
+class CloseConnection(VuprocError):
+    """The VMM's mistake where no reply can say so: this connection ends, the listener goes on.
+
+    `reason` is the message's name and the rule that was broken, in words.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason

@@ -1,0 +1,1 @@
+"""The numbers and layouts of the specifications, as data; nothing here acts."""
