@@ -86,7 +86,10 @@ class DeviceLoadError(VuprocError):
 
 
 class ConfigError(VuprocError):
-    """One thing wrong in a device file, and where: `line` and `column` count from 1."""
+    """One thing wrong in a device file, and where: `line` and `column` count from 1.
+
+    Line 0 means the file as a whole.
+    """
 
     def __init__(self, file: str, line: int, column: int, message: str) -> None:
         super().__init__(file, line, column, message)
@@ -96,6 +99,8 @@ class ConfigError(VuprocError):
         self.message = message
 
     def __str__(self) -> str:
+        if self.line == 0:
+            return f"{self.file}: {self.message}"
         return f"{self.file}:{self.line}:{self.column}: {self.message}"
 
 

@@ -1,0 +1,412 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The load generator: many requests on one queue from native code, so that the device is what is measured.
+
+It runs without the GIL: one generator a thread drives a device's queues at once. It spends some tens of
+nanoseconds a request itself, next to nothing beside what a device spends.
+"""
+
+from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.exc cimport PyErr_CheckSignals
+from libc.errno cimport EINTR, errno
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+from posix.unistd cimport read, write
+
+from vuproc.testing.ring cimport DESC_INDIRECT, DESC_NEXT, DESC_WRITE, DriverRing, SplitDesc
+from vuproc.shm.atomics cimport vu_load_relaxed64, vu_store_relaxed64
+
+from vuproc.errors import BackendFault
+from vuproc.testing.job import Job, Kind, LoadStalled, Stats
+
+cdef extern from "poll.h" nogil:
+    struct pollfd:
+        int fd
+        short events
+        short revents
+    int poll(pollfd *fds, unsigned long count, int timeout)
+    short POLLIN
+
+cdef extern from * nogil:
+    """
+    #if defined(__x86_64__) || defined(__i386__)
+    #define vu_relax() __builtin_ia32_pause()
+    #else
+    #define vu_relax() __atomic_signal_fence(__ATOMIC_SEQ_CST)
+    #endif
+    """
+    void vu_relax()
+    int __builtin_clzll(unsigned long long value)
+
+
+cdef enum:
+    BUCKETS = 496                 # eight to each power of two of a 64-bit number of nanoseconds
+    WAIT_MS = 50                  # longest sleep between two looks at the stop word and at signals
+    SPINS = 4096                  # looks at used.idx between two looks at the clock
+    SERVICE = 64                  # bytes a slot has for table (48), header (16); the status lies behind
+    STATUS_AT = 64
+    SLOT_SERVICE = 128
+    BLK_IN = 0
+    BLK_OUT = 1
+    STATUS_UNSET = 0xff
+
+
+cdef struct Slot:
+    uint64_t started_ns
+    uint64_t sector
+    uint8_t writes
+
+
+cdef inline uint64_t now_ns() noexcept nogil:
+    cdef timespec t
+    clock_gettime(CLOCK_MONOTONIC, &t)
+    return <uint64_t>t.tv_sec * 1000000000 + <uint64_t>t.tv_nsec
+
+
+cdef inline uint64_t mix(uint64_t x) noexcept nogil:
+    """One step of splitmix64 (public domain, Steele and others): a well mixed function of x."""
+    x += <uint64_t>0x9e3779b97f4a7c15ULL
+    x = (x ^ (x >> 30)) * <uint64_t>0xbf58476d1ce4e5b9ULL
+    x = (x ^ (x >> 27)) * <uint64_t>0x94d049bb133111ebULL
+    return x ^ (x >> 31)
+
+
+cdef inline int bucket_of(uint64_t ns) noexcept nogil:
+    cdef int power
+    if ns < 8:
+        return <int>ns
+    power = 63 - __builtin_clzll(ns)
+    return (power - 2) * 8 + <int>((ns >> (power - 3)) & 7)
+
+
+cdef class LoadGenerator:
+    """One job on one ring.
+
+    memory: the buffer that the ring lies in. arena: byte offset in it of `job.arena_size` free bytes
+    whose guest address is `address`, aligned to 64. kick, call: descriptors, borrowed; kick -1 = the
+    device polls. `run` may be called once; `stop` and `completed` are for other threads.
+    """
+
+    cdef DriverRing ring
+    cdef object _memory
+    cdef object job
+    cdef char *arena
+    cdef uint64_t address
+    cdef int kick, call
+    cdef Slot *slots
+    cdef uint16_t *free_slots
+    cdef unsigned int free_count
+    cdef uint16_t *slot_of_head
+    cdef uint64_t[BUCKETS] histogram
+    cdef uint64_t completed_word, stop_word
+    cdef uint64_t submitted, failed, corrupt, kicks, calls, bytes_read, bytes_written
+    cdef uint64_t count, depth, block, blocks, first_sector, random, pattern, cursor, slot_data
+    cdef uint64_t out_size, in_size
+    cdef unsigned int read_percent
+    cdef bint block_kind, sequential, patterned, indirect, polling, started
+    cdef uint64_t stall_ns, progress_ns      # progress: time of the last completion
+    cdef uint32_t bad_head
+
+    def __cinit__(self, DriverRing ring not None, object memory, *, size_t arena, uint64_t address,
+                  int kick, int call, object job):
+        cdef Py_buffer view
+        cdef unsigned int i
+        cdef unsigned int chain
+        self.ring = ring
+        self.job = job
+        self.block_kind = job.kind is Kind.BLOCK
+        self.count = job.count
+        self.depth = job.depth
+        self.indirect = job.indirect
+        chain = 3 if self.block_kind else (job.out_size > 0) + (job.in_size > 0)
+        if self.depth * (1 if self.indirect else chain) > ring.free:
+            raise ValueError(
+                f"depth {job.depth} does not fit the {ring.free} free descriptors of the ring"
+            )
+        self._memory = memoryview(memory)
+        PyObject_GetBuffer(self._memory, &view, PyBUF_WRITABLE)
+        length = <size_t>view.len
+        self.arena = <char *>view.buf
+        PyBuffer_Release(&view)
+        if arena % 64 or arena > length or job.arena_size > length - arena:
+            raise ValueError(f"arena at {arena:#x} does not fit its memory of {length} bytes")
+        # SAFETY: the arena was just checked against the buffer, which self._memory keeps exported.
+        self.arena += arena
+        self.address = address
+        self.kick = kick
+        self.call = call
+        self.slot_data = job.slot_data
+        self.block = job.block_size
+        self.blocks = job.span // job.block_size if self.block_kind else 0
+        self.first_sector = job.start // 512
+        self.read_percent = job.read_percent
+        self.sequential = job.sequential
+        self.random = mix(job.seed & 0xffffffffffffffff)
+        self.patterned = job.pattern is not None
+        self.pattern = mix(job.pattern & 0xffffffffffffffff) if self.patterned else 0
+        self.out_size = job.out_size
+        self.in_size = job.in_size
+        self.polling = job.poll
+        self.stall_ns = <uint64_t>(job.stall_s * 1e9)
+        if not self.polling and call < 0:
+            raise ValueError("a sleeping driver needs a call descriptor")
+        self.slots = <Slot *>calloc(self.depth, sizeof(Slot))
+        self.free_slots = <uint16_t *>calloc(self.depth, sizeof(uint16_t))
+        self.slot_of_head = <uint16_t *>calloc(ring.size, sizeof(uint16_t))
+        if self.slots == NULL or self.free_slots == NULL or self.slot_of_head == NULL:
+            raise MemoryError
+        for i in range(<unsigned int>self.depth):
+            self.free_slots[i] = <uint16_t>(self.depth - 1 - i)
+        self.free_count = <unsigned int>self.depth
+        memset(self.histogram, 0, sizeof(self.histogram))
+
+    def __dealloc__(self):
+        free(self.slots)
+        free(self.free_slots)
+        free(self.slot_of_head)
+
+    def run(self) -> Stats:
+        """Run the job to its end or to `stop`, then wait for what is in flight.
+
+        Raises LoadStalled, or BackendFault if the device returned a head that was not in flight;
+        the ring must be set up anew after either.
+        """
+        cdef uint64_t begin, end
+        cdef int result
+        if self.started:
+            raise RuntimeError("a load generator runs once")
+        self.started = True
+        begin = self.progress_ns = now_ns()
+        while True:
+            with nogil:
+                result = self.turn()
+            if result != 0:
+                break
+            PyErr_CheckSignals()
+        end = now_ns()
+        if result == -1:
+            raise BackendFault(f"used element names head {self.bad_head}, which is not in flight")
+        if result == -2:
+            raise LoadStalled(
+                self.completed_word, self.submitted - self.completed_word, self.job.stall_s
+            )
+        return Stats(
+            completed=self.completed_word, failed=self.failed, corrupt=self.corrupt,
+            seconds=(end - begin) / 1e9, kicks=self.kicks, calls=self.calls,
+            bytes_read=self.bytes_read, bytes_written=self.bytes_written,
+            latency=tuple([self.histogram[i] for i in range(BUCKETS)]),
+        )
+
+    def stop(self) -> None:
+        """Submit nothing more; `run` returns when what is in flight is done. From any thread."""
+        vu_store_relaxed64(&self.stop_word, 1)
+
+    @property
+    def completed(self) -> int:
+        """Requests done so far. From any thread."""
+        return vu_load_relaxed64(&self.completed_word)
+
+    cdef int turn(self) noexcept nogil:
+        """Go on until the job's end (1), a look at signals (0), a bad head (-1) or a stall (-2)."""
+        cdef uint64_t now = now_ns()
+        cdef uint64_t turn_end = now + <uint64_t>WAIT_MS * 1000000
+        cdef uint32_t head = 0, length = 0
+        cdef int got
+        cdef bint any, stopping
+        cdef uint64_t one = 1
+        cdef unsigned int spins = 0
+        while True:
+            stopping = vu_load_relaxed64(&self.stop_word) != 0
+            if self.submitted == self.completed_word and (stopping or self.submitted == self.count):
+                return 1
+            any = False
+            while self.free_count and self.submitted < self.count and not stopping:
+                self.free_count -= 1
+                self.submit(self.free_slots[self.free_count], now)
+                any = True
+            if any and self.ring.publish_entries() and self.kick >= 0:
+                if write(self.kick, &one, 8) == 8:
+                    self.kicks += 1
+            any = False
+            while True:
+                got = self.ring.reap_one(&head, &length)
+                if got == 0:
+                    break
+                if got < 0:
+                    self.bad_head = head
+                    return -1
+                if not any:
+                    now = now_ns()
+                    any = True
+                self.finish(self.slot_of_head[head], now)
+            if any:
+                self.progress_ns = now
+                spins = 0
+                if now > turn_end:
+                    return 0
+                continue
+            if self.polling:
+                spins += 1
+                vu_relax()
+                if spins < SPINS:
+                    continue
+                spins = 0
+            elif self.sleep() < 0:
+                return -2
+            now = now_ns()
+            if now - self.progress_ns > self.stall_ns:
+                return -2
+            if now > turn_end:
+                return 0
+
+    cdef int sleep(self) noexcept nogil:
+        """Ask for a call and wait for it up to WAIT_MS; -1 if the call descriptor fails."""
+        cdef pollfd wait
+        cdef char[256] bell
+        cdef int ready
+        if self.ring.arm_calls():
+            return 0
+        wait.fd = self.call
+        wait.events = POLLIN
+        wait.revents = 0
+        ready = poll(&wait, 1, WAIT_MS)
+        if ready < 0:
+            return 0 if errno == EINTR else -1
+        if ready and wait.revents & POLLIN:
+            # An eventfd gives 8 bytes, a pipe or socket whatever was written.
+            if read(self.call, bell, sizeof(bell)) <= 0:
+                return -1
+            self.calls += 1
+            self.ring.disarm_calls()
+        elif ready:
+            return -1
+        return 0
+
+    cdef void submit(self, uint16_t index, uint64_t now) noexcept nogil:
+        """Fill slot `index` with the job's next request and offer its chain."""
+        cdef Slot *slot = &self.slots[index]
+        cdef uint64_t data = index * self.slot_data
+        cdef uint64_t service = self.depth * self.slot_data + <uint64_t>index * SLOT_SERVICE
+        cdef uint64_t place
+        cdef SplitDesc[3] chain
+        cdef unsigned int used = 0, i
+        cdef uint32_t *header
+        cdef int head
+        cdef uint16_t at
+        slot.started_ns = now
+        if self.block_kind:
+            self.random = mix(self.random)
+            slot.writes = (self.random >> 32) % 100 >= self.read_percent
+            if self.sequential:
+                place = self.cursor
+                self.cursor += 1
+                if self.cursor == self.blocks:
+                    self.cursor = 0
+            else:
+                place = mix(self.random) % self.blocks
+            slot.sector = self.first_sector + place * (self.block // 512)
+            # SAFETY: header and status lie in the slot's own service area of the checked arena.
+            header = <uint32_t *>(self.arena + service + 48)
+            header[0] = BLK_OUT if slot.writes else BLK_IN
+            header[1] = 0
+            memcpy(&header[2], &slot.sector, 8)
+            self.arena[service + STATUS_AT] = <char>STATUS_UNSET
+            if self.patterned:
+                if slot.writes:
+                    self.fill(data, slot.sector)
+                else:
+                    # A read that moves nothing must not find what the last one left here.
+                    (<uint64_t *>(self.arena + data))[0] = ~self.word(slot.sector, 0)
+            chain[0].addr = self.address + service + 48
+            chain[0].len = 16
+            chain[0].flags = 0
+            chain[1].addr = self.address + data
+            chain[1].len = <uint32_t>self.block
+            chain[1].flags = 0 if slot.writes else DESC_WRITE
+            chain[2].addr = self.address + service + STATUS_AT
+            chain[2].len = 1
+            chain[2].flags = DESC_WRITE
+            used = 3
+        else:
+            if self.out_size:
+                chain[used].addr = self.address + data
+                chain[used].len = <uint32_t>self.out_size
+                chain[used].flags = 0
+                used += 1
+            if self.in_size:
+                chain[used].addr = self.address + data + self.out_size
+                chain[used].len = <uint32_t>self.in_size
+                chain[used].flags = DESC_WRITE
+                used += 1
+        if self.indirect:
+            head = self.ring.take(1)
+            for i in range(used):
+                chain[i].next = <uint16_t>(i + 1)
+                if i + 1 < used:
+                    chain[i].flags |= DESC_NEXT
+            chain[used - 1].next = 0
+            # SAFETY: at most 3 entries in the 48 bytes at the start of the slot's service area.
+            memcpy(self.arena + service, chain, 16 * used)
+            # SAFETY: take() gave an index below the ring's size; depth was checked against the free list.
+            self.ring._desc[head].addr = self.address + service
+            self.ring._desc[head].len = 16 * used
+            self.ring._desc[head].flags = DESC_INDIRECT
+            self.ring._desc[head].next = 0
+        else:
+            head = self.ring.take(used)
+            at = <uint16_t>head
+            for i in range(used):
+                chain[i].next = self.ring._next[at] if i + 1 < used else 0
+                if i + 1 < used:
+                    chain[i].flags |= DESC_NEXT
+                # SAFETY: as above.
+                self.ring._desc[at] = chain[i]
+                at = self.ring._next[at]
+        self.slot_of_head[head] = index
+        self.ring.offer(<uint16_t>head)
+        self.submitted += 1
+
+    cdef void finish(self, uint16_t index, uint64_t now) noexcept nogil:
+        """Count the completion of slot `index` and free it."""
+        cdef Slot *slot = &self.slots[index]
+        cdef uint64_t service = self.depth * self.slot_data + <uint64_t>index * SLOT_SERVICE
+        cdef uint64_t data = index * self.slot_data
+        if self.block_kind:
+            if self.arena[service + STATUS_AT] != 0:
+                self.failed += 1
+            elif slot.writes:
+                self.bytes_written += self.block
+            else:
+                self.bytes_read += self.block
+                if self.patterned and not self.holds(data, slot.sector):
+                    self.corrupt += 1
+        else:
+            self.bytes_written += self.out_size
+            self.bytes_read += self.in_size
+        self.histogram[bucket_of(now - slot.started_ns)] += 1
+        vu_store_relaxed64(&self.completed_word, self.completed_word + 1)
+        self.free_slots[self.free_count] = index
+        self.free_count += 1
+
+    cdef void fill(self, uint64_t data, uint64_t sector) noexcept nogil:
+        """Write the pattern of the block at `sector` into a data area."""
+        # SAFETY: a data area holds block_size bytes, a multiple of 512, at an offset aligned to 64.
+        cdef uint64_t *words = <uint64_t *>(self.arena + data)
+        cdef uint64_t i, value
+        for i in range(self.block // 8):
+            value = self.word(sector, i)
+            words[i] = value
+
+    cdef bint holds(self, uint64_t data, uint64_t sector) noexcept nogil:
+        """Whether a data area holds the pattern of the block at `sector`."""
+        # SAFETY: as in fill().
+        cdef uint64_t *words = <uint64_t *>(self.arena + data)
+        cdef uint64_t i, wrong = 0
+        for i in range(self.block // 8):
+            wrong |= words[i] ^ self.word(sector, i)
+        return wrong == 0
+
+    cdef inline uint64_t word(self, uint64_t sector, uint64_t i) noexcept nogil:
+        """Word `i` from `sector` on: depends on the pattern and the place, so blocks of any size agree."""
+        return (self.pattern + (sector * 64 + i)) * <uint64_t>0x9e3779b97f4a7c15ULL
