@@ -10,7 +10,7 @@ import logging
 import socket
 
 from vuproc.fd import Fd
-from vuproc.spec.vhost_user import BackendRequest
+from vuproc.spec.vhost_user import BackEndRequest
 from vuproc.wire import encode
 
 log = logging.getLogger("vuproc.master")
@@ -37,7 +37,7 @@ class BackendChannel:
         """Tell the front-end to read the configuration space and the status again."""
         try:
             self._socket.send(
-                encode(BackendRequest.CONFIG_CHANGE_MSG), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+                encode(BackEndRequest.CONFIG_CHANGE_MSG), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
             )
         except OSError as error:
             log.warning("config change not announced: %s", error.strerror)

@@ -61,7 +61,6 @@ class Listener:
 
     def __init__(self, path: Path, permissions: int) -> None:
         self._path = path
-        self._reserve: Fd | None = _spare()
         self._lock = _lock(path)
         try:
             self._socket = _bind(path, permissions)
@@ -69,6 +68,7 @@ class Listener:
             self._unlock()
             raise
         self._identity = _identity(path)
+        self._reserve: Fd | None = _spare()
 
     def fileno(self) -> int:
         return self._socket.fileno()

@@ -17,7 +17,7 @@ from functools import partial
 from vuproc import effects
 from vuproc.backend_channel import BackendChannel
 from vuproc.effects import EffectFailed
-from vuproc.errors import CloseConnection, ProtocolError
+from vuproc.errors import CloseConnection, ConnectionBroken, Disconnected
 from vuproc.fd import Fd
 from vuproc.listener import Source
 from vuproc.session import Offer, Session, Step
@@ -27,11 +27,8 @@ from vuproc.workers.seat import Seat
 
 log = logging.getLogger("vuproc.master")
 
-MESSAGE_DEADLINE = 5.0
-"""Seconds from a message's first byte to its last; also how long a connection that has said nothing may keep others
-waiting."""
-SEND_DEADLINE = 5.0
-"""Seconds a front-end may leave our reply unread."""
+SILENCE_DEADLINE = 5.0
+"""Seconds after which a connection that has said nothing no longer keeps another waiting."""
 MESSAGES_PER_TURN = 64
 """Messages handled before signals and dying workers get their turn."""
 EXIT_DEADLINE = 5.0
@@ -187,12 +184,9 @@ class Master:
 
     def _limit(self, connection: Connection) -> float | None:
         """The time by which this connection must have sent (the rest of) a message."""
-        begun = connection.receiver.partial_since
-        if begun is not None:
-            return begun + MESSAGE_DEADLINE
-        if not connection.spoken:
-            return connection.since + MESSAGE_DEADLINE
-        return None
+        if connection.receiver.deadline is not None:
+            return connection.receiver.deadline
+        return None if connection.spoken else connection.since + SILENCE_DEADLINE
 
     def _enforce_deadlines(self) -> None:
         connection = self._connection
@@ -201,12 +195,12 @@ class Master:
         limit = self._limit(connection)
         if limit is None or time.monotonic() < limit:
             return
-        if connection.receiver.partial_since is not None:
-            self._disconnect(f"message incomplete after {MESSAGE_DEADLINE:g} s")
-        else:
+        if connection.receiver.deadline is not None:
+            self._readable()  # the receiver says that the rest of the message is overdue
+        elif self._somebody_waits():
             # Silence is a right, but not at the expense of a front-end that waits.
-            if self._somebody_waits():
-                self._disconnect(f"silent for {MESSAGE_DEADLINE:g} s while another waits")
+            self._disconnect(f"silent for {SILENCE_DEADLINE:g} s while another waits")
+        else:
             connection.since = time.monotonic()
 
     def _somebody_waits(self) -> bool:
@@ -228,12 +222,8 @@ class Master:
                     return
                 connection.spoken = True
                 self._handle(connection, message)
-            except CloseConnection as error:
+            except (Disconnected, ConnectionBroken, CloseConnection) as error:
                 self._disconnect(str(error))
-            except ProtocolError as error:
-                self._disconnect(str(error))
-            except OSError as error:
-                self._disconnect(error.strerror or str(error))
 
     def _handle(self, connection: Connection, message: Message) -> None:
         """One message, applied fully before the next is read."""
@@ -252,7 +242,7 @@ class Master:
             if step.refused is not None:
                 log.warning("refused %s: %s", message.name, step.refused)
         if reply is not None:
-            send(connection.socket, reply, deadline=SEND_DEADLINE)
+            send(connection.socket, reply)
 
     def _perform(self, connection: Connection, effect: effects.Effect) -> object:
         if isinstance(effect, effects.SetBackendChannel):

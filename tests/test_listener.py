@@ -1,0 +1,150 @@
+"""Where connections come from: stale and live sockets, client mode, inherited descriptors."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+
+from vuproc.listener import Connector, Inherited, Listener, ListenError, Source
+
+
+def accepted(source: Source) -> socket.socket:
+    """The next connection, within ten seconds."""
+    number = source.fileno()
+    if number is not None:
+        poller = select.poll()
+        poller.register(number, select.POLLIN)
+        assert poller.poll(10_000)
+    connection = source.accept()
+    assert connection is not None
+    return connection
+
+
+def connect(path: Path) -> socket.socket:
+    client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    client.connect(str(path))
+    return client
+
+
+def test_listens_with_the_permissions_asked_for_and_removes_the_socket(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    listener = Listener(path, 0o640)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    with connect(path), accepted(listener):
+        pass
+    listener.close()
+    assert os.listdir(tmp_path) == []
+
+
+def test_nobody_there_is_none(tmp_path: Path) -> None:
+    listener = Listener(tmp_path / "s", 0o600)
+    assert listener.accept() is None
+    listener.close()
+
+
+def test_e09_a_stale_socket_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dead:
+        dead.bind(str(path))
+    listener = Listener(path, 0o600)
+    with connect(path), accepted(listener):
+        pass
+    listener.close()
+
+
+def test_e09_a_second_instance_is_refused_and_disturbs_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    listener = Listener(path, 0o600)
+    with pytest.raises(ListenError, match="another vuproc"):
+        Listener(path, 0o600)
+    with connect(path), accepted(listener):
+        pass
+    listener.close()
+
+
+def test_e09_another_programs_live_socket_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
+        other.bind(str(path))
+        other.listen()
+        with pytest.raises(ListenError, match="another program"):
+            Listener(path, 0o600)
+    assert sorted(os.listdir(tmp_path)) == ["s"]
+
+
+def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    path.write_text("precious")
+    with pytest.raises(ListenError, match="not a socket"):
+        Listener(path, 0o600)
+    assert path.read_text() == "precious"
+
+
+def test_a_socket_that_was_replaced_meanwhile_is_not_removed(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    listener = Listener(path, 0o600)
+    path.unlink()
+    path.write_text("somebody else's")
+    listener.close()
+    assert path.read_text() == "somebody else's"
+
+
+def test_a_missing_folder_is_an_error_with_the_path(tmp_path: Path) -> None:
+    with pytest.raises(ListenError, match="missing"):
+        Listener(tmp_path / "missing" / "s", 0o600)
+
+
+def test_client_mode_tries_again_until_the_vmm_listens(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    connector = Connector(path)
+    assert connector.accept() is None
+    first = connector.delay()
+    assert connector.accept() is None
+    assert 0 < first < connector.delay() <= 1.0
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as vmm:
+        vmm.bind(str(path))
+        vmm.listen()
+        with accepted(connector):
+            pass
+    assert connector.fileno() is None
+    assert not connector.exhausted()
+
+
+def test_an_inherited_connection_is_served_once() -> None:
+    ours, theirs = socket.socketpair()
+    source = Inherited(ours.detach())
+    assert source.fileno() is None
+    assert not source.exhausted()
+    with accepted(source), theirs:
+        assert source.exhausted()
+        assert source.accept() is None
+    source.close()
+
+
+def test_an_inherited_listener_is_served_again_and_again(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listening.bind(str(path))
+    listening.listen()
+    source = Inherited(listening.detach())
+    for _ in range(2):
+        with connect(path), accepted(source):
+            pass
+    assert not source.exhausted()
+    source.close()
+
+
+def test_an_inherited_descriptor_that_is_no_unix_stream_socket_is_refused() -> None:
+    read, write = os.pipe()
+    with pytest.raises(ListenError, match=f"--fd {read}"):
+        Inherited(read)
+    left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with left, right, pytest.raises(ListenError):
+        Inherited(left.fileno())
+    os.close(read)
+    os.close(write)
