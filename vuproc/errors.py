@@ -126,14 +126,18 @@ class BackendFault(VuprocError):
         self.fault = fault
 
 
-class Disconnected(VuprocError):
+class ProtocolError(VuprocError):
+    """A vhost-user connection is over, by its end or by the peer's mistake; the listener goes on."""
+
+
+class Disconnected(ProtocolError):
     """The peer closed the connection between two messages: it is gone, nothing is wrong."""
 
     def __str__(self) -> str:
         return "the peer closed the connection"
 
 
-class ConnectionBroken(VuprocError):
+class ConnectionBroken(ProtocolError):
     """The connection cannot go on: it ended inside a message, stalled, or the system refused.
 
     `reason` says what happened, in words.
@@ -166,7 +170,7 @@ class MessageRefused(VuprocError):
         return f"{self.name}: {self.reason}"
 
 
-class CloseConnection(VuprocError):
+class CloseConnection(ProtocolError):
     """The VMM's mistake where no reply can say so: this connection ends, the listener goes on.
 
     `reason` is the message's name and the rule that was broken, in words.

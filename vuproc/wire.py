@@ -263,14 +263,14 @@ def send(
     data: bytes,
     fds: Sequence[Fd] = (),
     *,
-    timeout_s: float = SEND_DEADLINE,
+    deadline: float = SEND_DEADLINE,
 ) -> None:
     """Send all of `data`, the descriptors with its first byte; they stay owned by the caller.
 
     Raises Disconnected if the peer is gone and ConnectionBroken if it does not take the bytes
-    within `timeout_s` seconds or the system refuses. The socket's blocking mode does not matter.
+    within `deadline` seconds or the system refuses. The socket's blocking mode does not matter.
     """
-    deadline = time.monotonic() + timeout_s
+    end = time.monotonic() + deadline
     poller = select.poll()
     poller.register(sock, select.POLLOUT)
     rights = array.array("i", [fd.fileno() for fd in fds])
@@ -280,10 +280,10 @@ def send(
         try:
             sent = sock.sendmsg([view], ancillary, _SEND_FLAGS)
         except (BlockingIOError, InterruptedError):
-            left = deadline - time.monotonic()
+            left = end - time.monotonic()
             if left <= 0:
                 raise ConnectionBroken(
-                    f"the peer did not take a message within {timeout_s:g} s"
+                    f"the peer did not take a message within {deadline:g} s"
                 ) from None
             poller.poll(left * 1000)
             continue

@@ -207,7 +207,7 @@ NOTIFIER_AREA = Payload("vring_area", (VRING_AREA,))
 # ---- messages ------------------------------------------------------------------------------------
 
 
-class FrontEndRequest(IntEnum):
+class FrontendRequest(IntEnum):
     """Messages from the VMM, on the main socket."""
 
     GET_FEATURES = 1
@@ -257,7 +257,7 @@ class FrontEndRequest(IntEnum):
     GET_VRING_BASE_SKIP_DRAIN = 45
 
 
-class BackEndRequest(IntEnum):
+class BackendRequest(IntEnum):
     """Messages to the VMM, on the channel of SET_BACKEND_REQ_FD; a number space of its own."""
 
     IOTLB_MSG = 1
@@ -300,7 +300,7 @@ class MessageSpec:
     it may be answered only after every worker concerned has confirmed that it applied the change.
     """
 
-    request: FrontEndRequest | BackEndRequest
+    request: FrontendRequest | BackendRequest
     payload: Payload = NONE
     fds: tuple[int, int] = (0, 0)
     reply: Reply = Reply.ACK
@@ -349,7 +349,7 @@ class MessageTable:
         return len(self._by_number)
 
 
-_F, _B, _P = FrontEndRequest, BackEndRequest, ProtocolFeature
+_F, _B, _P = FrontendRequest, BackendRequest, ProtocolFeature
 _OWN = Reply.OWN
 _NEGOTIATION = Gate(offered=Feature.PROTOCOL_FEATURES)
 _NET_F_MTU = 1 << 3
