@@ -1,0 +1,79 @@
+"""QEMU with vhost-user devices: with a Linux guest, or halted and driven over its test socket."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vuproc.testing.guests import clients
+from vuproc.testing.guests.linux import LinuxGuest
+
+MEMORY_MIB = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class VhostUserDevice:
+    """A device of QEMU's whose other half is a vhost-user back-end.
+
+    `driver` and `properties` make its `-device`; QEMU connects to `socket` (again after
+    `reconnect_s` seconds if it was lost), or listens there with `server`.
+    """
+
+    socket: Path
+    driver: str = "vhost-user-blk-pci"
+    properties: Mapping[str, str | int] = field(default_factory=dict)
+    reconnect_s: int | None = None
+    server: bool = False
+
+    def arguments(self, number: int) -> list[str]:
+        """The options that add this device, as the `number`th one, in PCI slot 4 + number."""
+        chardev = f"socket,id=vhost{number},path={self.socket.absolute()}"
+        if self.reconnect_s is not None:
+            chardev += f",reconnect={self.reconnect_s}"
+        if self.server:
+            chardev += ",server=on"
+        device = f"{self.driver},chardev=vhost{number},addr={FIRST_SLOT + number:#x}"
+        for name, value in self.properties.items():
+            device += f",{name}={value}"
+        return ["-chardev", chardev, "-device", device]
+
+
+FIRST_SLOT = 4
+
+
+def machine_arguments(devices: Sequence[VhostUserDevice], *, cpus: int) -> list[str | Path]:
+    """The command line that halted and booted machines share: emulated, bare, memory shared."""
+    command: list[str | Path] = [clients.qemu(), "-nodefaults", "-no-user-config"]
+    command += ["-machine", "pc,memory-backend=ram", "-accel", "tcg,thread=multi"]
+    command += ["-display", "none", "-smp", str(cpus), "-m", f"{MEMORY_MIB}M"]
+    command += ["-object", f"memory-backend-memfd,id=ram,size={MEMORY_MIB}M,share=on"]
+    for number, device in enumerate(devices):
+        command += device.arguments(number)
+    return command
+
+
+def boot_qemu(
+    devices: Sequence[VhostUserDevice],
+    *,
+    script: str,
+    modules: Sequence[str] = ("virtio_pci", "virtio_blk"),
+    programs: Sequence[Path] = (),
+    cpus: int = 2,
+    reboots: bool = False,
+) -> LinuxGuest:
+    """Boots Linux under emulation on vhost-user devices and runs `script` in it.
+
+    With `reboots` a guest that reboots starts again from the beginning, with the same memory and
+    devices; otherwise that ends it. `ClientMissing` if QEMU or a kernel is not on this machine.
+    """
+    command = machine_arguments(devices, cpus=cpus)
+    kernel = clients.qemu_kernel()
+
+    def complete(home: Path, initramfs: Path) -> list[str | Path]:
+        append = "console=ttyS0 quiet loglevel=3 panic=-1 nokaslr mitigations=off"
+        boot = ["-kernel", kernel.image, "-initrd", initramfs, "-append", append]
+        ends = [] if reboots else ["-no-reboot"]
+        return [*command, *boot, *ends, "-serial", "stdio"]
+
+    return LinuxGuest(kernel, complete, script=script, modules=modules, programs=programs)
