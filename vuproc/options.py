@@ -26,7 +26,7 @@ MAX_QUEUE_SIZE = 32768
 """Entries of the largest split virtqueue (virtio 1.2, 2.6)."""
 
 Size = Annotated[int, Meta(extra={KIND: SIZE}, extra_json_schema={"x-kind": SIZE})]
-"""A number of bytes. A device file may write 64MiB (KiB, MiB, GiB, TiB); the struct holds an int."""
+"""A number of bytes. A device file may write 64MiB (KiB to TiB); the struct holds an int."""
 
 FilePath = Annotated[str, Meta(extra={KIND: PATH}, extra_json_schema={"x-kind": PATH})]
 """A path. A relative one is relative to the device file; the struct holds it absolute."""

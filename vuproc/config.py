@@ -1,0 +1,269 @@
+"""A device file, read, checked and typed: all that `run` needs, or all that is wrong."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vuproc import loader
+from vuproc.config_convert import FAILED, Converter
+from vuproc.config_device import description_problems, grouping_problems
+from vuproc.config_types import MAX_SOCKET_PATH, File, Socket
+from vuproc.config_yaml import (
+    MAX_BYTES,
+    START,
+    ListValue,
+    MapValue,
+    Mark,
+    ScalarValue,
+    Value,
+    YamlUnreadable,
+    read,
+)
+from vuproc.device import Device
+from vuproc.errors import ConfigError, ConfigErrors, DeviceLoadError
+from vuproc.options import Options
+
+_WHOLE = Mark(0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceFile:
+    """A device file without a known error. Paths are absolute."""
+
+    path: Path
+    """The device file itself."""
+    base_dir: Path
+    """Its folder: where relative paths in it begin."""
+    socket: Socket
+    exit_on_disconnect: bool
+    workers: tuple[tuple[int, ...], ...]
+    """Queues a worker, for each worker: every queue of the device once."""
+    log_level: str
+    """debug, info, warning or error."""
+    type_ref: str
+    """The device's type as written; with `base_dir`, what `loader.load` takes."""
+    device_type: type[Device]
+    options: Options
+    """Of the type `device_type.options_type`."""
+
+    def make_device(self) -> Device:
+        """A new instance of the device."""
+        return self.device_type(self.options)
+
+
+def load(path: str | Path) -> DeviceFile:
+    """Read and check a device file. Raises ConfigErrors with everything that is wrong in it."""
+    return _Check(str(path)).file()
+
+
+def check_socket_path(path: str, mode: str = "server") -> list[str]:
+    """What is wrong with the absolute `path` of a socket; empty if nothing is."""
+    length = len(os.fsencode(path))
+    if length > MAX_SOCKET_PATH:
+        return [f"the socket's path has {length} bytes, more than {MAX_SOCKET_PATH}: {path}"]
+    if mode == "client":
+        return []  # the VMM makes it, perhaps later
+    folder = os.path.dirname(path)
+    if not os.path.isdir(folder):
+        return [f"the socket's folder {folder} does not exist"]
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            return [f"{path} exists and is not a socket"]
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        return [f"{path}: {(error.strerror or 'not accessible').lower()}"]
+    return []
+
+
+class _Check:
+    """One pass over one device file."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._path = Path(os.path.abspath(name))
+        self._errors: list[ConfigError] = []
+        self._converter = Converter(self._report, self._path.parent)
+
+    def file(self) -> DeviceFile:
+        root = self._root()
+        fields = self._converter.struct(root, File, skip=("device",))
+        socket = self._socket(root, fields.get("socket", FAILED))
+        device, type_ref = self._device(root)
+        workers = self._workers(root, fields.get("workers"), device)
+        self._stop_on_errors()
+        assert isinstance(socket, Socket)
+        assert device is not None
+        return DeviceFile(
+            path=self._path,
+            base_dir=self._path.parent,
+            socket=socket,
+            exit_on_disconnect=fields.get("exit_on_disconnect", False),
+            workers=workers,
+            log_level=fields.get("log_level", "info"),
+            type_ref=type_ref,
+            device_type=type(device),
+            options=device.options,
+        )
+
+    def _report(self, mark: Mark, message: str) -> None:
+        self._errors.append(ConfigError(self._name, mark.line, mark.column, message))
+
+    def _stop_on_errors(self) -> None:
+        if self._errors:
+            self._errors.sort(key=lambda error: (error.line, error.column))
+            raise ConfigErrors(tuple(self._errors))
+
+    def _root(self) -> MapValue:
+        """The file's mapping; raises ConfigErrors if there is none to go on with."""
+        try:
+            text = self._text()
+            root = None if text is None else read(text, self._report)
+        except YamlUnreadable:
+            root = None
+        self._stop_on_errors_unless(isinstance(root, MapValue), root)
+        assert isinstance(root, MapValue)
+        return root
+
+    def _stop_on_errors_unless(self, usable: bool, root: Value | None) -> None:
+        if usable:
+            return
+        if not self._errors:
+            where = START if root is None else root.mark
+            self._report(where, "expected a mapping with the keys socket and device")
+        self._stop_on_errors()
+
+    def _text(self) -> str | None:
+        try:
+            with open(self._path, "rb") as file:
+                data = file.read(MAX_BYTES + 1)
+        except OSError as error:
+            self._report(_WHOLE, (error.strerror or "cannot be read").lower())
+            return None
+        if len(data) > MAX_BYTES:
+            self._report(_WHOLE, f"more than {MAX_BYTES} bytes, too much for a device file")
+            return None
+        try:
+            return data.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            before = data[: error.start]
+            line_start = before.rfind(b"\n") + 1
+            column = len(before[line_start:].decode("utf-8", "replace")) + 1
+            self._report(Mark(before.count(b"\n") + 1, column), "not UTF-8 text")
+            return None
+
+    def _socket(self, root: MapValue, socket: Any) -> Any:
+        if socket is FAILED:
+            return FAILED
+        if isinstance(socket, str):
+            socket = Socket(path=socket)
+        for problem in check_socket_path(socket.path, socket.mode):
+            self._report(_mark_in(root.items["socket"], "path"), problem)
+        return socket
+
+    def _device(self, root: MapValue) -> tuple[Device | None, str]:
+        section = root.items.get("device")
+        if section is None:
+            self._report(root.mark, "missing key device")
+            return None, ""
+        if not isinstance(section, MapValue):
+            self._report(section.mark, "device: expected a mapping with the key type")
+            return None, ""
+        type_value = section.items.get("type")
+        if type_value is None:
+            self._report(section.mark, "missing key type")
+            return None, ""
+        if not isinstance(type_value, ScalarValue) or not isinstance(type_value.value, str):
+            self._report(type_value.mark, "type: expected the name of a device type")
+            return None, ""
+        try:
+            device_type = loader.load(type_value.value, self._path.parent)
+        except DeviceLoadError as error:
+            self._report(type_value.mark, f"type: {error}")
+            return None, ""
+        options = self._options(section, device_type.options_type)
+        if options is None:
+            return None, ""
+        return self._describe(type_value.mark, device_type, options), type_value.value
+
+    def _options(self, section: MapValue, options_type: type[Options]) -> Options | None:
+        fields = self._converter.struct(section, options_type, skip=("type",))
+        bad = {name for name, value in fields.items() if value is FAILED}
+        good = {name: value for name, value in fields.items() if name not in bad}
+        required = {f.name for f in _fields(options_type) if f.required}
+        if bad & required:
+            return None  # nothing to make the rest of the checks with
+        before = len(self._errors)
+        options = self._converter.make(options_type, good, section.mark)
+        if not isinstance(options, Options):
+            return None
+        names = {field.name: field.encode_name for field in _fields(options_type)}
+        try:
+            for name, message in options.problems():
+                if name not in bad:
+                    key = names.get(name, name)
+                    mark = _mark_in(section, key) if key in section.items else section.mark
+                    self._report(mark, f"{key}: {message}" if key else message)
+        except Exception as error:
+            self._report(section.mark, f"{options_type.__name__}.problems: {_described(error)}")
+        return None if bad or len(self._errors) > before else options
+
+    def _describe(self, mark: Mark, device_type: type[Device], options: Options) -> Device | None:
+        """Make the device and hear what it says of itself: an author's code, so anything goes."""
+        name = device_type.__name__
+        try:
+            device = device_type(options)
+            device.options = options
+            problems = list(description_problems(device))
+        except Exception as error:
+            self._report(mark, f"{name}: {_described(error)}")
+            return None
+        for problem in problems:
+            self._report(mark, f"{name}: {problem}")
+        return None if problems else device
+
+    def _workers(
+        self, root: MapValue, wanted: Any, device: Device | None
+    ) -> tuple[tuple[int, ...], ...]:
+        if device is None or wanted is FAILED:
+            return ()
+        units = [tuple(group) for group in device.queue_groups()]
+        if wanted is None:
+            return tuple(units)
+        section = root.items["workers"]
+        for place, message in grouping_problems(wanted, units):
+            self._report(_mark_at(section, place), f"workers: {message}")
+        for number, group in enumerate(wanted):
+            if not group:
+                self._report(_mark_at(section, (number, 0)), "workers: a worker needs a queue")
+        return tuple(tuple(group) for group in wanted)
+
+
+def _fields(options_type: type[Options]) -> tuple[Any, ...]:
+    from msgspec.structs import fields
+
+    return fields(options_type)
+
+
+def _mark_in(value: Value, key: str) -> Mark:
+    if isinstance(value, MapValue) and key in value.items:
+        return value.items[key].mark
+    return value.mark
+
+
+def _mark_at(section: Value, place: tuple[int, int] | None) -> Mark:
+    """The mark of item `place` of a list of lists, or of what is nearest to it."""
+    if place is None or not isinstance(section, ListValue):
+        return section.mark
+    group = section.items[place[0]]
+    if isinstance(group, ListValue) and place[1] < len(group.items):
+        return group.items[place[1]].mark
+    return group.mark
+
+
+def _described(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,60 @@
+"""The device file as types: its keys, their defaults and what each is for."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from vuproc.options import KIND, PERMISSIONS, FilePath
+
+MAX_SOCKET_PATH = 107
+"""Bytes of a Unix socket's path: sun_path has 108 with the zero at its end (unix(7))."""
+
+Permissions = Annotated[
+    int, Meta(ge=0, le=0o777, extra={KIND: PERMISSIONS}, extra_json_schema={"x-kind": PERMISSIONS})
+]
+"""File permissions, written in octal digits."""
+
+
+class Socket(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """Where the VMM is met."""
+
+    path: Annotated[FilePath, Meta(description="Unix socket, at most 107 bytes when absolute.")]
+    mode: Annotated[
+        Literal["server", "client"],
+        Meta(
+            description="server: listen, and the VMM connects. client: the VMM listens; connect "
+            "and try again until it is there."
+        ),
+    ] = "server"
+    permissions: Annotated[
+        Permissions, Meta(description="Permissions of the socket that is made, octal.")
+    ] = 0o600
+
+
+class File(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """A vuproc device file."""
+
+    socket: Annotated[
+        FilePath | Socket, Meta(description="Path of the socket, or a mapping with more to say.")
+    ]
+    device: Annotated[
+        dict[str, Any], Meta(description="The device: its type, and the options of that type.")
+    ]
+    exit_on_disconnect: Annotated[
+        bool, Meta(description="End when the VMM disconnects, rather than wait for the next one.")
+    ] = False
+    workers: Annotated[
+        list[list[Annotated[int, Meta(ge=0)]]] | None,
+        Meta(
+            min_length=1,
+            description="Queues that share a worker process, each queue once: [[0, 1], [2, 3]]. "
+            "The default is a process a queue, as far as the device allows.",
+        ),
+    ] = None
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        Meta(description="What is worth a line in the log."),
+    ] = "info"
