@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from vuproc.device import Device
     from vuproc.errors import RequestFinished, VuprocError
+    from vuproc.fd import Fd
     from vuproc.options import FilePath, Options, Size
     from vuproc.shm.request import Request
 
@@ -18,6 +19,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Device",
+    "Fd",
     "FilePath",
     "Options",
     "Request",
@@ -30,6 +32,7 @@ __all__ = [
 # spec and errors import nothing of ours, so the package itself may import nothing on their behalf.
 _HOMES = {
     "Device": "vuproc.device",
+    "Fd": "vuproc.fd",
     "FilePath": "vuproc.options",
     "Options": "vuproc.options",
     "Request": "vuproc.shm.request",

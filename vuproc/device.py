@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
+from vuproc.fd import Fd
 from vuproc.options import Options
 
 if TYPE_CHECKING:
@@ -17,12 +18,6 @@ class HasFileno(Protocol):
     """Anything with a file descriptor."""
 
     def fileno(self) -> int: ...  # noqa: D102
-
-
-class SharedFile(HasFileno, Protocol):
-    """A file whose descriptor is shared by all workers of a device, see `Device.shared_files`."""
-
-    def close(self) -> None: ...  # noqa: D102
 
 
 class Watcher(Protocol):
@@ -54,7 +49,7 @@ class Device:
     """Lines logged here by a worker appear in the master's log."""
 
     options: Options
-    shared: Mapping[str, SharedFile] = MappingProxyType({})
+    shared: Mapping[str, Fd] = MappingProxyType({})
     """In a worker, from before `setup`: what `shared_files` returned in the master, by name."""
     _watcher: Watcher | None = None
 
@@ -87,12 +82,12 @@ class Device:
         """The device's configuration space, little-endian, at most 4084 bytes."""
         return b""
 
-    def shared_files(self) -> dict[str, SharedFile]:
+    def shared_files(self) -> dict[str, Fd]:
         """Files that all workers are to share, by name. Called once, in the master, at the start.
 
-        The master passes each descriptor to every worker it starts, a restarted one too, where
-        they appear in `shared`; it closes its own when it ends. So a memfd given here keeps its
-        content when a worker dies.
+        The master owns them from then on and passes each to every worker it starts, a restarted
+        one too, where they appear in `shared`. So a memfd given here keeps its content when a
+        worker dies: `{"ram": Fd(os.memfd_create("ram"))}`.
         """
         return {}
 

@@ -1,0 +1,357 @@
+"""virtio-blk: a disk in a raw file, a block device or memory, and the example of a whole device."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from msgspec import Meta
+
+from vuproc.device import Device
+from vuproc.devices.blk_storage import Storage, image_size, new_memory, open_image
+from vuproc.fd import Fd
+from vuproc.options import FilePath, Options, Size
+from vuproc.spec.blk import (
+    CONFIG,
+    DISCARD_F_UNMAP,
+    DISCARD_SEGMENT,
+    ID_BYTES,
+    REQUEST_HEADER,
+    SECTOR_SIZE,
+    BlkFeature,
+    BlkStatus,
+    BlkType,
+)
+
+if TYPE_CHECKING:
+    from vuproc.shm.request import Request
+
+MAX_RAM = 1 << 44
+"""Bytes of the largest disk in memory: 16 TiB, what a tmpfs file may have on x86-64."""
+MAX_SEGMENT_SIZE = 1 << 20
+"""Bytes of one segment that the driver is asked to stay below (size_max)."""
+MAX_DISCARD_SECTORS = (1 << 31) // SECTOR_SIZE
+"""Sectors of one discarded range: 2 GiB."""
+MAX_DISCARD_SEGMENTS = 64
+MAX_WRITE_ZEROES_SECTORS = (1 << 25) // SECTOR_SIZE
+"""Sectors of one zeroed range: 32 MiB, since some file systems must write them."""
+MAX_WRITE_ZEROES_SEGMENTS = 8
+PHYSICAL_BLOCK = 4096
+"""Bytes a write should be aligned to, as the topology tells the driver."""
+
+# As plain integers: members of an enum take as long to compare as a verb takes to run.
+_IN, _OUT = int(BlkType.IN), int(BlkType.OUT)
+_FLUSH, _CONFIG_WCE = int(BlkFeature.FLUSH), int(BlkFeature.CONFIG_WCE)
+_OK = bytes((BlkStatus.OK,))
+_HEADER = struct.Struct(REQUEST_HEADER.format)
+_SEGMENT = struct.Struct(DISCARD_SEGMENT.format)
+_HEADS, _SECTORS_A_TRACK = 16, 63
+_MAX_CYLINDERS = 0xFFFF
+
+
+class BlkOptions(Options, kw_only=True):
+    """The options of `type: blk`. One of image and ram is needed."""
+
+    json_schema: ClassVar[Mapping[str, Any]] = {
+        "oneOf": [{"required": ["image"]}, {"required": ["ram"]}]
+    }
+
+    image: Annotated[FilePath, Meta(description="A raw file or a block device.")] | None = None
+    ram: (
+        Annotated[
+            Size,
+            Meta(
+                ge=SECTOR_SIZE,
+                le=MAX_RAM,
+                multiple_of=SECTOR_SIZE,
+                description="A disk in memory, of this size, empty at each start.",
+            ),
+        ]
+        | None
+    ) = None
+    readonly: Annotated[bool, Meta(description="Refuse to change anything.")] = False
+    serial: Annotated[
+        str,
+        Meta(
+            max_length=ID_BYTES,
+            pattern=r"^[\x20-\x7e]*$",
+            description="Serial number the guest sees, at most 20 ASCII characters.",
+        ),
+    ] = ""
+    block_size: Annotated[
+        Literal[512, 1024, 2048, 4096], Meta(description="Logical block size in bytes.")
+    ] = 512
+    cache: Annotated[
+        Literal["writeback", "writethrough"],
+        Meta(
+            description="writeback: data is safe once the driver has flushed. writethrough: data "
+            "is safe once written. The driver may switch."
+        ),
+    ] = "writeback"
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Check that there is one store, and that it can be had."""
+        yield from super().problems()
+        if self.image is None and self.ram is None:
+            yield "", "blk needs image or ram"
+        if self.image is not None and self.ram is not None:
+            yield "ram", "image and ram exclude each other"
+        if self.image is not None:
+            yield from self._image_problems(self.image)
+        if self.ram is not None and self.ram % self.block_size:
+            yield "ram", f"{self.ram} bytes are not a multiple of the block size {self.block_size}"
+
+    def _image_problems(self, image: str) -> Iterator[tuple[str, str]]:
+        try:
+            size = image_size(image)
+        except OSError as error:
+            yield "image", f"{image}: {(error.strerror or 'not accessible').lower()}"
+            return
+        if size == 0:
+            yield "image", f"{image} is empty"
+        elif size % self.block_size:
+            yield "image", f"{image}: {size} bytes are not a multiple of {self.block_size}"
+        if not os.access(image, os.R_OK):
+            yield "image", f"{image} is not readable"
+        elif not self.readonly and not os.access(image, os.W_OK):
+            yield "image", f"{image} is not writable; set readonly: true to serve it all the same"
+
+
+class Refused(Exception):
+    """The request ends with this status; nothing is wrong with the device."""
+
+    def __init__(self, status: BlkStatus) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+class Blk(Device):
+    """virtio-blk: a disk kept in a raw file, a block device or memory.
+
+    Serves read, write, flush, get-id, discard and write-zeroes (virtio 1.3, 5.2). Queues share
+    nothing but the file, so each has a worker of its own.
+    """
+
+    device_id = 2
+    options_type = BlkOptions
+    options: BlkOptions
+
+    def __init__(self, options: BlkOptions) -> None:
+        """Find out the size. Raises OSError if the image cannot be had."""
+        super().__init__(options)
+        size = options.ram if options.image is None else image_size(options.image)
+        self._capacity = (size or 0) // SECTOR_SIZE
+        self._align = options.block_size // SECTOR_SIZE
+        self._storage: Storage | None = None
+        self._forget_driver()
+
+    # What the master asks.
+
+    def offered_features(self) -> int:
+        """All of the device's features; a read-only disk has none that change it."""
+        features = (
+            BlkFeature.SIZE_MAX
+            | BlkFeature.SEG_MAX
+            | BlkFeature.GEOMETRY
+            | BlkFeature.BLK_SIZE
+            | BlkFeature.FLUSH
+            | BlkFeature.TOPOLOGY
+            | BlkFeature.CONFIG_WCE
+            | BlkFeature.MQ
+        )
+        if self.options.readonly:
+            return features | BlkFeature.RO
+        return features | BlkFeature.DISCARD | BlkFeature.WRITE_ZEROES
+
+    def config_space(self) -> bytes:
+        """virtio 1.3, 5.2.4: capacity, limits and topology."""
+        block = self.options.block_size
+        changeable = not self.options.readonly
+        return CONFIG.pack(
+            capacity=self._capacity,
+            size_max=MAX_SEGMENT_SIZE,
+            # The header and the status take a descriptor each.
+            seg_max=max(1, self.options.queue_size - 2),
+            cylinders=min(_MAX_CYLINDERS, self._capacity // (_HEADS * _SECTORS_A_TRACK)),
+            heads=_HEADS,
+            sectors=_SECTORS_A_TRACK,
+            blk_size=block,
+            physical_block_exp=(PHYSICAL_BLOCK // block).bit_length() - 1,
+            min_io_size=PHYSICAL_BLOCK // block,
+            wce=int(self.options.cache == "writeback"),
+            num_queues=self.options.queues,
+            max_discard_sectors=MAX_DISCARD_SECTORS * changeable,
+            max_discard_seg=MAX_DISCARD_SEGMENTS * changeable,
+            discard_sector_alignment=self._align * changeable,
+            max_write_zeroes_sectors=MAX_WRITE_ZEROES_SECTORS * changeable,
+            max_write_zeroes_seg=MAX_WRITE_ZEROES_SEGMENTS * changeable,
+            write_zeroes_may_unmap=int(changeable),
+        )
+
+    def shared_files(self) -> dict[str, Fd]:
+        """The memory of a disk in memory: one for all workers, and it survives them."""
+        return {} if self.options.ram is None else {"ram": new_memory(self.options.ram)}
+
+    # What a worker calls.
+
+    def setup(self, queue: int) -> None:
+        """Open the image, once a worker."""
+        if self._storage is not None:
+            return
+        if self.options.image is None:
+            self._storage = Storage(self.shared["ram"].dup())
+        else:
+            self._storage = open_image(self.options.image, readonly=self.options.readonly)
+
+    def teardown(self) -> None:
+        """Close the image; what was written is the kernel's already."""
+        if self._storage is not None:
+            self._storage.close()
+            self._storage = None
+
+    def handle(self, request: Request) -> None:
+        """Serve one request: header, data, and the status as the last writable byte."""
+        header = request.read(_HEADER.size)
+        if request.writable_total == 0:
+            # Nowhere to put a status: the driver gets its descriptors back and nothing else.
+            request.finish(0)
+            return
+        try:
+            if len(header) < _HEADER.size:
+                raise Refused(BlkStatus.IOERR)
+            kind, _, sector = _HEADER.unpack(header)
+            self._serve(request, kind, sector)
+            request.put(-1, _OK)
+        except Refused as refused:
+            request.put(-1, bytes((refused.status,)))
+
+    def fail(self, request: Request, error: BaseException) -> None:
+        """A request whose serving raised, an OSError of the image above all, is an I/O error."""
+        if request.writable_total:
+            request.put(-1, bytes((BlkStatus.IOERR,)))
+        request.finish()
+
+    def features_acked(self, features: int) -> None:
+        """Remember which caching the driver knows of."""
+        self._acked = features
+        self._choose_cache()
+
+    def config_written(self, offset: int, data: bytes) -> None:
+        """Switch the write cache: the only field a driver may write (virtio 1.3, 5.2.5.2)."""
+        if offset != CONFIG.offsets["wce"] or data not in (b"\0", b"\1"):
+            raise ValueError(f"{len(data)} bytes at {offset} of the config space are read-only")
+        self._writeback = data == b"\1"
+        self._choose_cache()
+
+    def reset(self) -> None:
+        """Back to the cache mode of the options, all features."""
+        self._forget_driver()
+
+    # The requests.
+
+    def _serve(self, request: Request, kind: int, sector: int) -> None:
+        if kind == _IN:
+            self._read(request, sector)
+        elif kind == _OUT:
+            self._write(request, sector)
+        elif kind == BlkType.FLUSH:
+            self._open_storage.flush()
+        elif kind == BlkType.GET_ID:
+            serial = self.options.serial.encode("ascii").ljust(ID_BYTES, b"\0")
+            request.write(serial[: request.writable - 1])
+        elif kind == BlkType.DISCARD and not self.options.readonly:
+            self._discard(request)
+        elif kind == BlkType.WRITE_ZEROES and not self.options.readonly:
+            self._write_zeroes(request)
+        elif kind in (BlkType.DISCARD, BlkType.WRITE_ZEROES):
+            raise Refused(BlkStatus.IOERR)
+        else:
+            raise Refused(BlkStatus.UNSUPP)
+
+    def _read(self, request: Request, sector: int) -> None:
+        left = request.writable - 1
+        self._check_range(sector, left)
+        file = self._open_storage.fileno()
+        offset = sector * SECTOR_SIZE
+        while left:
+            # Fewer bytes than asked for: a signal, too many segments for one call, or the end.
+            count = request.preadv(file, offset, left)
+            if count == 0:
+                raise Refused(BlkStatus.IOERR)
+            offset += count
+            left -= count
+
+    def _write(self, request: Request, sector: int) -> None:
+        left = request.readable
+        self._check_range(sector, left)
+        if self.options.readonly:
+            raise Refused(BlkStatus.IOERR)
+        file = self._open_storage.fileno()
+        offset = sector * SECTOR_SIZE
+        while left:
+            count = request.pwritev(file, offset, left)
+            if count == 0:
+                raise Refused(BlkStatus.IOERR)
+            offset += count
+            left -= count
+        self._flush_if_writethrough()
+
+    def _discard(self, request: Request) -> None:
+        ranges = self._ranges(request, MAX_DISCARD_SECTORS, MAX_DISCARD_SEGMENTS, flags=0)
+        for offset, length, _ in ranges:
+            self._open_storage.discard(offset, length)
+        self._flush_if_writethrough()
+
+    def _write_zeroes(self, request: Request) -> None:
+        ranges = self._ranges(
+            request, MAX_WRITE_ZEROES_SECTORS, MAX_WRITE_ZEROES_SEGMENTS, flags=DISCARD_F_UNMAP
+        )
+        for offset, length, flags in ranges:
+            self._open_storage.write_zeroes(offset, length, unmap=bool(flags & DISCARD_F_UNMAP))
+        self._flush_if_writethrough()
+
+    def _ranges(
+        self, request: Request, max_sectors: int, max_segments: int, *, flags: int
+    ) -> list[tuple[int, int, int]]:
+        """(offset, length, flags) of each range of the payload, in bytes, all checked first."""
+        size = request.readable
+        if size == 0 or size % _SEGMENT.size or size > max_segments * _SEGMENT.size:
+            raise Refused(BlkStatus.IOERR)
+        ranges = []
+        for sector, count, wanted in _SEGMENT.iter_unpack(request.read(size)):
+            if wanted & ~flags:
+                raise Refused(BlkStatus.UNSUPP)
+            if not 0 < count <= max_sectors:
+                raise Refused(BlkStatus.IOERR)
+            self._check_range(sector, count * SECTOR_SIZE)
+            ranges.append((sector * SECTOR_SIZE, count * SECTOR_SIZE, wanted))
+        return ranges
+
+    def _check_range(self, sector: int, length: int) -> None:
+        """Refuse what is not whole blocks inside the disk; Python's integers do not wrap."""
+        sectors, rest = divmod(length, SECTOR_SIZE)
+        if rest or sector % self._align or sectors % self._align:
+            raise Refused(BlkStatus.IOERR)
+        if sector + sectors > self._capacity:
+            raise Refused(BlkStatus.IOERR)
+
+    def _flush_if_writethrough(self) -> None:
+        if not self._cached:
+            self._open_storage.flush()
+
+    def _forget_driver(self) -> None:
+        self._acked = int(self.offered_features())
+        self._writeback = self.options.cache == "writeback"
+        self._choose_cache()
+
+    def _choose_cache(self) -> None:
+        """virtio 1.3, 5.2.6.2: without a cache that the driver knows of, a write is stable."""
+        self._cached = self._writeback and bool(self._acked & (_FLUSH | _CONFIG_WCE))
+
+    @property
+    def _open_storage(self) -> Storage:
+        if self._storage is None:
+            raise RuntimeError("setup was not called")
+        return self._storage
