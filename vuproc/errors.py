@@ -115,17 +115,6 @@ class ConfigErrors(VuprocError):
         return "\n".join(str(error) for error in self.errors)
 
 
-class BackendFault(VuprocError):
-    """A driver found that the device side broke the rules of the ring. Raised by `vuproc.testing` only.
-
-    `fault` says which rule, in words.
-    """
-
-    def __init__(self, fault: str) -> None:
-        super().__init__(fault)
-        self.fault = fault
-
-
 class ProtocolError(VuprocError):
     """A vhost-user connection is over, by its end or by the peer's mistake; the listener goes on."""
 
@@ -158,16 +147,15 @@ class FramingError(ConnectionBroken):
 class MessageRefused(VuprocError):
     """The VMM's mistake in one message: that message fails and the device is as it was before.
 
-    `name` is the message's name and `reason` the rule that was broken, in words.
+    `reason` is the rule that was broken, in words.
     """
 
-    def __init__(self, name: str, reason: str) -> None:
-        super().__init__(name, reason)
-        self.name = name
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.reason}"
+        return self.reason
 
 
 class CloseConnection(ProtocolError):

@@ -117,14 +117,3 @@ def bucket_limit_ns(bucket: int) -> float:
         return float(bucket + 1)
     power, sub = divmod(bucket - SUB_BUCKETS, SUB_BUCKETS)
     return float((SUB_BUCKETS + sub + 1) << power)
-
-
-class LoadStalled(Exception):
-    """The device stopped completing: `completed` requests are done, `in_flight` are not."""
-
-    def __init__(self, completed: int, in_flight: int, stall_s: float) -> None:
-        super().__init__(
-            f"no completion for {stall_s:g} s: {completed} requests done, {in_flight} in flight"
-        )
-        self.completed = completed
-        self.in_flight = in_flight

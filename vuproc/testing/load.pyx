@@ -17,8 +17,8 @@ from posix.unistd cimport read, write
 from vuproc.testing.ring cimport DESC_INDIRECT, DESC_NEXT, DESC_WRITE, DriverRing, SplitDesc
 from vuproc.shm.atomics cimport vu_load_relaxed64, vu_store_relaxed64
 
-from vuproc.errors import BackendFault
-from vuproc.testing.job import Job, Kind, LoadStalled, Stats
+from vuproc.testing.errors import BackendFault, LoadStalled
+from vuproc.testing.job import Kind, Stats
 
 cdef extern from "poll.h" nogil:
     struct pollfd:

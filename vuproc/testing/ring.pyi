@@ -3,11 +3,6 @@ from typing import Self
 
 from typing_extensions import Buffer
 
-class RingFull(Exception):
-    wanted: int
-    free: int
-    def __init__(self, wanted: int, free: int) -> None: ...
-
 def ring_layout(size: int) -> tuple[int, int, int, int]: ...
 
 class DriverRing:

@@ -19,7 +19,7 @@ from vuproc.shm.atomics cimport (
     vu_store_release16,
 )
 
-from vuproc.errors import BackendFault
+from vuproc.testing.errors import BackendFault, RingFull
 
 
 cdef enum:
@@ -27,15 +27,6 @@ cdef enum:
     MAX_SIZE = 32768               # virtio 1.2, 2.7: largest queue size
     NO_NOTIFY = 1                  # used.flags: the device wants no kicks
     NO_INTERRUPT = 1               # avail.flags: the driver wants no calls
-
-
-class RingFull(Exception):
-    """No descriptors left for a chain: `wanted` descriptors asked, `free` there."""
-
-    def __init__(self, wanted: int, free: int) -> None:
-        super().__init__(f"ring full: {wanted} descriptors wanted, {free} free")
-        self.wanted = wanted
-        self.free = free
 
 
 def ring_layout(size: int) -> tuple[int, int, int, int]:

@@ -1,0 +1,194 @@
+"""A guest without a guest: a front-end connection, memory and virtqueues, ready for requests."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+from vuproc.spec.vhost_user import VRING_NO_FD, ProtocolFeature
+from vuproc.spec.virtio import Feature, Status
+from vuproc.testing.bell import BellKind
+from vuproc.testing.frontend import FrontEnd
+from vuproc.testing.job import Job, Stats
+from vuproc.testing.memory import Ram, RamRegion
+from vuproc.testing.queue import Completion, DriverQueue
+
+DRIVER_READY = Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK | Status.DRIVER_OK
+
+
+class Guest:
+    """A VMM and its guest's driver, as far as a device can tell.
+
+    path: the device's socket, or a connected socket. queues: how many to set up. memory: the
+    guest's RAM, owned from then on, or its size in bytes. features: device features to accept,
+    None for all that is offered, less `without`. call: what the call descriptors are. kick: what
+    the kick descriptors are, None for a device that polls. start: negotiate, tell the memory and
+    start every queue at once; else do it with `setup`, `start_queue`.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | socket.socket,
+        *,
+        queues: int = 1,
+        queue_size: int = 128,
+        memory: Ram | int = 16 << 20,
+        features: int | None = None,
+        protocol_features: ProtocolFeature | None = None,
+        without: int = 0,
+        call: BellKind = BellKind.EVENTFD,
+        kick: BellKind | None = BellKind.EVENTFD,
+        start: bool = True,
+        timeout_s: float = 10.0,
+    ) -> None:
+        self.timeout_s = timeout_s
+        self._call = call
+        self._kick = kick
+        self._queue_size = queue_size
+        self.queues: dict[int, DriverQueue] = {}
+        with ExitStack() as undo:
+            self.ram = memory if isinstance(memory, Ram) else Ram(memory)
+            undo.callback(self.ram.close)
+            self.front_end = FrontEnd(path, timeout_s=timeout_s)
+            undo.callback(self.close)
+            if start:
+                self.setup(features, protocol_features, without=without)
+                for index in range(queues):
+                    self.start_queue(index)
+                self.set_status(DRIVER_READY)
+            undo.pop_all()
+
+    # Setting up.
+
+    def setup(
+        self,
+        features: int | None = None,
+        protocol_features: ProtocolFeature | None = None,
+        *,
+        without: int = 0,
+    ) -> None:
+        """Negotiate, and tell the back-end of the memory."""
+        self.front_end.negotiate(features, protocol_features, without=without)
+        self.set_status(Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK)
+        self.front_end.set_memory(self.ram.regions)
+
+    def start_queue(self, index: int, *, size: int | None = None, base: int = 0) -> DriverQueue:
+        """Make a new ring for queue `index`, tell the back-end of it, start and enable it."""
+        queue = self.make_queue(index, size=size, base=base)
+        self.configure_queue(queue)
+        self.kick_queue(queue)
+        self.enable_queue(index)
+        return queue
+
+    def make_queue(self, index: int, *, size: int | None = None, base: int = 0) -> DriverQueue:
+        """A new ring for queue `index` in place of an earlier one; the back-end is not told."""
+        queue = DriverQueue(
+            self.ram,
+            index,
+            self._queue_size if size is None else size,
+            base=base,
+            event_idx=bool(self.front_end.features & Feature.EVENT_IDX),
+            call=self._call,
+            kick=self._kick,
+        )
+        earlier = self.queues.get(index)
+        self.queues[index] = queue
+        if earlier is not None:
+            earlier.close()
+        return queue
+
+    def configure_queue(self, queue: DriverQueue) -> None:
+        """SET_VRING_NUM, BASE, ADDR, ERR and CALL: all but the message that starts the ring."""
+        request = self.front_end.request
+        request("SET_VRING_NUM", index=queue.index, num=queue.size)
+        request("SET_VRING_BASE", index=queue.index, num=queue.base)
+        request(
+            "SET_VRING_ADDR",
+            index=queue.index,
+            desc=queue.desc,
+            avail=queue.avail,
+            used=queue.used,
+        )
+        request("SET_VRING_ERR", [queue.err_bell.theirs], value=queue.index)
+        request("SET_VRING_CALL", [queue.call_bell.theirs], value=queue.index)
+
+    def kick_queue(self, queue: DriverQueue) -> None:
+        """SET_VRING_KICK, which starts a configured ring."""
+        if queue.kick_bell is None:
+            self.front_end.request("SET_VRING_KICK", value=queue.index | VRING_NO_FD)
+        else:
+            self.front_end.request("SET_VRING_KICK", [queue.kick_bell.theirs], value=queue.index)
+
+    def enable_queue(self, index: int, enabled: bool = True) -> None:
+        """SET_VRING_ENABLE."""
+        self.front_end.request("SET_VRING_ENABLE", index=index, num=int(enabled))
+
+    def stop_queue(self, index: int) -> int:
+        """GET_VRING_BASE: the back-end finishes what is in flight and stops; the ring's base."""
+        return int(self.front_end.request("GET_VRING_BASE", index=index)["num"])
+
+    def add_memory(self, region: RamRegion) -> None:
+        """ADD_MEM_REG; the region is owned from then on and used for new blocks."""
+        self.ram.regions.append(region)
+        self.front_end.add_region(region)
+
+    def set_status(self, status: int) -> None:
+        """SET_STATUS, where the back-end has it; 0 resets the device."""
+        if ProtocolFeature.STATUS in self.front_end.protocol_features:
+            self.front_end.set_status(status)
+
+    def status(self) -> int:
+        """GET_STATUS."""
+        return self.front_end.get_status()
+
+    # Requests.
+
+    def submit(
+        self,
+        queue: int = 0,
+        out: Sequence[bytes] = (),
+        in_: Sequence[int] = (),
+        *,
+        indirect: bool = False,
+    ) -> tuple[int, int]:
+        """Offer one chain on `queue` and kick if asked for; returns what `wait` takes.
+
+        out: the readable segments' content. in_: the writable segments' sizes in bytes.
+        """
+        return queue, self.queues[queue].submit(out, in_, indirect=indirect)
+
+    def wait(self, token: tuple[int, int], timeout_s: float | None = None) -> Completion:
+        """Sleep on the call descriptor until the request is completed. Raises NoCompletion."""
+        queue, serial = token
+        return self.queues[queue].wait(serial, self.timeout_s if timeout_s is None else timeout_s)
+
+    def do(
+        self,
+        queue: int = 0,
+        out: Sequence[bytes] = (),
+        in_: Sequence[int] = (),
+        *,
+        indirect: bool = False,
+        timeout_s: float | None = None,
+    ) -> Completion:
+        """Submit one request and wait for it."""
+        return self.wait(self.submit(queue, out, in_, indirect=indirect), timeout_s)
+
+    def load(self, queue: int, job: Job) -> Stats:
+        """Run many requests on one queue from native code. Raises LoadStalled, BackendFault."""
+        return self.queues[queue].load(job)
+
+    def close(self) -> None:
+        """Disconnect without a word and give everything back."""
+        self.front_end.close()
+        for queue in self.queues.values():
+            queue.close()
+        self.ram.close()
+
+    def __enter__(self) -> Guest:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()

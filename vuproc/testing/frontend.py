@@ -1,0 +1,260 @@
+"""A vhost-user front-end: the VMM's end of the control socket, driven by the message table."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from vuproc.errors import VuprocError
+from vuproc.fd import Fd
+from vuproc.spec.vhost_user import (
+    BACK_END,
+    FLAG_NEED_REPLY,
+    FRONT_END,
+    PAYLOAD_MAX,
+    U64,
+    VERSION,
+    ProtocolFeature,
+    Reply,
+)
+from vuproc.spec.virtio import Feature
+from vuproc.testing.errors import NoReply, Refused
+from vuproc.testing.memory import RamRegion
+from vuproc.wire import Message, Receiver, encode, reply, send
+
+REPLY_TIMEOUT = 10.0
+"""Seconds a reply may take. No real front-end has such a bound; a test needs one."""
+
+
+class FrontEnd:
+    """One connection to a back-end.
+
+    path: where it listens, or a connected stream socket, which is owned from then on.
+    Nothing is negotiated by itself: call `negotiate`, or send what you like.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str] | socket.socket, *, timeout_s: float = REPLY_TIMEOUT
+    ) -> None:
+        if isinstance(path, socket.socket):
+            self.socket = path
+        else:
+            self.socket = connect(path)
+        self.timeout_s = timeout_s
+        self.features = 0
+        """Device features acknowledged with SET_FEATURES."""
+        self.protocol_features = ProtocolFeature(0)
+        """Protocol features set with SET_PROTOCOL_FEATURES."""
+        self._receiver = Receiver(self.socket, timeout_s, replies=True)
+        self.channel: BackEndChannel | None = None
+
+    # Any message.
+
+    def request(
+        self,
+        name: str,
+        fds: Sequence[Fd] = (),
+        *,
+        payload: bytes | None = None,
+        need_reply: bool | None = None,
+        **fields: Any,
+    ) -> dict[str, Any]:
+        """Send message `name` and take its reply, if one is due; returns the reply's fields.
+
+        The payload is built from `fields` by the message table unless `payload` gives it.
+        need_reply: set NEED_REPLY; default: if REPLY_ACK is negotiated. The fds stay the caller's.
+        Raises Refused (a non-zero ack), NoReply, and Disconnected or ConnectionBroken if the
+        back-end closes.
+        """
+        row = FRONT_END.named(name)
+        if need_reply is None:
+            need_reply = ProtocolFeature.REPLY_ACK in self.protocol_features
+        body = row.payload.encode(**fields) if payload is None else payload
+        flags = VERSION | (FLAG_NEED_REPLY if need_reply else 0)
+        self.send(encode(row.number, body, flags=flags), fds)
+        acked = need_reply and ProtocolFeature.REPLY_ACK in self.protocol_features
+        if row.reply is Reply.ACK and not acked:
+            return {}
+        answer = self.receive(name)
+        try:
+            if answer.request != row.number:
+                raise VuprocError(f"{name} was answered by {answer.name}")
+            if row.reply is Reply.ACK:
+                code = U64.unpack(answer.payload)["value"]
+                if code:
+                    raise Refused(name, code)
+                return {}
+            return row.reply_payload.decode(answer.payload)
+        finally:
+            answer.close()
+
+    def send(self, data: bytes, fds: Sequence[Fd] = ()) -> None:
+        """Send raw bytes, the fds with the first of them. Raises Disconnected."""
+        send(self.socket, data, fds, deadline=self.timeout_s)
+
+    def receive(self, what: str = "a message") -> Message:
+        """The next reply. Raises NoReply naming `what`, Disconnected, ConnectionBroken."""
+        message = _receive(self.socket, self._receiver, self.timeout_s)
+        if message is None:
+            raise NoReply(what, self.timeout_s)
+        return message
+
+    def closed_by_peer(self, timeout_s: float | None = None) -> bool:
+        """Wait until the back-end closes the connection; False if it does not. Drops replies."""
+        deadline = time.monotonic() + (self.timeout_s if timeout_s is None else timeout_s)
+        while _wait_readable(self.socket, deadline):
+            try:
+                if not self.socket.recv(PAYLOAD_MAX, socket.MSG_DONTWAIT):
+                    return True
+            except BlockingIOError:
+                continue
+            except ConnectionResetError:
+                return True
+        return False
+
+    # What front-ends say.
+
+    def negotiate(
+        self,
+        features: int | None = None,
+        protocol_features: ProtocolFeature | None = None,
+        *,
+        without: int = 0,
+    ) -> None:
+        """Own the device and settle both sets of features; None takes all that is offered.
+
+        `without` removes device features. SET_FEATURES comes last, as QEMU has it.
+        """
+        offered = self.request("GET_FEATURES")["value"]
+        if offered & Feature.PROTOCOL_FEATURES:
+            there = ProtocolFeature(self.request("GET_PROTOCOL_FEATURES")["value"])
+            self.set_protocol_features(
+                there if protocol_features is None else there & protocol_features
+            )
+        self.request("SET_OWNER")
+        self.set_features((offered if features is None else offered & features) & ~without)
+
+    def set_features(self, features: int) -> None:
+        """SET_FEATURES."""
+        self.request("SET_FEATURES", value=int(features))
+        self.features = int(features)
+
+    def set_protocol_features(self, features: ProtocolFeature) -> None:
+        """SET_PROTOCOL_FEATURES, without NEED_REPLY, as QEMU has it."""
+        self.request("SET_PROTOCOL_FEATURES", need_reply=False, value=int(features))
+        self.protocol_features = features
+
+    def set_memory(self, regions: Sequence[RamRegion], *, padding: int = 0) -> None:
+        """SET_MEM_TABLE; `padding` bytes follow the regions, as User-Mode Linux has it."""
+        row = FRONT_END.named("SET_MEM_TABLE")
+        body = row.payload.encode(items=[region.fields for region in regions]) + bytes(padding)
+        self.request("SET_MEM_TABLE", [region.fd for region in regions], payload=body)
+
+    def add_region(self, region: RamRegion) -> None:
+        """ADD_MEM_REG."""
+        self.request("ADD_MEM_REG", [region.fd], **region.fields)
+
+    def remove_region(self, region: RamRegion, *, with_fd: bool = False) -> None:
+        """REM_MEM_REG; `with_fd` attaches the region's fd, as libblkio does."""
+        self.request("REM_MEM_REG", [region.fd] if with_fd else [], **region.fields)
+
+    def get_config(self, offset: int = 0, size: int = 256) -> bytes:
+        """GET_CONFIG: `size` bytes of config space. An error reply gives b""."""
+        answer = self.request("GET_CONFIG", offset=offset, size=size, flags=0, data=bytes(size))
+        return bytes(answer.get("data", b""))
+
+    def set_config(self, offset: int, data: bytes, *, flags: int = 0) -> None:
+        """SET_CONFIG."""
+        self.request("SET_CONFIG", offset=offset, flags=flags, data=data)
+
+    def get_status(self) -> int:
+        """GET_STATUS: the device status bits."""
+        return int(self.request("GET_STATUS")["value"])
+
+    def set_status(self, status: int) -> None:
+        """SET_STATUS; 0 resets the device."""
+        self.request("SET_STATUS", value=int(status))
+
+    def open_channel(self) -> BackEndChannel:
+        """SET_BACKEND_REQ_FD with one end of a new socket pair; returns the other end."""
+        ours, theirs = socket.socketpair()
+        channel = BackEndChannel(ours)
+        with Fd(theirs.detach()) as fd:
+            try:
+                self.request("SET_BACKEND_REQ_FD", [fd])
+            except BaseException:
+                channel.close()
+                raise
+        if self.channel is not None:
+            self.channel.close()
+        self.channel = channel
+        return channel
+
+    def close(self) -> None:
+        """Close the connection, without a word, as a VMM that dies."""
+        if self.channel is not None:
+            self.channel.close()
+            self.channel = None
+        self._receiver.close()
+        self.socket.close()
+
+    def __enter__(self) -> FrontEnd:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+class BackEndChannel:
+    """The front-end's end of the back-end channel: requests come in, acks go out."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+        self._receiver = Receiver(sock, REPLY_TIMEOUT, table=BACK_END)
+
+    def receive(self, timeout_s: float = REPLY_TIMEOUT) -> Message | None:
+        """The next request of the back-end, acknowledged if it asks; None if none comes."""
+        message = _receive(self.socket, self._receiver, timeout_s)
+        if message is not None and message.need_reply:
+            send(self.socket, reply(message, U64.pack(value=0)))
+        return message
+
+    def close(self) -> None:
+        """Close our end."""
+        self._receiver.close()
+        self.socket.close()
+
+
+def connect(path: str | os.PathLike[str]) -> socket.socket:
+    """A stream socket connected to `path`. OSError if nobody listens there."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        # A full backlog makes connect wait; that ends here too.
+        sock.settimeout(REPLY_TIMEOUT)
+        sock.connect(os.fspath(path))
+        sock.settimeout(None)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _receive(sock: socket.socket, receiver: Receiver, timeout_s: float) -> Message | None:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        message = receiver.receive()
+        if message is not None:
+            return message
+        if not _wait_readable(sock, deadline):
+            return None
+
+
+def _wait_readable(sock: socket.socket, deadline: float) -> bool:
+    poller = select.poll()
+    poller.register(sock, select.POLLIN)
+    left = deadline - time.monotonic()
+    return left > 0 and bool(poller.poll(left * 1000))

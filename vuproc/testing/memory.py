@@ -1,0 +1,141 @@
+"""Guest RAM for tests: regions in memfds, as a VMM makes them, and blocks allocated in them."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from bisect import insort
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from vuproc.fd import Fd
+from vuproc.testing.errors import OutOfMemory
+
+USER_OFFSET = 0x7F00_0000_0000
+"""Default distance of a region's user address from its guest address: the two are never equal,
+so that a back-end which takes one for the other is found out."""
+
+
+@dataclass(slots=True, eq=False)
+class Block:
+    """An allocated range of one region; `view` is its memory, writable."""
+
+    region: RamRegion
+    offset: int
+    size: int
+    view: memoryview = field(repr=False)
+
+    @property
+    def guest_addr(self) -> int:
+        """Guest-physical address, for descriptors."""
+        return self.region.guest_addr + self.offset
+
+    @property
+    def user_addr(self) -> int:
+        """Front-end user address, for SET_VRING_ADDR."""
+        return self.region.user_addr + self.offset
+
+    def free(self) -> None:
+        """Give the range back; the block must not be used again."""
+        self.view.release()
+        self.region.give_back(self.offset, self.size)
+
+
+class RamRegion:
+    """One region of guest memory: `size` bytes at `mmap_offset` of a memfd of its own.
+
+    fd: the memfd. buffer: the region's bytes (not the file's), writable and shared with whoever
+    maps the fd. All addresses are in bytes.
+    """
+
+    def __init__(
+        self,
+        guest_addr: int,
+        size: int,
+        *,
+        user_addr: int | None = None,
+        mmap_offset: int = 0,
+    ) -> None:
+        self.guest_addr = guest_addr
+        self.size = size
+        self.user_addr = guest_addr + USER_OFFSET if user_addr is None else user_addr
+        self.mmap_offset = mmap_offset
+        self.fd = Fd(os.memfd_create("guest-ram", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
+        try:
+            os.ftruncate(self.fd.fileno(), mmap_offset + size)
+            self._map = mmap.mmap(self.fd.fileno(), mmap_offset + size)
+        except BaseException:
+            self.fd.close()
+            raise
+        self.buffer = memoryview(self._map)[mmap_offset:]
+        self._free: list[tuple[int, int]] = [(0, size)]  # (offset, size), by offset, never adjacent
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The region as the messages about memory carry it."""
+        return {
+            "guest_addr": self.guest_addr,
+            "size": self.size,
+            "user_addr": self.user_addr,
+            "mmap_offset": self.mmap_offset,
+        }
+
+    def allocate(self, size: int, align: int = 16) -> Block | None:
+        """A zeroed block of `size` bytes, its guest address a multiple of `align`; None if full."""
+        for index, (start, length) in enumerate(self._free):
+            offset = start + -(self.guest_addr + start) % align
+            if offset + size <= start + length:
+                rest = [(start, offset - start), (offset + size, start + length - offset - size)]
+                self._free[index : index + 1] = [part for part in rest if part[1]]
+                view = self.buffer[offset : offset + size]
+                view[:] = bytes(size)
+                return Block(self, offset, size, view)
+        return None
+
+    def give_back(self, offset: int, size: int) -> None:
+        """Make a range free again, joined with its free neighbours."""
+        insort(self._free, (offset, size))
+        joined: list[tuple[int, int]] = []
+        for start, length in self._free:
+            if joined and joined[-1][0] + joined[-1][1] == start:
+                joined[-1] = (joined[-1][0], joined[-1][1] + length)
+            else:
+                joined.append((start, length))
+        self._free = joined
+
+    def close(self) -> None:
+        """Close the memfd and unmap; with views still in use the mapping goes with the last."""
+        self.fd.close()
+        try:
+            self.buffer.release()
+            self._map.close()
+        except BufferError:
+            pass
+
+    def __enter__(self) -> RamRegion:
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.close()
+
+
+class Ram:
+    """The guest's memory: the regions a front-end tells a back-end of."""
+
+    def __init__(self, regions: Sequence[RamRegion] | int = 16 << 20) -> None:
+        """Own `regions`; a number makes one region of so many bytes at guest address 0x100000."""
+        self.regions = [RamRegion(1 << 20, regions)] if isinstance(regions, int) else [*regions]
+
+    def allocate(self, size: int, align: int = 16) -> Block:
+        """A zeroed block from the first region with room. Raises OutOfMemory."""
+        for region in self.regions:
+            block = region.allocate(size, align)
+            if block is not None:
+                return block
+        raise OutOfMemory(size)
+
+    def close(self) -> None:
+        """Close every region."""
+        for region in self.regions:
+            region.close()

@@ -1,0 +1,243 @@
+"""One virtqueue as its driver has it: the ring, its descriptors, and the requests in flight."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from vuproc.testing.bell import Bell, BellKind
+from vuproc.testing.errors import NoCompletion
+from vuproc.testing.job import Job, Stats
+from vuproc.testing.load import LoadGenerator
+from vuproc.testing.memory import Block, Ram
+from vuproc.testing.ring import DriverRing, ring_layout
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What came back for one request.
+
+    written: the used length, what the device says it wrote, in bytes. data: the content of each
+    writable segment, whole.
+    """
+
+    written: int
+    data: tuple[bytes, ...]
+
+    @property
+    def content(self) -> bytes:
+        """The first `written` bytes of the writable segments together."""
+        return b"".join(self.data)[: self.written]
+
+
+@dataclass(slots=True)
+class _InFlight:
+    token: int
+    blocks: list[Block]
+    writable: list[Block | None]  # None: a segment of no bytes
+
+
+class DriverQueue:
+    """One virtqueue in the guest's memory. Made by `Guest`; not thread-safe.
+
+    The ring and its descriptors exist from the start; the back-end knows of them when
+    `Guest.start_queue` has told it.
+    """
+
+    def __init__(
+        self,
+        ram: Ram,
+        index: int,
+        size: int,
+        *,
+        base: int = 0,
+        event_idx: bool = False,
+        call: BellKind = BellKind.EVENTFD,
+        kick: BellKind | None = BellKind.EVENTFD,
+    ) -> None:
+        self.index = index
+        self.size = size
+        self.base = base
+        self._ram = ram
+        desc, avail, used, length = ring_layout(size)
+        self.block = ram.allocate(length, 4096)
+        buffer, at = self.block.region.buffer, self.block.offset
+        self.desc = self.block.user_addr + desc
+        """User address of the descriptor table; `avail`, `used` likewise."""
+        self.avail = self.block.user_addr + avail
+        self.used = self.block.user_addr + used
+        self.ring = DriverRing(
+            buffer,
+            size,
+            desc=at + desc,
+            avail=at + avail,
+            used=at + used,
+            base=base,
+            event_idx=event_idx,
+        )
+        if base:
+            # A ring that goes on somewhere else than at 0 has both indices there already.
+            self.ring.avail_index = self.ring.used_index = base
+        with ExitStack() as undo:
+            self.kick_bell = Bell(kick, rings=False) if kick else None
+            if self.kick_bell:
+                undo.callback(self.kick_bell.close)
+            self.call_bell = Bell(call)
+            undo.callback(self.call_bell.close)
+            self.err_bell = Bell()
+            undo.pop_all()
+        self._serial = 0
+        self._in_flight: dict[int, _InFlight] = {}
+        self._done: dict[int, Completion] = {}
+
+    @property
+    def in_flight(self) -> int:
+        """Requests submitted and not seen completed."""
+        return len(self._in_flight)
+
+    def submit(
+        self,
+        out: Sequence[bytes] = (),
+        in_: Sequence[int] = (),
+        *,
+        indirect: bool = False,
+        kick: bool | None = None,
+    ) -> int:
+        """Offer one chain and publish it; returns a token for `wait`.
+
+        out: the readable segments' content. in_: the writable segments' sizes. kick: None rings if
+        the device asks for it, else whether to. Raises RingFull, OutOfMemory.
+        """
+        return self.submit_many([(out, in_)], indirect=indirect, kick=kick)[0]
+
+    def submit_many(
+        self,
+        requests: Sequence[tuple[Sequence[bytes], Sequence[int]]],
+        *,
+        indirect: bool = False,
+        kick: bool | None = None,
+    ) -> list[int]:
+        """Offer several chains, publish them at once, with at most one kick; their tokens."""
+        tokens = [self._offer(out, in_, indirect) for out, in_ in requests]
+        wanted = self.ring.publish()
+        if (wanted if kick is None else kick) and self.kick_bell is not None:
+            self.kick_bell.ring()
+        return tokens
+
+    def kick(self) -> None:
+        """Ring, whether the device asks for it or not."""
+        if self.kick_bell is None:
+            raise ValueError("this queue is polled by the device")
+        self.kick_bell.ring()
+
+    def wait(self, token: int, timeout_s: float = 10.0) -> Completion:
+        """Sleep on the call descriptor until the request is completed. Raises NoCompletion.
+
+        It never looks at the ring without a call once it has gone to sleep, as a driver that trusts
+        its interrupts: a call which the device forgets is a NoCompletion.
+        """
+        deadline = time.monotonic() + timeout_s
+        while token not in self._done:
+            if self.reap() or self.ring.arm():
+                continue
+            if not self.call_bell.wait(deadline - time.monotonic()):
+                raise NoCompletion(self.index, timeout_s)
+            self.ring.disarm()
+        return self._done.pop(token)
+
+    def do(
+        self,
+        out: Sequence[bytes] = (),
+        in_: Sequence[int] = (),
+        *,
+        indirect: bool = False,
+        timeout_s: float = 10.0,
+    ) -> Completion:
+        """Submit one request and wait for it."""
+        return self.wait(self.submit(out, in_, indirect=indirect), timeout_s)
+
+    def reap(self) -> int:
+        """Take back what is completed without waiting; how many. Raises BackendFault."""
+        elements = self.ring.reap()
+        for head, written in elements:
+            request = self._in_flight.pop(head)
+            data = tuple(bytes(b.view) if b is not None else b"" for b in request.writable)
+            self._done[request.token] = Completion(written, data)
+            for block in request.blocks:
+                block.free()
+        return len(elements)
+
+    def loader(self, job: Job) -> tuple[LoadGenerator, Block]:
+        """A load generator for `job` and the memory it uses, to be freed after its run."""
+        arena = self._ram.allocate(job.arena_size, 4096)
+        kick = -1 if self.kick_bell is None else self.kick_bell.ours.fileno()
+        try:
+            generator = LoadGenerator(
+                self.ring,
+                arena.region.buffer,
+                arena=arena.offset,
+                address=arena.guest_addr,
+                kick=kick,
+                call=self.call_bell.ours.fileno(),
+                job=job,
+            )
+        except BaseException:
+            arena.free()
+            raise
+        return generator, arena
+
+    def load(self, job: Job) -> Stats:
+        """Run `job` to its end. Raises LoadStalled, BackendFault."""
+        generator, arena = self.loader(job)
+        stats = generator.run()
+        # After a stall the device may still write there, so a failed run keeps its memory.
+        arena.free()
+        return stats
+
+    def close(self) -> None:
+        """Close the descriptors. The ring's memory stays, as the back-end may still use it."""
+        if self.kick_bell is not None:
+            self.kick_bell.close()
+        self.call_bell.close()
+        self.err_bell.close()
+
+    def _offer(self, out: Sequence[bytes], in_: Sequence[int], indirect: bool) -> int:
+        blocks: list[Block] = []
+        writable: list[Block | None] = []
+        segments: list[tuple[int, int, bool]] = []
+        try:
+            for content in out:
+                block = self._segment(blocks, len(content))
+                if block is not None:
+                    block.view[:] = content
+                segments.append((_address(block), len(content), False))
+            for size in in_:
+                block = self._segment(blocks, size)
+                writable.append(block)
+                segments.append((_address(block), size, True))
+            table = None
+            if indirect:
+                block = self._ram.allocate(16 * len(segments))
+                blocks.append(block)
+                table = (block.guest_addr, block.view)
+            head = self.ring.add(segments, table)
+        except BaseException:
+            for block in blocks:
+                block.free()
+            raise
+        self._serial += 1
+        self._in_flight[head] = _InFlight(self._serial, blocks, writable)
+        return self._serial
+
+    def _segment(self, blocks: list[Block], size: int) -> Block | None:
+        if size == 0:
+            return None
+        block = self._ram.allocate(size)
+        blocks.append(block)
+        return block
+
+
+def _address(block: Block | None) -> int:
+    return 0 if block is None else block.guest_addr
