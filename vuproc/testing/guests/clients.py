@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vuproc.testing.guests.elf import interpreter
 from vuproc.testing.guests.errors import ClientMissing
-from vuproc.testing.guests.kernel import Modules, uncompressed
+from vuproc.testing.guests.kernel import Modules
 
 # Programs of the system administrator are not on every user's path.
 SEARCH_PATH = os.pathsep.join(["/usr/local/sbin", "/usr/sbin", "/sbin"])
@@ -26,7 +26,7 @@ class Kernel:
 
 
 def cache() -> Path:
-    """Where `deploy/setup` unpacks what is not installed: $VUPROC_CACHE, the checkout, the user's cache."""
+    """Where `deploy/setup` unpacks: $VUPROC_CACHE, else the checkout, else the user's cache."""
     if named := os.environ.get("VUPROC_CACHE"):
         return Path(named)
     checkout = Path(__file__).parents[3]
@@ -55,7 +55,7 @@ def busybox() -> Path:
     """A statically linked busybox: the user space of every guest here."""
     found = _required("busybox", "busybox", "busybox/bin/busybox", "busybox/usr/bin/busybox")
     if interpreter(found) is not None:
-        raise ClientMissing("busybox", f"{found} needs shared libraries, a static one is wanted ({HOW})")
+        raise ClientMissing("busybox", f"{found} is not a static one ({HOW})")
     return found
 
 
@@ -88,8 +88,7 @@ def qemu_kernel() -> Kernel:
     modules = [path for path in unpacked.glob(f"**/lib/modules/{release}") if path.is_dir()]
     if not modules:
         raise ClientMissing("kernel for QEMU", f"{images[-1]} has no modules beside it")
-    image = uncompressed(images[-1], unpacked / f"vmlinux-{release}")
-    return Kernel(image, Modules(modules[0]))
+    return Kernel(images[-1], Modules(modules[0]))
 
 
 def libblkio() -> str:

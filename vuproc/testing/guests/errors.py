@@ -1,4 +1,4 @@
-"""What can go wrong with a client that plays the guest: it is not there, or it did not do its part."""
+"""What can go wrong with a client: it is not there, or it did not do its part."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SHOWN_LINES = 40
 
 
 class ClientMissing(VuprocError):
-    """A client cannot be had on this machine. `client` is its name, `reason` says what was looked for."""
+    """A client cannot be had here. `client` is its name, `reason` says what was looked for."""
 
     def __init__(self, client: str, reason: str) -> None:
         super().__init__(client, reason)

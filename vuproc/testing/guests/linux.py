@@ -54,7 +54,7 @@ def write_initramfs(
     archive.character_device("/dev/console", 5, 1)
     archive.copy("/bin/busybox", busybox())
     archive.file("/init", INIT.encode(), mode=0o755)
-    # The shell takes an applet of its own before a program of that name; a function goes before both.
+    # The shell prefers an applet of its own to a program, but a function to both.
     named = [f'{program.name}() {{ /programs/{program.name} "$@"; }}\n' for program in programs]
     archive.file("/script", "".join([PRELUDE, *named, script]).encode())
     loaded = kernel.modules.load_order(modules)
@@ -99,9 +99,7 @@ class LinuxGuest:
         try:
             home = Path(self._directory.name)
             initramfs = home / "initramfs.cpio"
-            write_initramfs(
-                initramfs, kernel, script=script, modules=modules, programs=programs
-            )
+            write_initramfs(initramfs, kernel, script=script, modules=modules, programs=programs)
             self.process = GuestProcess(command(home, initramfs), env)
         except BaseException:
             self._directory.cleanup()
@@ -126,7 +124,7 @@ class LinuxGuest:
             self._directory.cleanup()
 
     def wait_for(self, text: str, timeout_s: float = BOOT_TIMEOUT_S) -> str:
-        """The next line of the script that starts with `text`; `GuestFailed` if the script ends before."""
+        """The script's next line that starts with `text`; `GuestFailed` if it ends before."""
 
         def wanted(line: str) -> bool:
             if line.startswith(MARK + END):
@@ -137,7 +135,7 @@ class LinuxGuest:
         return line.removeprefix(MARK)
 
     def finish(self, timeout_s: float = BOOT_TIMEOUT_S) -> Report:
-        """Waits for the guest to power off. `GuestFailed` if its script did not end with status 0."""
+        """Waits for the power to go off. `GuestFailed` if the script's status was not 0."""
         self.process.wait(timeout_s)
         said = [line.removeprefix(MARK) for line in self.process.lines if line.startswith(MARK)]
         ends = [line for line in said if line.startswith(END)]

@@ -1,4 +1,4 @@
-"""A guest's process with its descendants: what it prints, bounded waits, and an end that leaves nothing."""
+"""A guest's process with its descendants: output, bounded waits, an end that leaves nothing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -82,6 +82,15 @@ class GuestProcess:
     ) -> None:
         self.kill()
 
+    @contextlib.contextmanager
+    def watch(self) -> Iterator[int]:
+        """A descriptor that becomes readable when the child ends."""
+        pidfd = os.pidfd_open(self.pid)
+        try:
+            yield pidfd
+        finally:
+            os.close(pidfd)
+
     def wait_for(self, wanted: Callable[[str], bool], timeout_s: float, what: str) -> str:
         """The next line for which `wanted` holds. Each line is looked at by one wait only."""
         deadline = time.monotonic() + timeout_s
@@ -97,16 +106,13 @@ class GuestProcess:
     def wait(self, timeout_s: float) -> int:
         """The exit code, after all output was read."""
         deadline = time.monotonic() + timeout_s
-        pidfd = _pidfd(self.pid) if self._process.poll() is None else None
-        if pidfd is not None:
-            try:
+        if self._process.returncode is None:
+            with self.watch() as ended:
                 # Not until the output's end: a descendant may outlive the child and hold it open.
-                while not _readable(pidfd, 0.0) and self._read(deadline, pidfd):
+                while not _readable(ended, 0.0) and self._read(deadline, ended):
                     pass
-                if not _readable(pidfd, deadline):
+                if not _readable(ended, deadline):
                     raise self._failed(f"waited {timeout_s:g} s for its end", deadline)
-            finally:
-                os.close(pidfd)
         while self._read(0.0):
             pass
         return self._process.wait()

@@ -72,7 +72,7 @@ def boot_qemu(
 
     def complete(home: Path, initramfs: Path) -> list[str | Path]:
         append = "console=ttyS0 quiet loglevel=3 panic=-1 nokaslr mitigations=off"
-        boot = ["-kernel", kernel.image, "-initrd", initramfs, "-append", append]
+        boot: list[str | Path] = ["-kernel", kernel.image, "-initrd", initramfs, "-append", append]
         ends = [] if reboots else ["-no-reboot"]
         return [*command, *boot, *ends, "-serial", "stdio"]
 

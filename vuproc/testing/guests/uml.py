@@ -1,4 +1,4 @@
-"""User-Mode Linux: a whole Linux kernel as a process, with vhost-user devices; no KVM and no root."""
+"""User-Mode Linux: a whole kernel as a process, with vhost-user devices; no KVM, no root."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def boot_uml(
     programs: Sequence[Path] = (),
     memory_mib: int = 128,
 ) -> LinuxGuest:
-    """Boots User-Mode Linux on vhost-user sockets (path -> virtio device id) and runs `script` in it.
+    """Boots it on vhost-user devices (socket path -> virtio device id) and runs `script` there.
 
-    It has one CPU, so it uses one queue of each device. `ClientMissing` if it is not on this machine.
+    It has one CPU, so it uses one queue of each device. `ClientMissing` if it cannot be had.
     """
     kernel = clients.user_mode_linux()
 
