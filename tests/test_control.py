@@ -1,4 +1,6 @@
-"""The control channel: every message there and back with its descriptors, and what breaks the rules."""
+"""The control channel: every message there and back with its descriptors, and what breaks the
+rules.
+"""
 
 from __future__ import annotations
 
@@ -126,7 +128,7 @@ def test_a45_a_datagram_that_is_no_message_is_an_error(ends: Ends, data: bytes) 
 
 
 def test_a45_a_datagram_that_is_too_long_is_an_error(ends: Ends) -> None:
-    master, _, ours, theirs = ends
+    master, _, _, theirs = ends
     theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
     theirs.setblocking(True)
     theirs.send(msgspec.msgpack.encode(Done(1)) + b"\0" * (control.MAX_DATAGRAM + 1))

@@ -1,7 +1,7 @@
 """The back-end's own channel to the front-end (SET_BACKEND_REQ_FD): messages that we start.
 
-We never ask for a reply, so the front-end has nothing to say here, and a message that does not fit into its queue is
-dropped: losing the channel must not stop the data path.
+We never ask for a reply, so the front-end has nothing to say here, and a message that does not fit
+into its queue is dropped: losing the channel must not stop the data path.
 """
 
 from __future__ import annotations
@@ -10,17 +10,20 @@ import logging
 import socket
 
 from vuproc.fd import Fd
-from vuproc.spec.vhost_user import BackEndRequest
+from vuproc.spec.vhost_user import BackendRequest
 from vuproc.wire import encode
 
 log = logging.getLogger("vuproc.master")
 
 
 class BackendChannel:
-    """Our use of the connected stream socket `fd`, whose owner is the session. Raises OSError if it is none."""
+    """Our use of the connected stream socket `fd`, whose owner is the session. Raises OSError if it
+    is none.
+    """
 
     def __init__(self, fd: Fd) -> None:
-        # O_NONBLOCK would change the front-end's end of the description too: each call says MSG_DONTWAIT instead.
+        # O_NONBLOCK would change the front-end's end of the description too: each call says
+        # MSG_DONTWAIT instead.
         copy = fd.dup()
         try:
             self._socket = socket.socket(fileno=copy.fileno())
@@ -37,13 +40,15 @@ class BackendChannel:
         """Tell the front-end to read the configuration space and the status again."""
         try:
             self._socket.send(
-                encode(BackEndRequest.CONFIG_CHANGE_MSG), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+                encode(BackendRequest.CONFIG_CHANGE_MSG), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
             )
         except OSError as error:
             log.warning("config change not announced: %s", error.strerror)
 
     def stray(self) -> str | None:
-        """Read what nobody asked for; the reason to close the channel, or None if there was nothing."""
+        """Read what nobody asked for; the reason to close the channel, or None if there was
+        nothing.
+        """
         try:
             data = self._socket.recv(4096, socket.MSG_DONTWAIT)
         except BlockingIOError:

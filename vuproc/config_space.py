@@ -1,4 +1,6 @@
-"""The device's configuration space as the master keeps it: what the device says, and what the driver wrote over it."""
+"""The device's configuration space as the master keeps it: what the device says, and what the
+driver wrote over it.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ class ConfigSpace:
         return len(self._content)
 
     def read(self, offset: int, size: int) -> bytes:
-        """`size` bytes from `offset`, zero past the end: front-ends ask for what newer specifications have."""
+        """`size` bytes from `offset`, zero past the end: front-ends ask for what newer
+        specifications have.
+        """
         return bytes(self._content[offset : offset + size]).ljust(size, b"\0")
 
     def write(self, offset: int, data: bytes) -> None:
@@ -28,7 +32,7 @@ class ConfigSpace:
             self._written.update(range(offset, end))
 
     def written(self) -> Iterator[tuple[int, bytes]]:
-        """The driver's writes since the last reset as runs of (offset, bytes), for a fresh worker."""
+        """The driver's writes since the last reset as runs of (offset, bytes)."""
         start: int | None = None
         for offset in range(len(self._content) + 1):
             if offset in self._written:

@@ -1,10 +1,10 @@
 """The messages between the master and a worker, and the channel that carries them with their fds.
 
-One datagram of an AF_UNIX SOCK_SEQPACKET socketpair is one msgspec message (msgpack, tagged by type) and its
-descriptors. The master commands, the worker answers each command once with `Done` or `Failed` that repeats the
-serial, and may send `RingBroken` and `Logged` between answers. Nobody trusts the other's lengths: a datagram that is
-too long, is not a known message or carries descriptors where none belong is a `ChannelError`, and its sender is
-replaced.
+One datagram of an AF_UNIX SOCK_SEQPACKET socketpair is one msgspec message (msgpack, tagged by
+type) and its descriptors. The master commands, the worker answers each command once with `Done` or
+`Failed` that repeats the serial, and may send `RingBroken` and `Logged` between answers. Nobody
+trusts the other's lengths: a datagram that is too long, is not a known message or carries
+descriptors where none belong is a `ChannelError`, and its sender is replaced.
 """
 
 from __future__ import annotations
@@ -218,8 +218,8 @@ In = TypeVar("In")
 class Channel(Generic[Out, In]):
     """One end of a control channel: sends `Out`, receives `In`.
 
-    `accepts_fds` is false at the master's end: a worker has nothing to send, so a descriptor from it is an error.
-    The socket is ours alone, which is why it may be non-blocking.
+    `accepts_fds` is false at the master's end: a worker has nothing to send, so a descriptor from
+    it is an error. The socket is ours alone, which is why it may be non-blocking.
     """
 
     def __init__(self, sock: socket.socket, receives: object, *, accepts_fds: bool) -> None:
@@ -240,7 +240,8 @@ class Channel(Generic[Out, In]):
     def send(self, message: Out, fds: Sequence[Fd] = (), *, timeout: float = SEND_DEADLINE) -> None:
         """Send one message with copies of `fds`.
 
-        Raises `ChannelClosed` if the peer has gone and `ChannelError` if it took nothing for `timeout` seconds.
+        Raises `ChannelClosed` if the peer has gone and `ChannelError` if it took nothing for
+        `timeout` seconds.
         """
         data = self._encoder.encode(message)
         if len(data) > MAX_DATAGRAM or len(fds) > MAX_FDS:
@@ -261,7 +262,8 @@ class Channel(Generic[Out, In]):
     def receive(self) -> tuple[In, tuple[Fd, ...]] | None:
         """The next message and the fds that came with it, or None if there is none yet.
 
-        Raises `ChannelClosed` at the end of the stream and `ChannelError` for a datagram that is not a message.
+        Raises `ChannelClosed` at the end of the stream and `ChannelError` for a datagram that is
+        not a message.
         """
         space = socket.CMSG_SPACE(MAX_FDS * _FD_SIZE) if self._accepts_fds else 0
         try:

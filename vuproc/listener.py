@@ -1,4 +1,6 @@
-"""Where front-ends come from: a listening socket, a listening VMM to connect to, or an inherited descriptor."""
+"""Where front-ends come from: a listening socket, a listening VMM to connect to, or an inherited
+descriptor.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ log = logging.getLogger("vuproc.master")
 BACKLOG = 16
 """Front-ends that may wait for the one being served."""
 RETRY_FIRST_S = 0.05
-"""First pause between two attempts to connect to a listening VMM; it doubles up to `RETRY_MOST_S`."""
+"""First pause between two attempts to connect to a listening VMM; it doubles up to `RETRY_MOST_S`.
+"""
 RETRY_MOST_S = 1.0
 LOCK_ATTEMPTS = 16
 """Times the lock is tried again when its file was removed in between."""
@@ -38,13 +41,17 @@ class Source(Protocol):
     """Gives one connected socket after the other."""
 
     def fileno(self) -> int | None:
-        """The descriptor to poll for a new connection; None if `accept` is to be tried after `delay` seconds."""
+        """The descriptor to poll for a new connection; None if `accept` is to be tried after
+        `delay` seconds.
+        """
 
     def delay(self) -> float:
         """Seconds until `accept` should be tried when there is nothing to poll."""
 
     def accept(self) -> socket.socket | None:
-        """The next connection, or None if there is none yet. Raises OSError when out of descriptors."""
+        """The next connection, or None if there is none yet. Raises OSError when out of
+        descriptors.
+        """
 
     def exhausted(self) -> bool:
         """There will be no further connection."""
@@ -56,7 +63,8 @@ class Source(Protocol):
 class Listener:
     """Listens on `path`, replacing a stale socket and refusing a live one.
 
-    A lock file beside the socket decides between two instances: whoever holds it may unlink what it finds at `path`.
+    A lock file beside the socket decides between two instances: whoever holds it may unlink what it
+    finds at `path`.
     """
 
     def __init__(self, path: Path, permissions: int) -> None:
@@ -101,7 +109,9 @@ class Listener:
             self._reserve = None
 
     def _turn_away(self) -> None:
-        """Out of descriptors: give up the spare one to accept and close, so that the backlog does not spin us."""
+        """Out of descriptors: give up the spare one to accept and close, so that the backlog does
+        not spin us.
+        """
         if self._reserve is not None:
             self._reserve.close()
         try:
@@ -205,11 +215,15 @@ def _lock_path(path: Path) -> Path:
 
 
 def _lock(path: Path) -> Fd:
-    """Take the lock beside `path`; the file may be unlinked by its last holder while we open it, so look again."""
+    """Take the lock beside `path`; the file may be unlinked by its last holder while we open it, so
+    look again.
+    """
     lock_path = _lock_path(path)
     for _ in range(LOCK_ATTEMPTS):
         try:
-            fd = Fd(os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+            fd = Fd(
+                os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            )
         except OSError as error:
             raise ListenError(str(lock_path), error.strerror or "cannot open") from error
         try:
@@ -247,7 +261,9 @@ def _bind(path: Path, permissions: int) -> socket.socket:
 
 
 def _remove_stale(path: Path) -> None:
-    """Unlink a socket nobody listens on. Raises `ListenError` for a live one and for any other kind of file."""
+    """Unlink a socket nobody listens on. Raises `ListenError` for a live one and for any other kind
+    of file.
+    """
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:

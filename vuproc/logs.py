@@ -1,4 +1,4 @@
-"""The log: one line an event on standard error, and no more of one kind than anybody wants to read."""
+"""The log: one line an event on standard error, and no more of one kind than are worth reading."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ PERIOD_S = 5.0
 
 
 class RateLimit(logging.Filter):
-    """Lets `BURST` records from one line of code through each `PERIOD_S`, then says how many it held back.
+    """Lets `BURST` records from one line of code through each `PERIOD_S`, then says how many it
+    held back.
 
     A hostile front-end or driver decides how often a line is logged, so every line is limited.
     """

@@ -1,6 +1,8 @@
-"""The control process: one loop that listens, speaks vhost-user and carries out the session's effects.
+"""The control process: one loop that listens, speaks vhost-user and carries out the session's
+effects.
 
-It never maps guest memory and never reads a ring. One front-end is served at a time; others wait in the backlog.
+It never maps guest memory and never reads a ring. One front-end is served at a time; others wait in
+the backlog.
 """
 
 from __future__ import annotations
@@ -62,7 +64,7 @@ class Master:
         self,
         source: Source,
         offer: Offer,
-        make_crew: Callable[["Master"], Crew],
+        make_crew: Callable[[Master], Crew],
         *,
         exit_on_disconnect: bool = False,
     ) -> None:
@@ -90,7 +92,9 @@ class Master:
         return self._connection.session.replay(queues)
 
     def ring_broken(self, queue: int, cause: str) -> None:
-        """A ring broke: log it, and show the driver that the device needs a reset where that was negotiated."""
+        """A ring broke: log it, and show the driver that the device needs a reset where that was
+        negotiated.
+        """
         log.error("queue %d: broken: %s", queue, cause)
         connection = self._connection
         if connection is None:
@@ -100,14 +104,20 @@ class Master:
 
     # The loop.
 
-    def run(self) -> None:
-        """Serve until a signal, or until the last front-end has gone."""
+    def run(self, on_ready: Callable[[], None]) -> None:
+        """Start the workers, then serve until a signal, or until the last front-end has gone.
+
+        Raises `WorkerSetupError` if the device cannot be set up in a worker.
+        """
         previous = {
             number: signal.signal(number, self._on_signal)
             for number in (signal.SIGTERM, signal.SIGINT)
         }
         previous_wakeup = signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
         try:
+            # Before the first front-end, which must not wait for imports.
+            self.crew.start()
+            on_ready()
             while self._phase < Phase.STOPPING:
                 self._turn()
         finally:
@@ -158,7 +168,9 @@ class Master:
     # Connections.
 
     def _arm_source(self) -> None:
-        """Poll the listening socket only while nobody is served, so that a waiting front-end cannot spin us."""
+        """Poll the listening socket only while nobody is served, so that a waiting front-end cannot
+        spin us.
+        """
         wanted = self._source.fileno() if self._connection is None else None
         if wanted is not None and not self._listening:
             self._selector.register(wanted, selectors.EVENT_READ, self._accept)
@@ -228,7 +240,11 @@ class Master:
     def _handle(self, connection: Connection, message: Message) -> None:
         """One message, applied fully before the next is read."""
         step = connection.session.handle(message)
-        results = [self._perform(connection, effect) for effect in step.effects]
+        results: list[object] = []
+        for effect in step.effects:
+            results.append(self._perform(connection, effect))
+            if isinstance(results[-1], EffectFailed):
+                break
         self._finish(connection, message, step, results)
 
     def _finish(
@@ -237,8 +253,8 @@ class Master:
         try:
             reply = step.finish(results)
         finally:
-            failed = any(isinstance(result, EffectFailed) for result in results)
-            self.crew.settled(undone=failed and len(results) > 1)
+            undone = len(results) > 1 and isinstance(results[-1], EffectFailed)
+            self.crew.settled(undone=undone)
             if step.refused is not None:
                 log.warning("refused %s: %s", message.name, step.refused)
         if reply is not None:
@@ -275,7 +291,7 @@ class Master:
             connection.channel = None
 
     def _disconnect(self, reason: str) -> None:
-        """End the connection: rings stop, workers let go of guest memory, descriptors are closed."""
+        """End the connection: stop rings, drop guest memory, close descriptors."""
         connection = self._connection
         if connection is None:
             return
@@ -302,7 +318,8 @@ class Master:
         """Keep the poll set in step with who sits where."""
         current = {seat: _descriptors(seat) for seat in self.crew.seats}
         changed = [seat for seat, now in current.items() if now != self._watched.get(seat, ())]
-        # All old numbers go first: a new worker may have got the number of another's closed descriptor.
+        # All old numbers go first: a new worker may have got the number of another's closed
+        # descriptor.
         for seat in changed:
             for number in self._watched.get(seat, ())[1:]:
                 self._forget(number)
@@ -327,7 +344,6 @@ class Master:
         self._selector.close()
         self._wake.close()
         self._waker.close()
-        self._source.close()
 
 
 def _descriptors(seat: Seat) -> tuple[int, ...]:

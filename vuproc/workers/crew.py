@@ -1,8 +1,8 @@
 """All workers of one device: carries out the session's effects on them and replaces those that die.
 
-Each *seat* serves one group of queues and holds at most one process. An effect is carried out on every seat that it
-concerns before `perform` returns. A worker lost on the way is killed, replaced, brought to where the session's state
-says, and asked once more.
+Each *seat* serves one group of queues and holds at most one process. An effect is carried out on
+every seat that it concerns before `perform` returns. A worker lost on the way is killed, replaced,
+brought to where the session's state says, and asked once more.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from vuproc import control, effects
 from vuproc.config_space import ConfigSpace
 from vuproc.control import AnyCommand, Logged, RingBroken
 from vuproc.effects import Effect, EffectFailed
-from vuproc.fd import Fd
+from vuproc.fd import Fd, FdKind
 from vuproc.workers.seat import Seat
 from vuproc.workers.supervise import (
     COMMAND_DEADLINE,
@@ -30,7 +30,9 @@ from vuproc.workers.supervise import (
 log = logging.getLogger("vuproc.master")
 
 STOP_DEADLINE = 3.0
-"""Seconds a worker has to finish what is in flight before its ring stops; then it is killed instead."""
+"""Seconds a worker has to finish what is in flight before its ring stops; then it is killed
+instead.
+"""
 
 Prepared = tuple[AnyCommand, tuple[Fd, ...]]
 
@@ -38,8 +40,8 @@ Prepared = tuple[AnyCommand, tuple[Fd, ...]]
 class Crew:
     """The workers of one device.
 
-    `replay(queue)` yields the effects that bring a fresh worker of that queue to the session's committed state;
-    `on_broken(queue, cause)` is told of each ring that breaks.
+    `replay(queue)` yields the effects that bring a fresh worker of that queue to the session's
+    committed state; `on_broken(queue, cause)` is told of each ring that breaks.
     """
 
     def __init__(
@@ -181,7 +183,9 @@ class Crew:
         self._on(seat.queues[0], prepared)
 
     def _stop_ring(self, index: int) -> int:
-        """Stop a ring; one that broke and whose worker is gone resumes, if ever, where the front-end says."""
+        """Stop a ring; one that broke and whose worker is gone resumes, if ever, where the front-
+        end says.
+        """
         stop: Prepared = (control.StopRing(queue=index), ())
         broken = self._broken.pop(index, None)
         try:
@@ -264,7 +268,9 @@ class Crew:
                     self._break(queue, f"guest memory was truncated: {shrunk}")
 
     def _fill(self, seat: Seat, *, hold: int = -1) -> None:
-        """Start a worker for the seat and bring it to the session's state; `hold` names a ring not to let run."""
+        """Start a worker for the seat and bring it to the session's state; `hold` names a ring not
+        to let run.
+        """
         try:
             seat.spawn()
         except WorkerSetupError as error:
@@ -332,17 +338,17 @@ def _regions(effect: Effect) -> tuple[effects.Region, ...]:
 
 
 def _missing(region: effects.Region) -> str | None:
-    """What the region's file lacks by now, in words; None if it is whole (or not a file with a size)."""
+    """What the region's file lacks by now, in words; None if it is whole (or not a file with a
+    size).
+    """
     size, end = region.fd.size, region.mmap_offset + region.size
-    if 0 < size >= end or (size == 0 and region.fd.kind is not effects.FdKind.FILE):
+    if 0 < size >= end or (size == 0 and region.fd.kind is not FdKind.FILE):
         return None
     return f"region at {region.guest_addr:#x} needs {end:#x} bytes, its file has {size:#x}"
 
 
 def _wire(region: effects.Region) -> control.Region:
-    return control.Region(
-        region.guest_addr, region.size, region.user_addr, region.mmap_offset
-    )
+    return control.Region(region.guest_addr, region.size, region.user_addr, region.mmap_offset)
 
 
 def _present(*fds: Fd | None) -> tuple[Fd, ...]:

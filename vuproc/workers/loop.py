@@ -1,8 +1,9 @@
-"""The loop of a worker process: control messages, kicks, the device's own descriptors, and requests between them.
+"""The loop of a worker process: control messages, kicks, the device's own descriptors, and requests
+between them.
 
-One thread, one poll set. A command is carried out between two batches, so a ring never sees half of it; a command
-that needs the rings idle (a memory change, a stop) holds them and is answered once the device has finished what is in
-flight. The master has a deadline for that.
+One thread, one poll set. A command is carried out between two batches, so a ring never sees half of
+it; a command that needs the rings idle (a memory change, a stop) holds them and is answered once
+the device has finished what is in flight. The master has a deadline for that.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ POLL_BUSY_S = 0.0005
 POLL_SPINS = 64
 """Looks at an empty polled ring before the first such sleep."""
 LOGGED_ERRORS = 5
-"""Failures of the device's code that are logged in full within `LOG_PERIOD_S`; the rest are counted."""
+"""Failures of the device's code that are logged in full within `LOG_PERIOD_S`; the rest are
+counted.
+"""
 LOG_PERIOD_S = 5.0
 
 
@@ -110,7 +113,9 @@ class Worker:
             return leave.code
 
     def _patience(self) -> float | None:
-        """Seconds to sleep in poll: none with work at hand, little when a ring must be polled, else for ever."""
+        """Seconds to sleep in poll: none with work at hand, little when a ring must be polled, else
+        for ever.
+        """
         if self._waiting is not None:
             return None  # held rings do not run; the device's own descriptors move things on
         if any(queue.ready and queue.active for queue in self._queues.values()):
@@ -171,7 +176,9 @@ class Worker:
                 return ()
 
     def _apply(self, command: Command, fds: tuple[Fd, ...]) -> int:
-        """Carry out one command; returns the value of its answer, raises what `_settle` turns into a refusal."""
+        """Carry out one command; returns the value of its answer, raises what `_settle` turns into
+        a refusal.
+        """
         match command:
             case control.SetFeatures(features=features):
                 self._features = features
@@ -278,7 +285,9 @@ class Worker:
         self._answer(RingBroken(queue, cause))
 
     def _request_failed(self, request: Request, error: BaseException) -> None:
-        """The device's `handle` raised or returned something: this request fails, the queue goes on."""
+        """The device's `handle` raised or returned something: this request fails, the queue goes
+        on.
+        """
         name = type(self._device).__name__
         where = f"{name}.handle: queue {request.queue}, head {request.head}"
         self._log_failure(f"{where}: {_described(error)}", error)
@@ -292,7 +301,9 @@ class Worker:
             request.finish()
 
     def _hook(self, method: Callable[..., None], *args: object) -> None:
-        """Call the device's own code; what it raises is logged with the method's name and ends nothing."""
+        """Call the device's own code; what it raises is logged with the method's name and ends
+        nothing.
+        """
         try:
             method(*args)
         except Exception as error:

@@ -1,6 +1,7 @@
 """The entry of a worker process, and all that it imports.
 
-The forkserver imports this module once; each worker is a fork of it and needs only its device's own code on top.
+The forkserver imports this module once; each worker is a fork of it and needs only its device's own
+code on top.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class _Duplicate(Protocol):
 
 
 def run(control_end: _Duplicate) -> None:
-    """Serve the queues that the first message on the control channel names, then end the process."""
+    """Serve the queues that the first message names, then end the process."""
     _harden()
     channel = worker_end(socket.socket(fileno=control_end.detach()))
     try:
@@ -59,9 +60,9 @@ def _serve(channel: WorkerChannel) -> int:
     if not channel.wait(SETUP_DEADLINE):
         return EXIT_SETUP
     received = channel.receive()
-    if received is None or not isinstance(received[0], control.Setup):
+    setup, fds = received or (None, ())
+    if not isinstance(setup, control.Setup):
         raise ChannelError("the first command is not Setup")
-    setup, fds = received
     try:
         worker = _build(channel, setup, fds)
         worker.setup()
@@ -87,7 +88,9 @@ def _build(channel: WorkerChannel, setup: control.Setup, fds: tuple[Fd, ...]) ->
 
 
 def _harden() -> None:
-    """Leave signals to the master, and keep guest memory out of core dumps and other processes' reach."""
+    """Leave signals to the master, and keep guest memory out of core dumps and other processes'
+    reach.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)

@@ -1,7 +1,8 @@
 """One virtqueue as its worker sees it: the ring, its descriptors, and whether it may run.
 
-A queue is *stopped* (no ring), *started*, or *broken* (the driver broke a rule; nothing touches the ring until the
-front-end sets it up anew). It processes requests while it is started, enabled and not held by a memory change.
+A queue is *stopped* (no ring), *started*, or *broken* (the driver broke a rule; nothing touches the
+ring until the front-end sets it up anew). It processes requests while it is started, enabled and
+not held by a memory change.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from vuproc.shm.request import Request
 from vuproc.shm.split import SplitRing
 
 BUDGET = 256
-"""Requests served in one turn, before other queues, control messages and watched descriptors get theirs."""
+"""Requests served in one turn, before other queues, control messages and watched descriptors get
+theirs.
+"""
 KICK_BYTES = 8
 """What one kick is: the eventfd's counter; pipes and sockets carry the same eight bytes a kick."""
 
@@ -30,7 +33,8 @@ OnError = Callable[[Request, BaseException], None]
 class Queue:
     """The state of virtqueue `index` in its worker.
 
-    `on_broken(queue, cause)` is called once for each ring that breaks, after its error descriptor was signalled.
+    `on_broken(queue, cause)` is called once for each ring that breaks, after its error descriptor
+    was signalled.
     """
 
     def __init__(
@@ -82,7 +86,8 @@ class Queue:
     ) -> None:
         """Build the ring over `memory` and mark it for one immediate pass.
 
-        Takes the descriptors on success. Raises `MemoryFault` or `RingError`, and then has changed nothing.
+        Takes the descriptors on success. Raises `MemoryFault` or `RingError`, and then has changed
+        nothing.
         """
         ring = SplitRing(
             self.index,
@@ -134,18 +139,24 @@ class Queue:
         self.ready = False
 
     def set_enabled(self, enabled: bool) -> None:
-        """Enable or hold the ring; enabling looks at the ring again, for kicks that came in between."""
+        """Enable or hold the ring; enabling looks at the ring again, for kicks that came in
+        between.
+        """
         self.enabled = enabled
         self.ready = True
 
     def set_kick(self, fd: Fd | None) -> Fd | None:
-        """Replace the kick descriptor and return the old one; what it may have carried is looked for in the ring."""
+        """Replace the kick descriptor and return the old one; what it may have carried is looked
+        for in the ring.
+        """
         old, self.kick = self.kick, fd
         self.ready = True
         return old
 
     def set_call(self, fd: Fd | None) -> None:
-        """Replace the call descriptor; the new one is signalled at once, since the old one's last may be lost."""
+        """Replace the call descriptor; the new one is signalled at once, since the old one's last
+        may be lost.
+        """
         old, self._call = self._call, fd
         self._point_call()
         if self._ring is not None and self.active:
@@ -162,7 +173,7 @@ class Queue:
             old.close()
 
     def rebind(self, memory: GuestMemory) -> None:
-        """Move the ring to a changed memory table; breaks it if its addresses are no longer mapped."""
+        """Move the ring to a changed memory table; it breaks if that lacks its addresses."""
         if self._ring is None or self._broken:
             return
         try:
@@ -171,7 +182,9 @@ class Queue:
             self.break_ring(str(error))
 
     def take_kick(self) -> None:
-        """Read the kick descriptor, which poll says is ready. Its end, or an error, breaks the ring."""
+        """Read the kick descriptor, which poll says is ready. Its end, or an error, breaks the
+        ring.
+        """
         if self.kick is None:
             return
         if self._counters is not None:
@@ -206,7 +219,9 @@ class Queue:
             self._ring.publish()
 
     def break_ring(self, cause: str) -> None:
-        """Stop touching the ring for good, tell the front-end by the error descriptor and the master by message."""
+        """Stop touching the ring for good, tell the front-end by the error descriptor and the
+        master by message.
+        """
         if self._broken or self._ring is None:
             return
         self._broken = True
@@ -223,7 +238,8 @@ class Queue:
             return
         poller = select.poll()
         poller.register(self._err.fileno(), select.POLLOUT)
-        # A saturated or closed descriptor must not block or kill the worker, and the flag O_NONBLOCK is not ours.
+        # A saturated or closed descriptor must not block or kill the worker, and the flag
+        # O_NONBLOCK is not ours.
         if any(event & select.POLLOUT for _, event in poller.poll(0)):
             try:
                 os.write(self._err.fileno(), (1).to_bytes(8, "little"))

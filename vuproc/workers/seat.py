@@ -1,4 +1,6 @@
-"""One place for a worker process: who sits there, how often it had to be filled again, and when it may be next."""
+"""One place for a worker process: who sits there, how often it had to be filled again, and when it
+may be next.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ class Seat:
         self.worker = self._spawn(self.queues)
 
     def bury(self, cause: str) -> bool:
-        """Make sure that the worker is dead, log how it ended, and empty the seat. False if it was empty."""
+        """Make sure that the worker is dead, log how it ended, and empty the seat. False if it was
+        empty.
+        """
         worker = self.worker
         if worker is None:
             return False
@@ -53,7 +57,9 @@ class Seat:
         worker.close()
         if not already_dead:
             how = cause
-        log.warning("%s: worker %d ended (%s), starting another", name_queues(self.queues), worker.pid, how)
+        log.warning(
+            "%s: worker %d ended (%s), starting another", name_queues(self.queues), worker.pid, how
+        )
         self.restarts += 1
         self.postpone()
         return True

@@ -1,7 +1,8 @@
 """The master's view of one worker process: start it, command it, see it die, replace it.
 
-A worker that does not answer in time, or answers what it should not, is killed; `WorkerLost` says so to the caller,
-who replaces it. No second worker is started for the same queues before the pidfd of the first is readable.
+A worker that does not answer in time, or answers what it should not, is killed; `WorkerLost` says
+so to the caller, who replaces it. No second worker is started for the same queues before the pidfd
+of the first is readable.
 """
 
 from __future__ import annotations
@@ -102,7 +103,8 @@ def _received(handle: Any) -> Any:
 def _bare_main_module() -> Iterator[None]:
     """Hide `__main__` while a process is started.
 
-    multiprocess would otherwise import the parent's main module in the child, and with it the command line.
+    multiprocess would otherwise import the parent's main module in the child, and with it the
+    command line.
     """
     main_module = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
@@ -133,8 +135,9 @@ class WorkerProcess:
         with theirs:
             self._process = forkserver.start(theirs, f"vuproc-{name_queues(setup.queues)}")
         self.pid: int = self._process.pid
-        # The process cannot be gone and its number reused unnoticed: its parent, the forkserver, reports its end
-        # on the sentinel, and `Setup` is answered only by the process that holds the channel.
+        # The process cannot be gone and its number reused unnoticed: its parent, the forkserver,
+        # reports its end on the sentinel, and `Setup` is answered only by the process that holds
+        # the channel.
         self.pidfd: Fd | None = None
         try:
             self.pidfd = Fd(os.pidfd_open(self.pid))
@@ -215,7 +218,7 @@ class WorkerProcess:
         return WorkerLost(self.queues, self.pid, cause)
 
     def kill(self) -> bool:
-        """SIGKILL the process and wait until it is gone; False if the kernel does not let go of it."""
+        """SIGKILL the process and wait until it is gone; False if the kernel will not."""
         if self.pidfd is None:
             return True
         try:
@@ -278,6 +281,6 @@ def describe_exit(code: int | None) -> str:
 
 
 def name_queues(queues: tuple[int, ...]) -> str:
-    """"queue 3" or "queues 0, 1", for messages."""
+    """ "queue 3" or "queues 0, 1", for messages."""
     plural = "s" if len(queues) > 1 else ""
     return f"queue{plural} {', '.join(map(str, queues))}"

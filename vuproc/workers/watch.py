@@ -12,18 +12,22 @@ Callback = Callable[[int], None]
 class HasFileno(Protocol):
     """Anything with a descriptor."""
 
-    def fileno(self) -> int: ...
+    def fileno(self) -> int:
+        """The descriptor."""
+        ...
 
 
 class Watcher:
-    """epoll with a callback a descriptor. A callback gets the event mask (EPOLLIN, EPOLLHUP, ...)."""
+    """epoll with a callback a descriptor, which gets the event mask (EPOLLIN, EPOLLHUP, ...)."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callback] = {}
 
     def add(self, fd: int, callback: Callback, events: int = select.EPOLLIN) -> None:
-        """Call `callback` whenever `fd` has one of `events`. Raises ValueError if it is watched already."""
+        """Call `callback` whenever `fd` has one of `events`. Raises ValueError if it is watched
+        already.
+        """
         if fd in self._callbacks:
             raise ValueError(f"fd {fd} is watched already")
         self._epoll.register(fd, events)
@@ -38,7 +42,9 @@ class Watcher:
                 pass  # closed by its owner already, which took it out of the set
 
     def poll(self, timeout: float | None) -> int:
-        """Wait up to `timeout` seconds (None: until something happens), run the callbacks, return their number."""
+        """Wait up to `timeout` seconds (None: until something happens), run the callbacks, return
+        their number.
+        """
         events = self._epoll.poll(timeout)
         ran = 0
         for fd, mask in events:
