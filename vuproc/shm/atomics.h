@@ -1,0 +1,62 @@
+/* Single accesses to memory that other processes write at the same time, as compiler builtins.
+ *
+ * Each access is one instruction of the named width (the address must be aligned to it), so a
+ * concurrent reader never sees half a value. Relaxed orders nothing; acquire and release pair with
+ * the other side's barriers; the full fence orders a store before a later load, which neither does.
+ * Plain mov on x86-64; ldar, stlr and dmb on aarch64.
+ */
+#ifndef VUPROC_ATOMICS_H
+#define VUPROC_ATOMICS_H
+
+#include <stdint.h>
+
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "rings of VIRTIO_F_VERSION_1 are little-endian; a big-endian host needs byte swaps here"
+#endif
+
+#define VU_ACCESS(BITS)                                                                            \
+    static inline uint##BITS##_t vu_load_relaxed##BITS(const void *where)                          \
+    {                                                                                              \
+        return __atomic_load_n((const uint##BITS##_t *)where, __ATOMIC_RELAXED);                   \
+    }                                                                                              \
+    static inline uint##BITS##_t vu_load_acquire##BITS(const void *where)                          \
+    {                                                                                              \
+        return __atomic_load_n((const uint##BITS##_t *)where, __ATOMIC_ACQUIRE);                   \
+    }                                                                                              \
+    static inline void vu_store_relaxed##BITS(void *where, uint##BITS##_t value)                   \
+    {                                                                                              \
+        __atomic_store_n((uint##BITS##_t *)where, value, __ATOMIC_RELAXED);                        \
+    }                                                                                              \
+    static inline void vu_store_release##BITS(void *where, uint##BITS##_t value)                   \
+    {                                                                                              \
+        __atomic_store_n((uint##BITS##_t *)where, value, __ATOMIC_RELEASE);                        \
+    }                                                                                              \
+    static inline uint##BITS##_t vu_or##BITS(void *where, uint##BITS##_t bits)                     \
+    {                                                                                              \
+        return __atomic_fetch_or((uint##BITS##_t *)where, bits, __ATOMIC_SEQ_CST);                 \
+    }                                                                                              \
+    static inline uint##BITS##_t vu_and##BITS(void *where, uint##BITS##_t bits)                    \
+    {                                                                                              \
+        return __atomic_fetch_and((uint##BITS##_t *)where, bits, __ATOMIC_SEQ_CST);                \
+    }
+
+VU_ACCESS(8)
+VU_ACCESS(16)
+VU_ACCESS(32)
+VU_ACCESS(64)
+
+#undef VU_ACCESS
+
+static inline void vu_fence_full(void)
+{
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
+
+/* The compiler may not move memory accesses over this, nor read again after it what was copied
+ * before it. No instruction. */
+static inline void vu_compiler_barrier(void)
+{
+    __atomic_signal_fence(__ATOMIC_SEQ_CST);
+}
+
+#endif

@@ -1,0 +1,22 @@
+"""Single accesses to memory that other processes write at the same time."""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+
+cdef extern from "atomics.h" nogil:
+    uint16_t vu_load_relaxed16(const void *where)
+    uint16_t vu_load_acquire16(const void *where)
+    void vu_store_relaxed16(void *where, uint16_t value)
+    void vu_store_release16(void *where, uint16_t value)
+    uint32_t vu_load_relaxed32(const void *where)
+    void vu_store_relaxed32(void *where, uint32_t value)
+    uint64_t vu_load_relaxed64(const void *where)
+    uint64_t vu_load_acquire64(const void *where)
+    void vu_store_relaxed64(void *where, uint64_t value)
+    void vu_store_release64(void *where, uint64_t value)
+    uint8_t vu_load_relaxed8(const void *where)
+    void vu_store_relaxed8(void *where, uint8_t value)
+    uint64_t vu_or64(void *where, uint64_t bits)
+    uint64_t vu_and64(void *where, uint64_t bits)
+    void vu_fence_full()
+    void vu_compiler_barrier()

@@ -1,0 +1,41 @@
+"""C interface of one queue's counters: the layout of the block, and counting without the GIL."""
+
+from libc.stdint cimport uint64_t
+
+from vuproc.shm.atomics cimport vu_load_relaxed64, vu_store_relaxed64
+
+
+cdef enum:
+    BUCKET_COUNT = 32
+
+
+cdef struct Block:
+    # 512 bytes, native byte order. Version 1 of the layout: the segment's header tells.
+    uint64_t requests              # completed
+    uint64_t bytes_read            # bytes which the device read from the driver
+    uint64_t bytes_written         # bytes which it wrote: the sum of the used lengths
+    uint64_t errors                # requests which failed in the device's code
+    uint64_t kicks                 # wake-ups by the driver
+    uint64_t calls                 # notifications sent
+    uint64_t call_errors           # and such as could not be sent
+    uint64_t heartbeat             # any change says that the worker's loop is alive
+    uint64_t latency[BUCKET_COUNT] # from fetch to completion: bucket i holds 2^i <= ns < 2^(i+1)
+    uint64_t latency_total         # sum of all, in ns
+    uint64_t reserved[23]
+
+
+cdef inline void add(uint64_t *word, uint64_t amount) noexcept nogil:
+    # One writer, so no locked instruction; pairs with the relaxed loads of `snapshot` elsewhere.
+    vu_store_relaxed64(word, vu_load_relaxed64(word) + amount)
+
+
+cdef class QueueCounters:
+    cdef Py_buffer _view
+    cdef bint _held
+    cdef Block _nowhere            # what is counted into after `release`
+    cdef Block *block
+    cdef readonly Py_ssize_t queue
+
+    cdef void completed(
+        self, uint64_t bytes_read, uint64_t bytes_written, uint64_t nanoseconds
+    ) noexcept nogil

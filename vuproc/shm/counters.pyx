@@ -1,2 +1,131 @@
-# cython: language_level=3
-"""To be written."""
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""One block of counters a queue, in memory that outlives the worker which counts."""
+
+from typing import NamedTuple
+
+cimport cython
+from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from libc.stdint cimport uint64_t, uintptr_t
+from libc.string cimport memset
+
+from vuproc.shm.atomics cimport vu_load_relaxed64, vu_store_relaxed64
+
+cdef extern from *:
+    """
+    static inline int vu_log2(uint64_t value)
+    {
+        return value ? 63 - __builtin_clzll(value) : 0;
+    }
+    """
+    int vu_log2(uint64_t value) noexcept nogil
+
+BLOCK_SIZE = sizeof(Block)
+BUCKETS = BUCKET_COUNT
+
+
+class CountersSnapshot(NamedTuple):
+    """The values of one queue's block; each is read atomically, they are not read together."""
+
+    requests: int
+    bytes_read: int
+    bytes_written: int
+    errors: int
+    kicks: int
+    calls: int
+    call_errors: int
+    heartbeat: int
+    latency_total_ns: int
+    latency: tuple
+
+    def percentile(self, fraction):
+        """Upper bound in ns of the bucket that holds this fraction (0..1) of the requests; 0: none."""
+        total = sum(self.latency)
+        reached = 0
+        for bucket, count in enumerate(self.latency):
+            reached += count
+            if count and reached >= fraction * total:
+                return 1 << (bucket + 1)
+        return 0
+
+
+def block_bytes(Py_ssize_t queues):
+    """Bytes of buffer that the blocks of `queues` queues take."""
+    return queues * sizeof(Block)
+
+
+@cython.final
+cdef class QueueCounters:
+    """One queue's block in a shared buffer: one process writes it, any may read it."""
+
+    def __cinit__(self, object buffer, Py_ssize_t queue):
+        self.block = &self._nowhere
+        PyObject_GetBuffer(buffer, &self._view, PyBUF_WRITABLE)
+        self._held = True
+        if not 0 <= queue < self._view.len // <Py_ssize_t>sizeof(Block):
+            raise ValueError(f"no block {queue} in a buffer of {self._view.len} bytes")
+        if <uintptr_t>self._view.buf % sizeof(uint64_t):
+            raise ValueError("buffer is not aligned to 8 bytes")
+        # SAFETY: (queue + 1) * sizeof(Block) <= len by the check above; the view pins the buffer.
+        self.block = <Block *>self._view.buf + queue
+        self.queue = queue
+
+    def __dealloc__(self):
+        if self._held:
+            PyBuffer_Release(&self._view)
+
+    cdef void completed(
+        self, uint64_t bytes_read, uint64_t bytes_written, uint64_t nanoseconds
+    ) noexcept nogil:
+        cdef Block *block = self.block
+        cdef int bucket = vu_log2(nanoseconds)
+        if bucket >= BUCKET_COUNT:
+            bucket = BUCKET_COUNT - 1
+        add(&block.requests, 1)
+        add(&block.bytes_read, bytes_read)
+        add(&block.bytes_written, bytes_written)
+        add(&block.latency[bucket], 1)
+        add(&block.latency_total, nanoseconds)
+
+    def count_kick(self):
+        """Count one wake-up by the driver."""
+        add(&self.block.kicks, 1)
+
+    def count_error(self):
+        """Count one failed request."""
+        add(&self.block.errors, 1)
+
+    def beat(self):
+        """Advance the heartbeat word."""
+        add(&self.block.heartbeat, 1)
+
+    def clear(self):
+        """Set the whole block to zero."""
+        cdef uint64_t *words = <uint64_t *>self.block
+        cdef size_t i
+        for i in range(sizeof(Block) // sizeof(uint64_t)):
+            vu_store_relaxed64(&words[i], 0)
+
+    def snapshot(self):
+        """Read the block."""
+        cdef Block *block = self.block
+        cdef int i
+        return CountersSnapshot(
+            vu_load_relaxed64(&block.requests),
+            vu_load_relaxed64(&block.bytes_read),
+            vu_load_relaxed64(&block.bytes_written),
+            vu_load_relaxed64(&block.errors),
+            vu_load_relaxed64(&block.kicks),
+            vu_load_relaxed64(&block.calls),
+            vu_load_relaxed64(&block.call_errors),
+            vu_load_relaxed64(&block.heartbeat),
+            vu_load_relaxed64(&block.latency_total),
+            tuple([vu_load_relaxed64(&block.latency[i]) for i in range(BUCKET_COUNT)]),
+        )
+
+    def release(self):
+        """Give the buffer back; the counters count into nowhere from then on."""
+        memset(&self._nowhere, 0, sizeof(Block))
+        self.block = &self._nowhere
+        if self._held:
+            self._held = False
+            PyBuffer_Release(&self._view)

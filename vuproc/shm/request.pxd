@@ -1,0 +1,78 @@
+"""C interface of one request: what a ring fills in and what a native device may use."""
+
+cimport cython
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from posix.uio cimport iovec
+
+from vuproc.shm.memory cimport GuestMemory
+
+
+cdef enum:
+    INLINE_PIECES = 8              # pieces kept inside the object: most requests have 3
+    EXTENTS = 4                    # separate areas of `put` that the used length accounts for
+
+
+cdef enum:
+    CLOSED = 0                     # also what an object is that no ring has opened
+    OPEN = 1
+
+
+cdef struct Chain:
+    # One chain as the ring has checked it: host memory only, nothing of it is read again.
+    iovec *pieces                  # readable ones first; valid until the ring's next fetch
+    uint32_t readable_count
+    uint32_t writable_count
+    uint64_t readable              # bytes; readable + writable <= 2^32
+    uint64_t writable
+    uint16_t head
+
+
+cdef struct Cursor:
+    uint32_t piece
+    uint64_t within                # bytes of that piece passed already
+    uint64_t left                  # bytes up to the end of the area
+
+
+cdef struct Extent:
+    uint64_t start
+    uint64_t end
+
+
+cdef class RequestOwner:
+    cdef readonly int queue
+    cdef uint64_t epoch            # requests of another epoch are detached: nothing of theirs counts
+    cdef readonly Py_ssize_t lost  # requests that were dropped while open; they stay in flight
+
+    cdef void request_closed(self, Request request) noexcept
+
+
+@cython.final
+cdef class Request:
+    cdef RequestOwner owner
+    cdef GuestMemory memory        # keeps the mappings of the pieces
+    cdef uint64_t epoch
+    cdef uint64_t started          # ns, when it was fetched
+    cdef uint64_t used             # bytes to report; set when closed
+    cdef uint64_t total_readable
+    cdef uint64_t total_writable
+    cdef iovec *pieces             # inline_pieces, or allocated
+    cdef uint32_t readable_count
+    cdef uint32_t writable_count
+    cdef Cursor reading
+    cdef Cursor writing
+    cdef Extent extents[EXTENTS]   # disjoint areas written by `put`
+    cdef int extent_count
+    cdef int number                # of the queue
+    cdef uint16_t _head
+    cdef uint8_t state
+    cdef bint is_deferred
+    cdef iovec inline_pieces[INLINE_PIECES]
+
+    cdef int open(self, RequestOwner owner, GuestMemory memory, Chain *chain) except -1
+    cdef void close(self, uint64_t used) noexcept
+    cdef bint is_open(self) noexcept
+    cdef uint64_t count_written(self) noexcept
+    cdef void note_extent(self, uint64_t start, uint64_t end) noexcept
+    cdef int check(self) except -1
+    cdef tuple views(self, uint32_t first, uint32_t count, bint readonly)
+    cdef object transfer(self, Cursor *cursor, bint out, int fd, int64_t offset, Py_ssize_t n)

@@ -1,2 +1,379 @@
-# cython: language_level=3
-"""To be written."""
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, auto_pickle=False
+"""One request: a chain's bytes as two streams, with verbs that move data without Python objects."""
+
+cimport cython
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.exc cimport PyErr_CheckSignals
+from libc.errno cimport EINTR, errno
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
+from posix.uio cimport iovec, preadv, pwritev
+
+from os import strerror
+
+from vuproc.errors import RequestFinished
+
+cdef extern from "Python.h":
+    int PyObject_AsFileDescriptor(object file) except -1
+
+cdef enum:
+    # Pieces that one system call takes (Linux UIO_MAXIOV).
+    IOV_MAX = 1024
+    # Most bytes that a read without a number gives: the length is the driver's choice.
+    READ_LIMIT = 1 << 24
+
+
+cdef class RequestOwner:
+    """What hands out requests and takes them back: the base of every ring."""
+
+    cdef void request_closed(self, Request request) noexcept:
+        pass
+
+
+cdef void advance(iovec *pieces, Cursor *cursor, uint64_t n) noexcept nogil:
+    # n <= cursor.left, so the walk ends inside the area.
+    cdef uint64_t here
+    cursor.left -= n
+    while n:
+        here = pieces[cursor.piece].iov_len - cursor.within
+        if n < here:
+            cursor.within += n
+            return
+        n -= here
+        cursor.piece += 1
+        cursor.within = 0
+
+
+cdef void copy_out(iovec *pieces, Cursor *cursor, char *to, uint64_t n) noexcept nogil:
+    cdef uint64_t here
+    cursor.left -= n
+    while n:
+        here = pieces[cursor.piece].iov_len - cursor.within
+        # SAFETY: n <= left was checked by the caller and `here` stays inside one checked piece.
+        if n < here:
+            memcpy(to, <char *>pieces[cursor.piece].iov_base + cursor.within, n)
+            cursor.within += n
+            return
+        memcpy(to, <char *>pieces[cursor.piece].iov_base + cursor.within, here)
+        to += here
+        n -= here
+        cursor.piece += 1
+        cursor.within = 0
+
+
+cdef void copy_in(iovec *pieces, Cursor *cursor, const char *data, uint64_t n) noexcept nogil:
+    cdef uint64_t here
+    cursor.left -= n
+    while n:
+        here = pieces[cursor.piece].iov_len - cursor.within
+        # SAFETY: n <= left was checked by the caller and `here` stays inside one checked piece.
+        if n < here:
+            memcpy(<char *>pieces[cursor.piece].iov_base + cursor.within, data, n)
+            cursor.within += n
+            return
+        memcpy(<char *>pieces[cursor.piece].iov_base + cursor.within, data, here)
+        data += here
+        n -= here
+        cursor.piece += 1
+        cursor.within = 0
+
+
+cdef int cut(iovec *pieces, const Cursor *cursor, uint64_t n, iovec *out, uint64_t *total) noexcept nogil:
+    # The next n bytes (n >= 1, n <= left) as at most IOV_MAX pieces; *total: how many bytes these are.
+    cdef uint32_t piece = cursor.piece
+    cdef uint64_t within = cursor.within, here
+    cdef int count = 0
+    total[0] = 0
+    while n and count < IOV_MAX:
+        here = pieces[piece].iov_len - within
+        if here > n:
+            here = n
+        out[count].iov_base = <char *>pieces[piece].iov_base + within
+        out[count].iov_len = here
+        count += 1
+        total[0] += here
+        n -= here
+        piece += 1
+        within = 0
+    return count
+
+
+@cython.final
+@cython.no_gc
+@cython.freelist(64)
+cdef class Request:
+    """One chain of a virtqueue: what the driver gave to read, and room to write the answer to."""
+
+    def __init__(self):
+        raise TypeError("a ring makes its requests")
+
+    def __dealloc__(self):
+        # Never completed from here: a worker that dies of an exception frees its requests too, and
+        # they must stay in flight for the one that comes after it.
+        if self.state == OPEN and self.epoch == self.owner.epoch:
+            self.owner.lost += 1
+        if self.pieces != self.inline_pieces:
+            free(self.pieces)
+
+    cdef int open(self, RequestOwner owner, GuestMemory memory, Chain *chain) except -1:
+        cdef size_t count = <size_t>chain.readable_count + chain.writable_count
+        if count <= INLINE_PIECES:
+            self.pieces = self.inline_pieces
+        else:
+            self.pieces = <iovec *>malloc(count * sizeof(iovec))
+            if self.pieces == NULL:
+                raise MemoryError
+        memcpy(self.pieces, chain.pieces, count * sizeof(iovec))
+        self.owner = owner
+        self.memory = memory
+        self.epoch = owner.epoch
+        self.number = owner.queue
+        self._head = chain.head
+        self.readable_count = chain.readable_count
+        self.writable_count = chain.writable_count
+        self.total_readable = self.reading.left = chain.readable
+        self.total_writable = self.writing.left = chain.writable
+        self.writing.piece = chain.readable_count
+        self.state = OPEN
+        return 0
+
+    cdef bint is_open(self) noexcept:
+        return self.state == OPEN and self.epoch == self.owner.epoch
+
+    cdef void close(self, uint64_t used) noexcept:
+        self.used = used
+        self.state = CLOSED
+        self.owner.request_closed(self)
+
+    cdef uint64_t count_written(self) noexcept:
+        # The cursor's bytes and those of `put` beyond it, each once.
+        cdef uint64_t position = self.total_writable - self.writing.left
+        cdef uint64_t total = position
+        cdef int i
+        for i in range(self.extent_count):
+            if self.extents[i].end > position:
+                total += self.extents[i].end - max(self.extents[i].start, position)
+        return total
+
+    cdef void note_extent(self, uint64_t start, uint64_t end) noexcept:
+        # Join it with all it touches. One too many is not counted: a used length that is too small
+        # is lawful (virtio 1.2, 2.7.8.2), one that is too large shows the driver stale bytes.
+        cdef int i = 0
+        while i < self.extent_count:
+            if start <= self.extents[i].end and self.extents[i].start <= end:
+                start = min(start, self.extents[i].start)
+                end = max(end, self.extents[i].end)
+                self.extent_count -= 1
+                self.extents[i] = self.extents[self.extent_count]
+                i = 0
+            else:
+                i += 1
+        if self.extent_count < EXTENTS:
+            self.extents[self.extent_count].start = start
+            self.extents[self.extent_count].end = end
+            self.extent_count += 1
+
+    cdef int check(self) except -1:
+        if not self.is_open():
+            raise RequestFinished(self.number, self._head)
+        return 0
+
+    @property
+    def queue(self):
+        """The virtqueue's number."""
+        return self.number
+
+    @property
+    def head(self):
+        """The head descriptor's index."""
+        return self._head
+
+    @property
+    def readable(self):
+        """Bytes left to read at the cursor."""
+        return self.reading.left
+
+    @property
+    def writable(self):
+        """Bytes left to write at the cursor."""
+        return self.writing.left
+
+    @property
+    def readable_total(self):
+        """All bytes which the driver gave to read."""
+        return self.total_readable
+
+    @property
+    def writable_total(self):
+        """All bytes which the driver gave room for."""
+        return self.total_writable
+
+    @property
+    def written(self):
+        """Bytes written so far by the verbs; once finished, the used length."""
+        return self.count_written() if self.state == OPEN else self.used
+
+    @property
+    def finished(self):
+        """True once finished, or once the ring has stopped or broken."""
+        return not self.is_open()
+
+    @property
+    def deferred(self):
+        """True once `defer` was called."""
+        return self.is_deferred
+
+    @property
+    def readable_segments(self):
+        """Read-only views of guest memory: the whole readable area."""
+        return self.views(0, self.readable_count, True)
+
+    @property
+    def writable_segments(self):
+        """Writable views of guest memory, the whole area."""
+        return self.views(self.readable_count, self.writable_count, False)
+
+    cdef tuple views(self, uint32_t first, uint32_t count, bint readonly):
+        cdef uint32_t i
+        self.check()
+        return tuple([
+            self.memory.view_host(
+                <unsigned char *>self.pieces[i].iov_base, <Py_ssize_t>self.pieces[i].iov_len, readonly
+            )
+            for i in range(first, first + count)
+        ])
+
+    def read(self, Py_ssize_t n=-1):
+        """Copy up to `n` bytes (-1: all that are left) and move the cursor."""
+        cdef object data
+        self.check()
+        if n < 0:
+            if self.reading.left > READ_LIMIT:
+                raise ValueError(f"{self.reading.left} bytes to read: give a number")
+            n = self.reading.left
+        elif <uint64_t>n > self.reading.left:
+            n = self.reading.left
+        data = PyBytes_FromStringAndSize(NULL, n)
+        copy_out(self.pieces, &self.reading, PyBytes_AS_STRING(data), n)
+        return data
+
+    def skip(self, Py_ssize_t n):
+        """Move the read cursor over up to `n` bytes; return how many."""
+        self.check()
+        if n < 0:
+            raise ValueError("cannot skip backwards")
+        if <uint64_t>n > self.reading.left:
+            n = self.reading.left
+        advance(self.pieces, &self.reading, n)
+        return n
+
+    def write(self, data):
+        """Copy bytes at the write cursor, at most `writable`; return how many were taken."""
+        cdef Py_buffer view
+        cdef uint64_t n
+        self.check()
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        n = min(<uint64_t>view.len, self.writing.left)
+        copy_in(self.pieces, &self.writing, <const char *>view.buf, n)
+        PyBuffer_Release(&view)
+        return n
+
+    def put(self, int64_t offset, data):
+        """Copy bytes to an absolute offset of the writable area, leaving the cursor alone."""
+        cdef Py_buffer view
+        cdef Cursor at
+        cdef uint64_t n, start, tail
+        self.check()
+        if offset < 0:
+            offset += <int64_t>self.total_writable
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        n = view.len
+        if offset < 0 or <uint64_t>offset > self.total_writable or n > self.total_writable - <uint64_t>offset:
+            PyBuffer_Release(&view)
+            raise ValueError(f"{n} bytes at {offset} are outside {self.total_writable} writable bytes")
+        if n:
+            start = offset
+            at.piece = self.readable_count
+            at.within = 0
+            at.left = self.total_writable
+            # Most often a status in the last piece: no walk over the others.
+            tail = self.pieces[self.readable_count + self.writable_count - 1].iov_len
+            if start >= self.total_writable - tail:
+                at.piece = self.readable_count + self.writable_count - 1
+                at.within = start - (self.total_writable - tail)
+                at.left = self.total_writable - start
+            else:
+                advance(self.pieces, &at, start)
+            copy_in(self.pieces, &at, <const char *>view.buf, n)
+            self.note_extent(start, start + n)
+        PyBuffer_Release(&view)
+        return n
+
+    def preadv(self, file, int64_t offset, Py_ssize_t n=-1):
+        """Read `n` bytes (-1: as many as fit) of a file into the writable area at the cursor."""
+        self.check()
+        return self.transfer(&self.writing, False, PyObject_AsFileDescriptor(file), offset, n)
+
+    def pwritev(self, file, int64_t offset, Py_ssize_t n=-1):
+        """Write `n` bytes (-1: all that are left) at the read cursor to a file."""
+        self.check()
+        return self.transfer(&self.reading, True, PyObject_AsFileDescriptor(file), offset, n)
+
+    cdef object transfer(self, Cursor *cursor, bint out, int fd, int64_t offset, Py_ssize_t n):
+        cdef iovec block[IOV_MAX]
+        cdef uint64_t wanted, here, done = 0
+        cdef Py_ssize_t moved
+        cdef int count, failure
+        if n < 0:
+            wanted = cursor.left
+        else:
+            wanted = n
+            if wanted > cursor.left:
+                raise ValueError(f"{n} bytes wanted of {cursor.left}")
+        while done < wanted:
+            count = cut(self.pieces, cursor, wanted - done, block, &here)
+            # The kernel copies: guest memory that went away is EFAULT here and no SIGBUS.
+            with nogil:
+                if out:
+                    moved = pwritev(fd, block, count, offset + <int64_t>done)
+                else:
+                    moved = preadv(fd, block, count, offset + <int64_t>done)
+                failure = errno
+            if moved < 0:
+                if failure == EINTR:
+                    PyErr_CheckSignals()
+                    continue
+                if done:
+                    break
+                raise OSError(failure, strerror(failure))
+            if moved == 0:
+                break
+            advance(self.pieces, cursor, moved)
+            done += moved
+        return done
+
+    def defer(self):
+        """Keep the request open after `handle` returns, to be finished later."""
+        self.check()
+        self.is_deferred = True
+
+    def finish(self, written=None):
+        """Complete the request: `written` bytes (default: those the verbs wrote) go to the driver."""
+        cdef uint64_t used
+        self.check()
+        if written is None:
+            used = self.count_written()
+        elif 0 <= written <= self.total_writable:
+            used = written
+        else:
+            raise ValueError(f"{written} written of {self.total_writable} writable bytes")
+        self.close(used)
+
+    def __repr__(self):
+        return (
+            f"<Request queue={self.number} head={self._head} readable={self.reading.left}"
+            f"/{self.total_readable} writable={self.writing.left}/{self.total_writable}"
+            f"{' finished' if not self.is_open() else ' deferred' if self.is_deferred else ''}>"
+        )

@@ -1,0 +1,65 @@
+"""C interface of what split and packed rings share; a layout fills in the methods at the end."""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from posix.uio cimport iovec
+
+from vuproc.shm.counters cimport QueueCounters
+from vuproc.shm.memory cimport GuestMemory
+from vuproc.shm.request cimport Chain, Request, RequestOwner
+
+
+cdef enum:
+    BATCH = 64                     # most completions published by one store of the used index
+    BATCH_NS = 100000              # and the longest that one waits for others
+
+
+cdef struct Completion:
+    uint16_t head
+    uint32_t length
+
+
+cdef class Ring(RequestOwner):
+    cdef GuestMemory memory
+    cdef QueueCounters counters
+    cdef readonly Py_ssize_t size
+    cdef uint32_t limit            # most descriptors of one chain
+    cdef uint16_t last_avail       # next entry to fetch, free-running
+    cdef uint16_t last_used        # next entry to complete; private, never read back (rule R3)
+    cdef uint8_t *marks            # marks[head]: in flight, from the fetch to the used index's store
+    cdef Py_ssize_t flying         # fetched and not completed
+    cdef Completion batch[BATCH]   # completed and not published
+    cdef int batched
+    cdef uint64_t batch_since      # ns, when the oldest of them was completed
+    cdef iovec *pieces             # room for the pieces of one chain
+    cdef int piece_room
+    cdef int call_fd               # -1: none
+    cdef uint64_t now              # ns, the last look at the clock
+    cdef void *current             # the Request inside `handle`; borrowed
+    cdef bint draining
+    cdef readonly bint stopped
+    cdef const char *cause         # what `fetch` or `look` found; NULL: nothing
+    cdef object failure            # the RingError, once broken
+
+    # For native devices: no GIL, no Python objects.
+    cdef void complete(
+        self, uint16_t head, uint64_t written, uint64_t read, uint64_t nanoseconds
+    ) noexcept nogil
+    cdef int flush(self) noexcept nogil
+    cdef void signal(self) noexcept nogil
+
+    cdef Request request_of(self, Chain *chain)
+    cdef int serve(self, Request request, object handle, object on_error) except -1
+    cdef object check_sound(self)
+    cdef object break_ring(self)
+    cdef void detach(self) noexcept
+    cdef int allocate(self, Py_ssize_t size, uint32_t limit) except -1
+
+    # The layout's part. Answers: 1 there is one, 0 there is none, -1 broken (`cause` is set).
+    cdef int fetch(self, Chain *chain) noexcept nogil
+    cdef int look(self) noexcept nogil
+    cdef bint commit(self) noexcept nogil
+    cdef int ask_kicks(self) noexcept nogil
+    cdef void refuse_kicks(self) noexcept nogil
+    cdef bint available(self) noexcept nogil
+    cdef int bind(self, GuestMemory memory) except -1
+    cdef void unbind(self) noexcept

@@ -1,2 +1,321 @@
-# cython: language_level=3
-"""To be written."""
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, auto_pickle=False
+"""What split and packed rings share: the loop over requests, batches, counters and notification."""
+
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+from posix.unistd cimport write
+
+from vuproc.shm.counters cimport QueueCounters, add
+from vuproc.shm.memory cimport GuestMemory
+from vuproc.shm.request cimport CLOSED, OPEN, Chain, Request
+
+from vuproc.errors import RingError
+
+cdef extern from "<poll.h>" nogil:
+    cdef struct pollfd:
+        int fd
+        short events
+        short revents
+    short POLLOUT
+    int poll(pollfd *fds, unsigned long count, int timeout)
+
+
+cdef inline uint64_t clock_ns() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return <uint64_t>now.tv_sec * 1000000000 + <uint64_t>now.tv_nsec
+
+
+cdef class Ring(RequestOwner):
+    """The device side of one virtqueue, whatever its layout."""
+
+    def __dealloc__(self):
+        free(self.marks)
+        free(self.pieces)
+
+    cdef int allocate(self, Py_ssize_t size, uint32_t limit) except -1:
+        # Twice the descriptors: each may cross from one region into the next. What crosses more
+        # than that on average is no driver's buffer, and the room is not the guest's to choose.
+        self.piece_room = 2 * limit + 16
+        self.pieces = <iovec *>malloc(self.piece_room * sizeof(iovec))
+        self.marks = <unsigned char *>calloc(size, 1)
+        if self.pieces == NULL or self.marks == NULL:
+            raise MemoryError
+        self.size = size
+        self.limit = limit
+        self.call_fd = -1
+        return 0
+
+    @property
+    def pending(self):
+        """True if the driver has made something available."""
+        return self.failure is None and not self.stopped and self.available()
+
+    @property
+    def in_flight(self):
+        """Requests fetched and not finished."""
+        return self.flying
+
+    @property
+    def unpublished(self):
+        """Requests finished and not shown to the driver yet."""
+        return self.batched
+
+    @property
+    def next_avail(self):
+        """The free-running 16-bit index of the next entry to fetch."""
+        return self.last_avail
+
+    @property
+    def next_used(self):
+        """The free-running 16-bit index of the next entry to complete."""
+        return self.last_used
+
+    @property
+    def broken(self):
+        """Why the ring is broken; None while it is sound."""
+        return self.failure
+
+    def set_call(self, int fd):
+        """Notify the driver through `fd` (borrowed); -1: do not notify."""
+        self.call_fd = fd if fd >= 0 else -1
+
+    def drain(self, object handle, object on_error, int budget):
+        """Fetch and handle up to `budget` requests; return how many were fetched."""
+        cdef Chain chain
+        cdef Request request
+        cdef int got = 0, fetched = 0
+        cdef uint64_t epoch = self.epoch
+        if self.draining:
+            raise RuntimeError("drain called from a handler")
+        self.check_sound()
+        if self.stopped:
+            return 0
+        self.draining = True
+        self.refuse_kicks()
+        self.now = clock_ns()
+        try:
+            while fetched < budget:
+                got = self.fetch(&chain)
+                if got == 0 and self.batched:
+                    # The driver may answer what it is shown with new work, and needs no kick for it.
+                    self.flush()
+                    got = self.fetch(&chain)
+                if got <= 0:
+                    break
+                fetched += 1
+                request = self.request_of(&chain)
+                self.serve(request, handle, on_error)
+                if self.epoch != epoch:
+                    # The handler stopped the ring.
+                    break
+                if self.batched and self.now - self.batch_since >= BATCH_NS:
+                    self.flush()
+        finally:
+            self.draining = False
+            self.flush()
+        if got < 0:
+            raise self.break_ring()
+        return fetched
+
+    cdef Request request_of(self, Chain *chain):
+        cdef Request request
+        try:
+            request = Request.__new__(Request)
+            request.open(self, self.memory, chain)
+        except MemoryError:
+            # A fetched head is completed or in flight, never forgotten (rule R2).
+            self.complete(chain.head, 0, 0, 0)
+            raise
+        request.started = self.now
+        return request
+
+    cdef int serve(self, Request request, object handle, object on_error) except -1:
+        cdef object answer
+        self.current = <void *>request
+        try:
+            try:
+                answer = handle(request)
+                if answer is not None:
+                    raise TypeError(f"handle returned {type(answer).__name__}, not None")
+                if request.state == OPEN and not request.is_deferred and request.is_open():
+                    request.close(request.count_written())
+            except BaseException as error:
+                if self.counters is not None:
+                    add(&self.counters.block.errors, 1)
+                try:
+                    on_error(request, error)
+                finally:
+                    # No handler is left that would finish it.
+                    if request.is_open():
+                        request.close(request.count_written())
+        finally:
+            self.current = NULL
+            self.now = clock_ns()
+            if request.state == CLOSED and request.epoch == self.epoch:
+                self.complete(
+                    request._head,
+                    request.used,
+                    request.total_readable - request.reading.left,
+                    self.now - request.started,
+                )
+        return 0
+
+    cdef void request_closed(self, Request request) noexcept:
+        # The one that is being handled is completed when its handler is done: one look at the
+        # clock ends its time and begins the next one's.
+        if self.current == <void *>request:
+            return
+        self.now = clock_ns()
+        self.complete(
+            request._head,
+            request.used,
+            request.total_readable - request.reading.left,
+            self.now - request.started,
+        )
+
+    cdef void complete(
+        self, uint16_t head, uint64_t written, uint64_t read, uint64_t nanoseconds
+    ) noexcept nogil:
+        # `head` is in flight and is completed once only; its Request's state sees to that.
+        if self.batched == 0:
+            self.batch_since = self.now
+        self.batch[self.batched].head = head
+        # 2^32 bytes are legal, and a used length of them is not to be had.
+        self.batch[self.batched].length = <uint32_t>min(written, <uint64_t>0xffffffff)
+        self.batched += 1
+        self.flying -= 1
+        if self.counters is not None:
+            self.counters.completed(read, written, nanoseconds)
+        if self.batched == BATCH:
+            self.flush()
+
+    cdef int flush(self) noexcept nogil:
+        cdef int count = self.batched
+        if count and self.commit():
+            self.signal()
+        return count
+
+    cdef void signal(self) noexcept nogil:
+        # O_NONBLOCK would be the front-end's flag too, so: look, then write. Should a front-end fill
+        # the descriptor in between, the write blocks this queue's worker and nobody else.
+        cdef pollfd look
+        cdef uint64_t one = 1
+        cdef Py_ssize_t sent
+        cdef int ready
+        if self.call_fd < 0:
+            return
+        look.fd = self.call_fd
+        look.events = POLLOUT
+        look.revents = 0
+        ready = poll(&look, 1, 0)
+        if ready == 0:
+            # Full: what is in there and not read yet wakes the driver as well.
+            return
+        while ready > 0:
+            sent = write(self.call_fd, &one, sizeof(one))
+            if sent >= 0:
+                if self.counters is not None:
+                    add(&self.counters.block.calls, 1)
+                return
+            if errno == EAGAIN:
+                return
+            if errno != EINTR:
+                break
+        if self.counters is not None:
+            add(&self.counters.block.call_errors, 1)
+
+    def publish(self):
+        """Show finished requests to the driver and notify it if it wants that; return how many."""
+        return self.flush()
+
+    def notify_always(self):
+        """Notify the driver whether it wants that or not."""
+        self.signal()
+
+    def arm(self):
+        """Ask for a kick at the next request; True if there is work already."""
+        cdef int got
+        self.check_sound()
+        if self.stopped:
+            return False
+        got = self.ask_kicks()
+        if got < 0:
+            self.flush()
+            raise self.break_ring()
+        return got > 0
+
+    def disarm(self):
+        """Ask for no kicks; the driver may kick still."""
+        if self.failure is None and not self.stopped:
+            self.refuse_kicks()
+
+    def rebind(self, GuestMemory memory not None):
+        """Go on in a new memory table."""
+        self.check_sound()
+        if self.stopped:
+            return
+        if self.flying and not memory.keeps(self.memory):
+            raise ValueError(f"queue {self.queue}: {self.flying} requests in flight")
+        # Used elements that are waiting belong to requests of the old table; the ring may move.
+        self.flush()
+        try:
+            self.bind(memory)
+        except Exception as error:
+            self.cause = b"ring not covered by the new memory table"
+            raise self.break_ring() from error
+        self.memory = memory
+
+    def stop(self):
+        """Let go of guest memory without touching it; return `next_avail`, the base."""
+        if not self.stopped:
+            self.stopped = True
+            self.call_fd = -1
+            self.detach()
+        return self.last_avail
+
+    cdef object check_sound(self):
+        # A fresh exception each time: a kept one would hold the frames of the first traceback.
+        if self.failure is not None:
+            raise RingError(*self.failure.args)
+
+    cdef object break_ring(self):
+        error = RingError(self.queue, self.last_avail, self.cause.decode("ascii"))
+        self.failure = RingError(*error.args)
+        self.detach()
+        return error
+
+    cdef void detach(self) noexcept:
+        # From here on no pointer into guest memory is left in the ring, and its requests know.
+        self.epoch += 1
+        self.batched = 0
+        self.flying = 0
+        self.unbind()
+        self.memory = None
+
+    cdef int fetch(self, Chain *chain) noexcept nogil:
+        return 0
+
+    cdef int look(self) noexcept nogil:
+        return 0
+
+    cdef bint commit(self) noexcept nogil:
+        self.batched = 0
+        return False
+
+    cdef int ask_kicks(self) noexcept nogil:
+        return 0
+
+    cdef void refuse_kicks(self) noexcept nogil:
+        pass
+
+    cdef bint available(self) noexcept nogil:
+        return False
+
+    cdef int bind(self, GuestMemory memory) except -1:
+        return 0
+
+    cdef void unbind(self) noexcept:
+        pass

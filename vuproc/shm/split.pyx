@@ -1,2 +1,317 @@
-# cython: language_level=3
-"""To be written."""
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, auto_pickle=False
+"""The device side of a split virtqueue (virtio 1.2, section 2.7)."""
+
+cimport cython
+from libc.stdint cimport uint16_t, uint32_t, uint64_t, uintptr_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
+from posix.uio cimport iovec
+
+from vuproc.shm.atomics cimport (
+    vu_compiler_barrier,
+    vu_fence_full,
+    vu_load_acquire16,
+    vu_load_relaxed16,
+    vu_load_relaxed64,
+    vu_store_relaxed16,
+    vu_store_relaxed32,
+    vu_store_release16,
+)
+from vuproc.shm.counters cimport QueueCounters
+from vuproc.shm.memory cimport NO_ROOM, GuestMemory
+from vuproc.shm.request cimport Chain
+from vuproc.shm.ring cimport Ring
+
+from vuproc.errors import MemoryFault, RingError
+
+cdef enum:
+    # virtio 1.2, 2.7: the largest queue.
+    MAX_SIZE = 32768
+    # Most descriptors of a chain that a caller may allow.
+    MAX_CHAIN = 65536
+    # Most regions that an indirect table may lie in.
+    TABLE_PIECES = 16
+    DESC_NEXT = 1
+    DESC_WRITE = 2
+    DESC_INDIRECT = 4
+    # avail.flags: the driver wants no calls (without EVENT_IDX).
+    NO_INTERRUPT = 1
+    # used.flags: the device wants no kicks (without EVENT_IDX).
+    NO_NOTIFY = 1
+    F_INDIRECT_DESC = 28
+    F_EVENT_IDX = 29
+
+cdef uint64_t MAX_BYTES = <uint64_t>1 << 32
+"""virtio 1.2, 2.7.4.2: a chain holds no more bytes than that."""
+
+
+@cython.final
+cdef class SplitRing(Ring):
+    """The device side of a split virtqueue."""
+
+    def __cinit__(
+        self,
+        int queue,
+        object size,
+        GuestMemory memory not None,
+        uint64_t desc,
+        uint64_t avail,
+        uint64_t used,
+        object base,
+        *,
+        uint64_t features,
+        Py_ssize_t chain_limit,
+        QueueCounters counters=None,
+    ):
+        self.queue = queue
+        if not 0 < size <= MAX_SIZE or size & (size - 1):
+            raise RingError(queue, 0, f"size {size} is no power of two up to {MAX_SIZE}")
+        if not 0 <= chain_limit <= MAX_CHAIN:
+            raise ValueError(f"chain limit {chain_limit} is not in 0..{MAX_CHAIN}")
+        self.allocate(size, max(<Py_ssize_t>size, chain_limit))
+        self.mask = size - 1
+        self.counters = counters
+        self.event_idx = (features >> F_EVENT_IDX) & 1
+        self.indirect = (features >> F_INDIRECT_DESC) & 1
+        if self.indirect:
+            self.copied = <Descriptor *>malloc(self.limit * sizeof(Descriptor))
+            if self.copied == NULL:
+                raise MemoryError
+        self.desc_addr = desc
+        self.avail_addr = avail
+        self.used_addr = used
+        self.bind(memory)
+        self.memory = memory
+        # The one time that the used index is read (vhost-user, SET_VRING_ADDR).
+        self.last_used = vu_load_relaxed16(self.used + 2)
+        self.last_avail = self.last_used if base is None else <uint16_t>(base & 0xffff)
+        self.seen_avail = self.last_avail
+        # A predecessor may have died with kicks refused, or as the device of other features.
+        vu_store_relaxed16(self.used, 0)
+
+    def __dealloc__(self):
+        free(self.copied)
+
+    cdef int bind(self, GuestMemory memory) except -1:
+        cdef uint64_t entries = self.size
+        cdef unsigned char *desc = memory.user(self.desc_addr, 16 * entries)
+        cdef unsigned char *avail = memory.user(self.avail_addr, 6 + 2 * entries)
+        cdef unsigned char *used = memory.user(self.used_addr, 6 + 8 * entries)
+        # Checked on both: a region may begin at an odd place of its file.
+        if (self.desc_addr | <uintptr_t>desc) & 15:
+            raise RingError(self.queue, self.last_avail, "descriptor table is not aligned to 16")
+        if (self.avail_addr | <uintptr_t>avail) & 1:
+            raise RingError(self.queue, self.last_avail, "avail ring is not aligned to 2")
+        if (self.used_addr | <uintptr_t>used) & 3:
+            raise RingError(self.queue, self.last_avail, "used ring is not aligned to 4")
+        if desc == NULL:
+            raise MemoryFault(self.desc_addr, 16 * entries, "descriptor table is not inside one region")
+        if avail == NULL:
+            raise MemoryFault(self.avail_addr, 6 + 2 * entries, "avail ring is not inside one region")
+        if used == NULL:
+            raise MemoryFault(self.used_addr, 6 + 8 * entries, "used ring is not inside one region")
+        # SAFETY: each area, event words included, lies inside one mapping, which `memory` holds.
+        self.desc = desc
+        self.avail = avail
+        self.used = used
+        return 0
+
+    cdef void unbind(self) noexcept:
+        self.desc = self.avail = self.used = NULL
+
+    cdef int fault(self, const char *cause) noexcept nogil:
+        self.cause = cause
+        return -1
+
+    cdef bint available(self) noexcept nogil:
+        # Acquire as in `look`, though nothing is read on the strength of it.
+        return vu_load_acquire16(self.avail + 2) != self.last_avail
+
+    cdef int look(self) noexcept nogil:
+        # Acquire: pairs with the driver's write barrier between ring[] and avail.idx; entries and
+        # descriptors are read after it.
+        cdef uint16_t idx = vu_load_acquire16(self.avail + 2)
+        cdef uint16_t distance = <uint16_t>(idx - self.last_avail)
+        if distance > self.size:
+            return self.fault(b"avail index is further on than the ring is long")
+        self.seen_avail = idx
+        return distance != 0
+
+    cdef int fetch(self, Chain *chain) noexcept nogil:
+        cdef uint16_t head
+        cdef int got
+        if self.last_avail == self.seen_avail:
+            got = self.look()
+            if got <= 0:
+                return got
+        # SAFETY: the slot is masked to the ring, whose extent `bind` checked. Read once.
+        head = vu_load_relaxed16(self.avail + 4 + 2 * <size_t>(self.last_avail & self.mask))
+        if head >= self.size:
+            return self.fault(b"avail entry is no descriptor of the table")
+        if self.marks[head]:
+            return self.fault(b"descriptor head is in flight already")
+        if self.walk(head, chain) < 0:
+            return -1
+        chain.head = head
+        self.mark_fetched(head)
+        return 1
+
+    cdef void mark_fetched(self, uint16_t head) noexcept nogil:
+        # The fetch mark: the in-flight record's stores (F1 to F3) belong before the private ones.
+        self.marks[head] = 1
+        self.last_avail += 1
+        self.flying += 1
+
+    cdef int walk(self, uint16_t head, Chain *chain) noexcept nogil:
+        # Fill `chain` from the descriptors; each is read once and only its copy is used.
+        cdef unsigned char *table = self.desc
+        cdef uint32_t entries = <uint32_t>self.size
+        cdef uint32_t index = head
+        cdef uint32_t passed = 0, total = 0, count = 0, readable_count = 0
+        cdef uint64_t readable = 0, writable = 0, rest
+        cdef bint inside = False, writing = False
+        cdef Descriptor one
+        cdef int made
+        while True:
+            # SAFETY: index < entries, all of which are inside the mapping (or the private copy).
+            # 8-byte loads: the table is aligned to 16.
+            one.addr = vu_load_relaxed64(table + 16 * <size_t>index)
+            rest = vu_load_relaxed64(table + 16 * <size_t>index + 8)
+            one.len = <uint32_t>rest
+            one.flags = <uint16_t>(rest >> 32)
+            one.next = <uint16_t>(rest >> 48)
+            passed += 1
+            if passed > entries:
+                return self.fault(b"descriptor chain loops")
+            if one.flags & DESC_INDIRECT:
+                # 2.7.5.3.2: normal descriptors may stand before an indirect one; WRITE is ignored.
+                if not self.indirect:
+                    return self.fault(b"indirect descriptor without the feature")
+                if inside:
+                    return self.fault(b"indirect descriptor in an indirect table")
+                if one.flags & DESC_NEXT:
+                    return self.fault(b"indirect descriptor with a next one")
+                if one.len == 0 or one.len & 15:
+                    return self.fault(b"indirect table is no whole number of descriptors")
+                if (one.len >> 4) > self.limit:
+                    return self.fault(b"indirect table is too long")
+                if self.copy_table(one.addr, one.len) < 0:
+                    return -1
+                table = <unsigned char *>self.copied
+                entries = one.len >> 4
+                inside = True
+                index = 0
+                passed = 0
+                continue
+            total += 1
+            if total > self.limit:
+                return self.fault(b"descriptor chain is too long")
+            if one.flags & DESC_WRITE:
+                if not writing:
+                    writing = True
+                    readable_count = count
+                writable += one.len
+            elif writing:
+                return self.fault(b"device-readable descriptor after a device-writable one")
+            else:
+                readable += one.len
+            if readable + writable > MAX_BYTES:
+                return self.fault(b"descriptor chain of more than 2^32 bytes")
+            if one.len == 0:
+                # An empty piece, wherever it points to. `pieces` is a pointer that is not NULL.
+                if count == <uint32_t>self.piece_room:
+                    return self.fault(b"buffers in too many pieces")
+                self.pieces[count].iov_base = self.pieces
+                self.pieces[count].iov_len = 0
+                count += 1
+            else:
+                made = self.memory.translate(
+                    one.addr, one.len, self.pieces + count, self.piece_room - <int>count
+                )
+                if made == NO_ROOM:
+                    return self.fault(b"buffers in too many pieces")
+                if made < 0:
+                    return self.fault(b"buffer is not guest memory")
+                count += made
+            if not one.flags & DESC_NEXT:
+                break
+            if one.next >= entries:
+                return self.fault(b"next descriptor is outside the table")
+            index = one.next
+        if not writing:
+            readable_count = count
+        chain.pieces = self.pieces
+        chain.readable_count = readable_count
+        chain.writable_count = count - readable_count
+        chain.readable = readable
+        chain.writable = writable
+        return 0
+
+    cdef int copy_table(self, uint64_t addr, uint32_t length) noexcept nogil:
+        # The whole table, once: it may lie in several regions and change while it is read.
+        cdef iovec pieces[TABLE_PIECES]
+        cdef unsigned char *to = <unsigned char *>self.copied
+        cdef int count = self.memory.translate(addr, length, pieces, TABLE_PIECES)
+        cdef int i
+        if count == NO_ROOM:
+            return self.fault(b"indirect table in too many pieces")
+        if count < 0:
+            return self.fault(b"indirect table is not guest memory")
+        for i in range(count):
+            # SAFETY: the pieces add up to `length` bytes, at most 16 * limit: the copy's room.
+            memcpy(to, pieces[i].iov_base, pieces[i].iov_len)
+            to += pieces[i].iov_len
+        # Or the compiler might read guest memory again instead of the copy.
+        vu_compiler_barrier()
+        return 0
+
+    cdef bint commit(self) noexcept nogil:
+        # Publish the batch: the store order of the in-flight record (C1 to C5), with nothing
+        # fetched in between (rule R1). Answers whether the driver wants to be notified.
+        cdef uint16_t old = self.last_used
+        cdef uint16_t event
+        cdef unsigned char *element
+        cdef bint first
+        cdef int i
+        # C1. SAFETY: slots are masked to the ring.
+        for i in range(self.batched):
+            element = self.used + 4 + 8 * <size_t>(<uint16_t>(old + i) & self.mask)
+            vu_store_relaxed32(element, self.batch[i].head)
+            vu_store_relaxed32(element + 4, self.batch[i].length)
+        # C2, the record's batch list, belongs here.
+        self.last_used = <uint16_t>(old + self.batched)
+        # C3. Release: pairs with the driver's read barrier after it has loaded used.idx; used
+        # elements and the buffers' bytes are visible before it.
+        vu_store_release16(self.used + 2, self.last_used)
+        # C4; and C5, the record's own used index, belongs behind it.
+        for i in range(self.batched):
+            self.marks[self.batch[i].head] = 0
+        self.batched = 0
+        # Full fence: pairs with the driver's between its store of used_event (or flags) and its
+        # next load of used.idx. One of the two sees the other.
+        vu_fence_full()
+        if not self.event_idx:
+            return not vu_load_relaxed16(self.avail) & NO_INTERRUPT
+        event = vu_load_relaxed16(self.avail + 4 + 2 * <size_t>self.size)
+        first = not self.evaluated
+        self.evaluated = True
+        # 2.7.10: notify if used_event is among the entries just published. At first it is not known
+        # what was published and not compared before.
+        return first or <uint16_t>(self.last_used - event - 1) < <uint16_t>(self.last_used - old)
+
+    cdef int ask_kicks(self) noexcept nogil:
+        if self.event_idx:
+            vu_store_relaxed16(self.used + 4 + 8 * <size_t>self.size, self.last_avail)
+        elif self.shown_flags:
+            self.shown_flags = 0
+            vu_store_relaxed16(self.used, 0)
+        # Full fence: pairs with the driver's between its store of avail.idx and its load of
+        # avail_event (or used.flags). Either it sees our wish, or we see its entry here.
+        vu_fence_full()
+        return self.look()
+
+    cdef void refuse_kicks(self) noexcept nogil:
+        # With EVENT_IDX an avail_event that was passed asks for no kick; flags stay 0 (2.7.7.2).
+        if not self.event_idx and not self.shown_flags:
+            self.shown_flags = NO_NOTIFY
+            vu_store_relaxed16(self.used, NO_NOTIFY)
