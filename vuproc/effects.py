@@ -132,7 +132,7 @@ class SetBackendChannel(msgspec.Struct, frozen=True):
 
 
 class ResetDevice(msgspec.Struct, frozen=True):
-    """Bring the device's own state back to its beginning; its rings are stopped already."""
+    """Bring the device's own state and config space back to their beginning; no ring runs."""
 
 
 Effect = (

@@ -86,11 +86,11 @@ class Message:
         """
         row = self.spec
         if row is None:
-            raise MessageRefused(self.name, "unknown message number")
+            raise MessageRefused("unknown message number")
         try:
             return (row.reply_payload if self.is_reply else row.payload).decode(self.payload)
         except LayoutError as error:
-            raise MessageRefused(self.name, str(error)) from None
+            raise MessageRefused(str(error)) from None
 
     def close(self) -> None:
         """Close every descriptor that came with the message."""
