@@ -46,14 +46,17 @@ class File(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     exit_on_disconnect: Annotated[
         bool, Meta(description="End when the VMM disconnects, rather than wait for the next one.")
     ] = False
-    workers: Annotated[
-        list[list[Annotated[int, Meta(ge=0)]]] | None,
-        Meta(
-            min_length=1,
-            description="Queues that share a worker process, each queue once: [[0, 1], [2, 3]]. "
-            "The default is a process a queue, as far as the device allows.",
-        ),
-    ] = None
+    workers: (
+        Annotated[
+            list[list[Annotated[int, Meta(ge=0)]]],
+            Meta(
+                min_length=1,
+                description="Queues that share a worker process, each queue once: "
+                "[[0, 1], [2, 3]]. The default is a process a queue, as far as the device allows.",
+            ),
+        ]
+        | None
+    ) = None
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
         Meta(description="What is worth a line in the log."),

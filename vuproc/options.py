@@ -44,12 +44,11 @@ QueueSize = Annotated[
 
 
 class Options(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """The options that every device has. A device with more subclasses this.
+    """The options that every device has."""
 
-    Annotate each field with `Meta(description=...)` and its bounds; use `Size` and `FilePath`
-    where they fit. Options travel to the workers as msgpack, so fields are of types which
-    msgspec knows.
-    """
+    # A device with more subclasses this. Annotate each field with Meta(description=...) and its
+    # bounds; use Size and FilePath where they fit. Options travel to the workers as msgpack, so
+    # fields are of types which msgspec knows.
 
     json_schema: ClassVar[Mapping[str, Any]] = {}
     """Keywords added to the JSON Schema of these options: what no single field can say."""

@@ -1,0 +1,218 @@
+"""The command `vuproc`: its verbs and exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import re
+import socket
+import stat
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vuproc import __version__, cli_text
+from vuproc.errors import ConfigErrors, DeviceLoadError
+
+if TYPE_CHECKING:
+    from vuproc.config import DeviceFile
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+"""As shells report a program that SIGINT ended."""
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+CLIENTS = ("qemu", "cloud-hypervisor", "crosvm", "libvirt", "uml", "libblkio")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line (default: the process's) and return the exit code."""
+    options = _parser().parse_args(arguments)
+    verb: Callable[[argparse.Namespace], int] = options.verb
+    try:
+        code = verb(options)
+        sys.stdout.flush()
+        return code
+    except ConfigErrors as errors:
+        print(errors, file=sys.stderr)
+        return EXIT_USAGE
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output has gone. Python would complain once more while it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+
+
+def run(options: argparse.Namespace) -> int:
+    """`vuproc run`: serve until told to stop."""
+    file = _load(options)
+    if options.fd is not None:
+        _check_descriptor(options.fd)
+    from vuproc.serve import serve
+
+    return serve(file, options.fd)
+
+
+def check(options: argparse.Namespace) -> int:
+    """`vuproc check`: every error of every file, or the files as they are understood."""
+    from vuproc.config import load
+    from vuproc.config_resolved import resolved, summary
+
+    code = EXIT_OK
+    for name in options.files:
+        try:
+            file = load(name)
+        except ConfigErrors as errors:
+            print(errors, file=sys.stderr)
+            code = EXIT_USAGE
+            continue
+        print(resolved(file) if options.resolved else f"{name}: ok: {summary(file)}")
+    return code
+
+
+def schema(options: argparse.Namespace) -> int:
+    """`vuproc schema`: the JSON Schema."""
+    import json
+
+    from vuproc.config_schema import schema as make_schema
+
+    print(json.dumps(make_schema(), indent=2))
+    return EXIT_OK
+
+
+def devices(options: argparse.Namespace) -> int:
+    """`vuproc devices`: the list, or one type in full."""
+    from vuproc import loader, reference
+
+    if options.name is not None:
+        try:
+            found = loader.load(options.name, Path.cwd())
+        except DeviceLoadError as error:
+            print(f"vuproc: {error}", file=sys.stderr)
+            return EXIT_USAGE
+        print(reference.page(options.name, found))
+        return EXIT_OK
+    for name in loader.available():
+        try:
+            print(reference.summary(name, loader.load(name, Path.cwd())))
+        except DeviceLoadError as error:
+            print(f"vuproc: {error}", file=sys.stderr)
+    return EXIT_OK
+
+
+def hint(options: argparse.Namespace) -> int:
+    """`vuproc hint`: how a client attaches the device."""
+    from vuproc.config import load
+    from vuproc.hint import HintError
+    from vuproc.hint import hint as make_hint
+
+    file = load(options.file)
+    try:
+        print(make_hint(options.client, file, options.memory))
+    except HintError as error:
+        print(f"vuproc: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    return EXIT_OK
+
+
+def _load(options: argparse.Namespace) -> DeviceFile:
+    """The device file with what the command line says over it."""
+    import msgspec
+
+    from vuproc.config import check_socket_path, load
+
+    file = load(options.file)
+    if options.socket is not None:
+        path = os.path.abspath(options.socket)
+        for problem in check_socket_path(path, file.socket.mode):
+            _usage_error(f"--socket: {problem}")
+        changed = msgspec.structs.replace(file.socket, path=path)
+        file = dataclasses.replace(file, socket=changed)
+    if options.log_level is not None:
+        file = dataclasses.replace(file, log_level=options.log_level)
+    return file
+
+
+def _check_descriptor(number: int) -> None:
+    try:
+        status = os.fstat(number)
+    except OSError as error:
+        _usage_error(f"--fd {number}: {(error.strerror or 'not usable').lower()}")
+    if not stat.S_ISSOCK(status.st_mode):
+        _usage_error(f"--fd {number}: not a socket")
+    with socket.socket(fileno=os.dup(number)) as inherited:
+        if inherited.family != socket.AF_UNIX or inherited.type != socket.SOCK_STREAM:
+            _usage_error(f"--fd {number}: not a Unix stream socket")
+
+
+def _usage_error(message: str) -> None:
+    print(f"vuproc: {message}", file=sys.stderr)
+    raise SystemExit(EXIT_USAGE)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vuproc",
+        description=cli_text.PROGRAM,
+        epilog=cli_text.PROGRAM_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"vuproc {__version__}")
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+
+    def add(
+        name: str, function: Callable[[argparse.Namespace], int], line: str, text: str, epilog: str
+    ) -> argparse.ArgumentParser:
+        verb = verbs.add_parser(
+            name,
+            help=line,
+            description=text,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        verb.set_defaults(verb=function)
+        return verb
+
+    verb = add("run", run, "serve a device", cli_text.RUN, cli_text.RUN_EPILOG)
+    verb.add_argument("file", metavar="FILE", help="the device file")
+    verb.add_argument(
+        "--fd", type=_descriptor, metavar="N", help="use the inherited socket with this number"
+    )
+    verb.add_argument("--socket", metavar="PATH", help="use this path, not the device file's")
+    verb.add_argument("--log-level", choices=LOG_LEVELS, help="use this, not the device file's")
+
+    verb = add("check", check, "check device files", cli_text.CHECK, cli_text.CHECK_EPILOG)
+    verb.add_argument("files", metavar="FILE", nargs="+", help="a device file")
+    verb.add_argument(
+        "--resolved", action="store_true", help="print each file in full, as it is understood"
+    )
+
+    add("schema", schema, "print the JSON Schema", cli_text.SCHEMA, cli_text.SCHEMA_EPILOG)
+
+    verb = add("devices", devices, "list device types", cli_text.DEVICES, cli_text.DEVICES_EPILOG)
+    verb.add_argument("name", metavar="NAME", nargs="?", help="a type to describe in full")
+
+    verb = add("hint", hint, "show how a VMM attaches it", cli_text.HINT, cli_text.HINT_EPILOG)
+    verb.add_argument("client", metavar="CLIENT", choices=CLIENTS, help=", ".join(CLIENTS))
+    verb.add_argument("file", metavar="FILE", help="the device file")
+    verb.add_argument(
+        "--memory", type=_memory, default="1G", metavar="SIZE", help="guest memory (default 1G)"
+    )
+    return parser
+
+
+def _descriptor(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not the number of a descriptor")
+    return int(text)
+
+
+def _memory(text: str) -> str:
+    if re.fullmatch(r"[1-9][0-9]*[MG]", text) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 512M or 4G")
+    return text

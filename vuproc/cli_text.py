@@ -1,0 +1,112 @@
+"""The words of `vuproc --help`: what each verb is for, how it ends, and examples."""
+
+from __future__ import annotations
+
+EXIT_CODES = """\
+exit codes:
+  0  ok
+  1  it failed while running
+  2  wrong usage, or something is wrong in the device file"""
+
+PROGRAM = """\
+Serve virtio devices to virtual machines from outside the VMM, over vhost-user, with one
+process a virtqueue and the devices written in Python.
+
+A device file (YAML) says what to serve and where. QEMU, Cloud Hypervisor, crosvm,
+User-Mode Linux, libblkio and other vhost-user front-ends connect to its socket."""
+
+PROGRAM_EPILOG = f"""\
+a first disk:
+  truncate -s 64M disk.raw
+  cat > disk.yaml <<END
+  socket: ./disk.sock
+  device:
+    type: blk
+    image: ./disk.raw
+    queues: 4
+  END
+  vuproc check disk.yaml
+  vuproc hint qemu disk.yaml
+  vuproc run disk.yaml
+
+`vuproc VERB --help` has more on each verb.
+
+{EXIT_CODES}"""
+
+RUN = """\
+Serve the device of a device file until SIGTERM or SIGINT: then what is in flight is
+finished, the socket is removed and the exit code is 0.
+
+The file is checked first, as `vuproc check` does. The socket's mode decides who listens:
+with `mode: server` vuproc does, and after one VMM has disconnected it waits for the next
+on the same socket, unless the file says `exit_on_disconnect: true`. With `mode: client` it
+connects, and tries again until the VMM is there. A socket file that nobody listens on is
+replaced; one that is in use is an error.
+
+Events worth a line go to standard error."""
+
+RUN_EPILOG = f"""\
+examples:
+  vuproc run disk.yaml
+  vuproc run disk.yaml --log-level debug
+  vuproc run disk.yaml --socket /run/vm1/disk.sock
+  vuproc run disk.yaml --fd 3          # a listening or connected socket is descriptor 3
+
+{EXIT_CODES}"""
+
+CHECK = """\
+Check device files without running them, and without making a socket. Every error of a
+file is reported on standard error, one a line:
+
+  disk.yaml:6:3: unknown key imgae; did you mean image?
+
+Checked are the YAML syntax, keys, types and bounds, that the image and the device class
+are there and usable, and that each queue has one worker."""
+
+CHECK_EPILOG = f"""\
+examples:
+  vuproc check disk.yaml
+  vuproc check --resolved disk.yaml    # with absolute paths and every default, as YAML
+
+{EXIT_CODES}"""
+
+SCHEMA = """\
+Print the JSON Schema (2020-12) of the device file, with the options of every device type
+that is built in or installed. Editors complete and check device files with it."""
+
+SCHEMA_EPILOG = f"""\
+example, for editors which speak the YAML language server's protocol:
+  vuproc schema > vuproc.schema.json
+  and as the first line of disk.yaml:
+  # yaml-language-server: $schema=./vuproc.schema.json
+
+{EXIT_CODES}"""
+
+DEVICES = """\
+List the device types that a device file can name: those that are built in and those of
+installed packages (entry point group vuproc.devices). With a name, or a reference such as
+./entropy.py:Entropy, describe that type and its options."""
+
+DEVICES_EPILOG = f"""\
+examples:
+  vuproc devices
+  vuproc devices blk
+  vuproc devices ./entropy.py:Entropy
+
+{EXIT_CODES}"""
+
+HINT = """\
+Print the flags or the XML with which a client attaches the device of a device file, the
+memory that guest and device must share included. Where a client cannot have the device,
+say so."""
+
+HINT_EPILOG = """\
+examples:
+  vuproc hint qemu disk.yaml
+  vuproc hint libvirt disk.yaml
+  vuproc hint --memory 4G cloud-hypervisor disk.yaml
+
+exit codes:
+  0  ok
+  1  the client cannot have this device
+  2  wrong usage, or something is wrong in the device file"""

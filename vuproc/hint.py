@@ -1,0 +1,355 @@
+"""How to attach a device to each client: its exact flags or XML, shared memory included."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from xml.sax.saxutils import escape, quoteattr
+
+from vuproc.config import DeviceFile
+from vuproc.errors import VuprocError
+from vuproc.hint_names import CROSVM_TYPES, NAMES, QEMU_DEVICES
+
+NET, BLK, SCSI, FS = 1, 2, 8, 26
+QEMU_MAX_QUEUE_SIZE = 1024
+"""Entries of the largest queue that QEMU has."""
+
+
+class HintError(VuprocError):
+    """This client cannot have this device; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What the hints are made of."""
+
+    device_id: int
+    queues: int
+    queue_size: int
+    socket: str
+    listens: bool
+    """vuproc listens (mode: server) and the client connects; otherwise the other way round."""
+    memory: str
+    """Size of guest memory as the clients write it: 1G."""
+    name: str
+    """A word for the identifiers of the client."""
+
+    @property
+    def kind(self) -> str:
+        """The device type in words."""
+        return NAMES.get(self.device_id, f"virtio device {self.device_id}")
+
+
+def hint(client: str, file: DeviceFile, memory: str = "1G") -> str:
+    """The text for `client`, a key of CLIENTS. Raises HintError if it cannot have the device."""
+    device = file.make_device()
+    stem = re.sub(r"[^A-Za-z0-9]+", "-", file.path.stem).strip("-")
+    target = Target(
+        device_id=device.device_id,
+        queues=device.num_queues(),
+        queue_size=device.queue_size(),
+        socket=file.socket.path,
+        listens=file.socket.mode == "server",
+        memory=memory,
+        name=f"vuproc-{stem}" if stem else "vuproc",
+    )
+    return CLIENTS[client](target)
+
+
+# QEMU.
+
+
+def _qemu(target: Target) -> str:
+    lines = [
+        _order(target, "QEMU"),
+        "# The memory and -m lines are needed once, however many devices there are.",
+        f"qemu-system-x86_64 -m {target.memory} \\",
+        f"  -object memory-backend-memfd,id=mem,size={target.memory},share=on \\",
+        "  -numa node,memdev=mem \\",
+        *(f"  {flag} {shlex.quote(value)} \\" for flag, value in _qemu_flags(target)),
+    ]
+    lines[-1] = lines[-1].removesuffix(" \\")
+    if target.listens:
+        lines.append(
+            "# To survive a restart of vuproc, append ,reconnect=1 to -chardev "
+            "(QEMU 9.2 and later: ,reconnect-ms=1000)."
+        )
+    return "\n".join(lines + _qemu_notes(target))
+
+
+def _qemu_flags(target: Target) -> list[tuple[str, str]]:
+    server = "" if target.listens else ",server=on"
+    path = target.socket.replace(",", ",,")
+    return [
+        ("-chardev", f"socket,id={target.name},path={path}{server}"),
+        *_qemu_device(target),
+    ]
+
+
+def _qemu_device(target: Target) -> list[tuple[str, str]]:
+    size = min(target.queue_size, QEMU_MAX_QUEUE_SIZE)
+    chardev = f"chardev={target.name}"
+    if target.device_id == NET:
+        pairs = max(1, target.queues // 2)
+        return [
+            ("-netdev", f"vhost-user,id={target.name}-net,{chardev},queues={pairs}"),
+            ("-device", f"virtio-net-pci,netdev={target.name}-net,mq={_on(pairs > 1)}"),
+        ]
+    extra = {
+        BLK: f",num-queues={target.queues},queue-size={size}",
+        SCSI: f",num_queues={max(1, target.queues - 2)},virtqueue_size={size}",
+        FS: f",tag={target.name},queue-size={size}",
+    }.get(target.device_id, "")
+    device = QEMU_DEVICES.get(target.device_id)
+    if device is None:
+        return [
+            (
+                "-device",
+                f"vhost-user-test-device-pci,{chardev},virtio-id={target.device_id},"
+                f"num_vqs={target.queues},config_size=256",
+            )
+        ]
+    return [("-device", f"{device.name},{chardev}{extra}")]
+
+
+def _qemu_notes(target: Target) -> list[str]:
+    if target.device_id == NET:
+        return []
+    device = QEMU_DEVICES.get(target.device_id)
+    if device is None:
+        return [
+            f"# QEMU has no device of its own for {target.kind}; "
+            "vhost-user-test-device-pci, for any type, is there from QEMU 11.1 on."
+        ]
+    return [f"# Needs QEMU {device.since} or later."] if device.since else []
+
+
+# libvirt.
+
+
+def _libvirt(target: Target) -> str:
+    backing = [
+        "<memoryBacking>",
+        "  <source type='memfd'/>",
+        "  <access mode='shared'/>",
+        "</memoryBacking>",
+    ]
+    path = quoteattr(target.socket)
+    match target.device_id:
+        case 2:
+            if not target.listens:
+                raise HintError(
+                    "libvirt's vhostuser disks connect to a listening device: "
+                    "set mode: server in the device file"
+                )
+            element = [
+                "<disk type='vhostuser' device='disk'>",
+                f"  <driver name='qemu' type='raw' queues='{target.queues}'/>",
+                f"  <source type='unix' path={path}>",
+                "    <reconnect enabled='yes' timeout='1'/>",
+                "  </source>",
+                "  <target dev='vda' bus='virtio'/>",
+                "</disk>",
+            ]
+        case 1:
+            mode = "client" if target.listens else "server"
+            element = [
+                "<interface type='vhostuser'>",
+                f"  <source type='unix' path={path} mode='{mode}'/>",
+                "  <model type='virtio'/>",
+                f"  <driver queues='{max(1, target.queues // 2)}'/>",
+                "</interface>",
+            ]
+        case 26 if target.listens:
+            element = [
+                "<filesystem type='mount'>",
+                f"  <driver type='virtiofs' queue='{min(target.queue_size, 1024)}'/>",
+                f"  <source socket={path}/>",
+                f"  <target dir='{target.name}'/>",
+                "</filesystem>",
+            ]
+        case _:
+            return _libvirt_passthrough(target, backing)
+    return "\n".join(
+        [
+            f"<!-- {_order(target, 'the domain')[2:]} -->",
+            "<!-- in <domain>: -->",
+            *backing,
+            "<!-- in <devices>: -->",
+            *element,
+        ]
+    )
+
+
+def _libvirt_passthrough(target: Target, backing: list[str]) -> str:
+    arguments = [word for pair in _qemu_flags(target) for word in pair]
+    return "\n".join(
+        [
+            f"<!-- libvirt has no element for a vhost-user {escape(target.kind)}, "
+            "so QEMU gets its flags as they are. -->",
+            *(f"<!-- {note[2:]} -->" for note in _qemu_notes(target)),
+            "<!-- <domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'> -->",
+            *backing,
+            "<qemu:commandline>",
+            *(f"  <qemu:arg value={quoteattr(word)}/>" for word in arguments),
+            "</qemu:commandline>",
+        ]
+    )
+
+
+# Cloud Hypervisor.
+
+
+def _cloud_hypervisor(target: Target) -> str:
+    socket = _key_value("Cloud Hypervisor", target.socket)
+    queues = f"num_queues={target.queues},queue_size={target.queue_size}"
+    notes = []
+    if target.device_id == NET:
+        mode = "client" if target.listens else "server"
+        flag, value = "--net", f"vhost_user=true,socket={socket},{queues},vhost_mode={mode}"
+    else:
+        _must_listen(target, "Cloud Hypervisor")
+        match target.device_id:
+            case 2:
+                flag, value = "--disk", f"vhost_user=true,socket={socket},{queues}"
+            case 26:
+                requests = max(1, target.queues - 1)
+                flag = "--fs"
+                value = (
+                    f"tag={target.name},socket={socket},"
+                    f"num_queues={requests},queue_size={target.queue_size}"
+                )
+            case 16:
+                raise HintError("Cloud Hypervisor cannot have a vhost-user gpu")
+            case _:
+                sizes = ",".join([str(target.queue_size)] * target.queues)
+                flag = "--generic-vhost-user"
+                value = f"socket={socket},virtio_id={target.device_id},queue_sizes=[{sizes}]"
+                notes = [
+                    "# Needs a Cloud Hypervisor with --generic-vhost-user; older ones have "
+                    f"vhost-user for block, net and fs only, so not for {target.kind}."
+                ]
+    return "\n".join(
+        [
+            _order(target, "Cloud Hypervisor"),
+            "cloud-hypervisor \\",
+            f"  --memory size={target.memory},shared=on \\",
+            f"  {flag} {shlex.quote(value)}",
+            *notes,
+        ]
+    )
+
+
+# crosvm.
+
+
+def _crosvm(target: Target) -> str:
+    _must_listen(target, "crosvm")
+    name = CROSVM_TYPES.get(target.device_id)
+    if name is None:
+        known = ", ".join(CROSVM_TYPES.values())
+        raise HintError(f"crosvm has no vhost-user {target.kind}; it has {known}")
+    value = f"{name},socket={_key_value('crosvm', target.socket)}"
+    return "\n".join(
+        [
+            _order(target, "crosvm"),
+            "# crosvm's guest memory is always shared; no flag is needed for it.",
+            "crosvm run \\",
+            f"  --vhost-user {shlex.quote(f'{value},max-queue-size={target.queue_size}')}",
+        ]
+    )
+
+
+# User-Mode Linux.
+
+
+def _uml(target: Target) -> str:
+    _must_listen(target, "User-Mode Linux")
+    if ":" in target.socket or re.search(r"\s", target.socket):
+        raise HintError(
+            "User-Mode Linux takes no socket path with a colon or a space in it, "
+            f"and there is one in {target.socket}"
+        )
+    lines = [
+        _order(target, "User-Mode Linux"),
+        "# Guest memory is a file under TMPDIR that UML shares by itself; keep it on a tmpfs.",
+        f"TMPDIR=/dev/shm linux.uml mem={target.memory} \\",
+        f"  virtio_uml.device={shlex.quote(f'{target.socket}:{target.device_id}')}",
+        f"# The guest needs the driver of {target.kind}, as a module or built in.",
+    ]
+    if target.queues > 1:
+        lines.append(f"# It has one CPU, so drivers use one queue of the {target.queues}.")
+    return "\n".join(lines)
+
+
+# libblkio.
+
+
+def _libblkio(target: Target) -> str:
+    if target.device_id != BLK:
+        raise HintError(f"libblkio drives block devices only, not {target.kind}")
+    _must_listen(target, "libblkio")
+    path, queues = target.socket, target.queues
+    image = f"driver=virtio-blk-vhost-user,path={path.replace(',', ',,')},cache.direct=on"
+    return "\n".join(
+        [
+            _order(target, "libblkio"),
+            "# The library (C); libblkio allocates and shares the memory itself:",
+            'blkio_create("virtio-blk-vhost-user", &b);',
+            f'blkio_set_str(b, "path", {_c_string(path)});',
+            "blkio_connect(b);",
+            f'blkio_set_int(b, "num-queues", {queues});',
+            "blkio_start(b);",
+            "# QEMU's tools (block-blkio module):",
+            f"qemu-io --image-opts {shlex.quote(image)} -c 'read 0 4k'",
+            f"qemu-img convert --image-opts -O raw {shlex.quote(image)} copy.raw",
+            "# nbdkit:",
+            f"nbdkit blkio virtio-blk-vhost-user {shlex.quote(f'path={path}')} num-queues={queues}",
+            "# fio:",
+            "fio --name=disk --ioengine=libblkio --libblkio_driver=virtio-blk-vhost-user "
+            f"{shlex.quote(f'--libblkio_path={path}')} --rw=randread --bs=4k --thread",
+        ]
+    )
+
+
+CLIENTS: dict[str, Callable[[Target], str]] = {
+    "qemu": _qemu,
+    "cloud-hypervisor": _cloud_hypervisor,
+    "crosvm": _crosvm,
+    "libvirt": _libvirt,
+    "uml": _uml,
+    "libblkio": _libblkio,
+}
+
+
+# What they share.
+
+
+def _order(target: Target, client: str) -> str:
+    if target.listens:
+        return f"# vuproc listens: start it before {client}."
+    return f"# {client} listens: start it and vuproc in any order."
+
+
+def _must_listen(target: Target, client: str) -> None:
+    if not target.listens:
+        raise HintError(
+            f"{client} connects to a listening device: set mode: server in the device file"
+        )
+
+
+def _key_value(client: str, path: str) -> str:
+    """A path as the value in key=value,key=value; quoted if it holds what separates them."""
+    if '"' in path:
+        raise HintError(f'{client} takes no socket path with a " in it, and there is one in {path}')
+    return f'"{path}"' if re.search(r"[,=\[\]\s]", path) else path
+
+
+def _c_string(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _on(value: bool) -> str:
+    return "on" if value else "off"
