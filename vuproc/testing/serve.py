@@ -1,0 +1,212 @@
+"""`vuproc run` as a child process for the time of a test, on a socket of its own."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import Any
+
+from vuproc.device import Device
+from vuproc.testing.driver import Guest
+from vuproc.testing.errors import ServeFailed
+from vuproc.testing.frontend import FrontEnd
+
+START_TIMEOUT = 30.0
+"""Seconds until the socket must be there. Importing the author's modules counts in."""
+STOP_TIMEOUT = 15.0
+"""Seconds the process has to drain and leave after SIGTERM."""
+LOOK_S = 0.005
+"""Pause between two looks at the kernel's list of sockets: nothing announces a listener."""
+_ACCEPTING = 0x10000  # __SO_ACCEPTCON in the flags of /proc/net/unix
+_LAST_LINES = 30
+
+
+class Served:
+    """A running device. `lines` is its log so far, oldest first; `socket` is where it listens."""
+
+    def __init__(self, command: list[str], socket: Path) -> None:
+        self.socket = socket
+        self.lines: list[str] = []
+        self._news = threading.Condition()
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+        self._reader = threading.Thread(target=self._read, name="vuproc-log", daemon=True)
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        """The master's process id."""
+        return self._process.pid
+
+    def connect(self) -> FrontEnd:
+        """A new connection with nothing negotiated."""
+        return FrontEnd(self.socket)
+
+    def guest(self, **options: Any) -> Guest:
+        """A guest on a new connection; the options are those of `Guest`."""
+        return Guest(self.socket, **options)
+
+    def wait_for_line(
+        self, wanted: str | Callable[[str], bool], timeout_s: float = 10.0, *, after: int = 0
+    ) -> str:
+        """The first log line from number `after` on that holds `wanted`. Raises ServeFailed."""
+        matches = wanted if callable(wanted) else lambda line: wanted in line
+
+        def found() -> str | None:
+            return next((line for line in self.lines[after:] if matches(line)), None)
+
+        with self._news:
+            if not self._news.wait_for(lambda: found() is not None, timeout_s):
+                raise self._failed(f"no log line with {wanted!r} within {timeout_s:g} s")
+            line = found()
+        assert line is not None
+        return line
+
+    def wait(self, timeout_s: float = STOP_TIMEOUT) -> int:
+        """Wait until it ends by itself; its exit code. Raises ServeFailed."""
+        try:
+            code = self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise self._failed(f"vuproc run did not end within {timeout_s:g} s") from None
+        self._reader.join(STOP_TIMEOUT)
+        if self._reader.is_alive():
+            raise self._failed("a process of vuproc run outlives it and holds its output open")
+        return code
+
+    def stop(self) -> int:
+        """SIGTERM, then wait; its exit code, also if it has ended before."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+        return self.wait()
+
+    def kill(self) -> None:
+        """SIGKILL whatever is left of it."""
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        self._reader.join(STOP_TIMEOUT)
+
+    def _listens(self) -> bool:
+        """Whether the socket accepts connections; unlike a connection, looking changes nothing."""
+        wanted = os.fspath(self.socket)
+        with open("/proc/net/unix", encoding="utf-8", errors="surrogateescape") as table:
+            for line in table:
+                fields = line.rstrip("\n").split(None, 7)
+                if len(fields) == 8 and fields[7] == wanted and int(fields[3], 16) & _ACCEPTING:
+                    return True
+        return False
+
+    def _await_socket(self) -> None:
+        deadline = time.monotonic() + START_TIMEOUT
+        pidfd = os.pidfd_open(self.pid)
+        try:
+            poller = select.poll()
+            poller.register(pidfd, select.POLLIN)
+            while not self._listens():
+                if poller.poll(LOOK_S * 1000):
+                    code = self.wait()
+                    raise self._failed(f"vuproc run ended with exit code {code}")
+                if time.monotonic() > deadline:
+                    raise self._failed(f"{self.socket} did not listen in {START_TIMEOUT:g} s")
+        finally:
+            os.close(pidfd)
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as output:
+            for line in output:
+                with self._news:
+                    self.lines.append(line.decode(errors="replace").rstrip("\n"))
+                    self._news.notify_all()
+
+    def _failed(self, reason: str) -> ServeFailed:
+        return ServeFailed(reason, tuple(self.lines[-_LAST_LINES:]))
+
+
+@contextmanager
+def serve(
+    device: type[Device] | Mapping[str, Any] | str | os.PathLike[str],
+    /,
+    *,
+    file: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Iterator[Served]:
+    """Run `vuproc run` on a device and stop it at the end.
+
+    device: the device's class, which must stand at the top level of its module; the `device:` part
+    of a device file as a mapping; or the path of a device file. options: the device's options.
+    file: further keys of the device file, such as `workers` or `exit_on_disconnect`.
+    Raises ServeFailed if it does not start, or ends with another exit code than 0.
+    """
+    with tempfile.TemporaryDirectory(prefix="vuproc-") as name:
+        if isinstance(device, (str, os.PathLike)):
+            if options or file:
+                raise ValueError("a device file says everything already, options go into it")
+            path = Path(device)
+            socket = _socket_of(path)
+        else:
+            described = dict(device) if isinstance(device, Mapping) else {"type": reference(device)}
+            path, socket = Path(name, "device.yaml"), Path(name, "device.sock")
+            content = {"socket": str(socket), "device": {**described, **options}, **(file or {})}
+            # JSON is YAML.
+            path.write_text(json.dumps(content, default=os.fspath), encoding="utf-8")
+        served = Served([sys.executable, "-m", "vuproc", "run", str(path)], socket)
+        try:
+            served._await_socket()
+            yield served
+            code = served.stop()
+            if code != 0:
+                raise served._failed(f"vuproc run ended with exit code {code}")
+        finally:
+            served.kill()
+
+
+def reference(device: type[Device]) -> str:
+    """What a device file's `type` says for a class: `module:Class`, or `file.py:Class`.
+
+    ValueError if the class is not at the top level of a module.
+    """
+    if "." in device.__qualname__:
+        raise ValueError(f"{device.__qualname__} must stand at the top level of its module")
+    source = inspect.getfile(device)
+    if _importable(device.__module__, source):
+        return f"{device.__module__}:{device.__name__}"
+    return f"{os.path.abspath(source)}:{device.__name__}"
+
+
+def _importable(module: str, source: str) -> bool:
+    """Whether another process with the same sys.path finds the module, and the same one."""
+    where: list[str] | None = None
+    spec = None
+    parts = module.split(".")
+    for count in range(1, len(parts) + 1):
+        spec = PathFinder.find_spec(".".join(parts[:count]), where)
+        if spec is None:
+            return False
+        where = list(spec.submodule_search_locations or [])
+    return spec is not None and spec.origin == source
+
+
+def _socket_of(path: Path) -> Path:
+    from ruamel.yaml import YAML  # slow to import, and seldom needed
+
+    socket = YAML(typ="safe").load(path)["socket"]
+    named = socket["path"] if isinstance(socket, dict) else socket
+    return (path.parent / Path(named).expanduser()).resolve()
