@@ -31,7 +31,7 @@ class Archive:
         self._add(path, stat.S_IFREG | mode, contents)
 
     def copy(self, path: str, source: Path) -> None:
-        """Adds a regular file with the contents and mode of `source` (of its target, for a link)."""
+        """Adds a regular file with the contents and mode of `source`; links are followed."""
         self.file(path, source.read_bytes(), mode=stat.S_IMODE(source.stat().st_mode))
 
     def character_device(self, path: str, major: int, minor: int) -> None:

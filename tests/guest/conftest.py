@@ -1,0 +1,38 @@
+"""The disk under test, and skips with a reason where a client cannot be had."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.guest import disk as backends
+from vuproc.testing.guests import ClientMissing
+
+MIB = 1 << 20
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, object, object]:
+    """A client that is not on this machine skips the test which asked for it."""
+    try:
+        return (yield)
+    except ClientMissing as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[..., backends.Disk]]:
+    """Serves an empty image with so many queues: `disk(queues=2, size=64 << 20)`."""
+    with contextlib.ExitStack() as stack:
+
+        def serve(*, queues: int = 1, size: int = 64 * MIB) -> backends.Disk:
+            image = tmp_path / "disk.raw"
+            image.touch()
+            os.truncate(image, size)
+            return stack.enter_context(backends.storage_daemon(tmp_path, image, queues))
+
+        yield serve

@@ -1,0 +1,52 @@
+"""User-Mode Linux on a served disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.guest.disk import Disk
+from tests.guest.files import SAY_SUMS, WRITE_FILES, check_file_system, sums_of
+from vuproc.spec.virtio import DeviceId
+from vuproc.testing.guests import boot_uml, clients
+
+pytestmark = pytest.mark.timeout(150)
+
+
+def test_files_that_uml_writes_are_in_the_image(disk: Callable[..., Disk]) -> None:
+    served = disk(queues=1)
+    script = WRITE_FILES + "umount /mnt; mount -t ext4 /dev/vda /mnt" + SAY_SUMS + "umount /mnt\n"
+    devices = {served.socket: DeviceId.BLK}
+    with boot_uml(devices, script=script, programs=[clients.mke2fs()]) as guest:
+        said = guest.finish().values
+    check_file_system(served.image)
+    assert sums_of(served.image) == said
+
+
+def test_a_second_boot_finds_the_files_of_the_first(disk: Callable[..., Disk]) -> None:
+    served = disk(queues=1)
+    devices = {served.socket: DeviceId.BLK}
+    first = WRITE_FILES + SAY_SUMS + "umount /mnt\n"
+    with boot_uml(devices, script=first, programs=[clients.mke2fs()]) as guest:
+        written = guest.finish().values
+    with boot_uml(devices, script="mount -t ext4 /dev/vda /mnt" + SAY_SUMS + "umount /mnt") as guest:
+        found = guest.finish().values
+    assert found == written
+    assert sorted(found) == ["file1", "file2", "file3"]
+
+
+def test_uml_killed_while_it_writes_leaves_a_disk_that_the_next_one_repairs(
+    disk: Callable[..., Disk],
+) -> None:
+    served = disk(queues=1)
+    devices = {served.socket: DeviceId.BLK}
+    busy = "(while true; do cat /tmp/seed >/mnt/noise; sync; done) &\nsay busy yes\nwait\n"
+    script = WRITE_FILES + SAY_SUMS + busy
+    with boot_uml(devices, script=script, programs=[clients.mke2fs()]) as guest:
+        sums = dict(guest.wait_for(f"file{n}=").split("=") for n in (1, 2, 3))
+        guest.wait_for("busy")
+        guest.kill()
+    with boot_uml(devices, script="mount -t ext4 /dev/vda /mnt" + SAY_SUMS + "umount /mnt") as guest:
+        assert guest.finish().values == sums
+    check_file_system(served.image)
