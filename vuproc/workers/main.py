@@ -83,7 +83,7 @@ def _build(channel: WorkerChannel, setup: control.Setup, fds: tuple[Fd, ...]) ->
     counters: dict[int, QueueCounters] = {}
     if setup.counters is not None:
         segment = Segment.attach(setup.counters)
-        counters = {queue: QueueCounters(segment, queue) for queue in setup.queues}
+        counters = {queue: QueueCounters(segment.buffer, queue) for queue in setup.queues}
     return Worker(channel, device, setup.queues, counters, setup.chain_limit)
 
 
