@@ -1,5 +1,8 @@
-from typing_extensions import Buffer
 from typing import Final, NamedTuple, final
+
+from typing_extensions import Buffer
+
+from vuproc.shm.segment import Segment
 
 BLOCK_SIZE: Final[int]
 BUCKETS: Final[int]
@@ -23,21 +26,24 @@ class CountersSnapshot(NamedTuple):
     """latency[i]: requests that took 2**i <= ns < 2**(i+1); the first and last take the rest."""
 
     def percentile(self, fraction: float) -> int:
-        """Upper bound in ns of the bucket that holds this fraction (0..1) of the requests; 0: none."""
+        """Upper bound in ns of the bucket that holds this fraction (0..1) of all; 0: none."""
 
 @final
 class QueueCounters:
     """One queue's block in a shared buffer: one process writes it, any may read it."""
 
     queue: int
-    def __init__(self, buffer: Buffer, queue: int) -> None:
-        """Use block `queue` of a writable buffer, aligned to 8 bytes; ValueError if it is outside."""
+    def __init__(self, buffer: Buffer | Segment, queue: int) -> None:
+        """Use block `queue` of a segment, or of a writable buffer aligned to 8 bytes.
+
+        Raises ValueError if the buffer has no such block or is not aligned.
+        """
 
     def count_kick(self) -> None:
         """Count one wake-up by the driver."""
 
     def count_error(self) -> None:
-        """Count one failed request."""
+        """Count one failed request. A ring counts what `handle` raises by itself."""
 
     def beat(self) -> None:
         """Advance the heartbeat word."""

@@ -38,7 +38,7 @@ class CountersSnapshot(NamedTuple):
     latency: tuple
 
     def percentile(self, fraction):
-        """Upper bound in ns of the bucket that holds this fraction (0..1) of the requests; 0: none."""
+        """Upper bound in ns of the bucket that holds this fraction (0..1) of all; 0: none."""
         total = sum(self.latency)
         reached = 0
         for bucket, count in enumerate(self.latency):
@@ -59,7 +59,8 @@ cdef class QueueCounters:
 
     def __cinit__(self, object buffer, Py_ssize_t queue):
         self.block = &self._nowhere
-        PyObject_GetBuffer(buffer, &self._view, PyBUF_WRITABLE)
+        # A Segment, or memory itself.
+        PyObject_GetBuffer(getattr(buffer, "buffer", buffer), &self._view, PyBUF_WRITABLE)
         self._held = True
         if not 0 <= queue < self._view.len // <Py_ssize_t>sizeof(Block):
             raise ValueError(f"no block {queue} in a buffer of {self._view.len} bytes")

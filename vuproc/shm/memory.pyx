@@ -81,7 +81,9 @@ cdef class Mapping:
         start = position // block * block
         end = (position + length + block - 1) // block * block
         # SAFETY: a fresh mapping of [start, end) of the file, which contains the range asked for.
-        self._base = mmap(NULL, end - start, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, start)
+        self._base = mmap(
+            NULL, end - start, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, start
+        )
         if self._base == MAP_FAILED:
             failure = errno
             self._base = NULL
@@ -129,7 +131,9 @@ cdef class GuestMemory:
             memory = memory.with_region(guest_addr, size, user_addr, mmap_offset, fd)
         return memory
 
-    def with_region(self, object guest_addr, object size, object user_addr, object mmap_offset, int fd):
+    def with_region(
+        self, object guest_addr, object size, object user_addr, object mmap_offset, int fd
+    ):
         """Return a table with one region more."""
         cdef GuestMemory made
         cdef Region *known
@@ -146,9 +150,9 @@ cdef class GuestMemory:
         at = self.count
         for i in range(self.count):
             known = &self.table[i]
-            if guest_addr < known.guest_addr + <object>known.size and known.guest_addr < guest_addr + size:
+            if _overlap(guest_addr, size, known.guest_addr, known.size):
                 raise MemoryFault(guest_addr, size, "guest addresses overlap another region")
-            if user_addr < known.user_addr + <object>known.size and known.user_addr < user_addr + size:
+            if _overlap(user_addr, size, known.user_addr, known.size):
                 raise MemoryFault(user_addr, size, "user addresses overlap another region")
             if at == self.count and guest_addr < known.guest_addr:
                 at = i
@@ -168,11 +172,9 @@ cdef class GuestMemory:
     def without_region(self, object guest_addr, object size, object user_addr):
         """Return a table without the region that has just these values."""
         cdef GuestMemory made
-        cdef Region *known
         cdef Py_ssize_t i, at
         for at in range(self.count):
-            known = &self.table[at]
-            if known.guest_addr == guest_addr and known.size == size and known.user_addr == user_addr:
+            if _fields(&self.table[at]) == (guest_addr, size, user_addr):
                 break
         else:
             raise MemoryFault(guest_addr, size, "no such region")
@@ -188,9 +190,7 @@ cdef class GuestMemory:
     def regions(self):
         """(guest_addr, size, user_addr) of each region, by guest address."""
         cdef Py_ssize_t i
-        return tuple(
-            [(self.table[i].guest_addr, self.table[i].size, self.table[i].user_addr) for i in range(self.count)]
-        )
+        return tuple([_fields(&self.table[i]) for i in range(self.count)])
 
     def __len__(self):
         return self.count
@@ -240,7 +240,7 @@ cdef class GuestMemory:
     cdef int translate(
         self, uint64_t guest_addr, uint64_t length, iovec *out, int room
     ) noexcept nogil:
-        # Number of pieces (1 or more; at most `room`), all of the range mapped; or a negative answer.
+        # Number of pieces, at most `room`, that together are the range; or a negative answer.
         # A range of length 0 is no piece at all.
         cdef Py_ssize_t i
         cdef uint64_t within, here
@@ -296,7 +296,9 @@ cdef class GuestMemory:
         cdef Py_ssize_t i, j
         for i in range(other.count):
             j = self.find(other.table[i].guest_addr)
-            if j < 0 or self.table[j].host != other.table[i].host or self.table[j].guest_addr != other.table[i].guest_addr:
+            if j < 0 or self.table[j].guest_addr != other.table[i].guest_addr:
+                return False
+            if self.table[j].host != other.table[i].host:
                 return False
         return True
 
@@ -310,6 +312,14 @@ cdef GuestMemory _table_of(Py_ssize_t count):
             raise MemoryError
     made.count = count
     return made
+
+
+cdef bint _overlap(object start, object size, object known, object known_size) except -1:
+    return start < known + known_size and known < start + size
+
+
+cdef tuple _fields(const Region *region):
+    return (region.guest_addr, region.size, region.user_addr)
 
 
 cdef str _reason(int failure):

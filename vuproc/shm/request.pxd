@@ -40,7 +40,7 @@ cdef struct Extent:
 
 cdef class RequestOwner:
     cdef readonly int queue
-    cdef uint64_t epoch            # requests of another epoch are detached: nothing of theirs counts
+    cdef uint64_t epoch            # requests of another epoch are detached
     cdef readonly Py_ssize_t lost  # requests that were dropped while open; they stay in flight
 
     cdef void request_closed(self, Request request) noexcept

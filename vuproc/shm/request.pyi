@@ -102,7 +102,7 @@ class Request:
         """Keep the request open after `handle` returns, to be finished later."""
 
     def finish(self, written: int | None = None) -> None:
-        """Complete the request: `written` bytes (default: those the verbs wrote) go to the driver.
+        """Complete the request; `written` is the used length (default: what the verbs wrote).
 
         Out of order is fine. Raises RequestFinished the second time, ValueError if `written` is
         negative or more than `writable_total`.

@@ -80,20 +80,19 @@ cdef void copy_in(iovec *pieces, Cursor *cursor, const char *data, uint64_t n) n
         cursor.within = 0
 
 
-cdef int cut(iovec *pieces, const Cursor *cursor, uint64_t n, iovec *out, uint64_t *total) noexcept nogil:
-    # The next n bytes (n >= 1, n <= left) as at most IOV_MAX pieces; *total: how many bytes these are.
+cdef int cut(iovec *pieces, const Cursor *cursor, uint64_t n, iovec *out) noexcept nogil:
+    # The next n bytes (n <= left), or as many as IOV_MAX pieces have; empty ones are left out.
     cdef uint32_t piece = cursor.piece
     cdef uint64_t within = cursor.within, here
     cdef int count = 0
-    total[0] = 0
     while n and count < IOV_MAX:
         here = pieces[piece].iov_len - within
         if here > n:
             here = n
-        out[count].iov_base = <char *>pieces[piece].iov_base + within
-        out[count].iov_len = here
-        count += 1
-        total[0] += here
+        if here:
+            out[count].iov_base = <char *>pieces[piece].iov_base + within
+            out[count].iov_len = here
+            count += 1
         n -= here
         piece += 1
         within = 0
@@ -240,7 +239,7 @@ cdef class Request:
         self.check()
         return tuple([
             self.memory.view_host(
-                <unsigned char *>self.pieces[i].iov_base, <Py_ssize_t>self.pieces[i].iov_len, readonly
+                <unsigned char *>self.pieces[i].iov_base, self.pieces[i].iov_len, readonly
             )
             for i in range(first, first + count)
         ])
@@ -290,11 +289,11 @@ cdef class Request:
             offset += <int64_t>self.total_writable
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         n = view.len
-        if offset < 0 or <uint64_t>offset > self.total_writable or n > self.total_writable - <uint64_t>offset:
+        start = offset
+        if offset < 0 or start > self.total_writable or n > self.total_writable - start:
             PyBuffer_Release(&view)
-            raise ValueError(f"{n} bytes at {offset} are outside {self.total_writable} writable bytes")
+            raise ValueError(f"{n} bytes at {offset} of {self.total_writable} writable ones")
         if n:
-            start = offset
             at.piece = self.readable_count
             at.within = 0
             at.left = self.total_writable
@@ -323,7 +322,7 @@ cdef class Request:
 
     cdef object transfer(self, Cursor *cursor, bint out, int fd, int64_t offset, Py_ssize_t n):
         cdef iovec block[IOV_MAX]
-        cdef uint64_t wanted, here, done = 0
+        cdef uint64_t wanted, done = 0
         cdef Py_ssize_t moved
         cdef int count, failure
         if n < 0:
@@ -333,7 +332,7 @@ cdef class Request:
             if wanted > cursor.left:
                 raise ValueError(f"{n} bytes wanted of {cursor.left}")
         while done < wanted:
-            count = cut(self.pieces, cursor, wanted - done, block, &here)
+            count = cut(self.pieces, cursor, wanted - done, block)
             # The kernel copies: guest memory that went away is EFAULT here and no SIGBUS.
             with nogil:
                 if out:
@@ -360,7 +359,7 @@ cdef class Request:
         self.is_deferred = True
 
     def finish(self, written=None):
-        """Complete the request: `written` bytes (default: those the verbs wrote) go to the driver."""
+        """Complete the request; `written` is the used length (default: what the verbs wrote)."""
         cdef uint64_t used
         self.check()
         if written is None:

@@ -25,7 +25,7 @@ cdef class Ring(RequestOwner):
     cdef uint32_t limit            # most descriptors of one chain
     cdef uint16_t last_avail       # next entry to fetch, free-running
     cdef uint16_t last_used        # next entry to complete; private, never read back (rule R3)
-    cdef uint8_t *marks            # marks[head]: in flight, from the fetch to the used index's store
+    cdef uint8_t *marks            # marks[head]: in flight, from fetch to used.idx's store
     cdef Py_ssize_t flying         # fetched and not completed
     cdef Completion batch[BATCH]   # completed and not published
     cdef int batched

@@ -24,6 +24,10 @@ class Ring:
         """Requests fetched and not finished."""
 
     @property
+    def lost(self) -> int:
+        """Requests that the device dropped without finishing them: they stay in flight."""
+
+    @property
     def unpublished(self) -> int:
         """Requests finished and not shown to the driver yet: call `publish`."""
 

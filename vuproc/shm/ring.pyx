@@ -100,7 +100,7 @@ cdef class Ring(RequestOwner):
             while fetched < budget:
                 got = self.fetch(&chain)
                 if got == 0 and self.batched:
-                    # The driver may answer what it is shown with new work, and needs no kick for it.
+                    # The driver may answer what it is shown with new work, without a kick.
                     self.flush()
                     got = self.fetch(&chain)
                 if got <= 0:
@@ -199,8 +199,8 @@ cdef class Ring(RequestOwner):
         return count
 
     cdef void signal(self) noexcept nogil:
-        # O_NONBLOCK would be the front-end's flag too, so: look, then write. Should a front-end fill
-        # the descriptor in between, the write blocks this queue's worker and nobody else.
+        # O_NONBLOCK would be the front-end's flag too, so: look, then write. Should the front-end
+        # fill the descriptor in between, the write blocks this worker and nobody else.
         cdef pollfd look
         cdef uint64_t one = 1
         cdef Py_ssize_t sent

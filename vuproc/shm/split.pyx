@@ -105,11 +105,11 @@ cdef class SplitRing(Ring):
         if (self.used_addr | <uintptr_t>used) & 3:
             raise RingError(self.queue, self.last_avail, "used ring is not aligned to 4")
         if desc == NULL:
-            raise MemoryFault(self.desc_addr, 16 * entries, "descriptor table is not inside one region")
+            raise MemoryFault(self.desc_addr, 16 * entries, "descriptors not inside one region")
         if avail == NULL:
-            raise MemoryFault(self.avail_addr, 6 + 2 * entries, "avail ring is not inside one region")
+            raise MemoryFault(self.avail_addr, 6 + 2 * entries, "avail ring not inside one region")
         if used == NULL:
-            raise MemoryFault(self.used_addr, 6 + 8 * entries, "used ring is not inside one region")
+            raise MemoryFault(self.used_addr, 6 + 8 * entries, "used ring not inside one region")
         # SAFETY: each area, event words included, lies inside one mapping, which `memory` holds.
         self.desc = desc
         self.avail = avail
