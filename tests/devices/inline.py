@@ -1,0 +1,79 @@
+"""A device on a real ring in the test's own process: no socket, no worker."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vuproc.device import Device
+from vuproc.shm.memory import GuestMemory
+from vuproc.shm.request import Request
+from vuproc.shm.split import SplitRing
+from vuproc.spec.blk import REQUEST_HEADER
+from vuproc.spec.virtio import Feature
+from vuproc.testing.block import Outcome, outcome
+from vuproc.testing.memory import Ram
+from vuproc.testing.queue import Completion, DriverQueue
+
+QUEUE_SIZE = 256
+
+
+class Inline:
+    """One queue of `device`. `errors` are the exceptions that its `handle` raised."""
+
+    def __init__(self, device: Device, ram: Ram | int = 16 << 20) -> None:
+        self.device = device
+        self.errors: list[BaseException] = []
+        self.ram = Ram(ram) if isinstance(ram, int) else ram
+        self.memory = GuestMemory.from_regions(
+            (r.guest_addr, r.size, r.user_addr, r.mmap_offset, r.fd.fileno())
+            for r in self.ram.regions
+        )
+        self.queue = DriverQueue(self.ram, 0, QUEUE_SIZE)
+        self.ring = SplitRing(
+            0,
+            QUEUE_SIZE,
+            self.memory,
+            self.queue.desc,
+            self.queue.avail,
+            self.queue.used,
+            0,
+            features=int(Feature.VERSION_1 | Feature.INDIRECT_DESC),
+            chain_limit=QUEUE_SIZE,
+        )
+        self._files = device.shared_files()
+        device.shared = self._files
+        device.setup(0)
+
+    def chain(
+        self, out: Sequence[bytes] = (), in_: Sequence[int] = (), *, indirect: bool = False
+    ) -> Completion:
+        """Any chain, served at once."""
+        token = self.queue.submit(out, in_, indirect=indirect)
+        self.ring.drain(self.device.handle, self._fail, 16)
+        return self.queue.wait(token)
+
+    def block(
+        self,
+        kind: int,
+        sector: int = 0,
+        out: Sequence[bytes] = (),
+        in_: Sequence[int] = (),
+        *,
+        indirect: bool = False,
+    ) -> Outcome:
+        """A block request with its header and its status byte in descriptors of their own."""
+        header = REQUEST_HEADER.pack(type=kind, sector=sector)
+        return outcome(self.chain([header, *out], [*in_, 1], indirect=indirect))
+
+    def close(self) -> None:
+        """Take everything down again."""
+        self.ring.stop()
+        self.device.teardown()
+        for file in self._files.values():
+            file.close()
+        self.queue.close()
+        self.ram.close()
+
+    def _fail(self, request: Request, error: BaseException) -> None:
+        self.errors.append(error)
+        self.device.fail(request, error)
