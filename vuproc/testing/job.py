@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 SUB_BUCKETS = 8
 """Histogram buckets to each power of two of nanoseconds."""
@@ -90,7 +90,7 @@ class Stats:
     """Wake-ups by the call descriptor."""
     bytes_read: int
     bytes_written: int
-    latency: tuple[int, ...]
+    latency: tuple[int, ...] = field(repr=False)
 
     @property
     def rate(self) -> float:

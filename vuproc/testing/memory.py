@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 from bisect import insort
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vuproc.fd import Fd
+from vuproc.shm.memory import Mapping
 from vuproc.testing.errors import OutOfMemory
 
 USER_OFFSET = 0x7F00_0000_0000
@@ -64,11 +64,11 @@ class RamRegion:
         self.fd = Fd(os.memfd_create("guest-ram", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
         try:
             os.ftruncate(self.fd.fileno(), mmap_offset + size)
-            self._map = mmap.mmap(self.fd.fileno(), mmap_offset + size)
+            # Not mmap.mmap(), which keeps a descriptor of its own for as long as a view is left.
+            self.buffer = memoryview(Mapping(self.fd.fileno(), size, mmap_offset))
         except BaseException:
             self.fd.close()
             raise
-        self.buffer = memoryview(self._map)[mmap_offset:]
         self._free: list[tuple[int, int]] = [(0, size)]  # (offset, size), by offset, never adjacent
 
     @property
@@ -105,13 +105,8 @@ class RamRegion:
         self._free = joined
 
     def close(self) -> None:
-        """Close the memfd and unmap; with views still in use the mapping goes with the last."""
+        """Close the memfd. The memory is unmapped with the last view of it, such as a ring's."""
         self.fd.close()
-        try:
-            self.buffer.release()
-            self._map.close()
-        except BufferError:
-            pass
 
     def __enter__(self) -> RamRegion:
         return self
