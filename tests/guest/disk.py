@@ -35,7 +35,9 @@ def storage_daemon(directory: Path, image: Path, queues: int) -> Iterator[Disk]:
         # It takes a socket that listens already, so there is no start to wait for.
         listener.bind(str(path))
         listener.listen(1)
-        export = f"type=vhost-user-blk,id=e,node-name=disk,addr.type=fd,addr.str={listener.fileno()}"
+        export = (
+            f"type=vhost-user-blk,id=e,node-name=disk,addr.type=fd,addr.str={listener.fileno()}"
+        )
         process = subprocess.Popen(
             [
                 clients.storage_daemon(),

@@ -36,7 +36,9 @@ def test_two_queues_write_at_once_and_each_reads_what_the_other_wrote(
         memory.view(0, len(data))[:] = data
         for start in range(0, half, DEPTH * BLOCK):
             for number, queue in enumerate(blkio.queues):
-                for at in range(start + number * half, start + number * half + DEPTH * BLOCK, BLOCK):
+                for at in range(
+                    start + number * half, start + number * half + DEPTH * BLOCK, BLOCK
+                ):
                     queue.write(at, memory, at, BLOCK, at + 1)
                 queue.submit()
             for queue in blkio.queues:

@@ -33,9 +33,7 @@ def test_files_that_the_guest_writes_are_in_the_image(
     served = disk(queues=queues)
     script = "say queues $(ls /sys/block/vda/mq | wc -l)" + WRITE_FILES + ON_EACH_CPU
     script += "umount /mnt; mount -t ext4 /dev/vda /mnt" + SAY_SUMS + "umount /mnt\n"
-    with boot_qemu(
-        attached(served, queues), script=script, programs=[clients.mke2fs()]
-    ) as guest:
+    with boot_qemu(attached(served, queues), script=script, programs=[clients.mke2fs()]) as guest:
         said = dict(guest.finish().values)
     # Linux takes a queue for each processor: with four offered, two are never started.
     assert (said.pop("queues"), said.pop("cpu0"), said.pop("cpu1")) == ("2", "same", "same")

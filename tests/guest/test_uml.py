@@ -30,7 +30,9 @@ def test_a_second_boot_finds_the_files_of_the_first(disk: Callable[..., Disk]) -
     first = WRITE_FILES + SAY_SUMS + "umount /mnt\n"
     with boot_uml(devices, script=first, programs=[clients.mke2fs()]) as guest:
         written = guest.finish().values
-    with boot_uml(devices, script="mount -t ext4 /dev/vda /mnt" + SAY_SUMS + "umount /mnt") as guest:
+    with boot_uml(
+        devices, script="mount -t ext4 /dev/vda /mnt" + SAY_SUMS + "umount /mnt"
+    ) as guest:
         found = guest.finish().values
     assert found == written
     assert sorted(found) == ["file1", "file2", "file3"]
@@ -47,6 +49,8 @@ def test_uml_killed_while_it_writes_leaves_a_disk_that_the_next_one_repairs(
         sums = dict(guest.wait_for(f"file{n}=").split("=") for n in (1, 2, 3))
         guest.wait_for("busy")
         guest.kill()
-    with boot_uml(devices, script="mount -t ext4 /dev/vda /mnt" + SAY_SUMS + "umount /mnt") as guest:
+    with boot_uml(
+        devices, script="mount -t ext4 /dev/vda /mnt" + SAY_SUMS + "umount /mnt"
+    ) as guest:
         assert guest.finish().values == sums
     check_file_system(served.image)
