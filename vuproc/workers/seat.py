@@ -16,6 +16,8 @@ log = logging.getLogger("vuproc.master")
 
 BACK_OFF = (0.0, 0.010, 0.050, 0.250, 1.0)
 """Seconds before the first, second, ... replacement within `BACK_OFF_WINDOW`."""
+END_GRACE = 0.05
+"""Seconds in which a worker that is lost may end by itself, before it is killed."""
 BACK_OFF_WINDOW = 30.0
 """Seconds after which a death no longer counts."""
 
@@ -47,7 +49,8 @@ class Seat:
         if worker is None:
             return False
         self.worker = None
-        already_dead = worker.wait_end(0)
+        # Its channel may close a moment before its end can be seen; what ended it is worth knowing.
+        already_dead = worker.wait_end(END_GRACE)
         if not worker.kill():
             log.error("worker %d cannot be killed; its queues stay without one", worker.pid)
             self.spawn_at = float("inf")
