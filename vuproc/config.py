@@ -204,7 +204,8 @@ class _Check:
         names = {field.name: field.encode_name for field in _fields(options_type)}
         try:
             for name, message in options.problems():
-                if name not in bad:
+                # What is said of the whole may only follow from a field that is wrong already.
+                if name not in bad and (name or not bad):
                     key = names.get(name, name)
                     mark = _mark_in(section, key) if key in section.items else section.mark
                     self._report(mark, f"{key}: {message}" if key else message)

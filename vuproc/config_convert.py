@@ -16,6 +16,9 @@ from vuproc.config_yaml import ListValue, MapValue, Mark, Report, ScalarValue, V
 from vuproc.loader import suggestion
 from vuproc.options import KIND
 
+MAX_SHOWN = 60
+"""Characters of a value that a message repeats."""
+
 S = TypeVar("S", bound=msgspec.Struct)
 
 
@@ -54,7 +57,7 @@ class Converter:
             field = fields[key]
             result[field.name] = self._field(key, item, field.type)
         for key, field in fields.items():
-            if key not in value.items and field.required:
+            if key not in value.items and field.required and key not in skip:
                 self._report(value.mark, f"missing key {key}")
                 result[field.name] = FAILED
         return result
@@ -211,7 +214,10 @@ def _any_of(choices: list[str]) -> str:
 
 
 def _close(value: Value, choices: list[str]) -> str:
-    return suggestion(value.text, choices) if isinstance(value, ScalarValue) else ""
+    """A did-you-mean, for words; a number that is near another is no slip of the pen."""
+    if isinstance(value, ScalarValue) and isinstance(value.value, str):
+        return suggestion(value.text, choices)
+    return ""
 
 
 def _follow(value: Value, path: str) -> Value:
@@ -230,9 +236,10 @@ def _got(value: Value, message: str) -> str:
     """What stands in the file, unless the message has it already."""
     if not isinstance(value, ScalarValue):
         return ""
+    text = value.text if len(value.text) <= MAX_SHOWN else f"{value.text[:MAX_SHOWN]}..."
     if ", got " in message:
-        return f" {value.text!r}" if isinstance(value.value, str) else f" {value.text}"
-    return f", got {value.text}"
+        return f" {text!r}" if isinstance(value.value, str) else f" {text}"
+    return f", got {text}"
 
 
 def _advice(value: Value, message: str) -> str:

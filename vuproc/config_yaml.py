@@ -166,8 +166,7 @@ class _Builder:
                     self._report(mark, f"unknown tag {tag}")
                     value = text
         except ValueError:
-            self._report(mark, f"{text!r} is not a number")
-            value = text
+            value = text  # more digits than Python converts: no field takes such a number
         return ScalarValue(mark, value, text, node.style in ("'", '"', "|", ">"))
 
 
