@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.guest import disk as backends
+from tests.guest.disk import Disk, serve_image
 from vuproc.testing.guests import ClientMissing
 
 MIB = 1 << 20
@@ -25,14 +24,11 @@ def pytest_runtest_call() -> Generator[None, object, object]:
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Callable[..., backends.Disk]]:
+def disk(tmp_path: Path) -> Iterator[Callable[..., Disk]]:
     """Serves an empty image with so many queues: `disk(queues=2, size=64 << 20)`."""
     with contextlib.ExitStack() as stack:
 
-        def serve(*, queues: int = 1, size: int = 64 * MIB) -> backends.Disk:
-            image = tmp_path / "disk.raw"
-            image.touch()
-            os.truncate(image, size)
-            return stack.enter_context(backends.storage_daemon(tmp_path, image, queues))
+        def serve(*, queues: int = 1, size: int = 64 * MIB) -> Disk:
+            return stack.enter_context(serve_image(tmp_path, queues, size))
 
         yield serve

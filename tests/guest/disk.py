@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from vuproc.testing import serve
 from vuproc.testing.guests import clients
 
 # Set to `storage-daemon` to run the same tests against QEMU's back-end: if a test fails there too,
@@ -52,3 +53,24 @@ def storage_daemon(directory: Path, image: Path, queues: int) -> Iterator[Disk]:
     finally:
         process.terminate()
         process.wait(STOP_TIMEOUT_S)
+
+
+@contextlib.contextmanager
+def vuproc(image: Path, queues: int) -> Iterator[Disk]:
+    """`vuproc run` on the image."""
+    with serve({"type": "blk", "image": image, "queues": queues}) as served:
+        yield Disk(served.socket, image, served.pid)
+
+
+@contextlib.contextmanager
+def serve_image(directory: Path, queues: int, size: int) -> Iterator[Disk]:
+    """An empty image of `size` bytes in `directory`, served by the back-end under test."""
+    image = directory / "disk.raw"
+    image.touch()
+    os.truncate(image, size)
+    if BACKEND == "storage-daemon":
+        with storage_daemon(directory, image, queues) as disk:
+            yield disk
+    else:
+        with vuproc(image, queues) as disk:
+            yield disk
