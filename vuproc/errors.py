@@ -116,7 +116,7 @@ class ConfigErrors(VuprocError):
 
 
 class ProtocolError(VuprocError):
-    """A vhost-user connection is over, by its end or by the peer's mistake; the listener goes on."""
+    """A connection is over, by its end or by the peer's mistake; the listener goes on."""
 
 
 class Disconnected(ProtocolError):
