@@ -1,4 +1,4 @@
-"""A device that does what the first word of each request says; for tests of the worker processes."""
+"""A device that does what the first word of each request says, for tests of worker processes."""
 
 from __future__ import annotations
 

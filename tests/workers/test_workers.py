@@ -1,4 +1,4 @@
-"""Worker processes under a real master: hooks, failures of the device's code, death and replacement."""
+"""Worker processes under a real master: hooks, failing device code, death and replacement."""
 
 from __future__ import annotations
 
