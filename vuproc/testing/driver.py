@@ -129,6 +129,17 @@ class Guest:
         """GET_VRING_BASE: the back-end finishes what is in flight and stops; the ring's base."""
         return int(self.front_end.request("GET_VRING_BASE", index=index)["num"])
 
+    def reset(self) -> None:
+        """Reset the device as a driver does, and set the same queues up anew."""
+        for index in self.queues:
+            self.stop_queue(index)
+        self.set_status(0)
+        self.front_end.set_features(self.front_end.features)
+        self.set_status(Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK)
+        for index, queue in list(self.queues.items()):
+            self.start_queue(index, size=queue.size)
+        self.set_status(DRIVER_READY)
+
     def add_memory(self, region: RamRegion) -> None:
         """ADD_MEM_REG; the region is owned from then on and used for new blocks."""
         self.ram.regions.append(region)
