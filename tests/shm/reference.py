@@ -1,0 +1,217 @@
+"""The device side of a split ring in plain Python: the tests' oracle for the native one.
+
+Written from virtio 1.2, section 2.7, for reading and not for speed: no shadow state that could be
+left out, one thread, no barriers. It works on any object with `read(addr, length)` and
+`write(addr, data)` that raise ValueError outside guest memory.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Protocol
+
+NEXT, WRITE, INDIRECT = 1, 2, 4
+MAX_BYTES = 1 << 32
+
+
+class Memory(Protocol):
+    """Guest memory by guest address; a range may lie over neighbouring regions."""
+
+    def read(self, addr: int, length: int) -> bytes: ...
+    def write(self, addr: int, data: bytes) -> None: ...
+
+
+class Broken(Exception):
+    """The driver broke a rule of the ring: `cause` in the words of the native ring."""
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(cause)
+        self.cause = cause
+
+
+@dataclass(frozen=True)
+class Chain:
+    """One request: (address, length) of its readable and its writable buffers."""
+
+    head: int
+    readable: tuple[tuple[int, int], ...]
+    writable: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Descriptor:
+    """One entry of a descriptor table."""
+
+    addr: int
+    length: int
+    flags: int
+    next: int
+
+
+class ReferenceRing:
+    """A split ring at guest addresses; `base` is where both indices stand."""
+
+    def __init__(
+        self,
+        memory: Memory,
+        size: int,
+        desc: int,
+        avail: int,
+        used: int,
+        base: int,
+        *,
+        event_idx: bool,
+        indirect: bool,
+        chain_limit: int = 0,
+    ) -> None:
+        self.memory = memory
+        self.size = size
+        self.desc = desc
+        self.avail = avail
+        self.used = used
+        self.event_idx = event_idx
+        self.indirect = indirect
+        self.limit = max(size, chain_limit)
+        self.last_avail = base
+        self.last_used = base
+        self.in_flight: set[int] = set()
+        self.finished: list[tuple[int, int]] = []
+        self.notified_before = False
+        self._set_word(used, 0)
+
+    # Fetching.
+
+    def available(self) -> int:
+        """How many entries wait to be fetched."""
+        count = (self._word(self.avail + 2) - self.last_avail) & 0xFFFF
+        if count > self.size:
+            raise Broken("avail index is further on than the ring is long")
+        return count
+
+    def fetch(self) -> Chain | None:
+        """Take the next chain; None if there is none."""
+        if self.available() == 0:
+            return None
+        head = self._word(self.avail + 4 + 2 * (self.last_avail % self.size))
+        if head >= self.size:
+            raise Broken("avail entry is no descriptor of the table")
+        if head in self.in_flight:
+            raise Broken("descriptor head is in flight already")
+        chain = self._walk(head)
+        self.in_flight.add(head)
+        self.last_avail = (self.last_avail + 1) & 0xFFFF
+        return chain
+
+    def _walk(self, head: int) -> Chain:
+        table = self.memory.read(self.desc, 16 * self.size)
+        entries, index, in_table, seen = self.size, head, False, 0
+        parts: list[tuple[int, int]] = []
+        readable_count: int | None = None
+        while True:
+            one = Descriptor(*struct.unpack_from("<QIHH", table, 16 * index))
+            seen += 1
+            if seen > entries:
+                raise Broken("descriptor chain loops")
+            if one.flags & INDIRECT:
+                self._check_indirect(one, in_table)
+                try:
+                    table = self.memory.read(one.addr, one.length)
+                except ValueError:
+                    raise Broken("indirect table is not guest memory") from None
+                entries, index, in_table, seen = one.length // 16, 0, True, 0
+                continue
+            if len(parts) == self.limit:
+                raise Broken("descriptor chain is too long")
+            if one.flags & WRITE:
+                if readable_count is None:
+                    readable_count = len(parts)
+            elif readable_count is not None:
+                raise Broken("device-readable descriptor after a device-writable one")
+            parts.append((one.addr, one.length))
+            if sum(length for _, length in parts) > MAX_BYTES:
+                raise Broken("descriptor chain of more than 2^32 bytes")
+            try:
+                self.memory.read(one.addr, one.length)
+            except ValueError:
+                raise Broken("buffer is not guest memory") from None
+            if not one.flags & NEXT:
+                break
+            if one.next >= entries:
+                raise Broken("next descriptor is outside the table")
+            index = one.next
+        split = len(parts) if readable_count is None else readable_count
+        return Chain(head, tuple(parts[:split]), tuple(parts[split:]))
+
+    def _check_indirect(self, one: Descriptor, in_table: bool) -> None:
+        if not self.indirect:
+            raise Broken("indirect descriptor without the feature")
+        if in_table:
+            raise Broken("indirect descriptor in an indirect table")
+        if one.flags & NEXT:
+            raise Broken("indirect descriptor with a next one")
+        if one.length == 0 or one.length % 16:
+            raise Broken("indirect table is no whole number of descriptors")
+        if one.length // 16 > self.limit:
+            raise Broken("indirect table is too long")
+
+    # Data.
+
+    def load(self, chain: Chain) -> bytes:
+        """All the readable bytes of a chain."""
+        return b"".join(self.memory.read(addr, length) for addr, length in chain.readable)
+
+    def store(self, chain: Chain, data: bytes) -> int:
+        """Write to the start of the writable area; returns how many bytes it took."""
+        at = 0
+        for addr, length in chain.writable:
+            part = data[at : at + length]
+            self.memory.write(addr, part)
+            at += len(part)
+        return at
+
+    # Completing.
+
+    def finish(self, head: int, length: int) -> None:
+        """Note a completion, to be published."""
+        self.finished.append((head, length))
+
+    def publish(self) -> bool:
+        """Show what is finished to the driver; True if it wants to be notified."""
+        if not self.finished:
+            return False
+        old = self.last_used
+        for head, length in self.finished:
+            at = self.used + 4 + 8 * (self.last_used % self.size)
+            self.memory.write(at, struct.pack("<II", head, min(length, 0xFFFFFFFF)))
+            self.last_used = (self.last_used + 1) & 0xFFFF
+            self.in_flight.discard(head)
+        self.finished = []
+        self._set_word(self.used + 2, self.last_used)
+        if not self.event_idx:
+            return not self._word(self.avail) & 1
+        first, self.notified_before = not self.notified_before, True
+        event = self._word(self.avail + 4 + 2 * self.size)
+        published = {(old + i) & 0xFFFF for i in range((self.last_used - old) & 0xFFFF)}
+        return first or event in published
+
+    # Kicks.
+
+    def arm(self) -> bool:
+        """Ask for a kick; True if there is something already."""
+        if self.event_idx:
+            self._set_word(self.used + 4 + 8 * self.size, self.last_avail)
+        else:
+            self._set_word(self.used, 0)
+        return self.available() > 0
+
+    def disarm(self) -> None:
+        """Ask for no kicks."""
+        if not self.event_idx:
+            self._set_word(self.used, 1)
+
+    def _word(self, addr: int) -> int:
+        return int.from_bytes(self.memory.read(addr, 2), "little")
+
+    def _set_word(self, addr: int, value: int) -> None:
+        self.memory.write(addr, value.to_bytes(2, "little"))
