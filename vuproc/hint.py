@@ -28,6 +28,8 @@ class Target:
     device_id: int
     queues: int
     queue_size: int
+    config_size: int
+    """Bytes of the device's configuration space."""
     socket: str
     listens: bool
     """vuproc listens (mode: server) and the client connects; otherwise the other way round."""
@@ -50,6 +52,7 @@ def hint(client: str, file: DeviceFile, memory: str = "1G") -> str:
         device_id=device.device_id,
         queues=device.num_queues(),
         queue_size=device.queue_size(),
+        config_size=len(device.config_space()),
         socket=file.socket.path,
         listens=file.socket.mode == "server",
         memory=memory,
@@ -108,7 +111,7 @@ def _qemu_device(target: Target) -> list[tuple[str, str]]:
             (
                 "-device",
                 f"vhost-user-test-device-pci,{chardev},virtio-id={target.device_id},"
-                f"num_vqs={target.queues},config_size=256",
+                f"num_vqs={target.queues},config_size={target.config_size}",
             )
         ]
     return [("-device", f"{device.name},{chardev}{extra}")]
@@ -277,7 +280,7 @@ def _uml(target: Target) -> str:
         "# Guest memory is a file under TMPDIR that UML shares by itself; keep it on a tmpfs.",
         f"TMPDIR=/dev/shm linux.uml mem={target.memory} \\",
         f"  virtio_uml.device={shlex.quote(f'{target.socket}:{target.device_id}')}",
-        f"# The guest needs the driver of {target.kind}, as a module or built in.",
+        f"# The guest needs the virtio driver for the {target.kind}, as a module or built in.",
     ]
     if target.queues > 1:
         lines.append(f"# It has one CPU, so drivers use one queue of the {target.queues}.")
