@@ -387,7 +387,9 @@ def _set_status(state: State, offer: Offer, fields: Fields, fds: Fds) -> Change:
     # QEMU 7.2 writes 0 before it asks for the bases of a guest that is merely paused: keep them.
     state, effects, stopping = _stop_all(state)
     return Change(
-        state=replace(state, status=0), effects=(*effects, ResetDevice()), rebased=stopping
+        state=replace(state, features=None, status=0),
+        effects=(*effects, ResetDevice()),
+        rebased=stopping,
     )
 
 
