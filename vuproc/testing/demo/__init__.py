@@ -1,0 +1,1 @@
+"""The demonstration behind the README's first command: one disk, two kinds of driver."""
