@@ -17,6 +17,7 @@ from vuproc.testing.guests.errors import GuestFailed
 
 # How long the kernel may take to end a killed process: it has to give back a guest's memory.
 KILL_TIMEOUT_S = 10.0
+LAST_BREATH_S = 1.0
 CHUNK = 65536
 
 
@@ -141,11 +142,13 @@ class GuestProcess:
         return bool(chunk)
 
     def _failed(self, what: str, deadline: float) -> GuestFailed:
-        ended = self._process.poll()
-        if ended is not None:
+        early = time.monotonic() < deadline
+        try:
+            # A child that dies closes its output a moment before it is gone.
+            ended = self._process.wait(LAST_BREATH_S if early else 0.0)
             what += f", but it ended with exit code {ended}"
-        elif time.monotonic() < deadline:
-            what += ", but it closed its output"
+        except subprocess.TimeoutExpired:
+            what += ", but it closed its output" if early else ""
         return GuestFailed(f"{self.name} (pid {self.pid}): {what}", self.lines)
 
 
