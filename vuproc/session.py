@@ -31,7 +31,7 @@ from vuproc.spec.vhost_user import (
     Reply,
 )
 from vuproc.spec.virtio import Feature, Status
-from vuproc.state import Offer, State
+from vuproc.state import Offer, State, extra_bits
 from vuproc.transitions import HANDLERS, Change
 from vuproc.wire import Message, reply
 
@@ -183,12 +183,12 @@ class Session:
 
     def _check_gate(self, row: MessageSpec) -> None:
         """A message is legal only once the feature that brought it has been negotiated."""
-        missing = row.gate.protocol & ~ProtocolFeature(self._state.protocol_features)
+        missing = extra_bits(row.gate.protocol, self._state.protocol_features)
         if missing:
-            raise MessageRefused(f"{missing.name} was not negotiated")
-        if row.gate.offered & ~self._offer.features:
+            raise MessageRefused(f"{ProtocolFeature(missing).name} was not negotiated")
+        if extra_bits(row.gate.offered, self._offer.features):
             raise MessageRefused(f"{Feature(row.gate.offered).name} was not offered")
-        if row.gate.features & ~(self._state.features or 0):
+        if extra_bits(row.gate.features, self._state.features or 0):
             raise MessageRefused(f"feature bits {row.gate.features:#x} were not acknowledged")
 
     def _finish(self, step: Step, results: Sequence[object]) -> bytes | None:

@@ -9,6 +9,15 @@ from vuproc.fd import Fd
 from vuproc.ring_state import Ring
 
 
+def extra_bits(value: int, allowed: int) -> int:
+    """The bits of `value` that are not in `allowed`.
+
+    The plain way, `value & ~allowed`, is wrong for an IntFlag: its complement knows only its own
+    members, so that a bit without a name would pass.
+    """
+    return int(value) & ~int(allowed)
+
+
 class Offer(msgspec.Struct, frozen=True, kw_only=True):
     """What a device offers to every front-end.
 

@@ -45,7 +45,7 @@ from vuproc.spec.vhost_user import (
     ProtocolFeature,
 )
 from vuproc.spec.virtio import QUEUE_SIZE_MAX, STATUS_MAX, Feature, Status
-from vuproc.state import Offer, State
+from vuproc.state import Offer, State, extra_bits
 
 CONFIG_FLAGS_MAX = 3
 """SET_CONFIG: 0 and 1 are QEMU's kinds of write; rust-vmm calls them 1 and 2 and may set both."""
@@ -132,9 +132,10 @@ def _get_features(state: State, offer: Offer, fields: Fields, fds: Fds) -> Chang
 
 def _set_features(state: State, offer: Offer, fields: Fields, fds: Fds) -> Change:
     features: int = fields["value"]
-    if features & ~offer.features:
-        raise MessageRefused(f"features {features & ~offer.features:#x} were not offered")
-    if state.started and (features ^ (state.features or 0)) & ~Feature.LOG_ALL:
+    extra = extra_bits(features, offer.features)
+    if extra:
+        raise MessageRefused(f"features {extra:#x} were not offered")
+    if state.started and extra_bits(features ^ (state.features or 0), Feature.LOG_ALL):
         raise MessageRefused("features cannot change while rings run")
     effects: tuple[Effect, ...] = ()
     if features != state.features:
@@ -159,8 +160,8 @@ def _set_protocol_features(state: State, offer: Offer, fields: Fields, fds: Fds)
     if wanted & ProtocolFeature.INBAND_NOTIFICATIONS and wanted & needed != needed:
         # "If INBAND_NOTIFICATIONS is negotiated without these two, the back-end must close."
         raise CloseConnection("in-band notifications without BACKEND_REQ and REPLY_ACK")
-    if wanted & ~offer.protocol_features:
-        extra = ProtocolFeature(wanted & ~offer.protocol_features)
+    extra = extra_bits(wanted, offer.protocol_features)
+    if extra:
         raise MessageRefused(f"protocol features {extra:#x} were not offered")
     return Change(state=replace(state, protocol_features=wanted))
 
