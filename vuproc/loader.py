@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import sys
@@ -67,6 +66,8 @@ def file_of(ref: str, base_dir: Path) -> Path | None:
 
 def suggestion(name: str, known: Iterable[str]) -> str:
     """`; did you mean X?` if one of `known` is close to `name`, else an empty string."""
+    import difflib  # for mistakes only, and workers are started often
+
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"; did you mean {close[0]}?" if close else ""
 

@@ -117,7 +117,7 @@ def test_segments_need_not_be_whole_sectors(disk: Disk) -> None:
     assert inline.block(BlkType.IN, 0, in_=[1, 511, 512]).data == data
 
 
-def test_header_spread_over_descriptors_is_gathered_c14(disk: Disk) -> None:
+def test_c14_header_spread_over_descriptors_is_gathered(disk: Disk) -> None:
     header = REQUEST_HEADER.pack(type=BlkType.IN, sector=2)
     parts = [header[:3], header[3:15], header[15:]]
     result = disk().chain(parts, [512, 1])
@@ -171,7 +171,7 @@ def test_get_id_fills_a_shorter_buffer_as_far_as_it_goes(disk: Disk) -> None:
     ],
 )
 @pytest.mark.parametrize("kind", [BlkType.IN, BlkType.OUT])
-def test_range_outside_the_disk_or_unaligned_is_ioerr_c32(
+def test_c32_range_outside_the_disk_or_unaligned_is_ioerr(
     disk: Disk, image: Path, kind: BlkType, sector: int, size: int
 ) -> None:
     before = image.read_bytes()
@@ -183,7 +183,7 @@ def test_range_outside_the_disk_or_unaligned_is_ioerr_c32(
     assert image.read_bytes() == before
 
 
-def test_blocks_larger_than_sectors_must_be_aligned_c32(disk: Disk) -> None:
+def test_c32_blocks_larger_than_sectors_must_be_aligned(disk: Disk) -> None:
     inline = disk(block_size=4096)
     assert inline.block(BlkType.IN, 8, in_=[4096]).status == BlkStatus.OK
     assert inline.block(BlkType.IN, 1, in_=[4096]).status == BlkStatus.IOERR
@@ -191,7 +191,7 @@ def test_blocks_larger_than_sectors_must_be_aligned_c32(disk: Disk) -> None:
 
 
 @pytest.mark.parametrize("kind", [2, 3, 5, 10, 14, 99, 2**32 - 1])
-def test_unknown_type_is_unsupp_c33(disk: Disk, kind: int) -> None:
+def test_c33_unknown_type_is_unsupp(disk: Disk, kind: int) -> None:
     result = disk().block(kind, in_=[512])
     assert (result.status, result.written) == (BlkStatus.UNSUPP, 1)
 
@@ -216,7 +216,7 @@ def test_unknown_type_is_unsupp_c33(disk: Disk, kind: int) -> None:
         (BlkType.WRITE_ZEROES, ranges((0, 1, 0), (SECTORS, 1, 0)), BlkStatus.IOERR),
     ],
 )
-def test_bad_ranges_are_refused_whole_c33(
+def test_c33_bad_ranges_are_refused_whole(
     disk: Disk, image: Path, kind: BlkType, payload: bytes, status: BlkStatus
 ) -> None:
     before = image.read_bytes()
@@ -225,7 +225,7 @@ def test_bad_ranges_are_refused_whole_c33(
     assert image.read_bytes() == before
 
 
-def test_only_readable_descriptors_complete_with_nothing_written_c13(
+def test_c13_only_readable_descriptors_complete_with_nothing_written(
     disk: Disk, image: Path
 ) -> None:
     before = image.read_bytes()
@@ -234,13 +234,13 @@ def test_only_readable_descriptors_complete_with_nothing_written_c13(
     assert image.read_bytes() == before
 
 
-def test_only_writable_descriptors_are_ioerr_c13(disk: Disk) -> None:
+def test_c13_only_writable_descriptors_are_ioerr(disk: Disk) -> None:
     result = disk().chain([], [512, 1])
     assert result.data == (bytes(512), bytes([BlkStatus.IOERR]))
     assert result.written == 1
 
 
-def test_short_header_is_ioerr_c14(disk: Disk) -> None:
+def test_c14_short_header_is_ioerr(disk: Disk) -> None:
     result = disk().chain([REQUEST_HEADER.pack(type=BlkType.IN)[:15]], [512, 1])
     assert result.data[-1] == bytes([BlkStatus.IOERR])
     assert result.written == 1
@@ -264,7 +264,7 @@ def test_read_only_disk_needs_no_permission_to_write(disk: Disk, image: Path) ->
 # When the image fails.
 
 
-def test_short_read_is_ioerr_and_counts_only_what_was_read_c39(disk: Disk, image: Path) -> None:
+def test_c39_short_read_is_ioerr_and_counts_only_what_was_read(disk: Disk, image: Path) -> None:
     inline = disk()
     os.truncate(image, 512)
     result = inline.block(BlkType.IN, 0, in_=[1024])
@@ -272,7 +272,7 @@ def test_short_read_is_ioerr_and_counts_only_what_was_read_c39(disk: Disk, image
     assert result.written == 512 + 1
 
 
-def test_full_disk_is_ioerr_f11(disk: Disk) -> None:
+def test_f11_full_disk_is_ioerr(disk: Disk) -> None:
     inline = disk(ram=DISK)
     with FileSizeLimit(DISK // 2):
         assert inline.block(BlkType.OUT, 0, [PATTERN]).status == BlkStatus.OK
@@ -285,7 +285,7 @@ def test_full_disk_is_ioerr_f11(disk: Disk) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
-def test_error_of_flush_is_ioerr_f11(
+def test_f11_error_of_flush_is_ioerr(
     disk: Disk, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     def broken(self: Storage) -> None:

@@ -149,7 +149,7 @@ def test_write_cache_is_switched_by_the_driver(vuproc_device: ServeDevice, image
         assert Block(guest).config()["capacity"] == SIZE // SECTOR_SIZE
 
 
-def test_image_that_has_shrunk_is_ioerr_f11(vuproc_device: ServeDevice, image: Path) -> None:
+def test_f11_image_that_has_shrunk_is_ioerr(vuproc_device: ServeDevice, image: Path) -> None:
     with vuproc_device(blk(image)).guest() as guest:
         disk = Block(guest)
         os.truncate(image, SIZE // 2)
