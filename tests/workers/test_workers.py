@@ -49,7 +49,9 @@ def test_hooks_are_called_in_their_order(vuproc_device: ServeDevice) -> None:
         "ring_started 0",
         "config_written 2 XY",
         "ring_stopped 0",
-        "reset",
+        "reset",  # the driver's
+        "reset",  # the end of the session
+        "reset",  # the end of the worker
         "teardown",
     ]
 
@@ -64,6 +66,15 @@ def test_a_config_write_that_the_device_refuses_fails_and_is_not_read_back(
         guest.front_end.set_config(0, b"good")
         assert guest.front_end.get_config(0, 8) == b"goodig--"
         assert say(guest, "echo still here") == "still here"
+
+
+def test_a_config_write_does_not_outlive_the_front_end(vuproc_device: ServeDevice) -> None:
+    served = vuproc_device(Scripted)
+    with served.guest() as guest:
+        guest.front_end.set_config(0, b"mine")
+        assert guest.front_end.get_config(0, 8) == b"mineig--"
+    with served.guest() as guest:
+        assert guest.front_end.get_config(0, 8) == b"config--"
 
 
 def test_an_exception_fails_the_request_and_names_the_method(vuproc_device: ServeDevice) -> None:

@@ -123,8 +123,9 @@ class Crew:
                 self._replace(seat, "its last command was taken back")
 
     def detach(self) -> None:
-        """The session is over: no worker keeps a ring or a mapping."""
+        """The session is over: no worker keeps a ring, a mapping or what the driver chose."""
         self._broken.clear()
+        self._config.reset()
         for seat in self.seats:
             if seat.worker is None:
                 continue

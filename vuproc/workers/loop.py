@@ -255,6 +255,7 @@ class Worker:
             queue.enabled = False
         self._memory = GuestMemory()
         self._features = 0
+        self._hook(self._device.reset)
 
     def _watch_kick(self, queue: Queue) -> None:
         if queue.kick is None:
