@@ -8,9 +8,9 @@ from __future__ import annotations
 import itertools
 import os
 import select
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -147,11 +147,9 @@ def broken(guest: Guest, queue: int = 0, *, others: Sequence[int] = (1,)) -> Non
 
 def until(condition: Callable[[], Any], timeout_s: float = AT_ONCE_S) -> Any:
     """Ask until the answer is true; each question must be an exchange with somebody else."""
-    from time import monotonic
-
-    deadline = monotonic() + timeout_s
+    deadline = time.monotonic() + timeout_s
     while not (answer := condition()):
-        if monotonic() > deadline:
+        if time.monotonic() > deadline:
             return answer
     return answer
 

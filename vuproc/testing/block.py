@@ -29,6 +29,11 @@ class Block:
     def __init__(self, guest: Guest) -> None:
         self.guest = guest
 
+    @staticmethod
+    def header(kind: int, sector: int = 0) -> bytes:
+        """The first readable segment of a request."""
+        return REQUEST_HEADER.pack(type=kind, sector=sector)
+
     def config(self) -> dict[str, Any]:
         """The configuration space."""
         return CONFIG.unpack(self.guest.front_end.get_config(0, CONFIG.size))
@@ -59,7 +64,7 @@ class Block:
         indirect: bool = False,
     ) -> tuple[int, int]:
         """As `request`, without waiting; pass the token to the guest's `wait`."""
-        header = REQUEST_HEADER.pack(type=kind, sector=sector)
+        header = self.header(kind, sector)
         return self.guest.submit(queue, [header, *out], [*in_, 1], indirect=indirect)
 
     def read(self, sector: int, size: int, *, queue: int = 0) -> bytes:

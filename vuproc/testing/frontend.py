@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import struct
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -28,6 +29,8 @@ from vuproc.wire import Message, Receiver, encode, reply, send
 
 REPLY_TIMEOUT = 10.0
 """Seconds a reply may take. No real front-end has such a bound; a test needs one."""
+
+_TIMEVAL = struct.Struct("@ll")
 
 
 class FrontEnd:
@@ -233,10 +236,9 @@ def connect(path: str | os.PathLike[str]) -> socket.socket:
     """A stream socket connected to `path`. OSError if nobody listens there."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        # A full backlog makes connect wait; that ends here too.
-        sock.settimeout(REPLY_TIMEOUT)
+        # A full backlog makes connect wait, which this bounds. A non-blocking one would fail.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(int(REPLY_TIMEOUT), 0))
         sock.connect(os.fspath(path))
-        sock.settimeout(None)
     except BaseException:
         sock.close()
         raise
