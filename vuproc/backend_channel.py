@@ -58,5 +58,9 @@ class BackendChannel:
         return f"{len(data)} bytes that answer nothing" if data else "closed by the front-end"
 
     def close(self) -> None:
-        """Close our copy."""
+        """End the channel: the peer sees it now, though the session still owns a descriptor."""
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # the peer was quicker
         self._socket.close()
