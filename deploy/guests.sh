@@ -134,7 +134,7 @@ unpack_blkio() {
     return $status
 }
 
-# Everything that can be had here. Never fails: what is missing was said.
+# Everything that can be had here; with $1 "unpacked" nothing is installed. Never fails: what is missing was said.
 get_guests() {
     if ! have apt-get || ! have dpkg-deb; then
         say "no apt-get here: guests are used only where they are installed already"
@@ -144,6 +144,8 @@ get_guests() {
     unpack_own busybox busybox-static || true
     unpack_kernel || true
     unpack_blkio || true
+    rm -rf "$cache/apt"
+    [ "$1" = all ] || return 0
     for pair in qemu-system-x86_64:qemu-system-x86 mke2fs:e2fsprogs; do
         program=${pair%%:*}
         package=${pair#*:}
@@ -154,5 +156,4 @@ get_guests() {
             say "cannot install $package: that needs root"
         fi
     done
-    rm -rf "$cache/apt"
 }
