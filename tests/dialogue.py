@@ -66,13 +66,16 @@ def stream() -> Fd:
     return Fd(one.detach())
 
 
+Fields = dict[str, Any]
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What became of one message. `closed`: why the connection had to end, None if it went on."""
 
     effects: tuple[Effect, ...] = ()
     payload: bytes | None = None
-    fields: dict[str, Any] | None = None
+    fields: Fields | None = None
     refused: str | None = None
     closed: str | None = None
 
@@ -157,7 +160,7 @@ class Dialogue:
         assert header == {"request": number, "flags": 0x5, "size": len(payload)}
         row = FRONT_END.get(number)
         layout = U64
-        fields: dict[str, Any] | None
+        fields: Fields | None
         if row is None or row.reply is not Reply.OWN:
             fields = layout.unpack(payload)
             assert (fields["value"] == 0) == (refused is None)
@@ -172,7 +175,7 @@ class Dialogue:
         item = {"guest_addr": GUEST, "size": size, "user_addr": USER, "mmap_offset": 0}
         return self.tell("SET_MEM_TABLE", [memory(size)], items=[item])
 
-    def region(self, number: int, size: int = 0x10000, **changes: int) -> dict[str, int]:
+    def region(self, number: int, size: int = 0x10000, **changes: int) -> Fields:
         """The fields of one of many regions that lie side by side."""
         fields = {
             "guest_addr": GUEST + number * 0x10000,
@@ -185,7 +188,7 @@ class Dialogue:
     def address(self, index: int = 0, at: int | None = None, **changes: int) -> Outcome:
         """SET_VRING_ADDR with the three areas at `at`, 64 KiB a ring by default."""
         start = USER + index * 0x10000 if at is None else at
-        fields: dict[str, Any] = {"desc": start, "avail": start + 0x4000, "used": start + 0x8000}
+        fields: Fields = {"desc": start, "avail": start + 0x4000, "used": start + 0x8000}
         fields.update(changes)
         return self.tell("SET_VRING_ADDR", index=index, **fields)
 
