@@ -265,8 +265,7 @@ class Crew:
         if seat.last_signal == signal.SIGBUS:
             shrunk = self._shrunk_region(seat)
             if shrunk is not None:
-                for queue in self._running(seat):
-                    self._break(queue, f"guest memory was truncated: {shrunk}")
+                self._give_up(seat, f"guest memory was truncated: {shrunk}")
 
     def _fill(self, seat: Seat, *, hold: int = -1) -> None:
         """Start a worker for the seat and bring it to the session's state; `hold` names a ring not
@@ -305,12 +304,13 @@ class Crew:
                 case _:
                     yield _prepared(effect)
 
-    def _running(self, seat: Seat) -> list[int]:
-        return [
-            effect.setup.index
-            for effect in self._replay(seat.queues)
-            if isinstance(effect, effects.StartRing)
-        ]
+    def _give_up(self, seat: Seat, cause: str) -> None:
+        """Break the rings of a seat whose worker died of them, as it would have done itself."""
+        for effect in self._replay(seat.queues):
+            if isinstance(effect, effects.StartRing) and effect.setup.index not in self._broken:
+                if effect.setup.err is not None:
+                    effect.setup.err.notify()
+                self._break(effect.setup.index, cause)
 
     def _shrunk_region(self, seat: Seat) -> str | None:
         for effect in self._replay(seat.queues):

@@ -8,7 +8,6 @@ not held by a memory change.
 from __future__ import annotations
 
 import os
-import select
 from collections.abc import Callable
 
 from vuproc import control
@@ -234,14 +233,5 @@ class Queue:
             self._ring.set_call(-1 if self._call is None else self._call.fileno())
 
     def _signal_err(self) -> None:
-        if self._err is None:
-            return
-        poller = select.poll()
-        poller.register(self._err.fileno(), select.POLLOUT)
-        # A saturated or closed descriptor must not block or kill the worker, and the flag
-        # O_NONBLOCK is not ours.
-        if any(event & select.POLLOUT for _, event in poller.poll(0)):
-            try:
-                os.write(self._err.fileno(), (1).to_bytes(8, "little"))
-            except OSError:
-                pass
+        if self._err is not None:
+            self._err.notify()
