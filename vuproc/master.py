@@ -327,9 +327,18 @@ class Master:
             if current[seat]:
                 _, channel, pidfd = current[seat]
                 heard, died = partial(self.crew.heard, seat), partial(self.crew.died, seat)
-                self._selector.register(channel, selectors.EVENT_READ, heard)
-                self._selector.register(pidfd, selectors.EVENT_READ, died)
+                for number, event in ((channel, heard), (pidfd, died)):
+                    still = partial(self._of_worker, seat, seat.worker, event)
+                    self._selector.register(number, selectors.EVENT_READ, still)
             self._watched[seat] = current[seat]
+
+    @staticmethod
+    def _of_worker(seat: Seat, worker: object, event: Callable[[], None]) -> None:
+        """An event of a worker that is still there: what came before it in this turn may have
+        replaced the worker already.
+        """
+        if seat.worker is worker:
+            event()
 
     def _forget(self, number: int) -> None:
         try:
