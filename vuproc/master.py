@@ -17,7 +17,7 @@ from enum import IntEnum
 from functools import partial
 
 from vuproc import effects
-from vuproc.backend_channel import BackendChannel
+from vuproc.backend_channel import CLOSED, BackendChannel
 from vuproc.effects import EffectFailed
 from vuproc.errors import CloseConnection, ConnectionBroken, Disconnected
 from vuproc.fd import Fd
@@ -281,7 +281,8 @@ class Master:
             return
         reason = connection.channel.stray()
         if reason is not None:
-            log.warning("back-end request channel closed: %s", reason)
+            level = logging.DEBUG if reason is CLOSED else logging.WARNING
+            log.log(level, "back-end request channel ended: %s", reason)
             self._close_channel(connection)
 
     def _close_channel(self, connection: Connection) -> None:
