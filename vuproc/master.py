@@ -117,6 +117,7 @@ class Master:
         try:
             # Before the first front-end, which must not wait for imports.
             self.crew.start()
+            self._source.open()
             on_ready()
             while self._phase < Phase.STOPPING:
                 self._turn()
