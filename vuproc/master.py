@@ -136,6 +136,7 @@ class Master:
             self._watch_crew()
         self._enforce_deadlines()
         self.crew.tend()
+        self._watch_crew()
         if self._connection is None and not self._listening:
             self._accept()
 
