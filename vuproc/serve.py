@@ -22,11 +22,11 @@ from vuproc.fd import Fd
 from vuproc.listener import Connector, Inherited, Listener, ListenError, Source
 from vuproc.master import Master
 from vuproc.session import Offer
-from vuproc.shm.counters import block_bytes
+from vuproc.shm.counters import QueueCounters, block_bytes
 from vuproc.shm.segment import Segment, sweep
 from vuproc.spec.vhost_user import ProtocolFeature
 from vuproc.spec.virtio import Feature
-from vuproc.workers.crew import Crew
+from vuproc.workers.crew import Crew, OnReport
 from vuproc.workers.supervise import Forkserver, WorkerProcess, WorkerSetupError
 
 log = logging.getLogger("vuproc.master")
@@ -43,6 +43,7 @@ PROTOCOL_FEATURES = (
     | ProtocolFeature.REPLY_ACK
     | ProtocolFeature.BACKEND_REQ
     | ProtocolFeature.CONFIG
+    | ProtocolFeature.INFLIGHT_SHMFD
     | ProtocolFeature.RESET_DEVICE
     | ProtocolFeature.CONFIGURE_MEM_SLOTS
     | ProtocolFeature.STATUS
@@ -87,27 +88,35 @@ def _serve(
     file: DeviceFile, device: Device, source: Source, shared: dict[str, Fd], segment: Segment
 ) -> None:
     forkserver = Forkserver([file.device_type.__module__] if _installed(file) else [])
-    setup = control.Setup(
+    prepare = control.Prepare(
         type_ref=file.type_ref,
         base_dir=str(file.base_dir),
         options=msgspec.msgpack.encode(file.options),
-        queues=(),
         chain_limit=device.queue_size(),
         counters=segment.name,
         shared=tuple(shared),
         log_level=logging.getLogger("vuproc").level,
     )
 
-    def spawn(
-        queues: tuple[int, ...], on_report: Callable[[RingBroken | Logged], None]
-    ) -> WorkerProcess:
-        mine = msgspec.structs.replace(setup, queues=queues)
-        return WorkerProcess(forkserver, mine, list(shared.values()), on_report)
+    def start(on_report: OnReport) -> WorkerProcess:
+        return WorkerProcess(forkserver, prepare, list(shared.values()), on_report)
 
     config = ConfigSpace(device.config_space)
+    counters = [QueueCounters(segment, queue) for queue in range(device.num_queues())]
+
+    def work(queues: tuple[int, ...]) -> int:
+        return sum(counters[queue].snapshot().requests for queue in queues)
 
     def make_crew(master: Master) -> Crew:
-        return Crew(spawn, file.workers, config, master.replay, master.ring_broken)
+        return Crew(
+            start,
+            file.workers,
+            config,
+            queue_size=device.queue_size(),
+            work=work,
+            replay=master.replay,
+            on_broken=master.ring_broken,
+        )
 
     offer = Offer(
         features=int(RING_FEATURES) | device.offered_features(),

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from vuproc import control
 from vuproc.control import ChannelClosed, Command, Done, Failed, Logged, RingBroken, WorkerChannel
 from vuproc.device import Device
-from vuproc.errors import MemoryFault, RingError
+from vuproc.errors import MemoryFault, RequestAbandoned, RingError
 from vuproc.fd import Fd
 from vuproc.shm.counters import QueueCounters
 from vuproc.shm.memory import GuestMemory
@@ -34,6 +34,8 @@ LOGGED_ERRORS = 5
 counted.
 """
 LOG_PERIOD_S = 5.0
+PEEK_BYTES = 16
+"""Bytes of an abandoned request that are shown in the log: a header's worth."""
 
 
 class Leave(Exception):
@@ -67,6 +69,7 @@ class Worker:
                 counters.get(index),
                 chain_limit,
                 self._request_failed,
+                self._request_skipped,
                 self._ring_broken,
             )
             for index in queues
@@ -300,6 +303,26 @@ class Worker:
             self._log_failure(f"{name}.fail: {_described(again)}", again)
         if not request.finished:
             request.finish()
+
+    def _request_skipped(self, request: Request, why: str, attempts: int) -> None:
+        """A request of a dead worker which is not to run (again): completed with the reason logged."""
+        name = type(self._device).__name__
+        chain = (
+            f"queue {request.queue}, head {request.head}, {request.readable_total} bytes to read, "
+            f"{request.writable_total} to write, begins {request.read(PEEK_BYTES).hex() or 'empty'}"
+        )
+        if why == "drop":
+            self._answer(Logged(logging.WARNING, f"{name}: not run again: {chain}"))
+            request.finish(0)
+            return
+        cause = f"{attempts} workers died over it" if why == "poison" else "not run again"
+        self._answer(Logged(logging.ERROR, f"{name}: failed, as {cause}: {chain}"))
+        try:
+            self._device.fail(request, RequestAbandoned(request.queue, request.head, attempts))
+        except Exception as error:
+            self._log_failure(f"{name}.fail: {_described(error)}", error)
+        if not request.finished:
+            request.finish(0)
 
     def _hook(self, method: Callable[..., None], *args: object) -> None:
         """Call the device's own code; what it raises is logged with the method's name and ends

@@ -8,14 +8,15 @@ not held by a memory change.
 from __future__ import annotations
 
 import os
-import select
 from collections.abc import Callable
 
 from vuproc import control
+from vuproc.bell import ring_bell
 from vuproc.device import Device
 from vuproc.errors import MemoryFault, RingError
 from vuproc.fd import Fd
 from vuproc.shm.counters import QueueCounters
+from vuproc.shm.inflight import SplitRecord
 from vuproc.shm.memory import GuestMemory
 from vuproc.shm.request import Request
 from vuproc.shm.split import SplitRing
@@ -28,6 +29,7 @@ KICK_BYTES = 8
 """What one kick is: the eventfd's counter; pipes and sockets carry the same eight bytes a kick."""
 
 OnError = Callable[[Request, BaseException], None]
+OnSkip = Callable[[Request, str, int], None]
 
 
 class Queue:
@@ -44,6 +46,7 @@ class Queue:
         counters: QueueCounters | None,
         chain_limit: int,
         on_error: OnError,
+        on_skip: OnSkip,
         on_broken: Callable[[int, str], None],
     ) -> None:
         self.index = index
@@ -55,6 +58,7 @@ class Queue:
         self._counters = counters
         self._chain_limit = chain_limit
         self._on_error = on_error
+        self._on_skip = on_skip
         self._on_broken = on_broken
         self._ring: SplitRing | None = None
         self._call: Fd | None = None
@@ -89,6 +93,7 @@ class Queue:
         Takes the descriptors on success. Raises `MemoryFault` or `RingError`, and then has changed
         nothing.
         """
+        record = SplitRecord(fds[0].fileno(), command.record_offset, command.size)
         ring = SplitRing(
             self.index,
             command.size,
@@ -100,9 +105,14 @@ class Queue:
             features=features,
             chain_limit=max(self._chain_limit, command.size),
             counters=self._counters,
+            record=record,
+            fresh=command.fresh,
         )
+        ring.resubmit = self._device.resubmit
+        ring.on_skip = self._on_skip
         self.drop()
         supply = iter(fds)
+        next(supply).close()  # the record is mapped
         self.kick = next(supply) if command.kick else None
         self._call = next(supply) if command.call else None
         self._err = next(supply) if command.err else None
@@ -110,20 +120,21 @@ class Queue:
         self._point_call()
         self.enabled = command.enabled
         self.ready = True
-        if command.base is None and self.enabled:
-            # The interrupt for what the dead worker completed may have died with it.
-            ring.notify_always()
 
     def stop(self) -> int:
-        """Stop the ring, with nothing in flight, and return its next avail index."""
+        """Stop the ring, with nothing in the device's hands; the value that answers `StopRing`.
+
+        A ring which never got to run after its worker died may leave requests in the record.
+        """
         ring = self._ring
         if ring is None:
             return 0
         if not self._broken:
             ring.publish()
+        kept = control.STOP_KEPT if ring.outstanding and not self._broken else 0
         base = ring.stop()
         self.drop()
-        return base
+        return base | kept
 
     def drop(self) -> None:
         """Forget the ring and close its descriptors without touching guest memory."""
@@ -234,14 +245,5 @@ class Queue:
             self._ring.set_call(-1 if self._call is None else self._call.fileno())
 
     def _signal_err(self) -> None:
-        if self._err is None:
-            return
-        poller = select.poll()
-        poller.register(self._err.fileno(), select.POLLOUT)
-        # A saturated or closed descriptor must not block or kill the worker, and the flag
-        # O_NONBLOCK is not ours.
-        if any(event & select.POLLOUT for _, event in poller.poll(0)):
-            try:
-                os.write(self._err.fileno(), (1).to_bytes(8, "little"))
-            except OSError:
-                pass
+        if self._err is not None:
+            ring_bell(self._err)
