@@ -174,6 +174,22 @@ class MessageRefused(VuprocError):
         return self.reason
 
 
+class ThawError(VuprocError):
+    """A frozen session cannot go on here; the front-end has to connect anew.
+
+    `reason` says why, in words; `missing` names the descriptors that were not handed over.
+    """
+
+    def __init__(self, reason: str, missing: tuple[str, ...] = ()) -> None:
+        super().__init__(reason, missing)
+        self.reason = reason
+        self.missing = missing
+
+    def __str__(self) -> str:
+        names = f": {', '.join(self.missing)}" if self.missing else ""
+        return f"frozen session: {self.reason}{names}"
+
+
 class CloseConnection(ProtocolError):
     """The VMM's mistake where no reply can say so: this connection ends, the listener goes on.
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import stat
+import sys
 import warnings
 from enum import Enum
 from typing import Any
+
+_ONE = (1).to_bytes(8, sys.byteorder)
 
 
 class FdKind(Enum):
@@ -91,6 +95,21 @@ class Fd:
     def writable(self) -> bool:
         """Whether it was opened for writing."""
         return self._access() in (os.O_WRONLY, os.O_RDWR)
+
+    def notify(self) -> bool:
+        """Write one notification, the eight bytes of an eventfd's 1, if that is possible at once.
+
+        False if it is not: a front-end's descriptor may be saturated, closed at its other end or no
+        such thing. It never blocks, and never sets O_NONBLOCK, which both holders would share.
+        """
+        poller = select.poll()
+        poller.register(self.fileno(), select.POLLOUT)
+        if not any(event & select.POLLOUT for _, event in poller.poll(0)):
+            return False
+        try:
+            return os.write(self.fileno(), _ONE) == len(_ONE)
+        except OSError:
+            return False
 
     def _access(self) -> int | None:
         flags = fcntl.fcntl(self.fileno(), fcntl.F_GETFL)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from enum import IntEnum
 from functools import partial
+from typing import Protocol
 
 from vuproc import effects
 from vuproc.backend_channel import BackendChannel
@@ -26,6 +27,7 @@ from vuproc.session import Offer, Session, Step
 from vuproc.wire import Message, Receiver, send
 from vuproc.workers.crew import Crew
 from vuproc.workers.seat import Seat
+from vuproc.workers.standby import Standby
 
 log = logging.getLogger("vuproc.master")
 
@@ -43,6 +45,16 @@ class Phase(IntEnum):
     SERVING = 0
     LAST_CONNECTION = 1
     STOPPING = 2
+
+
+class Chore(Protocol):
+    """Something the loop looks after when no descriptor announces it."""
+
+    def due(self) -> float | None:
+        """Seconds until `tend` should be called, or None."""
+
+    def tend(self) -> None:
+        """Do what is due, if anything is."""
 
 
 class Connection:
@@ -76,12 +88,38 @@ class Master:
         self._connection: Connection | None = None
         self._listening = False
         self._next_accept = 0.0
-        self._watched: dict[Seat, tuple[int, ...]] = {}
+        self._watched: dict[Seat | Standby, tuple[int, ...]] = {}
+        self._chores: list[Chore] = []
         self._wake, self._waker = socket.socketpair()
         self._wake.setblocking(False)
         self._waker.setblocking(False)
         self._selector.register(self._wake, selectors.EVENT_READ, self._signalled)
         self.crew = make_crew(self)
+        self.add_chore(self.crew)
+
+    # Set up by `serve`.
+
+    @property
+    def selector(self) -> selectors.BaseSelector:
+        """The poll set; what is registered has a callable without arguments as its data."""
+        return self._selector
+
+    @property
+    def session(self) -> Session | None:
+        """The session of the front-end that is connected."""
+        return None if self._connection is None else self._connection.session
+
+    def add_chore(self, chore: Chore) -> None:
+        """Have the loop look after something that is due now and then."""
+        self._chores.append(chore)
+
+    def revive(self, queue: int) -> str | None:
+        """Have a broken ring served again; why not, if not."""
+        refusal = self.crew.revive(queue)
+        if refusal is None and self._connection is not None:
+            log.info("queue %d: restarted by an operator", queue)
+            self._connection.session.ring_revived(queue)
+        return refusal
 
     # What the crew asks.
 
@@ -132,7 +170,8 @@ class Master:
         for key, _ in self._selector.select(self._patience()):
             key.data()
         self._enforce_deadlines()
-        self.crew.tend()
+        for chore in self._chores:
+            chore.tend()
         if self._connection is None and not self._listening:
             self._accept()
 
@@ -140,9 +179,7 @@ class Master:
         """Seconds until something is due that no descriptor will announce."""
         now = time.monotonic()
         waits = []
-        due = self.crew.due()
-        if due is not None:
-            waits.append(due)
+        waits.extend(due for chore in self._chores if (due := chore.due()) is not None)
         connection = self._connection
         if connection is None:
             if not self._listening:
@@ -316,7 +353,8 @@ class Master:
 
     def _watch_crew(self) -> None:
         """Keep the poll set in step with who sits where."""
-        current = {seat: _descriptors(seat) for seat in self.crew.seats}
+        posts = [*self.crew.seats, self.crew.standby]
+        current = {post: _descriptors(post) for post in posts}
         changed = [seat for seat, now in current.items() if now != self._watched.get(seat, ())]
         # All old numbers go first: a new worker may have got the number of another's closed
         # descriptor.
@@ -326,10 +364,24 @@ class Master:
         for seat in changed:
             if current[seat]:
                 _, channel, pidfd = current[seat]
-                heard, died = partial(self.crew.heard, seat), partial(self.crew.died, seat)
-                self._selector.register(channel, selectors.EVENT_READ, heard)
-                self._selector.register(pidfd, selectors.EVENT_READ, died)
+                heard, died = self._callbacks(seat)
+                for number, event in ((channel, heard), (pidfd, died)):
+                    still = partial(self._of_worker, seat, seat.worker, event)
+                    self._selector.register(number, selectors.EVENT_READ, still)
             self._watched[seat] = current[seat]
+
+    def _callbacks(self, post: Seat | Standby) -> tuple[Callable[[], None], Callable[[], None]]:
+        if isinstance(post, Standby):
+            return post.heard, post.died
+        return partial(self.crew.heard, post), partial(self.crew.died, post)
+
+    @staticmethod
+    def _of_worker(seat: Seat | Standby, worker: object, event: Callable[[], None]) -> None:
+        """An event of a worker that is still there: what came before it in this turn may have
+        replaced the worker already.
+        """
+        if seat.worker is worker:
+            event()
 
     def _forget(self, number: int) -> None:
         try:
@@ -346,9 +398,9 @@ class Master:
         self._waker.close()
 
 
-def _descriptors(seat: Seat) -> tuple[int, ...]:
-    """(pid, channel, pidfd) of the seat's worker, or nothing for an empty seat."""
-    worker = seat.worker
+def _descriptors(post: Seat | Standby) -> tuple[int, ...]:
+    """(pid, channel, pidfd) of the worker at a post, or nothing for an empty one."""
+    worker = post.worker
     if worker is None or worker.pidfd is None:
         return ()
     return worker.pid, worker.fileno(), worker.pidfd.fileno()

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from vuproc import control, logs
+from vuproc.admin import SUFFIX, AdminServer
 from vuproc.config import DeviceFile
 from vuproc.config_space import ConfigSpace
 from vuproc.control import Logged, RingBroken
@@ -21,12 +22,14 @@ from vuproc.errors import SegmentInUse
 from vuproc.fd import Fd
 from vuproc.listener import Connector, Inherited, Listener, ListenError, Source
 from vuproc.master import Master
+from vuproc.operations import Operations
 from vuproc.session import Offer
 from vuproc.shm.counters import QueueCounters, block_bytes
 from vuproc.shm.segment import Segment, sweep
 from vuproc.spec.vhost_user import ProtocolFeature
 from vuproc.spec.virtio import Feature
 from vuproc.workers.crew import Crew, OnReport
+from vuproc.workers.stall import StallWatch
 from vuproc.workers.supervise import Forkserver, WorkerProcess, WorkerSetupError
 
 log = logging.getLogger("vuproc.master")
@@ -70,8 +73,8 @@ def serve(file: DeviceFile, fd: int | None = None) -> int:
     try:
         shared = _shared(device)
         segment = _counters(file, fd, device.num_queues())
-        _serve(file, device, source, shared, segment)
-    except (WorkerSetupError, SegmentInUse, OSError) as error:
+        _serve(file, fd, device, source, shared, segment)
+    except (WorkerSetupError, SegmentInUse, ListenError, OSError) as error:
         log.error("%s", error)
         return EXIT_FAILURE
     finally:
@@ -85,7 +88,12 @@ def serve(file: DeviceFile, fd: int | None = None) -> int:
 
 
 def _serve(
-    file: DeviceFile, device: Device, source: Source, shared: dict[str, Fd], segment: Segment
+    file: DeviceFile,
+    fd: int | None,
+    device: Device,
+    source: Source,
+    shared: dict[str, Fd],
+    segment: Segment,
 ) -> None:
     forkserver = Forkserver([file.device_type.__module__] if _installed(file) else [])
     prepare = control.Prepare(
@@ -126,7 +134,28 @@ def _serve(
         config_size=len(config),
     )
     master = Master(source, offer, make_crew, exit_on_disconnect=file.exit_on_disconnect)
-    master.run(lambda: log.info("serving %s, %s", file.type_ref, _summary(file.workers)))
+    snapshots = [counter.snapshot for counter in counters]
+    master.add_chore(StallWatch(file.stall_timeout, master.crew, lambda queue: snapshots[queue]()))
+    admin = _admin(file, fd, master, Operations(file.type_ref, master, counters))
+    try:
+        master.run(lambda: log.info("serving %s, %s", file.type_ref, _summary(file.workers)))
+    finally:
+        if admin is not None:
+            admin.close()
+        for counter in counters:
+            counter.release()
+
+
+def _admin(
+    file: DeviceFile, fd: int | None, master: Master, operations: Operations
+) -> AdminServer | None:
+    """The admin socket, beside the socket of our own; there is none for an inherited descriptor."""
+    if fd is not None:
+        return None
+    path = Path(f"{file.socket.path}{SUFFIX}")
+    server = AdminServer(path, master.selector, operations.verbs())
+    master.add_chore(server)
+    return server
 
 
 def _summary(groups: Sequence[tuple[int, ...]]) -> str:

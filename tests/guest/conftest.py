@@ -28,7 +28,10 @@ def disk(tmp_path: Path) -> Iterator[Callable[..., Disk]]:
     """Serves an empty image with so many queues: `disk(queues=2, size=64 << 20)`."""
     with contextlib.ExitStack() as stack:
 
-        def serve(*, queues: int = 1, size: int = 64 * MIB) -> Disk:
-            return stack.enter_context(serve_image(tmp_path, queues, size))
+        def serve(
+            *, queues: int = 1, size: int = 64 * MIB, expected_error: str | None = None
+        ) -> Disk:
+            served = serve_image(tmp_path, queues=queues, size=size, expected_error=expected_error)
+            return stack.enter_context(served)
 
         yield serve

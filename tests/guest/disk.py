@@ -56,14 +56,21 @@ def storage_daemon(directory: Path, image: Path, queues: int) -> Iterator[Disk]:
 
 
 @contextlib.contextmanager
-def vuproc(image: Path, queues: int) -> Iterator[Disk]:
-    """`vuproc run` on the image."""
+def vuproc(image: Path, queues: int, expected_error: str | None) -> Iterator[Disk]:
+    """`vuproc run` on the image. Its log must hold no ERROR but `expected_error`, and that one."""
     with serve({"type": "blk", "image": image, "queues": queues}) as served:
         yield Disk(served.socket, image, served.pid)
+    errors = [line for line in served.lines if "ERROR" in line]
+    if expected_error is not None:
+        assert any(expected_error in line for line in errors), served.lines
+        errors = [line for line in errors if expected_error not in line]
+    assert not errors, errors
 
 
 @contextlib.contextmanager
-def serve_image(directory: Path, queues: int, size: int) -> Iterator[Disk]:
+def serve_image(
+    directory: Path, *, queues: int, size: int, expected_error: str | None
+) -> Iterator[Disk]:
     """An empty image of `size` bytes in `directory`, served by the back-end under test."""
     image = directory / "disk.raw"
     image.touch()
@@ -72,5 +79,5 @@ def serve_image(directory: Path, queues: int, size: int) -> Iterator[Disk]:
         with storage_daemon(directory, image, queues) as disk:
             yield disk
     else:
-        with vuproc(image, queues) as disk:
+        with vuproc(image, queues, expected_error) as disk:
             yield disk

@@ -155,7 +155,7 @@ def test_a_queue_that_the_driver_never_sets_up_does_not_hinder_the_other(
 def test_a_broken_ring_leaves_the_other_queue_alive_and_a_reset_revives_it(
     disk: Callable[..., Disk],
 ) -> None:
-    served = disk(queues=2)
+    served = disk(queues=2, expected_error="queue 0: ring broken")
     with HaltedQemu(attached(served)) as machine:
         device, (broken, healthy) = started(machine)
         broken.publish(broken.size)  # no such descriptor

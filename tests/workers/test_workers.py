@@ -225,10 +225,8 @@ def test_a_device_that_cannot_be_set_up_is_reported_and_leaves_nothing(tmp_path:
 
 def test_counters_outlive_the_worker_and_go_with_the_master(vuproc_device: ServeDevice) -> None:
     served = vuproc_device(Scripted)
-    before = set(os.listdir("/dev/shm"))
+    segment = segment_of(served.pid)
     with served.guest() as guest:
-        name = next(entry for entry in before if f"/{entry}".startswith(PREFIX))
-        segment = Segment.attach(f"/{name}")
         counters = QueueCounters(segment, 0)
         for _ in range(5):
             say(guest, "echo five")
@@ -244,7 +242,8 @@ def test_counters_outlive_the_worker_and_go_with_the_master(vuproc_device: Serve
         counters.release()
         segment.close()
     served.stop()
-    assert name not in os.listdir("/dev/shm")
+    with pytest.raises(FileNotFoundError):
+        Segment.attach(segment.name)
 
 
 def test_an_idle_worker_does_not_wake_up(vuproc_device: ServeDevice) -> None:
@@ -271,6 +270,17 @@ def test_needs_reset_is_not_shown_for_a_worker_that_was_replaced(
         os.kill(pid, signal.SIGKILL)
         served.wait_for_line(f"worker {pid} ended")
         assert not guest.status() & Status.NEEDS_RESET
+
+
+def segment_of(pid: int) -> Segment:
+    """The segment that process `pid` owns."""
+    for entry in os.listdir("/dev/shm"):
+        if f"/{entry}".startswith(PREFIX):
+            segment = Segment.attach(f"/{entry}")
+            if segment.owner == pid:
+                return segment
+            segment.close()
+    raise AssertionError(f"process {pid} owns no segment")
 
 
 def _switches(pid: int) -> int:

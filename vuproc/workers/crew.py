@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 from msgspec.structs import replace
 
 from vuproc import control, effects
-from vuproc.bell import ring_bell
 from vuproc.config_space import ConfigSpace
 from vuproc.control import Logged, RingBroken
 from vuproc.effects import Effect, EffectFailed
@@ -329,14 +328,14 @@ class Crew:
         if seat.crash_looping:
             reason = f"{BREAKER_DEATHS} deaths without work in between, the last: {seat.causes[-1]}"
         if reason is not None:
-            self._break_all(seat, reason)
+            self._give_up(seat, reason)
 
-    def _break_all(self, seat: Seat, cause: str) -> None:
+    def _give_up(self, seat: Seat, cause: str) -> None:
         """No worker is to touch the rings of this seat: tell the driver in their place."""
         for effect in self._replay(seat.queues):
             if isinstance(effect, effects.StartRing):
                 if effect.setup.err is not None and effect.setup.index not in self.broken:
-                    ring_bell(effect.setup.err)
+                    effect.setup.err.notify()
                 self._break(effect.setup.index, cause)
 
     def _fill(self, seat: Seat, *, hold: int = -1) -> None:
@@ -351,7 +350,7 @@ class Crew:
             log.error("%s: %s", name_queues(seat.queues), error)
             seat.postpone()
             if seat.crash_looping:
-                self._break_all(seat, str(error))
+                self._give_up(seat, str(error))
         except (WorkerLost, WorkerRefused) as error:
             self._bury(seat, f"could not resume: {error}")
 

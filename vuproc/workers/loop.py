@@ -194,7 +194,9 @@ class Worker:
             case control.AddRegion(region=region):
                 self._change_memory(_extended(self._memory, region, fds[0]))
             case control.RemoveRegion(guest_addr=guest_addr, size=size, user_addr=user_addr):
-                self._change_memory(self._memory.without_region(guest_addr, size, user_addr))
+                # A worker that was started after a region lost its file never had it.
+                if (guest_addr, size, user_addr) in self._memory.regions:
+                    self._change_memory(self._memory.without_region(guest_addr, size, user_addr))
             case control.StartRing(queue=index):
                 self._remove_kick(self._queue(index))
                 self._queue(index).start(command, fds, self._memory, self._features)

@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable
 
 from vuproc import control
-from vuproc.bell import ring_bell
 from vuproc.device import Device
 from vuproc.errors import MemoryFault, RingError
 from vuproc.fd import Fd
@@ -246,4 +245,4 @@ class Queue:
 
     def _signal_err(self) -> None:
         if self._err is not None:
-            ring_bell(self._err)
+            self._err.notify()

@@ -10,46 +10,53 @@ import time
 from collections.abc import Callable
 
 from vuproc.shm.counters import CountersSnapshot
+from vuproc.workers.crew import Crew
 
 LOOKS = 4
 """Looks within one timeout: a stall is seen at most a quarter of it too late."""
 
 
 class StallWatch:
-    """Watches the queues of one device. `timeout_s` 0: never.
+    """Looks after the workers of `crew`. `timeout_s` 0: never.
 
     `snapshot(queue)` reads a queue's counters.
     """
 
-    def __init__(self, timeout_s: float, snapshot: Callable[[int], CountersSnapshot]) -> None:
+    def __init__(
+        self, timeout_s: float, crew: Crew, snapshot: Callable[[int], CountersSnapshot]
+    ) -> None:
         self._timeout_s = timeout_s
+        self._crew = crew
         self._snapshot = snapshot
-        self._seen: dict[int, tuple[int, int, float]] = {}
+        self._seen: dict[int, tuple[tuple[int, int, int], float]] = {}
         self._look_at = time.monotonic()
 
     def due(self) -> float | None:
         """Seconds until the next look, or None if there is none."""
         return max(0.0, self._look_at - time.monotonic()) if self._timeout_s else None
 
-    def look(self, queues: list[int]) -> dict[int, int]:
-        """The queues that are stuck, each with the head of the request that holds it.
-
-        `queues` are those with a worker. To be called when `due` says 0.
-        """
+    def tend(self) -> None:
+        """Look, if it is time, and have workers that are stuck replaced."""
         now = time.monotonic()
+        if not self._timeout_s or now < self._look_at:
+            return
         self._look_at = now + self._timeout_s / LOOKS
-        stuck: dict[int, int] = {}
-        for queue in queues:
-            counters = self._snapshot(queue)
-            busy, beat = counters.busy, counters.heartbeat
-            before = self._seen.get(queue)
-            if busy == 0 or before is None or before[:2] != (busy, beat):
-                self._seen[queue] = (busy, beat, now)
-            elif now - before[2] >= self._timeout_s:
-                stuck[queue] = busy - 1
-                del self._seen[queue]
-        return stuck
+        for seat in self._crew.seats:
+            if seat.worker is None:
+                continue
+            for queue in seat.queues:
+                head = self._stuck(queue, seat.worker.pid, now)
+                if head is not None:
+                    cause = f"queue {queue}: no progress for {self._timeout_s:g} s with head {head}"
+                    self._crew.died(seat, cause)
+                    break
 
-    def forget(self, queue: int) -> None:
-        """The queue has a new worker."""
-        self._seen.pop(queue, None)
+    def _stuck(self, queue: int, pid: int, now: float) -> int | None:
+        """The head of the request that holds the queue up, or None if it gets on."""
+        counters = self._snapshot(queue)
+        state = (pid, counters.busy, counters.heartbeat)
+        before, since = self._seen.get(queue, (None, now))
+        if counters.busy == 0 or state != before:
+            self._seen[queue] = (state, now)
+            return None
+        return counters.busy - 1 if now - since >= self._timeout_s else None

@@ -37,7 +37,7 @@ class VhostUserDevice:
         if self.reconnect_s is not None:
             chardev += f",reconnect={self.reconnect_s}"
         if self.server:
-            chardev += ",server=on"
+            chardev += ",server=on,wait=off"
         device = f"{self.driver},chardev=vhost{number},addr={FIRST_SLOT + number:#x}"
         for name, value in self.properties.items():
             device += f",{name}={value}"
