@@ -11,12 +11,13 @@ import stat
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vuproc import __version__, cli_text
 from vuproc.errors import ConfigErrors, DeviceLoadError
 
 if TYPE_CHECKING:
+    from vuproc.admin import Request
     from vuproc.config import DeviceFile
 
 EXIT_OK = 0
@@ -120,6 +121,47 @@ def hint(options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def status(options: argparse.Namespace) -> int:
+    """`vuproc status`: what a running device says of itself."""
+    import json
+
+    import msgspec
+
+    from vuproc.admin import Request
+    from vuproc.status import Status
+
+    answer = _ask(options.target, Request("status"))
+    if options.json:
+        print(json.dumps(answer, indent=2))
+    else:
+        print(msgspec.convert(answer, Status).table())
+    return EXIT_OK
+
+
+def queue(options: argparse.Namespace) -> int:
+    """`vuproc queue restart N`: serve a broken queue again."""
+    from vuproc.admin import Request
+
+    _ask(options.target, Request("queue-restart", options.number))
+    print(f"queue {options.number} is served again")
+    return EXIT_OK
+
+
+def _ask(target: str, request: Request) -> dict[str, Any]:
+    """Ask the running device of a device file, or of a socket. Exits with 1 if it refuses."""
+    from vuproc.admin import AdminError, ask
+    from vuproc.config import load
+
+    path = Path(target)
+    if path.is_file():
+        path = Path(load(target).socket.path)
+    try:
+        return ask(path, request)
+    except AdminError as error:
+        print(f"vuproc: {error}", file=sys.stderr)
+        raise SystemExit(EXIT_FAILED) from None
+
+
 def _load(options: argparse.Namespace) -> DeviceFile:
     """The device file with what the command line says over it."""
     import msgspec
@@ -203,6 +245,15 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument(
         "--memory", type=_memory, default="1G", metavar="SIZE", help="guest memory (default 1G)"
     )
+
+    verb = add("status", status, "show queues and workers", cli_text.STATUS, cli_text.STATUS_EPILOG)
+    verb.add_argument("target", metavar="FILE", help="the device file, or the socket")
+    verb.add_argument("--json", action="store_true", help="print everything, for programs")
+
+    verb = add("queue", queue, "restart a broken queue", cli_text.QUEUE, cli_text.QUEUE_EPILOG)
+    verb.add_argument("action", choices=("restart",), help="what to do with it")
+    verb.add_argument("number", metavar="N", type=int, help="the queue, counted from 0")
+    verb.add_argument("target", metavar="FILE", help="the device file, or the socket")
     return parser
 
 

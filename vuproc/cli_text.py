@@ -110,3 +110,40 @@ exit codes:
   0  ok
   1  the client cannot have this device
   2  wrong usage, or something is wrong in the device file"""
+
+STATUS = """\
+Show what a running device says of itself: each queue with its state, its worker's process
+id, how often the worker was replaced and why, and the requests it has completed. The
+device is named by its device file or by its vhost-user socket; the question goes through
+the admin socket beside that, which only its owner may use."""
+
+STATUS_EPILOG = """\
+states of a queue:
+  stopped   the front-end has not started it
+  running   it is served
+  disabled  started, and held by the front-end
+  broken    nobody touches it until it is set up anew or restarted; the cause is shown
+
+examples:
+  vuproc status disk.yaml
+  vuproc status --json /run/vm1/disk.sock
+
+exit codes:
+  0  ok
+  1  no device runs there
+  2  wrong usage, or something is wrong in the device file"""
+
+QUEUE = """\
+`vuproc queue restart N FILE` has a broken queue served again from where its record says it
+is. A queue breaks when the driver breaks a rule of the ring, or when its workers die one
+after the other without completing anything; a reset of the device by the driver restarts
+it, too."""
+
+QUEUE_EPILOG = """\
+example:
+  vuproc queue restart 0 disk.yaml
+
+exit codes:
+  0  it is served again
+  1  no device runs there, or the queue is not broken
+  2  wrong usage, or something is wrong in the device file"""

@@ -178,7 +178,7 @@ class Master:
     def _patience(self) -> float | None:
         """Seconds until something is due that no descriptor will announce."""
         now = time.monotonic()
-        waits = []
+        waits: list[float] = []
         waits.extend(due for chore in self._chores if (due := chore.due()) is not None)
         connection = self._connection
         if connection is None:
@@ -353,7 +353,7 @@ class Master:
 
     def _watch_crew(self) -> None:
         """Keep the poll set in step with who sits where."""
-        posts = [*self.crew.seats, self.crew.standby]
+        posts: list[Seat | Standby] = [*self.crew.seats, self.crew.standby]
         current = {post: _descriptors(post) for post in posts}
         changed = [seat for seat, now in current.items() if now != self._watched.get(seat, ())]
         # All old numbers go first: a new worker may have got the number of another's closed
