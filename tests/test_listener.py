@@ -34,6 +34,7 @@ def connect(path: Path) -> socket.socket:
 def test_listens_with_the_permissions_asked_for_and_removes_the_socket(tmp_path: Path) -> None:
     path = tmp_path / "s"
     listener = Listener(path, 0o640)
+    listener.open()
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
     with connect(path), accepted(listener):
         pass
@@ -43,6 +44,7 @@ def test_listens_with_the_permissions_asked_for_and_removes_the_socket(tmp_path:
 
 def test_nobody_there_is_none(tmp_path: Path) -> None:
     listener = Listener(tmp_path / "s", 0o600)
+    listener.open()
     assert listener.accept() is None
     listener.close()
 
@@ -52,6 +54,7 @@ def test_e09_a_stale_socket_is_replaced(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dead:
         dead.bind(str(path))
     listener = Listener(path, 0o600)
+    listener.open()
     with connect(path), accepted(listener):
         pass
     listener.close()
@@ -60,6 +63,7 @@ def test_e09_a_stale_socket_is_replaced(tmp_path: Path) -> None:
 def test_e09_a_second_instance_is_refused_and_disturbs_nothing(tmp_path: Path) -> None:
     path = tmp_path / "s"
     listener = Listener(path, 0o600)
+    listener.open()
     with pytest.raises(ListenError, match="another vuproc"):
         Listener(path, 0o600)
     with connect(path), accepted(listener):

@@ -148,6 +148,7 @@ def test_status_zero_stops_every_ring_and_resets_the_device() -> None:
         outcome = dialogue.tell("SET_STATUS", value=0)
         assert outcome.effects == (StopRing(0), StopRing(2), ResetDevice())
         assert dialogue.session.running() == ()
+        assert dialogue.state.features is None
         assert dialogue.tell("GET_STATUS").fields == {"value": 0}
         assert len(dialogue.state.regions) == 1
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.dialogue import FEATURES, GUEST, Dialogue, eventfd, kinds, memory, stream
+from tests.dialogue import FEATURES, GUEST, OFFER, Dialogue, eventfd, kinds, memory, stream
 from vuproc.effects import (
     AddRegion,
     Effect,
@@ -233,7 +233,7 @@ def test_replay_during_a_step_is_of_the_state_before_it() -> None:
 
 
 def test_one_message_is_finished_before_the_next_is_taken() -> None:
-    session = Session(Dialogue().session._offer)
+    session = Session(OFFER)
     step = session.handle(Message(1))
     with pytest.raises(RuntimeError, match="not finished"):
         session.handle(Message(1))

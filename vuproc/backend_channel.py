@@ -16,6 +16,10 @@ from vuproc.wire import encode
 log = logging.getLogger("vuproc.master")
 
 
+CLOSED = "closed by the front-end"
+"""Why a channel ends as a rule: not worth a warning."""
+
+
 class BackendChannel:
     """Our use of the connected stream socket `fd`, whose owner is the session. Raises OSError if it
     is none.
@@ -55,7 +59,7 @@ class BackendChannel:
             return None
         except OSError as error:
             return error.strerror or str(error)
-        return f"{len(data)} bytes that answer nothing" if data else "closed by the front-end"
+        return f"{len(data)} bytes that answer nothing" if data else CLOSED
 
     def close(self) -> None:
         """End the channel: the peer sees it now, though the session still owns a descriptor."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import select
+import socket
 import stat
 import sys
 import warnings
@@ -95,6 +96,21 @@ class Fd:
     def writable(self) -> bool:
         """Whether it was opened for writing."""
         return self._access() in (os.O_WRONLY, os.O_RDWR)
+
+    @property
+    def paired(self) -> bool:
+        """Whether it is a connected socket without a name at either end, as socketpair(2) makes.
+
+        A connection to a listener has one, and a front-end must not hand us its own end of ours: we
+        would hold it open, and never see its end.
+        """
+        if self.kind is not FdKind.SOCKET:
+            return False
+        with socket.socket(fileno=os.dup(self.fileno())) as sock:
+            try:
+                return not sock.getsockname() and not sock.getpeername()
+            except OSError:
+                return False
 
     def notify(self) -> bool:
         """Write one notification, the eight bytes of an eventfd's 1, if that is possible at once.

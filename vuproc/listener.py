@@ -40,6 +40,9 @@ class ListenError(VuprocError):
 class Source(Protocol):
     """Gives one connected socket after the other."""
 
+    def open(self) -> None:
+        """Begin to take connections: whoever serves them is ready."""
+
     def fileno(self) -> int | None:
         """The descriptor to poll for a new connection; None if `accept` is to be tried after
         `delay` seconds.
@@ -61,7 +64,7 @@ class Source(Protocol):
 
 
 class Listener:
-    """Listens on `path`, replacing a stale socket and refusing a live one.
+    """Listens on `path` once it is opened, replacing a stale socket and refusing a live one.
 
     A lock file beside the socket decides between two instances: whoever holds it may unlink what it
     finds at `path`.
@@ -77,6 +80,9 @@ class Listener:
             raise
         self._identity = _identity(path)
         self._reserve: Fd | None = _spare()
+
+    def open(self) -> None:
+        self._socket.listen(BACKLOG)
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -137,6 +143,9 @@ class Connector:
         self._path = path
         self._pause = 0.0
 
+    def open(self) -> None:
+        """Nothing to do: `accept` connects."""
+
     def fileno(self) -> None:
         return None
 
@@ -179,6 +188,9 @@ class Inherited:
         self._listening = bool(self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
         if self._listening:
             self._socket.setblocking(False)
+
+    def open(self) -> None:
+        """Nothing to do: whoever made the socket has done it."""
 
     def fileno(self) -> int | None:
         return self._socket.fileno() if self._socket is not None and self._listening else None
@@ -249,7 +261,6 @@ def _bind(path: Path, permissions: int) -> socket.socket:
         finally:
             os.umask(mask)
         os.chmod(path, permissions)
-        listener.listen(BACKLOG)
         listener.setblocking(False)
     except OSError as error:
         listener.close()

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Protocol
 
 from vuproc import effects
-from vuproc.backend_channel import BackendChannel
+from vuproc.backend_channel import CLOSED, BackendChannel
 from vuproc.effects import EffectFailed
 from vuproc.errors import CloseConnection, ConnectionBroken, Disconnected
 from vuproc.fd import Fd
@@ -155,6 +155,7 @@ class Master:
         try:
             # Before the first front-end, which must not wait for imports.
             self.crew.start()
+            self._source.open()
             on_ready()
             while self._phase < Phase.STOPPING:
                 self._turn()
@@ -318,7 +319,8 @@ class Master:
             return
         reason = connection.channel.stray()
         if reason is not None:
-            log.warning("back-end request channel closed: %s", reason)
+            level = logging.DEBUG if reason is CLOSED else logging.WARNING
+            log.log(level, "back-end request channel ended: %s", reason)
             self._close_channel(connection)
 
     def _close_channel(self, connection: Connection) -> None:

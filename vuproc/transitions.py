@@ -190,8 +190,8 @@ def _get_queue_num(state: State, offer: Offer, fields: Fields, fds: Fds) -> Chan
 
 def _set_backend_req_fd(state: State, offer: Offer, fields: Fields, fds: Fds) -> Change:
     (fd,) = fds
-    if fd.kind is not FdKind.SOCKET:
-        raise MessageRefused("the back-end channel is no socket")
+    if not fd.paired:
+        raise MessageRefused("the back-end channel is no socket of a pair")
     return Change(state=replace(state, backend_channel=fd), effects=(SetBackendChannel(fd),))
 
 
@@ -334,6 +334,8 @@ def _ring_and_fd(state: State, fields: Fields, fds: Fds) -> tuple[Ring, Fd | Non
         raise MessageRefused(f"no descriptor came for vring {ring.index}")
     if fds[0].kind not in (FdKind.EVENTFD, FdKind.PIPE, FdKind.SOCKET):
         raise MessageRefused("the descriptor is no eventfd, pipe or socket")
+    if fds[0].kind is FdKind.SOCKET and not fds[0].paired:
+        raise MessageRefused("the descriptor is a socket with an address, not one of a pair")
     return ring, fds[0]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from vuproc.testing.guests import ClientMissing, GuestFailed, clients
+from vuproc.testing.guests import ClientMissing, GuestFailed, clients, lz4
 from vuproc.testing.guests.cpio import Archive
 from vuproc.testing.guests.elf import interpreter, with_libraries
 from vuproc.testing.guests.kernel import Modules
@@ -100,3 +100,18 @@ def test_a_missing_client_names_what_was_looked_for(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ClientMissing, match=r"no User-Mode Linux: there is no linux\.uml"):
         clients.user_mode_linux()
+
+
+# By hand: "abcd", a copy of 8 from 4 back, "e" and 20 of it, which needs a length of two bytes.
+LZ4_BLOCK = b"\x44abcd\x04\x00" + b"\x1fe\x01\x00\x01" + b"\x10!"
+
+
+def test_lz4_copies_overlap_and_lengths_go_on() -> None:
+    frame = lz4.MAGIC + len(LZ4_BLOCK).to_bytes(4, "little") + LZ4_BLOCK + b"size"
+    assert lz4.decompress(frame) == b"abcdabcdabcd" + b"e" * 21 + b"!"
+
+
+def test_lz4_refuses_a_copy_from_before_the_start() -> None:
+    frame = lz4.MAGIC + (7).to_bytes(4, "little") + b"\x40abcd\x05\x00"
+    with pytest.raises((ValueError, IndexError)):
+        lz4.decompress(frame)

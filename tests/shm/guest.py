@@ -1,4 +1,4 @@
-"""A guest for the ring's tests: memory in a memfd, and a driver that may write anything anywhere."""
+"""A guest for the ring's tests: memory in a memfd, and a driver that writes anything anywhere."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import struct
 from dataclasses import dataclass
 from types import TracebackType
 
+import pytest
+
+from vuproc.errors import RingError
 from vuproc.shm.counters import QueueCounters
 from vuproc.shm.memory import GuestMemory
 from vuproc.shm.request import Request
@@ -235,3 +238,28 @@ def take(ring: SplitRing, budget: int = 1000) -> list[Request]:
 
     ring.drain(handle, fail, budget)
     return requests
+
+
+def expect_broken(guest: Guest, ring: SplitRing, cause: str, index: int = 0) -> None:
+    """The next look at the ring finds it broken, and from then on nothing of it is written."""
+    reached: list[Request] = []
+    with pytest.raises(RingError, match=cause) as caught:
+        ring.drain(reached.append, fail, 100)
+    error = caught.value
+    assert (error.queue, error.index, reached) == (3, index, [])
+    assert ring.broken is not None and ring.broken.args == error.args
+    before = guest.bytes[:]
+    guest.offer(0)
+    guest.bytes[:] = before
+    with pytest.raises(RingError, match=cause):
+        ring.drain(reached.append, fail, 100)
+    with pytest.raises(RingError, match=cause):
+        ring.arm()
+    ring.disarm()
+    assert (ring.publish(), ring.pending, ring.in_flight, ring.unpublished) == (0, False, 0, 0)
+    assert guest.bytes[:] == before
+    assert reached == []
+
+
+def write_table(guest: Guest, at: int, entries: list[tuple[int, int, int, int]]) -> None:
+    guest.write(at, b"".join(descriptor(*entry) for entry in entries))

@@ -1,8 +1,8 @@
 """The device side of a split ring in plain Python: the tests' oracle for the native one.
 
-Written from virtio 1.2, section 2.7, for reading and not for speed: no shadow state that could be
-left out, one thread, no barriers. It works on any object with `read(addr, length)` and
-`write(addr, data)` that raise ValueError outside guest memory.
+Written from virtio 1.2, section 2.7, for reading and not for speed: one thread, no barriers. It
+works on any object with `read(addr, length)` and `write(addr, data)` that raise ValueError outside
+guest memory.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class ReferenceRing:
         self.event_idx = event_idx
         self.indirect = indirect
         self.limit = max(size, chain_limit)
-        self.last_avail = base
+        self.last_avail = self.seen = base
         self.last_used = base
         self.in_flight: set[int] = set()
         self.finished: list[tuple[int, int]] = []
@@ -84,14 +84,16 @@ class ReferenceRing:
 
     def available(self) -> int:
         """How many entries wait to be fetched."""
-        count = (self._word(self.avail + 2) - self.last_avail) & 0xFFFF
+        self.seen = self._word(self.avail + 2)
+        count = (self.seen - self.last_avail) & 0xFFFF
         if count > self.size:
             raise Broken("avail index is further on than the ring is long")
         return count
 
     def fetch(self) -> Chain | None:
         """Take the next chain; None if there is none."""
-        if self.available() == 0:
+        # A look at the index is good for all that it showed; only a hostile driver takes it back.
+        if self.seen == self.last_avail and self.available() == 0:
             return None
         head = self._word(self.avail + 4 + 2 * (self.last_avail % self.size))
         if head >= self.size:

@@ -125,7 +125,8 @@ def test_used_length_never_exceeds_the_bytes_that_were_written(
 
 
 def test_preadv_reads_a_file_into_the_writable_area(guest: Guest, file: int) -> None:
-    _, request = request_of(guest, [(DATA, 10, True), (BOUNDARY - 5, 10, True), (DATA + 99, 1, True)])
+    parts = [(DATA, 10, True), (BOUNDARY - 5, 10, True), (DATA + 99, 1, True)]
+    _, request = request_of(guest, parts)
     assert request.preadv(file, 3, 4) == 4
     assert request.preadv(file, 7, request.writable - 1) == 16
     request.put(-1, b"\xff")

@@ -46,6 +46,7 @@ _IN, _OUT = int(BlkType.IN), int(BlkType.OUT)
 _FLUSH, _CONFIG_WCE = int(BlkFeature.FLUSH), int(BlkFeature.CONFIG_WCE)
 _OK = bytes((BlkStatus.OK,))
 _HEADER = struct.Struct(REQUEST_HEADER.format)
+_HEADER_BYTES = _HEADER.size
 _SEGMENT = struct.Struct(DISCARD_SEGMENT.format)
 _HEADS, _SECTORS_A_TRACK = 16, 63
 _MAX_CYLINDERS = 0xFFFF
@@ -143,8 +144,10 @@ class Blk(Device):
         super().__init__(options)
         size = options.ram if options.image is None else image_size(options.image)
         self._capacity = (size or 0) // SECTOR_SIZE
-        self._align = options.block_size // SECTOR_SIZE
+        self._size = self._capacity * SECTOR_SIZE
+        self._block = options.block_size
         self._storage: Storage | None = None
+        self._file = -1
         self._forget_driver()
 
     # What the master asks.
@@ -184,7 +187,7 @@ class Blk(Device):
             num_queues=self.options.queues,
             max_discard_sectors=MAX_DISCARD_SECTORS * changeable,
             max_discard_seg=MAX_DISCARD_SEGMENTS * changeable,
-            discard_sector_alignment=self._align * changeable,
+            discard_sector_alignment=block // SECTOR_SIZE * changeable,
             max_write_zeroes_sectors=MAX_WRITE_ZEROES_SECTORS * changeable,
             max_write_zeroes_seg=MAX_WRITE_ZEROES_SEGMENTS * changeable,
             write_zeroes_may_unmap=int(changeable),
@@ -204,25 +207,35 @@ class Blk(Device):
             self._storage = Storage(self.shared["ram"].dup())
         else:
             self._storage = open_image(self.options.image, readonly=self.options.readonly)
+        # As a number: the verbs would ask the storage for it, in Python, at each request.
+        self._file = self._storage.fileno()
 
     def teardown(self) -> None:
         """Close the image; what was written is the kernel's already."""
         if self._storage is not None:
+            self._file = -1
             self._storage.close()
             self._storage = None
 
     def handle(self, request: Request) -> None:
         """Serve one request: header, data, and the status as the last writable byte."""
-        header = request.read(_HEADER.size)
-        if request.writable_total == 0:
+        header = request.read(_HEADER_BYTES)
+        room = request.writable
+        if room == 0:
             # Nowhere to put a status: the driver gets its descriptors back and nothing else.
             request.finish(0)
             return
         try:
-            if len(header) < _HEADER.size:
+            if len(header) < _HEADER_BYTES:
                 raise Refused(BlkStatus.IOERR)
             kind, _, sector = _HEADER.unpack(header)
-            self._serve(request, kind, sector)
+            # One call deep for reads and writes, which are what has to be fast.
+            if kind == _IN:
+                self._read(request, sector * SECTOR_SIZE, room - 1)
+            elif kind == _OUT:
+                self._write(request, sector * SECTOR_SIZE, request.readable)
+            else:
+                self._serve_rest(request, kind)
             request.put(-1, _OK)
         except Refused as refused:
             request.put(-1, bytes((refused.status,)))
@@ -251,12 +264,28 @@ class Blk(Device):
 
     # The requests.
 
-    def _serve(self, request: Request, kind: int, sector: int) -> None:
-        if kind == _IN:
-            self._read(request, sector)
-        elif kind == _OUT:
-            self._write(request, sector)
-        elif kind == BlkType.FLUSH:
+    def _read(self, request: Request, offset: int, length: int) -> None:
+        self._check_range(offset, length)
+        # Fewer bytes than asked for: try again for the reason, unless it is the end of the file.
+        while (count := request.preadv(self._file, offset, length)) < length:
+            if count == 0:
+                raise Refused(BlkStatus.IOERR)
+            offset += count
+            length -= count
+
+    def _write(self, request: Request, offset: int, length: int) -> None:
+        self._check_range(offset, length)
+        if self.options.readonly:
+            raise Refused(BlkStatus.IOERR)
+        while (count := request.pwritev(self._file, offset, length)) < length:
+            if count == 0:
+                raise Refused(BlkStatus.IOERR)
+            offset += count
+            length -= count
+        self._flush_if_writethrough()
+
+    def _serve_rest(self, request: Request, kind: int) -> None:
+        if kind == BlkType.FLUSH:
             self._open_storage.flush()
         elif kind == BlkType.GET_ID:
             serial = self.options.serial.encode("ascii").ljust(ID_BYTES, b"\0")
@@ -269,34 +298,6 @@ class Blk(Device):
             raise Refused(BlkStatus.IOERR)
         else:
             raise Refused(BlkStatus.UNSUPP)
-
-    def _read(self, request: Request, sector: int) -> None:
-        left = request.writable - 1
-        self._check_range(sector, left)
-        file = self._open_storage.fileno()
-        offset = sector * SECTOR_SIZE
-        while left:
-            # Fewer bytes than asked for: a signal, too many segments for one call, or the end.
-            count = request.preadv(file, offset, left)
-            if count == 0:
-                raise Refused(BlkStatus.IOERR)
-            offset += count
-            left -= count
-
-    def _write(self, request: Request, sector: int) -> None:
-        left = request.readable
-        self._check_range(sector, left)
-        if self.options.readonly:
-            raise Refused(BlkStatus.IOERR)
-        file = self._open_storage.fileno()
-        offset = sector * SECTOR_SIZE
-        while left:
-            count = request.pwritev(file, offset, left)
-            if count == 0:
-                raise Refused(BlkStatus.IOERR)
-            offset += count
-            left -= count
-        self._flush_if_writethrough()
 
     def _discard(self, request: Request) -> None:
         ranges = self._ranges(request, MAX_DISCARD_SECTORS, MAX_DISCARD_SEGMENTS, flags=0)
@@ -325,16 +326,14 @@ class Blk(Device):
                 raise Refused(BlkStatus.UNSUPP)
             if not 0 < count <= max_sectors:
                 raise Refused(BlkStatus.IOERR)
-            self._check_range(sector, count * SECTOR_SIZE)
-            ranges.append((sector * SECTOR_SIZE, count * SECTOR_SIZE, wanted))
+            offset, length = sector * SECTOR_SIZE, count * SECTOR_SIZE
+            self._check_range(offset, length)
+            ranges.append((offset, length, wanted))
         return ranges
 
-    def _check_range(self, sector: int, length: int) -> None:
+    def _check_range(self, offset: int, length: int) -> None:
         """Refuse what is not whole blocks inside the disk; Python's integers do not wrap."""
-        sectors, rest = divmod(length, SECTOR_SIZE)
-        if rest or sector % self._align or sectors % self._align:
-            raise Refused(BlkStatus.IOERR)
-        if sector + sectors > self._capacity:
+        if offset % self._block or length % self._block or offset + length > self._size:
             raise Refused(BlkStatus.IOERR)
 
     def _flush_if_writethrough(self) -> None:

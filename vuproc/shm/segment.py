@@ -80,9 +80,7 @@ class Segment:
             shared.close_fd()
         pid = os.getpid()
         start = _start_time(pid) or 0
-        mapping[: _HEADER.size] = _HEADER.pack(
-            _MAGIC, VERSION, pid, start, _pid_namespace(), size
-        )
+        mapping[: _HEADER.size] = _HEADER.pack(_MAGIC, VERSION, pid, start, _pid_namespace(), size)
         return cls(name, mapping, size, pid)
 
     @classmethod

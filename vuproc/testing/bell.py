@@ -6,7 +6,6 @@ import enum
 import os
 import select
 import socket
-import time
 
 from vuproc.fd import Fd
 
@@ -55,16 +54,6 @@ class Bell:
         if not poller.poll(max(0.0, timeout_s) * 1000):
             return False
         return bool(os.read(self.ours.fileno(), _CHUNK))
-
-    def taken(self, timeout_s: float) -> bool:
-        """Wait until the other side has read an eventfd empty; False at the timeout."""
-        deadline = time.monotonic() + timeout_s
-        # An eventfd has no event for "was read": look at its counter, which disturbs nobody.
-        while self.count():
-            if time.monotonic() > deadline:
-                return False
-            os.sched_yield()
-        return True
 
     def count(self) -> int:
         """What an eventfd holds, without reading it."""

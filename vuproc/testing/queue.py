@@ -180,7 +180,7 @@ class DriverQueue:
                 arena=arena.offset,
                 address=arena.guest_addr,
                 kick=kick,
-                call=self.call_bell.ours.fileno(),
+                call=-1 if job.poll else self.call_bell.ours.fileno(),
                 job=job,
             )
         except BaseException:

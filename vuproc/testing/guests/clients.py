@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vuproc.testing.guests.elf import interpreter
 from vuproc.testing.guests.errors import ClientMissing
-from vuproc.testing.guests.kernel import Modules
+from vuproc.testing.guests.kernel import Modules, uncompressed
 
 # Programs of the system administrator are not on every user's path.
 SEARCH_PATH = os.pathsep.join(["/usr/local/sbin", "/usr/sbin", "/sbin"])
@@ -88,7 +88,8 @@ def qemu_kernel() -> Kernel:
     modules = [path for path in unpacked.glob(f"**/lib/modules/{release}") if path.is_dir()]
     if not modules:
         raise ClientMissing("kernel for QEMU", f"{images[-1]} has no modules beside it")
-    return Kernel(images[-1], Modules(modules[0]))
+    image = uncompressed(images[-1], unpacked / f"vmlinux-{release}")
+    return Kernel(image, Modules(modules[0]))
 
 
 def libblkio() -> str:

@@ -1,0 +1,173 @@
+"""Segments: one name, one owner, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import posix_ipc
+import pytest
+
+from vuproc.errors import SegmentInUse
+from vuproc.shm.counters import BLOCK_SIZE, QueueCounters
+from vuproc.shm.segment import HEADER_BYTES, PREFIX, Segment, sweep
+
+NAME = f"{PREFIX}test-{os.getpid()}"
+FILE = Path("/dev/shm") / NAME[1:]
+
+ABANDON = """
+import os, sys
+from vuproc.shm.segment import Segment
+segment = Segment.create(sys.argv[1], 100)
+segment.buffer[:4] = b"left"
+os._exit(0)
+"""
+
+
+@pytest.fixture(autouse=True)
+def no_file_is_left() -> Iterator[None]:
+    yield
+    left = FILE.exists()
+    FILE.unlink(missing_ok=True)
+    assert not left
+
+
+def abandon() -> int:
+    """A process that creates the segment and dies; its pid."""
+    with subprocess.Popen([sys.executable, "-c", ABANDON, NAME]) as process:
+        assert process.wait(30) == 0
+        return process.pid
+
+
+def test_what_one_writes_another_reads() -> None:
+    with Segment.create(NAME, 1000) as segment:
+        assert (segment.size, segment.owner, len(segment.buffer)) == (1000, os.getpid(), 1000)
+        assert bytes(segment.buffer) == bytes(1000)
+        segment.buffer[10:13] = b"abc"
+        other = Segment.attach(NAME)
+        assert (other.size, other.owner) == (1000, os.getpid())
+        assert bytes(other.buffer[9:14]) == b"\0abc\0"
+        other.buffer[999] = 7
+        assert segment.buffer[999] == 7
+        other.close()
+        assert FILE.stat().st_mode & 0o777 == 0o600
+    assert not FILE.exists()
+
+
+def test_a_living_owners_segment_is_not_replaced() -> None:
+    with Segment.create(NAME, 10):
+        with pytest.raises(SegmentInUse) as caught:
+            Segment.create(NAME, 10)
+        assert (caught.value.name, caught.value.pid) == (NAME, os.getpid())
+        assert NAME not in sweep()
+        assert FILE.exists()
+
+
+def test_a_dead_owners_segment_outlives_it_and_is_replaced() -> None:
+    pid = abandon()
+    left = Segment.attach(NAME)
+    assert (bytes(left.buffer[:5]), left.owner) == (b"left\0", pid)
+    left.close()
+    with Segment.create(NAME, 10) as segment:
+        assert bytes(segment.buffer) == bytes(10)
+        assert segment.owner == os.getpid()
+
+
+def test_sweep_removes_what_the_dead_left() -> None:
+    abandon()
+    assert NAME in sweep()
+    assert not FILE.exists()
+    assert NAME not in sweep()
+
+
+def test_a_pid_used_again_is_not_the_owner() -> None:
+    segment = Segment.create(NAME, 10)
+    # The start time, as a later process of the same pid would have found it.
+    with FILE.open("r+b") as file:
+        file.seek(16)
+        file.write((1).to_bytes(8, "little"))
+    assert NAME in sweep()
+    segment.close()
+
+
+def test_another_pid_namespace_is_left_alone() -> None:
+    segment = Segment.create(NAME, 10)
+    with FILE.open("r+b") as file:
+        file.seek(16)
+        file.write((1).to_bytes(8, "little") + (1).to_bytes(8, "little"))
+    assert NAME not in sweep()
+    segment.unlink()
+    segment.close()
+
+
+def test_a_segment_just_being_made_is_left_alone_and_an_old_stump_is_not() -> None:
+    FILE.touch()
+    with pytest.raises(SegmentInUse) as caught:
+        Segment.create(NAME, 10)
+    assert caught.value.pid == 0
+    assert NAME not in sweep()
+    os.utime(FILE, (1, 1))
+    with Segment.create(NAME, 10):
+        pass
+
+
+@pytest.mark.parametrize("data", [b"", b"something else", bytes(4096)])
+def test_foreign_files_are_not_attached(data: bytes) -> None:
+    FILE.write_bytes(data)
+    with pytest.raises(ValueError, match="not a segment"):
+        Segment.attach(NAME)
+    FILE.unlink()
+    with pytest.raises(FileNotFoundError):
+        Segment.attach(NAME)
+
+
+def test_a_segment_shorter_than_its_header_says_is_not_attached() -> None:
+    with Segment.create(NAME, 10000) as segment:
+        os.truncate(FILE, HEADER_BYTES + 100)
+        with pytest.raises(ValueError, match="shorter"):
+            Segment.attach(NAME)
+        assert segment.size == 10000
+
+
+@pytest.mark.parametrize("name", ["", "/other", "/vuproc.a/b", PREFIX + "x" * 300])
+def test_names_that_are_not_ours_are_refused(name: str) -> None:
+    for make in (Segment.attach, lambda name: Segment.create(name, 10)):
+        with pytest.raises(ValueError, match="does not begin with"):
+            make(name)
+
+
+def test_a_size_below_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="0 bytes"):
+        Segment.create(NAME, 0)
+
+
+def test_closing_with_counters_in_use_unmaps_when_they_end() -> None:
+    segment = Segment.create(NAME, BLOCK_SIZE)
+    counters = QueueCounters(segment, 0)
+    segment.unlink()
+    segment.close()
+    counters.count_kick()
+    assert counters.snapshot().kicks == 1
+    assert NAME[1:] in Path("/proc/self/maps").read_text()
+    counters.release()
+    segment.close()
+    segment.close()
+    assert NAME[1:] not in Path("/proc/self/maps").read_text()
+
+
+def test_unlinking_twice_is_no_error() -> None:
+    segment = Segment.create(NAME, 10)
+    segment.unlink()
+    segment.unlink()
+    segment.close()
+    with pytest.raises(posix_ipc.ExistentialError):
+        posix_ipc.unlink_shared_memory(NAME)
+
+
+def test_f13_no_room_is_an_error_at_creation() -> None:
+    with pytest.raises(OSError):
+        Segment.create(NAME, 1 << 50)
+    assert not FILE.exists()
