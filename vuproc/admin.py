@@ -54,6 +54,7 @@ class AdminServer:
         self, path: Path, selector: selectors.BaseSelector, verbs: dict[str, Verb]
     ) -> None:
         self._listener = Listener(path, 0o600)
+        self._listener.open()
         self._selector = selector
         self._verbs = verbs
         self._clients: dict[socket.socket, tuple[bytearray, float]] = {}

@@ -35,8 +35,6 @@ SILENCE_DEADLINE = 5.0
 """Seconds after which a connection that has said nothing no longer keeps another waiting."""
 MESSAGES_PER_TURN = 64
 """Messages handled before signals and dying workers get their turn."""
-EXIT_DEADLINE = 5.0
-"""Seconds a worker has to leave at our own end."""
 
 
 class Phase(IntEnum):
@@ -55,6 +53,9 @@ class Chore(Protocol):
 
     def tend(self) -> None:
         """Do what is due, if anything is."""
+
+    def close(self) -> None:
+        """The loop is over."""
 
 
 class Connection:
@@ -394,7 +395,8 @@ class Master:
     def _shut_down(self) -> None:
         """Drain, stop the workers, and leave nothing behind."""
         self._disconnect("stopping")
-        self.crew.stop(EXIT_DEADLINE)
+        for chore in reversed(self._chores):
+            chore.close()
         self._selector.close()
         self._wake.close()
         self._waker.close()

@@ -136,26 +136,15 @@ def _serve(
     master = Master(source, offer, make_crew, exit_on_disconnect=file.exit_on_disconnect)
     snapshots = [counter.snapshot for counter in counters]
     master.add_chore(StallWatch(file.stall_timeout, master.crew, lambda queue: snapshots[queue]()))
-    admin = _admin(file, fd, master, Operations(file.type_ref, master, counters))
+    if fd is None:  # an inherited descriptor has no place beside which an admin socket could be
+        operations = Operations(file.type_ref, master, counters)
+        path = Path(f"{file.socket.path}{SUFFIX}")
+        master.add_chore(AdminServer(path, master.selector, operations.verbs()))
     try:
         master.run(lambda: log.info("serving %s, %s", file.type_ref, _summary(file.workers)))
     finally:
-        if admin is not None:
-            admin.close()
         for counter in counters:
             counter.release()
-
-
-def _admin(
-    file: DeviceFile, fd: int | None, master: Master, operations: Operations
-) -> AdminServer | None:
-    """The admin socket, beside the socket of our own; there is none for an inherited descriptor."""
-    if fd is not None:
-        return None
-    path = Path(f"{file.socket.path}{SUFFIX}")
-    server = AdminServer(path, master.selector, operations.verbs())
-    master.add_chore(server)
-    return server
 
 
 def _summary(groups: Sequence[tuple[int, ...]]) -> str:

@@ -38,6 +38,9 @@ log = logging.getLogger("vuproc.master")
 STOP_DEADLINE = 3.0
 """Seconds a worker has to finish what is in flight before its ring stops; then it is killed."""
 
+EXIT_DEADLINE = 5.0
+"""Seconds a worker has to leave at our own end."""
+
 OnReport = Callable[[RingBroken | Logged], None]
 
 
@@ -81,13 +84,13 @@ class Crew:
             seat.spawn()
         self.standby.refill()
 
-    def stop(self, timeout: float) -> None:
-        """End every worker, by force those that do not within `timeout` seconds each."""
+    def close(self) -> None:
+        """End every worker, by force those that do not within `EXIT_DEADLINE` each."""
         self.standby.stop()
         for seat in self.seats:
             worker, seat.worker = seat.worker, None
             if worker is not None:
-                worker.exit(timeout)
+                worker.exit(EXIT_DEADLINE)
         self._drop_records()
 
     # Effects.

@@ -51,6 +51,9 @@ class StallWatch:
                     self._crew.died(seat, cause)
                     break
 
+    def close(self) -> None:
+        """Nothing to give back."""
+
     def _stuck(self, queue: int, pid: int, now: float) -> int | None:
         """The head of the request that holds the queue up, or None if it gets on."""
         counters = self._snapshot(queue)
