@@ -171,6 +171,8 @@ class Master:
         self._watch_crew()
         for key, _ in self._selector.select(self._patience()):
             key.data()
+            # It may have closed a worker's descriptors, whose numbers the next one may get anew.
+            self._watch_crew()
         self._enforce_deadlines()
         for chore in self._chores:
             chore.tend()
@@ -310,6 +312,7 @@ class Master:
         except OSError as error:
             return EffectFailed(f"not a stream socket: {error.strerror}")
         self._close_channel(connection)
+        self._watch_crew()
         connection.channel = channel
         self._selector.register(channel, selectors.EVENT_READ, self._channel_readable)
         return None

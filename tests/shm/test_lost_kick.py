@@ -49,7 +49,7 @@ def serve(ring: Ring, kick: int, gone: int) -> int:
 
 @pytest.mark.parametrize("poll", [True, False], ids=["guest polls", "guest sleeps"])
 @pytest.mark.parametrize("features", [0, F_EVENT_IDX], ids=["flags", "event index"])
-def test_a_sleeping_device_gets_every_request(features: int, poll: bool) -> None:
+def test_b25_c26_a_sleeping_device_gets_every_request(features: int, poll: bool) -> None:
     with Guest(SIZE) as guest:
         # A blocking call descriptor, as guests of today have: the ring must not mind.
         kick, call = os.eventfd(0, os.EFD_CLOEXEC), os.eventfd(0, os.EFD_CLOEXEC)

@@ -157,7 +157,9 @@ print("not reached", flush=True)
 """
 
 
-def test_b08_memory_shrunk_under_a_mapping_kills_the_process_that_touches_it_and_no_other() -> None:
+def test_b08_b11_memory_shrunk_under_a_mapping_kills_just_the_process_that_touches_it() -> (
+    None
+):
     done = subprocess.run(
         [sys.executable, "-c", SHRINK], stdout=subprocess.PIPE, timeout=30, check=False
     )
