@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -132,7 +133,7 @@ def test_d12_a_reset_by_the_driver_closes_the_breaker(
         served.wait_for_line("queue 0: broken")
         trap.unlink()
         guest.set_status(0)
-        guest.setup()
+        guest.front_end.set_features(guest.front_end.features)
         guest.start_queue(0)
         assert say(guest, "echo again") == "again"
 
@@ -190,8 +191,9 @@ def test_soak_verified_writes_while_workers_are_killed() -> None:
                 while len(killed) < kills and not done.wait(0.03):
                     for shown in status(served)["queues"]:
                         if shown["pid"] is not None:
-                            os.kill(shown["pid"], 9)
-                            killed.append(shown["pid"])
+                            with contextlib.suppress(ProcessLookupError):
+                                os.kill(shown["pid"], 9)
+                                killed.append(shown["pid"])
 
             killer = threading.Thread(target=kill)
             killer.start()
