@@ -110,13 +110,16 @@ def _belongs_to_others(name: str) -> bool:
     try:
         with open(os.path.join(_SHM_ROOT, name), "rb") as segment:
             header = segment.read(HEADER_BYTES)
-        pid = int.from_bytes(header[12:16], "little")
-        ancestor = pid
+    except FileNotFoundError:
+        return True  # gone since it was listed
+    pid = int.from_bytes(header[12:16], "little")
+    ancestor = pid
+    try:
         while ancestor > 1:
             if ancestor == os.getpid():
                 return False
             with open(f"/proc/{ancestor}/stat", "rb") as status:
                 ancestor = int(status.read().rpartition(b")")[2].split()[1])
     except (FileNotFoundError, ProcessLookupError):
-        return False
+        return not os.path.exists(os.path.join(_SHM_ROOT, name))
     return pid > 1

@@ -176,6 +176,7 @@ class Master:
         self._enforce_deadlines()
         for chore in self._chores:
             chore.tend()
+        self._watch_crew()
         if self._connection is None and not self._listening:
             self._accept()
 
@@ -298,8 +299,11 @@ class Master:
             self.crew.settled(undone=undone)
             if step.refused is not None:
                 log.warning("refused %s: %s", message.name, step.refused)
-        if reply is not None:
-            send(connection.socket, reply)
+        try:
+            if reply is not None:
+                send(connection.socket, reply, step.reply_fds)
+        finally:
+            step.close_reply_fds()
 
     def _perform(self, connection: Connection, effect: effects.Effect) -> object:
         if isinstance(effect, effects.SetBackendChannel):

@@ -23,6 +23,7 @@ from vuproc.testing.block import Block
 from vuproc.testing.driver import DRIVER_READY, Guest
 from vuproc.testing.errors import Refused
 from vuproc.testing.frontend import FrontEnd
+from vuproc.testing.queue import DriverQueue
 from vuproc.testing.serve import Served
 from vuproc.wire import encode
 
@@ -143,6 +144,17 @@ def broken(guest: Guest, queue: int = 0, *, others: Sequence[int] = (1,)) -> Non
     guest.reset()
     assert guest.status() == DRIVER_READY
     works(guest)
+
+
+def reaped(queue: DriverQueue) -> list[tuple[int, int]]:
+    """Sleep on the call descriptor until something is completed; the used elements.
+
+    A call that was left over from an earlier request wakes up too early, so look again.
+    """
+    while not (elements := queue.ring.reap()):
+        if not queue.ring.arm():
+            assert queue.call_bell.wait(AT_ONCE_S), "no completion, or no call for it"
+    return elements
 
 
 def until(condition: Callable[[], Any], timeout_s: float = AT_ONCE_S) -> Any:

@@ -9,7 +9,14 @@ from collections.abc import Iterator
 import pytest
 
 from tests.conformance import processes
-from tests.conformance.checks import BROKEN_WITHIN_S, broken, serves_newcomer, until, works
+from tests.conformance.checks import (
+    BROKEN_WITHIN_S,
+    broken,
+    reaped,
+    serves_newcomer,
+    until,
+    works,
+)
 from vuproc.spec.blk import BlkStatus, BlkType
 from vuproc.spec.virtio import Status
 from vuproc.testing.block import Block
@@ -116,10 +123,8 @@ def test_b09_data_page_truncated(truncated_data: tuple[Guest, int], kind: BlkTyp
         ]
     )
     queue.ring.publish()
-    queue.ring.arm()
     queue.kick()
-    assert queue.call_bell.wait(BROKEN_WITHIN_S)
-    assert len(queue.ring.reap()) == 1
+    assert len(reaped(queue)) == 1
     assert status.view[0] == BlkStatus.IOERR
     works(guest)
 
@@ -250,8 +255,6 @@ def _transfer(guest: Guest, kind: BlkType, address: int, length: int) -> int:
         ]
     )
     queue.ring.publish()
-    queue.ring.arm()
     queue.kick()
-    assert queue.call_bell.wait(BROKEN_WITHIN_S)
-    assert len(queue.ring.reap()) == 1
+    assert len(reaped(queue)) == 1
     return status.view[0]
