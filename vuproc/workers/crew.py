@@ -83,6 +83,7 @@ class Crew:
             self.standby.refill()
             seat.spawn()
         self.standby.refill()
+        self.standby.wait_ready()
 
     def close(self) -> None:
         """End every worker, by force those that do not within `EXIT_DEADLINE` each."""

@@ -130,10 +130,12 @@ class Queue:
             return 0
         if not self._broken:
             ring.publish()
-        kept = control.STOP_KEPT if ring.outstanding and not self._broken else 0
+        kept = 0 if self._broken else ring.outstanding
         base = ring.stop()
         self.drop()
-        return base | kept
+        # Whoever goes on without the record must fetch them again, so the base is where they begin;
+        # whoever has the record reckons for itself.
+        return (base - kept) & 0xFFFF | (control.STOP_KEPT if kept else 0)
 
     def drop(self) -> None:
         """Forget the ring and close its descriptors without touching guest memory."""

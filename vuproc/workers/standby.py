@@ -9,7 +9,13 @@ import logging
 import time
 from collections.abc import Callable
 
-from vuproc.workers.supervise import WorkerLost, WorkerProcess, WorkerSetupError
+from vuproc.workers.supervise import (
+    SETUP_DEADLINE,
+    WorkerLost,
+    WorkerProcess,
+    WorkerRefused,
+    WorkerSetupError,
+)
 
 log = logging.getLogger("vuproc.master")
 
@@ -53,6 +59,14 @@ class Standby:
         except (WorkerSetupError, OSError) as error:
             log.error("no standby: %s", error)
             self.start_at = time.monotonic() + RETRY_S
+
+    def wait_ready(self) -> None:
+        """Wait until the one in waiting has made its device."""
+        if self.worker is not None:
+            try:
+                self.worker.prepared(SETUP_DEADLINE)
+            except (WorkerLost, WorkerRefused) as error:
+                self.died(str(error))
 
     def heard(self) -> None:
         """Its control channel is readable."""
