@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -16,7 +16,6 @@ from vuproc import control, logs
 from vuproc.admin import SUFFIX, AdminServer
 from vuproc.config import DeviceFile
 from vuproc.config_space import ConfigSpace
-from vuproc.control import Logged, RingBroken
 from vuproc.device import Device
 from vuproc.errors import SegmentInUse
 from vuproc.fd import Fd

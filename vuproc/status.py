@@ -38,7 +38,7 @@ class Status(msgspec.Struct, kw_only=True):
         """The same for people."""
         state = "connected" if self.connected else "no front-end"
         lines = [f"{self.device}: master {self.pid}, {state}, standby {self.standby or '-'}"]
-        lines.append(f"{'queue':>5} {'state':9} {'worker':>8} {'restarts':>8} {'requests':>12}  cause")
+        lines.append(f"queue {'state':9} {'worker':>8} {'restarts':>8} {'requests':>12}  cause")
         for queue in self.queues:
             cause = queue.cause or (queue.causes[-1] if queue.causes else "")
             lines.append(

@@ -1,4 +1,4 @@
-"""The guest's side of a crash test: a driver that trusts interrupts, never polls, and checks all."""
+"""The guest's side of a crash test: a driver that trusts interrupts and checks everything."""
 
 from __future__ import annotations
 

@@ -191,8 +191,12 @@ class Run:
             raise Wrong("the record is not clean after a clean stop")
 
 
-def run_all(scenario: Scenario, plans: Callable[[Run | None], list[int] | None]) -> Report:
-    """Carry out plan after plan; `plans` makes the next from the run before, None at the end."""
+Plans = Callable[[Run | None], list[int] | None]
+"""Makes the next plan from the run before, first from None; None at the end."""
+
+
+def run_all(scenario: Scenario, plans: Plans) -> Report:
+    """Carry out plan after plan."""
     report = Report(scenario.name)
     journal = Journal()
     began = time.monotonic()
@@ -215,7 +219,7 @@ def run_all(scenario: Scenario, plans: Callable[[Run | None], list[int] | None])
     return report
 
 
-def single() -> Callable[[Run | None], list[int] | None]:
+def single() -> Plans:
     """No crash, then one at each store until there is none left to die at."""
 
     def next_plan(run: Run | None) -> list[int] | None:
@@ -228,7 +232,7 @@ def single() -> Callable[[Run | None], list[int] | None]:
     return next_plan
 
 
-def double() -> Callable[[Run | None], list[int] | None]:
+def double() -> Plans:
     """No crash, then one at each store of the first life with one at each store of the second."""
 
     def next_plan(run: Run | None) -> list[int] | None:
@@ -244,7 +248,7 @@ def double() -> Callable[[Run | None], list[int] | None]:
     return next_plan
 
 
-def chance(seed: int, runs: int) -> Callable[[Run | None], list[int] | None]:
+def chance(seed: int, runs: int) -> Plans:
     """Up to ten crashes a run at random stores, but for the deaths that would make a poison."""
     source = random.Random(seed)
     left = runs
@@ -274,12 +278,13 @@ def main() -> int:
     names = options.scenario or [s.name for s in (SMALL if options.kind == "double" else SCENARIOS)]
     gc.freeze()
     failed = False
+    kinds: dict[str, Callable[[], Plans]] = {
+        "single": single,
+        "double": double,
+        "chance": lambda: chance(options.seed, options.runs),
+    }
     for name in names:
-        plans = {
-            "single": single,
-            "double": double,
-            "chance": lambda: chance(options.seed, options.runs),
-        }[options.kind]()
+        plans = kinds[options.kind]()
         report = run_all(known[name], plans)
         failed |= bool(report.failures)
         print(json.dumps(vars(report)), flush=True)

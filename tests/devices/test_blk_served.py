@@ -21,7 +21,7 @@ from vuproc.hint import hint
 from vuproc.spec.blk import CONFIG, SECTOR_SIZE, BlkFeature, BlkStatus, BlkType
 from vuproc.testing.block import Block
 from vuproc.testing.plugin import ServeDevice
-from vuproc.testing.serve import Served, serve
+from vuproc.testing.serve import serve
 
 SIZE = 4 << 20
 QUEUES = 4

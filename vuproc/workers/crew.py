@@ -250,7 +250,7 @@ class Crew:
         self._on(seat.queues[0], command)
 
     def _stop_ring(self, index: int) -> int:
-        """Stop a ring; one that broke and whose worker is gone goes on, if ever, at its old base."""
+        """Stop a ring; one that broke and lost its worker goes on, if ever, at its old base."""
         broken = self.broken.pop(index, None)
         setup = self._setup(index)
         try:

@@ -307,7 +307,7 @@ class Worker:
             request.finish()
 
     def _request_skipped(self, request: Request, why: str, attempts: int) -> None:
-        """A request of a dead worker which is not to run (again): completed with the reason logged."""
+        """Complete a dead worker's request which is not to run (again), and log why."""
         name = type(self._device).__name__
         chain = (
             f"queue {request.queue}, head {request.head}, {request.readable_total} bytes to read, "

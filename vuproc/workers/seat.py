@@ -29,7 +29,7 @@ LAST_CAUSES = 8
 
 
 class Seat:
-    """Serves `queues`; `spawn` gives a worker for them, `work` counts the requests they have done."""
+    """Serves `queues`; `spawn` gives a worker for them, `work` counts the requests they served."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Seat:
 
     @property
     def crash_looping(self) -> bool:
-        """The last `BREAKER_DEATHS` deaths came one after the other, without work, in short time."""
+        """The last `BREAKER_DEATHS` deaths came shortly one after the other, without work."""
         if len(self._deaths) < BREAKER_DEATHS:
             return False
         return self._deaths[-1] - self._deaths[0] <= BREAKER_WINDOW_S
