@@ -87,11 +87,11 @@ def test_the_block_has_the_documented_layout() -> None:
 def test_percentiles_are_upper_bounds_of_buckets() -> None:
     counts = [0] * BUCKETS
     counts[10], counts[12] = 98, 2
-    snapshot = CountersSnapshot(*[0] * 10, latency=tuple(counts))
+    snapshot = CountersSnapshot(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, tuple(counts))
     assert snapshot.percentile(0.5) == 1 << 11
     assert snapshot.percentile(0.98) == 1 << 11
     assert snapshot.percentile(0.99) == 1 << 13
-    nothing = CountersSnapshot(*[0] * 10, latency=(0,) * BUCKETS)
+    nothing = CountersSnapshot(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, (0,) * BUCKETS)
     assert nothing.percentile(0.5) == 0
 
 
