@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 from collections import deque
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +18,7 @@ ANSWER = b"done"
 
 
 class GatedOptions(Options, kw_only=True):
-    """`gate` names the FIFOs, one a queue: `gate.0`, `gate.1`, ..."""
+    """`gate` names the FIFOs, two a queue: `gate.0`, `gate.0.taken`, `gate.1`, ..."""
 
     gate: Annotated[FilePath, Meta(description="Where the FIFOs are.")]
 
@@ -31,25 +32,26 @@ class Gated(Device):
     def setup(self, queue: int) -> None:
         assert isinstance(self.options, GatedOptions)
         assert not hasattr(self, "_gate"), "a worker has one queue"
-        # Open for writing too, so that it never ends.
-        fd = os.open(f"{self.options.gate}.{queue}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-        self._gate = Fd(fd)
+        self._gate = _open(f"{self.options.gate}.{queue}")
+        self._taken = _open(f"{self.options.gate}.{queue}.taken")
         self._waiting: deque[Request] = deque()
         self._may_go = 0
-        self.watch(fd, self._let_go)
+        self.watch(self._gate, self._let_go)
 
     def handle(self, request: Request) -> None:
         request.read()
         request.defer()
         self._waiting.append(request)
+        os.write(self._taken.fileno(), b"\0")
         self._answer()
 
     def ring_stopped(self, queue: int) -> None:
         self._waiting.clear()
 
     def teardown(self) -> None:
-        self.unwatch(self._gate.fileno())
+        self.unwatch(self._gate)
         self._gate.close()
+        self._taken.close()
 
     def _let_go(self) -> None:
         self._may_go += len(os.read(self._gate.fileno(), 4096))
@@ -68,16 +70,32 @@ class Gates:
 
     def __init__(self, directory: Path, queues: int) -> None:
         self.path = directory / "gate"
-        self._fds = []
-        for queue in range(queues):
-            name = f"{self.path}.{queue}"
-            os.mkfifo(name)
-            self._fds.append(Fd(os.open(name, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)))
+        self._gates = [_made(f"{self.path}.{queue}") for queue in range(queues)]
+        self._taken = [_made(f"{self.path}.{queue}.taken") for queue in range(queues)]
 
     def let_go(self, queue: int, count: int = 1) -> None:
         """Complete so many requests of a queue, the oldest first."""
-        os.write(self._fds[queue].fileno(), b"\0" * count)
+        os.write(self._gates[queue].fileno(), b"\0" * count)
+
+    def await_taken(self, queue: int, count: int, timeout_s: float = 10.0) -> None:
+        """Wait until the device has so many more requests of a queue in its hands."""
+        taken = self._taken[queue]
+        poller = select.poll()
+        poller.register(taken.fileno(), select.POLLIN)
+        while count:
+            assert poller.poll(timeout_s * 1000), "the device did not take the requests"
+            count -= len(os.read(taken.fileno(), count))
 
     def close(self) -> None:
-        for fd in self._fds:
+        for fd in (*self._gates, *self._taken):
             fd.close()
+
+
+def _open(name: str) -> Fd:
+    # For reading and writing, so that it neither waits for another end nor comes to an end.
+    return Fd(os.open(name, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
+
+
+def _made(name: str) -> Fd:
+    os.mkfifo(name)
+    return _open(name)

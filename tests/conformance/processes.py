@@ -71,6 +71,19 @@ def guest_mappings(pid: int) -> list[str]:
         return [line.rstrip() for line in maps if "memfd:guest-ram" in line]
 
 
+def guest_mapping_flags(pid: int) -> list[set[str]]:
+    """The flags of each mapping of the tests' guest memory (VmFlags in proc_pid_smaps(5))."""
+    flags, ours = [], False
+    with open(f"/proc/{pid}/smaps", encoding="utf-8") as smaps:
+        for line in smaps:
+            if line.startswith("VmFlags:"):
+                if ours:
+                    flags.append(set(line.split()[1:]))
+            elif not line.split(" ", 1)[0].endswith(":"):
+                ours = "memfd:guest-ram" in line
+    return flags
+
+
 def _stat(pid: int) -> list[str]:
     with open(f"/proc/{pid}/stat", "rb") as status:
         return status.read().decode(errors="replace").rpartition(")")[2].split()

@@ -52,12 +52,10 @@ class Pending:
         return bool(self._answer)
 
 
-def submitted(guest: Guest, queue: int, count: int) -> list[tuple[int, int]]:
-    """Requests that the device has in its hands: it has read their kick and looked at the ring."""
+def submitted(guest: Guest, gates: Gates, queue: int, count: int) -> list[tuple[int, int]]:
+    """Requests that the device has in its hands."""
     tokens = [guest.submit(queue, [b"?"], [16]) for _ in range(count)]
-    # A message that its worker answers comes after what the ring held when it was sent.
-    guest.enable_queue(queue, False)
-    guest.enable_queue(queue, True)
+    gates.await_taken(queue, count)
     return tokens
 
 
@@ -73,7 +71,7 @@ def unanswered(guest: Guest, pending: Pending) -> None:
 
 def test_a29_base_is_told_when_the_last_request_is_done(gated: Served, gates: Gates) -> None:
     with gated.guest(queues=2) as guest:
-        tokens = submitted(guest, 0, 5)
+        tokens = submitted(guest, gates, 0, 5)
         stop = Pending(lambda: guest.stop_queue(0))
         unanswered(guest, stop)
         gates.let_go(0, 4)
@@ -86,7 +84,7 @@ def test_a29_base_is_told_when_the_last_request_is_done(gated: Served, gates: Ga
 
 def test_a29_other_queue_goes_on_during_the_drain(gated: Served, gates: Gates) -> None:
     with gated.guest(queues=2) as guest:
-        submitted(guest, 0, 1)
+        submitted(guest, gates, 0, 1)
         stop = Pending(lambda: guest.stop_queue(0))
         token = guest.submit(1, [b"?"], [16])
         gates.let_go(1)
@@ -99,7 +97,7 @@ def test_a29_other_queue_goes_on_during_the_drain(gated: Served, gates: Gates) -
 def test_a29_nothing_is_written_after_the_base_was_told(gated: Served, gates: Gates) -> None:
     with gated.guest(queues=2) as guest:
         queue = guest.queues[0]
-        submitted(guest, 0, 3)
+        submitted(guest, gates, 0, 3)
         gates.let_go(0, 3)
         assert guest.stop_queue(0) == 3
         # More is offered and kicked, and the device is asked to go on.
@@ -118,10 +116,10 @@ def test_a29_nothing_is_written_after_the_base_was_told(gated: Served, gates: Ga
         assert changed.intersection(range(other.offset, other.offset + other.size))
 
 
-def test_a29_device_that_never_finishes_is_replaced(gated: Served) -> None:
+def test_a29_device_that_never_finishes_is_replaced(gated: Served, gates: Gates) -> None:
     with gated.guest(queues=2, timeout_s=DRAIN_WITHIN_S) as guest:
         before = processes.workers(gated.pid)
-        submitted(guest, 0, 3)
+        submitted(guest, gates, 0, 3)
         base = guest.stop_queue(0)
         # What was in flight is not completed: whoever starts the ring again finds it there.
         assert base == guest.queues[0].ring.used_index == 0
@@ -134,7 +132,7 @@ def test_a30_memory_is_replaced_when_the_last_request_is_done(
     gated: Served, gates: Gates
 ) -> None:
     with gated.guest(queues=2) as guest:
-        tokens = submitted(guest, 0, 2) + submitted(guest, 1, 2)
+        tokens = submitted(guest, gates, 0, 2) + submitted(guest, gates, 1, 2)
         change = Pending(lambda: guest.front_end.set_memory(guest.ram.regions))
         gates.let_go(0, 2)
         unanswered(guest, change)
@@ -153,7 +151,7 @@ def test_a30_region_comes_and_goes_with_requests_in_flight(
     with gated.guest(queues=2) as guest, RamRegion(1 << 40, 1 << 20) as more:
         if message == "REM_MEM_REG":
             guest.front_end.add_region(more)
-        token = submitted(guest, 0, 1)[0]
+        token = submitted(guest, gates, 0, 1)[0]
         if message == "ADD_MEM_REG":
             change = Pending(lambda: guest.front_end.add_region(more))
         else:
@@ -165,7 +163,7 @@ def test_a30_region_comes_and_goes_with_requests_in_flight(
 
 def test_a40_disconnect_with_requests_in_flight(gated: Served, gates: Gates) -> None:
     with gated.guest(queues=2) as guest:
-        submitted(guest, 0, 3)
+        submitted(guest, gates, 0, 3)
     with gated.guest(queues=2, timeout_s=DRAIN_WITHIN_S) as guest:
         token = guest.submit(0, [b"?"], [16])
         gates.let_go(0, 4)
@@ -174,7 +172,7 @@ def test_a40_disconnect_with_requests_in_flight(gated: Served, gates: Gates) -> 
 
 def test_a42_reset_with_requests_in_flight(gated: Served, gates: Gates) -> None:
     with gated.guest(queues=2, timeout_s=DRAIN_WITHIN_S) as guest:
-        submitted(guest, 0, 3)
+        submitted(guest, gates, 0, 3)
         reset = Pending(lambda: guest.set_status(0))
         gates.let_go(0, 3)
         reset.answer()

@@ -232,6 +232,17 @@ def test_b19_device_made_to_write_its_own_ring(disk: Served) -> None:
         works(guest)
 
 
+def test_b23_b24_guest_memory_is_seen_by_workers_alone_and_by_no_core_dump(disk: Served) -> None:
+    with disk.guest(queues=2) as guest:
+        works(guest)
+        workers = processes.workers(disk.pid)
+        for pid in processes.family(disk.pid):
+            flags = processes.guest_mapping_flags(pid)
+            assert bool(flags) == (pid in workers)
+            for one in flags:
+                assert {"dd", "dc"} <= one, "not excluded from core dumps or from children"
+
+
 def _punch(fd: int, offset: int, length: int) -> None:
     import ctypes
 

@@ -115,6 +115,15 @@ def test_c26_calls_switched_off_and_on_under_load(disk: Served, without: int) ->
             assert (stats.completed, stats.failed) == (5000, 0)
 
 
+@pytest.mark.parametrize("without", [0, Feature.EVENT_IDX])
+def test_c26_no_kick_is_lost_on_a_device_that_sleeps(disk: Served, without: int) -> None:
+    """One request at a time from a driver that polls: the device goes to sleep after each."""
+    with disk.guest(queues=1, without=without) as guest:
+        job = Job(count=20_000, depth=1, block_size=512, span=1 << 20, poll=True)
+        stats = guest.load(0, job)
+        assert (stats.completed, stats.failed) == (20_000, 0)
+
+
 def test_c26_driver_that_never_wants_calls_gets_few(disk: Served) -> None:
     with disk.guest(queues=1) as guest:
         queue = guest.queues[0]

@@ -179,7 +179,9 @@ def test_f06_call_saturated_for_every_queue_and_the_master_answers(disk: Served)
         for queue in guest.queues.values():
             os.write(queue.call_bell.ours.fileno(), SATURATED.to_bytes(8, "little"))
             queue.submit_many([([Block.header(BlkType.IN)], [512, 1])] * 10)
-        assert [guest.stop_queue(index) for index in guest.queues] == [10] * 4
+        # What a worker had not seen yet stays offered; what it had is completed.
+        for index, queue in guest.queues.items():
+            assert guest.stop_queue(index) == queue.ring.used_index
     serves_newcomer(disk)
 
 

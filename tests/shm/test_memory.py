@@ -157,9 +157,7 @@ print("not reached", flush=True)
 """
 
 
-def test_b08_b11_memory_shrunk_under_a_mapping_kills_just_the_process_that_touches_it() -> (
-    None
-):
+def test_b08_b11_memory_shrunk_under_a_mapping_kills_just_the_process_that_touches_it() -> None:
     done = subprocess.run(
         [sys.executable, "-c", SHRINK], stdout=subprocess.PIPE, timeout=30, check=False
     )

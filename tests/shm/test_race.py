@@ -15,9 +15,12 @@ from vuproc.errors import RingError
 from vuproc.shm.request import Request
 
 RUN_S = 1.5
+BOUND_S = 40.0
+"""A busy machine gets this long to let both processes at the ring by turns."""
 TABLE = RING + 0x30000
 
 
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("features", [F_INDIRECT, F_INDIRECT | F_EVENT_IDX])
 def test_c23_b26_fields_that_change_while_they_are_read(features: int) -> None:
     causes: Counter[str] = Counter()
@@ -49,9 +52,11 @@ def test_c23_b26_fields_that_change_while_they_are_read(features: int) -> None:
             try:
                 assert flipper.stdout is not None and flipper.stdin is not None
                 assert flipper.stdout.readline() == b"ready\n"
-                end = time.monotonic() + RUN_S
+                begin = time.monotonic()
                 ring = guest.ring(features, chain_limit=16)
-                while time.monotonic() < end:
+                while (spent := time.monotonic() - begin) < BOUND_S:
+                    if spent > RUN_S and served > 200 and len(causes) >= 5:
+                        break
                     try:
                         ring.drain(handle, on_error, 64)
                         ring.arm()
@@ -65,5 +70,5 @@ def test_c23_b26_fields_that_change_while_they_are_read(features: int) -> None:
                 flipper.kill()
         assert guest.intact()
     # It was a race indeed: requests went through and the ring broke for many a reason.
-    assert served > 100
+    assert served > 200
     assert len(causes) >= 5, causes

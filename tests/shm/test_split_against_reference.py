@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from types import TracebackType
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -304,6 +305,7 @@ lawful_steps = st.one_of(
 )
 
 
+@pytest.mark.timeout(300)
 @settings(max_examples=200, deadline=None)
 @given(sizes, bases, all_features, st.lists(lawful_steps, min_size=5, max_size=40))
 def test_lawful_drivers(
@@ -372,6 +374,7 @@ hostile_steps = st.one_of(
 )
 
 
+@pytest.mark.timeout(300)
 @settings(max_examples=250, deadline=None)
 @given(sizes, bases, all_features, st.lists(hostile_steps, min_size=5, max_size=40))
 def test_hostile_drivers(

@@ -7,7 +7,7 @@ import mmap
 import os
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vuproc.testing.errors import OutOfMemory
@@ -46,6 +46,7 @@ def test_second_region_is_used_when_the_first_is_full() -> None:
     ram.close()
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 300), st.sampled_from([1, 16, 64])), max_size=40))
 def test_blocks_do_not_overlap_and_all_memory_comes_back(wanted: list[tuple[int, int]]) -> None:
     with RamRegion(0x1000, 8192) as region:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.testing.toy_device import Segment, ToyDevice
@@ -176,6 +176,7 @@ def test_arm_and_disarm_use_the_flag_without_event_idx(pair: Pair) -> None:
     assert pair.ring.avail_flags == 0
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.data())
 def test_every_chain_comes_back_exactly_once_over_the_wrap(data: st.DataObject) -> None:
     pair = make_pair(base=0xFFF0, event_idx=data.draw(st.booleans()))

@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""The load generator: many requests on one queue from native code, so that the device is what is measured.
+"""Many requests on one queue from native code, so that the device is what is measured.
 
-It runs without the GIL: one generator a thread drives a device's queues at once. It spends some tens of
-nanoseconds a request itself, next to nothing beside what a device spends.
+It runs without the GIL: one generator a thread drives a device's queues at once. It spends some
+tens of nanoseconds a request itself, next to nothing beside what a device spends.
 """
 
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
@@ -44,7 +44,7 @@ cdef enum:
     BUCKETS = 496                 # eight to each power of two of a 64-bit number of nanoseconds
     WAIT_MS = 50                  # longest sleep between two looks at the stop word and at signals
     SPINS = 4096                  # looks at used.idx between two looks at the clock
-    SERVICE = 64                  # bytes a slot has for table (48), header (16); the status lies behind
+    HEADER_AT = 48                # in a slot's service area, behind the table's three entries
     STATUS_AT = 64
     SLOT_SERVICE = 128
     BLK_IN = 0
@@ -83,9 +83,10 @@ cdef inline int bucket_of(uint64_t ns) noexcept nogil:
 cdef class LoadGenerator:
     """One job on one ring.
 
-    memory: the buffer that the ring lies in. arena: byte offset in it of `job.arena_size` free bytes
-    whose guest address is `address`, aligned to 64. kick, call: descriptors, borrowed; kick -1 = the
-    device polls. `run` may be called once; `stop` and `completed` are for other threads.
+    memory: the buffer that the ring lies in. arena: byte offset in it of `job.arena_size` free
+    bytes whose guest address is `address`, aligned to 64. kick, call: descriptors, borrowed; kick
+    -1 = the device polls, call -1 = we do. `run` may be called once; `stop` and `completed` are for
+    other threads.
     """
 
     cdef DriverRing ring
@@ -307,7 +308,7 @@ cdef class LoadGenerator:
                 place = mix(self.random) % self.blocks
             slot.sector = self.first_sector + place * (self.block // 512)
             # SAFETY: header and status lie in the slot's own service area of the checked arena.
-            header = <uint32_t *>(self.arena + service + 48)
+            header = <uint32_t *>(self.arena + service + HEADER_AT)
             header[0] = BLK_OUT if slot.writes else BLK_IN
             header[1] = 0
             memcpy(&header[2], &slot.sector, 8)
@@ -318,7 +319,7 @@ cdef class LoadGenerator:
                 else:
                     # A read that moves nothing must not find what the last one left here.
                     (<uint64_t *>(self.arena + data))[0] = ~self.word(slot.sector, 0)
-            chain[0].addr = self.address + service + 48
+            chain[0].addr = self.address + service + HEADER_AT
             chain[0].len = 16
             chain[0].flags = 0
             chain[1].addr = self.address + data
@@ -348,7 +349,7 @@ cdef class LoadGenerator:
             chain[used - 1].next = 0
             # SAFETY: at most 3 entries in the 48 bytes at the start of the slot's service area.
             memcpy(self.arena + service, chain, 16 * used)
-            # SAFETY: take() gave an index below the ring's size; depth was checked against the free list.
+            # SAFETY: take() gave an index below the ring's size, as the depth fits the free list.
             self.ring._desc[head].addr = self.address + service
             self.ring._desc[head].len = 16 * used
             self.ring._desc[head].flags = DESC_INDIRECT
@@ -408,5 +409,5 @@ cdef class LoadGenerator:
         return wrong == 0
 
     cdef inline uint64_t word(self, uint64_t sector, uint64_t i) noexcept nogil:
-        """Word `i` from `sector` on: depends on the pattern and the place, so blocks of any size agree."""
+        """Word `i` from `sector` on, by pattern and place: blocks of any size agree."""
         return (self.pattern + (sector * 64 + i)) * <uint64_t>0x9e3779b97f4a7c15ULL

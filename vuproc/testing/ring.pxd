@@ -25,7 +25,7 @@ cdef class DriverRing:
     cdef char *_used               # flags, idx, {id, len}[size], avail_event
     cdef uint16_t *_next           # private links of the free list and of chains in flight
     cdef uint16_t *_tail           # last descriptor of the chain whose head is the index
-    cdef uint16_t *_count          # descriptors of the chain whose head is the index; 0 = not in flight
+    cdef uint16_t *_count          # descriptors of the chain with this head; 0 = not in flight
     cdef uint16_t _free_head
     cdef unsigned int _free
     cdef uint16_t _avail_shadow    # entries written

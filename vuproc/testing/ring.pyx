@@ -1,8 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Driver side of a split virtqueue, so that a test can be the guest without a guest.
 
-The other half of the protocol in `vuproc.shm.split`, written from the driver's part of the virtio
-specification (1.2, section 2.7) and sharing no code with it: a mistake in one does not hide in the other.
+The other half of the protocol in `vuproc.shm.split`, written from the driver's part of the
+virtio specification (1.2, section 2.7) and sharing no code with it: a mistake in one does not hide
+in the other.
 """
 
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
@@ -40,10 +41,10 @@ def ring_layout(size: int) -> tuple[int, int, int, int]:
 
 
 cdef class DriverRing:
-    """The driver's view of one ring that lies in `memory` at the byte offsets `desc`, `avail`, `used`.
+    """The driver's view of a ring in `memory` at the byte offsets `desc`, `avail`, `used`.
 
-    memory: a writable, contiguous buffer. base: where both sides start, mod 65536 (what the front-end
-    sends in SET_VRING_BASE). event_idx: EVENT_IDX (feature bit 29) was acked.
+    memory: a writable, contiguous buffer. base: where both sides start, mod 65536 (what the
+    front-end sends in SET_VRING_BASE). event_idx: EVENT_IDX (feature bit 29) was acked.
     Raises ValueError for a size that is no power of two up to 32768, or areas outside the buffer.
     Not thread-safe: one ring, one thread, as in a driver.
     """
@@ -58,7 +59,7 @@ cdef class DriverRing:
             raise ValueError(f"ring size {size} is not a power of two in 1..{MAX_SIZE}")
         if base > 0xffff:
             raise ValueError(f"base {base} is not a 16-bit index")
-        # A memoryview object stands for the export, so that the buffer's owner cannot go away or be resized.
+        # The memoryview stands for the export: the buffer cannot go away or be resized.
         self._memory = memoryview(memory)
         PyObject_GetBuffer(self._memory, &view, PyBUF_WRITABLE)
         start = <char *>view.buf
@@ -68,8 +69,10 @@ cdef class DriverRing:
             (desc, 16 * size, 16), (avail, 6 + 2 * size, 2), (used, 6 + 8 * size, 4)
         ):
             if offset % align or offset > length or need > length - offset:
-                raise ValueError(f"ring area at {offset:#x}, {need} bytes, does not fit its memory or alignment")
-        # SAFETY: the three areas were just checked against the buffer, which self._memory keeps exported.
+                raise ValueError(
+                    f"ring area at {offset:#x}, {need} bytes, does not fit its memory or alignment"
+                )
+        # SAFETY: the areas were just checked against the buffer, which self._memory exports.
         self._desc = <SplitDesc *>(start + desc)
         self._avail = <uint16_t *>(start + avail)
         self._used = start + used
@@ -94,7 +97,7 @@ cdef class DriverRing:
     # The hot half, without the GIL.
 
     cdef int take(self, unsigned int count) noexcept nogil:
-        """Take `count` descriptors off the free list as one chain; its head, or -1 if there are too few."""
+        """Take `count` descriptors off the free list as one chain; its head, -1 if too few."""
         cdef uint16_t head = self._free_head
         cdef uint16_t last = head
         cdef unsigned int i
@@ -124,20 +127,21 @@ cdef class DriverRing:
         # Release: pairs with the device's acquire load of avail.idx. Descriptors, entries first.
         vu_store_release16(&self._avail[1], new)
         self._avail_published = new
-        # Full fence between our store of avail.idx and the load of avail_event / used.flags: pairs with the
-        # device's fence between its store of those and its re-read of avail.idx. One of the two sees the other.
+        # Full fence between our store of avail.idx and the load of avail_event / used.flags: pairs
+        # with the device's fence between its store of those and its re-read of avail.idx. One of
+        # the two sees the other.
         vu_fence_full()
         if self.event_idx:
-            # SAFETY: avail_event is the last word of the used area, inside the checked 6 + 8n bytes.
+            # SAFETY: avail_event is the last word of the used area's checked 6 + 8n bytes.
             event = vu_load_relaxed16(self._used + 4 + 8 * self.size)
             return <uint16_t>(new - event - 1) < <uint16_t>(new - old)
         return not (vu_load_relaxed16(self._used) & NO_NOTIFY)
 
     cdef int reap_one(self, uint32_t *id, uint32_t *length) noexcept nogil:
-        """Take back one used element: 1 = taken, 0 = none there, -1 = the device returned no chain of ours."""
+        """Take back one used element: 1 = taken, 0 = none there, -1 = it is no chain of ours."""
         cdef char *element
         cdef uint16_t head
-        # Acquire: pairs with the device's release store of used.idx; the element and the data come after.
+        # Acquire: pairs with the device's release store of used.idx; element and data come after.
         if vu_load_acquire16(self._used + 2) == self._used_seen:
             return 0
         # SAFETY: the slot is masked to the ring; the used area was checked in __cinit__.
@@ -155,13 +159,13 @@ cdef class DriverRing:
         return 1
 
     cdef bint arm_calls(self) noexcept nogil:
-        """Ask for a call at the next used element; True if one is there already, so do not sleep."""
+        """Ask for a call at the next used element; True if one is there already: do not sleep."""
         if self.event_idx:
             vu_store_relaxed16(&self._avail[2 + self.size], self._used_seen)
         else:
             vu_store_relaxed16(self._avail, 0)
-        # Full fence: pairs with the device's fence between its store of used.idx and its load of used_event or
-        # avail.flags. Either it sees our wish and calls, or we see its element here.
+        # Full fence: pairs with the device's fence between its store of used.idx and its load of
+        # used_event or avail.flags. Either it sees our wish and calls, or we see its element here.
         vu_fence_full()
         return vu_load_acquire16(self._used + 2) != self._used_seen
 
@@ -178,8 +182,9 @@ cdef class DriverRing:
     def add(self, segments, indirect=None) -> int:
         """Offer one chain of (guest address, length, device may write) segments; returns its head.
 
-        indirect: (guest address, writable buffer) of a table for the chain, which then takes one descriptor.
-        The device sees it after `publish`. Raises RingFull, ValueError (no segments, table too small).
+        indirect: (guest address, writable buffer) of a table for the chain, which then takes one
+        descriptor. The device sees it after `publish`. Raises RingFull, and ValueError for no
+        segments or a table that is too small.
         """
         cdef list chain = list(segments)
         cdef unsigned int count = <unsigned int>len(chain)
@@ -213,7 +218,7 @@ cdef class DriverRing:
             head = self._take_or_raise(count)
             index = <uint16_t>head
             for i in range(count):
-                self._fill(&desc, chain[i], i + 1 < count, self._next[index] if i + 1 < count else 0)
+                self._fill(&desc, chain[i], i + 1 < count, self._next[index])
                 # SAFETY: take() gives indices below size.
                 memcpy(&self._desc[index], &desc, 16)
                 index = self._next[index]
@@ -256,7 +261,7 @@ cdef class DriverRing:
 
     @property
     def position(self) -> int:
-        """Index (mod 65536) up to which chains were taken back: the base to go on from when none is in flight."""
+        """Index, mod 65536, up to which chains were taken back: with none in flight, the base."""
         return self._used_seen
 
     @property
@@ -267,11 +272,11 @@ cdef class DriverRing:
     # What a hostile driver does.
 
     def take_descriptors(self, count: int) -> int:
-        """Mark `count` descriptors as one chain in flight and return its head, writing nothing. Raises RingFull."""
+        """Take `count` descriptors as a chain, writing nothing; its head. Raises RingFull."""
         return self._take_or_raise(count)
 
     def offer_head(self, head: int) -> None:
-        """Write the next avail entry as `head`, whatever it is; the device sees it after `publish`."""
+        """Write the next avail entry, whatever it is; the device sees it after `publish`."""
         self.offer(<uint16_t>(<unsigned int>head & 0xffff))
 
     def link(self, index: int) -> int:
@@ -280,7 +285,9 @@ cdef class DriverRing:
             raise IndexError(index)
         return self._next[<unsigned int>index]
 
-    def set_descriptor(self, index: int, address: int, length: int, flags: int = 0, next: int = 0) -> None:
+    def set_descriptor(
+        self, index: int, address: int, length: int, flags: int = 0, next: int = 0
+    ) -> None:
         """Store one descriptor as given, unchecked but for `index`."""
         cdef SplitDesc desc
         if not 0 <= index < self.size:
@@ -294,7 +301,7 @@ cdef class DriverRing:
 
     @property
     def avail_index(self) -> int:
-        """avail.idx as the device sees it; assigning stores any value (and is where `publish` goes on from)."""
+        """avail.idx as the device sees it; assigning stores any value, where `publish` goes on."""
         return vu_load_relaxed16(&self._avail[1])
 
     @avail_index.setter

@@ -1,0 +1,81 @@
+"""The bench runs and reports; how fast anything is, no test says."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+
+import pytest
+
+from tests.bench import quiet, ring
+from tests.bench.report import Row, Table
+from tests.bench.sides import Sample, Waiting
+
+QUICK = ["--rounds", "1", "--count", "64", "--tries", "1", "--span", "1", "--idle", "0.05"]
+CLEAN, DIRTY = quiet.Measured(0.0, 0.0), quiet.Measured(1.0, 0.0)
+
+
+def test_the_bench_reports_every_side(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ring.main([*QUICK, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [table["title"] for table in found["tables"]] == [
+        *(f"depth 32, {waiting.value}" for waiting in Waiting),
+        "depth 1, both sleep",
+    ]
+    for table in found["tables"]:
+        assert len(table["rows"]) in (4, 5)
+        assert table["rows"][0]["ratio"]["median"] == 1
+        for row in table["rows"]:
+            assert row["ns"]["min"] > 0
+    assert found["idle"]["processes"] == 8
+
+
+def test_a_table_compares_each_round_with_its_first_row() -> None:
+    base = Row("base", [Sample(10, 10), Sample(20, 10)], [CLEAN, CLEAN])
+    other = Row("other", [Sample(30, 10), Sample(30, 40)], [CLEAN, CLEAN])
+    table = Table("title", [base, other])
+    assert table.ratios(other) == [3.0, 1.5]
+    assert table.cpu_ratios(other) == [1.0, 4.0]
+    assert table.lines()[1] == "title"
+
+
+def test_disturbed_rounds_count_only_if_there_are_no_others() -> None:
+    base = Row("base", [Sample(10, 10), Sample(20, 10)], [CLEAN, DIRTY])
+    other = Row("other", [Sample(30, 10), Sample(30, 40)], [CLEAN, CLEAN])
+    assert Table("", [base, other]).ratios(other) == [3.0]
+    other.measured[0] = DIRTY
+    assert Table("", [base, other]).ratios(other) == [3.0, 1.5]
+
+
+def test_a_disturbed_sample_is_repeated_up_to_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quiet, "FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr(quiet.Measured, "clean", property(lambda self: False))
+    taken: list[int] = []
+    quiet.measure(lambda: taken.append(1), [], tries=3)
+    assert len(taken) == 3
+
+
+def test_a_clean_sample_is_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quiet.Measured, "clean", property(lambda self: True))
+    taken: list[int] = []
+    quiet.measure(lambda: taken.append(1), [], tries=3)
+    assert len(taken) == 1
+
+
+def test_times_of_all_threads_are_counted() -> None:
+    begin, end = threading.Event(), threading.Event()
+
+    def spin() -> None:
+        sum(range(200_000))
+        begin.set()
+        end.wait(10)
+
+    before = quiet.times(os.getpid())
+    thread = threading.Thread(target=spin)
+    thread.start()
+    assert begin.wait(10)
+    spent = quiet.times(os.getpid()) - before
+    end.set()
+    thread.join()
+    assert spent.ran > 0
