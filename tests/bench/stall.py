@@ -91,7 +91,7 @@ class Driver:
         return Death(gone, time.monotonic() - began)
 
     def _turn(self, timeout_s: float, *others: int) -> bool:
-        """Sleep until something is completed, take it and ask for more; whether `others` woke us."""
+        """Sleep until something is completed, take it, ask for more; whether `others` woke us."""
         if self._reap() or self._ring.arm():
             timeout_s = 0
         poller = select.poll()
@@ -180,8 +180,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{name:28} {text}")
     stalls = rows["SIGKILL to next completion"]
     fine = statistics.median(stalls) < MEDIAN_BAR_S and percentile(stalls, 99) < P99_BAR_S
-    print(f"bars: median {MEDIAN_BAR_S * 1000:g} ms, p99 {P99_BAR_S * 1000:g} ms: "
-          f"{'kept' if fine else 'not kept'}")
+    print(
+        f"bars: median {MEDIAN_BAR_S * 1000:g} ms, p99 {P99_BAR_S * 1000:g} ms: "
+        f"{'kept' if fine else 'not kept'}"
+    )
     return 0 if fine else 1
 
 

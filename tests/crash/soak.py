@@ -2,8 +2,8 @@
 
     python -m tests.crash.soak --kills 1000 --queues 4
 
-prints what was killed, requested, lost, doubled and wrong, and what it cost. Exit code 1 if anything
-was lost, doubled, wrong or leaked.
+prints what was killed, requested, lost, doubled and wrong, and what it cost. Exit code 1 if
+anything was lost, doubled, wrong or leaked.
 """
 
 from __future__ import annotations
