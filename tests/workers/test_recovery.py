@@ -185,7 +185,7 @@ def test_soak_verified_writes_while_workers_are_killed() -> None:
             guest.load(0, warm)
             before = len(os.listdir(f"/proc/{served.pid}/fd"))
             done = threading.Event()
-            killed = []
+            killed: list[int] = []
 
             def kill() -> None:
                 while len(killed) < kills and not done.wait(0.03):
@@ -200,10 +200,15 @@ def test_soak_verified_writes_while_workers_are_killed() -> None:
             try:
                 while len(killed) < kills:
                     for queue in range(queues):
-                        place = {"start": queue * (32 << 20), "span": 16 << 20, "pattern": 5}
-                        write = Job(count=4096, read_percent=0, sequential=True, **place)
-                        read = Job(count=4096, read_percent=100, sequential=True, **place)
-                        for job in (write, read):
+                        for read_percent in (0, 100):
+                            job = Job(
+                                count=4096,
+                                read_percent=read_percent,
+                                sequential=True,
+                                start=queue * (32 << 20),
+                                span=16 << 20,
+                                pattern=5,
+                            )
                             stats = guest.load(queue, job)
                             assert (stats.completed, stats.failed, stats.corrupt) == (4096, 0, 0)
             finally:
