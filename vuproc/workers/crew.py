@@ -81,7 +81,7 @@ class Crew:
         for seat in self.seats:
             # One ahead of the one that is being set up: the next imports while this one does.
             self.standby.refill()
-            seat.spawn()
+            self._occupy(seat)
         self.standby.refill()
         self.standby.wait_ready()
 
@@ -348,8 +348,7 @@ class Crew:
         `hold` names a ring that is not to run again before the command that its worker died over.
         """
         try:
-            seat.spawn()
-            self._resume(seat, hold)
+            self._occupy(seat, hold)
         except WorkerSetupError as error:
             log.error("%s: %s", name_queues(seat.queues), error)
             seat.postpone()
@@ -358,11 +357,34 @@ class Crew:
         except (WorkerLost, WorkerRefused) as error:
             self._bury(seat, f"could not resume: {error}")
 
+    def _occupy(self, seat: Seat, hold: int = -1) -> None:
+        """Seat the standby, or a new worker if that is of no use, and bring it up to date."""
+        while True:
+            from_standby = self.standby.worker is not None
+            try:
+                seat.spawn()
+                self._resume(seat, hold)
+                return
+            except WorkerSetupError as error:
+                seat.worker = None
+                if not from_standby:
+                    raise
+                log.warning("the standby was of no use: %s", error)
+
     def _resume(self, seat: Seat, hold: int) -> None:
-        """Tell a fresh worker all it must know; every answer is waited for after all was said."""
+        """Tell a fresh worker all it must know; every answer is waited for after all was said.
+
+        A driver waits meanwhile: each wait in between would be two changes of process more.
+        """
         worker = seat.worker
         assert worker is not None
-        serials = [worker.post(*command) for command in self._history(seat.queues, hold)]
+        serials: list[int] = []
+        try:
+            for command in self._history(seat.queues, hold):
+                serials.append(worker.post(*command))
+        finally:
+            # If it is gone already, its answer to this says why.
+            worker.assigned()
         for serial in serials:
             worker.wait(serial)
 

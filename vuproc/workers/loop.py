@@ -22,6 +22,7 @@ from vuproc.fd import Fd
 from vuproc.shm.counters import QueueCounters
 from vuproc.shm.memory import GuestMemory
 from vuproc.shm.request import Request
+from vuproc.shm.segment import Segment
 from vuproc.workers.queue import Queue
 from vuproc.workers.watch import HasFileno, Watcher
 
@@ -47,33 +48,16 @@ class Leave(Exception):
 
 
 class Worker:
-    """Serves the queues `queues` of `device` as the master's commands say."""
+    """Serves queues of `device` as the master's commands say: those that `take` names."""
 
-    def __init__(
-        self,
-        channel: WorkerChannel,
-        device: Device,
-        queues: tuple[int, ...],
-        counters: dict[int, QueueCounters],
-        chain_limit: int,
-    ) -> None:
+    def __init__(self, channel: WorkerChannel, device: Device, chain_limit: int) -> None:
         self._channel = channel
         self._device = device
+        self._chain_limit = chain_limit
         self._watcher = Watcher()
         self._memory = GuestMemory()
         self._features = 0
-        self._queues = {
-            index: Queue(
-                index,
-                device,
-                counters.get(index),
-                chain_limit,
-                self._request_failed,
-                self._request_skipped,
-                self._ring_broken,
-            )
-            for index in queues
-        }
+        self._queues: dict[int, Queue] = {}
         self._waiting: tuple[Command, tuple[Fd, ...]] | None = None
         self._empty_looks = 0
         self._errors = 0
@@ -95,9 +79,19 @@ class Worker:
 
     # The loop.
 
-    def setup(self) -> None:
-        """Let the device prepare each of its queues."""
-        for index in self._queues:
+    def take(self, queues: tuple[int, ...], counters: Segment | None) -> None:
+        """Be the one who serves `queues`, and let the device prepare each of them."""
+        for index in queues:
+            self._queues[index] = Queue(
+                index,
+                self._device,
+                None if counters is None else QueueCounters(counters, index),
+                self._chain_limit,
+                self._request_failed,
+                self._request_skipped,
+                self._ring_broken,
+            )
+        for index in queues:
             self._device.setup(index)
 
     def run(self) -> int:

@@ -18,10 +18,8 @@ from typing import Protocol
 
 from vuproc import control
 from vuproc.control import ChannelError, Done, Failed, Logged, WorkerChannel, worker_end
-from vuproc.device import Device
 from vuproc.fd import Fd
 from vuproc.loader import build
-from vuproc.shm.counters import QueueCounters
 from vuproc.shm.segment import Segment
 from vuproc.workers.loop import Worker
 
@@ -64,7 +62,7 @@ def _serve(channel: WorkerChannel) -> int:
     if not isinstance(prepare, control.Prepare):
         raise ChannelError("the first command is not Prepare")
     try:
-        device = _prepare(channel, prepare, fds)
+        worker, counters = _prepare(channel, prepare, fds)
     except Exception as error:
         channel.send(Failed(prepare.serial, f"{prepare.type_ref}: {_described(error)}"))
         return EXIT_SETUP
@@ -77,7 +75,7 @@ def _serve(channel: WorkerChannel) -> int:
     if not isinstance(assign, control.Assign):
         raise ChannelError("the second command is not Assign")
     try:
-        worker = _assign(channel, device, prepare, assign.queues)
+        worker.take(assign.queues, counters)
     except Exception as error:
         channel.send(Failed(assign.serial, f"{prepare.type_ref}: {_described(error)}"))
         return EXIT_SETUP
@@ -85,26 +83,18 @@ def _serve(channel: WorkerChannel) -> int:
     return worker.run()
 
 
-def _prepare(channel: WorkerChannel, prepare: control.Prepare, fds: tuple[Fd, ...]) -> Device:
+def _prepare(
+    channel: WorkerChannel, prepare: control.Prepare, fds: tuple[Fd, ...]
+) -> tuple[Worker, Segment | None]:
+    """All that can be done before the queues are known: a driver waits for what is left."""
     logger = logging.getLogger("vuproc")
     logger.setLevel(prepare.log_level)
     logger.addHandler(_ToMaster(channel))
     logger.propagate = False
     device = build(prepare.type_ref, Path(prepare.base_dir), prepare.options)
     device.shared = dict(zip(prepare.shared, fds, strict=True))
-    return device
-
-
-def _assign(
-    channel: WorkerChannel, device: Device, prepare: control.Prepare, queues: tuple[int, ...]
-) -> Worker:
-    counters: dict[int, QueueCounters] = {}
-    if prepare.counters is not None:
-        segment = Segment.attach(prepare.counters)
-        counters = {queue: QueueCounters(segment, queue) for queue in queues}
-    worker = Worker(channel, device, queues, counters, prepare.chain_limit)
-    worker.setup()
-    return worker
+    counters = None if prepare.counters is None else Segment.attach(prepare.counters)
+    return Worker(channel, device, prepare.chain_limit), counters
 
 
 def _described(error: BaseException) -> str:

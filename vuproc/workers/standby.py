@@ -35,18 +35,13 @@ class Standby:
         self._start = start
 
     def take(self, queues: tuple[int, ...]) -> WorkerProcess:
-        """A worker for `queues`: the one in waiting, or a new one if that is dead.
+        """A worker that was told to serve `queues`: the one in waiting, else a new one.
 
-        Raises `WorkerSetupError`.
+        Raises `WorkerSetupError`, as the worker's `assigned` does.
         """
         worker, self.worker = self.worker, None
-        if worker is not None:
-            try:
-                worker.assign(queues)
-                return worker
-            except WorkerSetupError as error:
-                log.warning("the standby was of no use: %s", error)
-        worker = self._start()
+        if worker is None:
+            worker = self._start()
         worker.assign(queues)
         return worker
 

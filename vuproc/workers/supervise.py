@@ -133,6 +133,7 @@ class WorkerProcess:
         self._on_report = on_report
         self._channel: MasterChannel = master_end(ours)
         self._serial = 0
+        self._assigned = 0
         with theirs:
             self._process = forkserver.start(theirs, "vuproc-worker")
         self.pid: int = self._process.pid
@@ -148,15 +149,28 @@ class WorkerProcess:
             raise WorkerSetupError(f"worker {self.pid}: died at once") from error
 
     def assign(self, queues: tuple[int, ...]) -> None:
-        """Give the standby its queues, once. Raises `WorkerSetupError`, and then it is gone."""
+        """Give the standby its queues, once; `assigned` tells what came of it.
+
+        Commands may be posted in between. Raises `WorkerSetupError`, and then it is gone.
+        """
         self.queues = queues
         try:
             self.prepared(SETUP_DEADLINE)
-            self.call(control.Assign(queues=queues), timeout=SETUP_DEADLINE)
+            self._assigned = self.post(control.Assign(queues=queues))
         except (WorkerRefused, WorkerLost) as error:
-            self.kill()
-            self.close()
-            raise WorkerSetupError(str(error)) from error
+            raise self._useless(error) from error
+
+    def assigned(self) -> None:
+        """Wait until it has set up its queues. Raises `WorkerSetupError`, and then it is gone."""
+        try:
+            self.wait(self._assigned, timeout=SETUP_DEADLINE)
+        except (WorkerRefused, WorkerLost) as error:
+            raise self._useless(error) from error
+
+    def _useless(self, error: VuprocError) -> WorkerSetupError:
+        self.kill()
+        self.close()
+        return WorkerSetupError(str(error))
 
     def prepared(self, timeout: float) -> None:
         """Wait until the standby has made its device. Raises `WorkerRefused` or `WorkerLost`."""
@@ -263,9 +277,10 @@ class WorkerProcess:
         """The signal that ended the process, or None."""
         self._process.join(KILL_DEADLINE)
         code = self._process.exitcode
-        if code is None or code >= 0 or -code not in signal.valid_signals():
+        try:
+            return None if code is None or code >= 0 else signal.Signals(-code)
+        except ValueError:  # a real-time one, which has no name
             return None
-        return signal.Signals(-code)
 
     def exit(self, timeout: float) -> None:
         """Ask the process to end, and kill it if it has not after `timeout` seconds."""
