@@ -16,6 +16,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 UNITS = ("memory", "counters", "request", "inflight", "ring", "split")
 SOURCES = ("errors.py", "shm/__init__.py", "shm/segment.py")
+# Asked for here: the first call of this module is not safe in several threads.
+SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
+INCLUDE = sysconfig.get_path("include")
+COMPILER = os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"
 HOOK = Path(__file__).with_name("crash_points.h")
 
 
@@ -56,14 +60,13 @@ def _only_sources(_: str, names: list[str]) -> list[str]:
 
 def _compile(into: Path, unit: str) -> None:
     source = f"vuproc/shm/{unit}.pyx"
-    target = f"vuproc/shm/{unit}{sysconfig.get_config_var('EXT_SUFFIX')}"
-    compiler = os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"
+    target = f"vuproc/shm/{unit}{SUFFIX}"
     _run(into, sys.executable, "-m", "cython", "-3", source)
     _run(
         into,
-        *compiler.split(),
+        *COMPILER.split(),
         *("-shared", "-fPIC", "-O1", "-w", "-DVUPROC_CRASH_POINTS"),
-        *("-I", sysconfig.get_path("include"), "-I", "vuproc/shm", "-I", str(HOOK.parent)),
+        *("-I", INCLUDE, "-I", "vuproc/shm", "-I", str(HOOK.parent)),
         *(source.replace(".pyx", ".c"), "-o", target),
     )
 

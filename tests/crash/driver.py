@@ -27,6 +27,8 @@ class Driver:
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
         self.guest = Guest(scenario.size, scenario.base)
+        self.guest.taken = (scenario.base - scenario.lost) & 0xFFFF
+        self.guest.set_used_idx(self.guest.taken)
         self.kick = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         step = 1 if scenario.indirect else 2
         self.free = list(range(0, scenario.size - step + 1, step))

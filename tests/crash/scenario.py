@@ -26,6 +26,8 @@ class Scenario:
     """The driver takes interrupts at any time, not only while the worker sleeps or is dead."""
     fresh: bool = True
     """The ring is told that its record is new; otherwise the zeroes in it say so."""
+    lost: int = 0
+    """Requests which a back-end before ours has lost: the used index is behind for good."""
     budget: int = 100
     """Requests of one drain."""
 
@@ -48,6 +50,7 @@ SCENARIOS = (
     Scenario("out_of_order", defer=True, event_idx=True, base=65534, total=7, window=4),
     Scenario("out_of_order_flags", defer=True, indirect=True, size=4, total=7, window=3),
     Scenario("small_budget", budget=1, base=65534, total=5, window=3, fresh=False),
+    Scenario("lost", lost=2, base=1, event_idx=True, total=4, window=3),
     Scenario("at_most_once", resubmit="drop", event_idx=True, total=5, window=3),
     Scenario("at_most_once_deferred", resubmit="fail", defer=True, total=5, window=3),
     Scenario("one_entry", size=1, indirect=True, base=65534, event_idx=True, total=4, window=1),

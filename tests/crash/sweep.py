@@ -26,8 +26,10 @@ from dataclasses import dataclass, field, replace
 from tests.crash.driver import Driver, Wrong
 from tests.crash.scenario import SCENARIOS, SMALL, Scenario
 from tests.crash.worker import (
+    BEGUN,
     IDLE,
     RAN,
+    SKIPPED,
     STOP,
     STOPPED,
     Journal,
@@ -175,10 +177,13 @@ class Run:
         """What the driver cannot see."""
         entries = self.journal.entries()
         for life in range(self.lives):
-            order = [number for where, number, _ in entries if where == life]
+            order = [number for where, number, kind in entries if where == life and kind != RAN]
             if order != sorted(set(order)):
                 raise Wrong(f"life {life} served {order}, which is not the order of the fetches")
         ran = Counter(number for _, number, kind in entries if kind == RAN)
+        begun = {number for _, number, kind in entries if kind == BEGUN}
+        if not begun >= {number for _, number, kind in entries if kind == SKIPPED}:
+            raise Wrong("a request was skipped which the device had never begun")
         for number in range(1, self.scenario.total + 1):
             if self.driver.lengths[number] and not ran[number]:
                 raise Wrong(f"request {number} was completed and never executed")
@@ -216,7 +221,7 @@ def run_all(scenario: Scenario, plans: Plans) -> Report:
         entries = journal.entries()
         ran = Counter(number for _, number, kind in entries if kind == RAN)
         report.executions.update(Counter(ran.values()))
-        report.skipped += len(entries) - sum(ran.values())
+        report.skipped += sum(kind == SKIPPED for _, _, kind in entries)
     report.seconds = round(time.monotonic() - began, 1)
     return report
 

@@ -26,6 +26,7 @@ STOPPED = struct.Struct("<cH")
 """At this next avail index."""
 RAN = 0
 SKIPPED = 1
+BEGUN = 2
 
 
 def crash_words() -> ctypes.Array[ctypes.c_int64]:
@@ -97,7 +98,7 @@ class Worker:
         poller.register(self.driver.kick, select.POLLIN)
         kicks = 0
         while True:
-            while self.work() or self.ring.arm():
+            while self.work() or self.deferred or self.ring.arm():
                 pass
             os.write(control, IDLE.pack(b"i", kicks))
             ready = dict(poller.poll())
@@ -109,18 +110,22 @@ class Worker:
         os.write(control, STOPPED.pack(b"s", self.ring.stop()))
 
     def work(self) -> bool:
-        """One turn: True if there may be more to do."""
+        """One turn: True if the budget ended it."""
         fetched = self.ring.drain(self.handle, self.failed, self.scenario.budget)
         # The oldest is kept back as long as there is something newer.
         while len(self.deferred) > (1 if fetched else 0):
             self.deferred.pop().finish()
         self.ring.publish()
-        return fetched > 0
+        return fetched == self.scenario.budget
 
     def handle(self, request: Request) -> None:
+        number = int.from_bytes(request.read(LENGTH), "little")
+        self.journal.append(self.life, number, BEGUN)
         self.point()
-        self.note(request, RAN)
+        self.journal.append(self.life, number, RAN)
+        request.write(answer(number))
         self.point()
+        self.handled += 1
         if self.scenario.defer and self.handled % 2:
             request.defer()
             self.deferred.append(request)
@@ -128,17 +133,11 @@ class Worker:
     def skip(self, request: Request, reason: str, attempts: int) -> None:
         if reason != self.scenario.resubmit or attempts > 2:
             raise AssertionError(f"request was to be skipped: {reason}, {attempts} attempts")
-        self.note(request, SKIPPED)
+        number = int.from_bytes(request.read(LENGTH), "little")
+        self.journal.append(self.life, number, SKIPPED)
 
     def failed(self, request: Request, error: BaseException) -> None:
         raise error
-
-    def note(self, request: Request, kind: int) -> None:
-        self.handled += 1
-        number = int.from_bytes(request.read(LENGTH), "little")
-        self.journal.append(self.life, number, kind)
-        if kind == RAN:
-            request.write(answer(number))
 
     def point(self) -> None:
         """A crash point of the test's own: round the side effect, and once a kick is consumed."""
