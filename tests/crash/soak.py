@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +37,8 @@ MASSACRE = 0.05
 WARM_UP_KILLS = 8
 """Deaths before the master's memory is looked at for the first time: each path was taken then."""
 RSS_GROWTH_KIB = 4096
+SETTLE_S = 10.0
+LOOK_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -90,9 +92,10 @@ class Result:
                 found += [f"queue {queue}: {kind}: {text}" for text in getattr(each, kind)]
         if self.executions[0]:
             found.append(f"{self.executions[0]} requests were completed and never executed")
-        for name, (before, after) in self.usage.items():
-            if after.fds > before.fds or after.rss_kib > before.rss_kib + RSS_GROWTH_KIB:
-                found.append(f"{name}: had {before}, has {after}")
+        before, after = ({n: both[i] for n, both in self.usage.items()} for i in (0, 1))
+        found += [
+            f"{name}: had {before[name]}, has {after[name]}" for name in _grown(before, after)
+        ]
         return found
 
     def __str__(self) -> str:
@@ -194,24 +197,49 @@ def _drive(
             running = [pool.submit(each.run, lambda: not killer.over.is_set()) for each in drivers]
             try:
                 killer.kill(min(kills, WARM_UP_KILLS))
-                before = _usage(served)
+                before = _usage(served, lambda usage: True)
                 killer.kill(kills)
             finally:
                 killer.over.set()
             result.queues = [each.result() for each in running]
-        after = _usage(served)
+        after = _usage(served, lambda usage: not _grown(before, usage))
         status = ask(served.socket, Request("status"))
     result.kills = killer.kills
     result.served = sum(queue["requests"] for queue in status["queues"])
     result.usage = {name: (before[name], after[name]) for name in before}
 
 
-def _usage(served: Served) -> dict[str, Usage]:
-    """Of the processes that live as long as the device: those that are to stay as they are."""
-    with open(f"/proc/{served.pid}/task/{served.pid}/children", encoding="ascii") as children:
-        helpers = [int(pid) for pid in children.read().split()]
-    named = {f"helper {place + 1}": pid for place, pid in enumerate(helpers)}
-    return {name: Usage.of(pid) for name, pid in {"master": served.pid, **named}.items()}
+def _usage(served: Served, good: Callable[[dict[str, Usage]], bool]) -> dict[str, Usage]:
+    """Of the processes that live as long as the device, with every worker there.
+
+    Looks again until what it finds is `good`, for a while: an end takes a moment to be noticed.
+    """
+    deadline = time.monotonic() + SETTLE_S
+    pause = threading.Event()
+    while True:
+        workers = _workers(served)
+        with open(f"/proc/{served.pid}/task/{served.pid}/children", encoding="ascii") as children:
+            helpers = {f"helper {n + 1}": int(pid) for n, pid in enumerate(children.read().split())}
+        usage = {name: Usage.of(pid) for name, pid in {"master": served.pid, **helpers}.items()}
+        settled = None not in workers and workers == _workers(served)
+        if (settled and good(usage)) or time.monotonic() > deadline:
+            return usage
+        pause.wait(LOOK_S)
+
+
+def _workers(served: Served) -> list[int | None]:
+    """Pids of the standby and of each queue's worker; None where there is none."""
+    status = ask(served.socket, Request("status"))
+    return [status["standby"], *(queue["pid"] for queue in status["queues"])]
+
+
+def _grown(before: dict[str, Usage], after: dict[str, Usage]) -> list[str]:
+    """The processes which hold more than before, by name."""
+    return [
+        name
+        for name, usage in after.items()
+        if usage.fds > before[name].fds or usage.rss_kib > before[name].rss_kib + RSS_GROWTH_KIB
+    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

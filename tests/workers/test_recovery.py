@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.crash.soak import soak
 from tests.workers.scripted import Dropping, Failing, Hopeless, Scripted
 from vuproc.admin import AdminError, Request, ask
 from vuproc.spec.virtio import Status
 from vuproc.testing.driver import Guest
-from vuproc.testing.job import Job
 from vuproc.testing.plugin import ServeDevice
 from vuproc.testing.serve import Served, serve
 
 BOUND_S = 20.0
+SEED = 4
 
 
 def say(guest: Guest, text: str, queue: int = 0) -> str:
@@ -178,42 +177,8 @@ def test_a_standby_that_dies_is_replaced(vuproc_device: ServeDevice) -> None:
 
 def test_soak_verified_writes_while_workers_are_killed() -> None:
     """50 kills in the middle of verified I/O: nothing lost, doubled or wrong, nothing leaked."""
-    queues, kills = 2, 50
-    with serve({"type": "blk", "ram": "64MiB"}, queues=queues) as served:
-        with served.guest(queues=queues, memory=64 << 20) as guest:
-            warm = Job(count=2000, span=16 << 20, read_percent=0, sequential=True, pattern=3)
-            guest.load(0, warm)
-            before = len(os.listdir(f"/proc/{served.pid}/fd"))
-            done = threading.Event()
-            killed: list[int] = []
-
-            def kill() -> None:
-                while len(killed) < kills and not done.wait(0.03):
-                    for shown in status(served)["queues"]:
-                        if shown["pid"] is not None:
-                            with contextlib.suppress(ProcessLookupError):
-                                os.kill(shown["pid"], 9)
-                                killed.append(shown["pid"])
-
-            killer = threading.Thread(target=kill)
-            killer.start()
-            try:
-                while len(killed) < kills:
-                    for queue in range(queues):
-                        for read_percent in (0, 100):
-                            job = Job(
-                                count=4096,
-                                read_percent=read_percent,
-                                sequential=True,
-                                start=queue * (32 << 20),
-                                span=16 << 20,
-                                pattern=5,
-                            )
-                            stats = guest.load(queue, job)
-                            assert (stats.completed, stats.failed, stats.corrupt) == (4096, 0, 0)
-            finally:
-                done.set()
-                killer.join()
-            assert len(killed) >= kills
-            served.wait_for_line("starting another")
-            assert len(os.listdir(f"/proc/{served.pid}/fd")) <= before
+    result = soak(kills=50, queues=4, seed=SEED)
+    print(result)
+    assert result.kills >= 50
+    assert not result.faults
+    assert result.executions.total() == result.requests
