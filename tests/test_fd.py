@@ -132,3 +132,51 @@ def test_the_text_shows_the_number() -> None:
     assert repr(fd) == f"Fd({fd.fileno()})"
     fd.close()
     assert repr(fd) == "Fd(closed)"
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_SEQPACKET])
+def test_sockets_of_a_pair_are_paired(kind: socket.SocketKind) -> None:
+    left, right = socket.socketpair(socket.AF_UNIX, kind)
+    with Fd(left.detach()) as one, Fd(right.detach()) as other:
+        assert one.paired
+        assert other.paired
+
+
+def test_f05_socket_with_an_address_at_either_end_is_not_paired(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as client:
+        listener.bind(str(tmp_path / "listener"))
+        listener.listen()
+        client.connect(str(tmp_path / "listener"))
+        accepted, _ = listener.accept()
+        with accepted:
+            for sock in (listener, client, accepted):
+                with Fd(os.dup(sock.fileno())) as fd:
+                    assert not fd.paired
+
+
+def test_what_is_no_connected_socket_is_not_paired() -> None:
+    with Fd(os.eventfd(0)) as bell, Fd(socket.socket(socket.AF_UNIX).detach()) as alone:
+        assert not bell.paired
+        assert not alone.paired
+
+
+def test_notify_adds_one_to_an_eventfd() -> None:
+    with Fd(os.eventfd(5)) as fd:
+        assert fd.notify()
+        assert os.eventfd_read(fd.fileno()) == 6
+
+
+def test_f09_notify_never_blocks_on_a_full_eventfd() -> None:
+    most = (1 << 64) - 2
+    with Fd(os.eventfd(0)) as fd:
+        os.eventfd_write(fd.fileno(), most)
+        assert not fd.notify()
+        assert os.eventfd_read(fd.fileno()) == most
+
+
+def test_f08_notify_survives_an_end_that_is_closed_or_read_only() -> None:
+    reader, writer = os.pipe()
+    with Fd(reader) as read_end, Fd(writer) as write_end:
+        assert not read_end.notify()
+        read_end.close()
+        assert not write_end.notify()

@@ -31,6 +31,13 @@ class Table:
     title: str
     rows: list[Row]
 
+    def clean(self, row: Row) -> int:
+        """Rounds in which neither the row's sample nor the first row's was disturbed."""
+        return sum(
+            mine.clean and base.clean
+            for mine, base in zip(row.measured, self.rows[0].measured, strict=True)
+        )
+
     def pairs(self, row: Row) -> list[tuple[Sample, Sample]]:
         """(the row's sample, the first row's) of each round; of the clean rounds, if there are."""
         base = self.rows[0]
