@@ -9,19 +9,20 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.guest import disk as backend
 from tests.guest.deaths import PERIOD_S, kill_all, workers_die
-from tests.guest.disk import Disk
 from tests.guest.files import check_file_system, sum_of
+from tests.guest.lagging import LaggingBlk
 from vuproc.admin import Request, ask
 from vuproc.spec.virtio import DeviceId
 from vuproc.testing import serve
 from vuproc.testing.errors import ServeFailed
 from vuproc.testing.guests import VhostUserDevice, boot_qemu, boot_uml, clients
 from vuproc.testing.guests.linux import LinuxGuest, Report
+from vuproc.testing.serve import reference
 
 LONG = bool(os.environ.get("VUPROC_LONG"))
 LOAD_S = 30 if LONG else 10
@@ -35,12 +36,8 @@ DEATHS_OF_ALL = 3
 SOME_REQUESTS = 8
 WORK_TIMEOUT_S = 30.0
 LOOK_S = 0.005
-QUEUES = {"num-queues": 2}
 
-pytestmark = [
-    pytest.mark.timeout(240),
-    pytest.mark.skipif(backend.BACKEND != "vuproc", reason="others do not recover"),
-]
+pytestmark = pytest.mark.timeout(240)
 
 # Each writer makes one file after the other, with and without the page cache, and reads each back
 # from the disk. What it last meant to be in a file it keeps in memory, as a checksum.
@@ -99,17 +96,21 @@ def load(cpus: int, seconds: int) -> str:
     return script
 
 
-def uml(served: Disk) -> LinuxGuest:
-    devices = {served.socket: DeviceId.BLK}
-    return boot_uml(devices, script=load(1, LOAD_S), programs=[clients.mke2fs()])
+def uml(socket: Path) -> LinuxGuest:
+    return boot_uml({socket: DeviceId.BLK}, script=load(1, LOAD_S), programs=[clients.mke2fs()])
 
 
-def qemu(served: Disk) -> LinuxGuest:
-    return boot_two_cpus(VhostUserDevice(socket=served.socket, properties=QUEUES), LOAD_S)
+def qemu(socket: Path, *, seconds: int = LOAD_S, reconnect_s: int | None = None) -> LinuxGuest:
+    disk = VhostUserDevice(socket=socket, properties={"num-queues": 2}, reconnect_s=reconnect_s)
+    return boot_qemu([disk], script=load(2, seconds), programs=[clients.mke2fs()])
 
 
-def boot_two_cpus(device: VhostUserDevice, seconds: int) -> LinuxGuest:
-    return boot_qemu([device], script=load(2, seconds), programs=[clients.mke2fs()])
+def new_disk(directory: Path, queues: int) -> tuple[Path, dict[str, Any]]:
+    """An empty image, and the device that serves it, out of order."""
+    image = directory / "disk.raw"
+    image.touch()
+    os.truncate(image, SIZE)
+    return image, {"type": reference(LaggingBlk), "image": str(image), "queues": queues}
 
 
 def check(report: Report, image: Path, cpus: int) -> None:
@@ -128,15 +129,15 @@ def check(report: Report, image: Path, cpus: int) -> None:
 
 @pytest.mark.parametrize(("boot", "queues"), [(uml, 1), (qemu, 2)])
 def test_a_guest_notices_nothing_of_workers_that_are_killed(
-    disk: Callable[..., Disk], boot: Callable[[Disk], LinuxGuest], queues: int
+    tmp_path: Path, boot: Callable[[Path], LinuxGuest], queues: int
 ) -> None:
-    served = disk(queues=queues, size=SIZE)
-    with boot(served) as guest:
+    image, device = new_disk(tmp_path, queues)
+    with serve(device) as served, boot(served.socket) as guest:
         guest.wait_for("load=begins")
         with workers_die(served.socket) as killer:
             guest.wait_for("load=ended")
         report = guest.finish()
-    shown = ask(served.socket, Request("status"))["queues"]
+        shown = ask(served.socket, Request("status"))["queues"]
     for queue in shown:
         kills = killer.kills[queue["queue"]]
         busy = killer.in_service[queue["queue"]]
@@ -144,7 +145,8 @@ def test_a_guest_notices_nothing_of_workers_that_are_killed(
         # At each turn but those for which the machine had no time.
         assert kills > LOAD_S / PERIOD_S / 4
         assert queue["restarts"] == kills
-    check(report, served.image, queues)
+    assert not [line for line in served.lines if "ERROR" in line]
+    check(report, image, queues)
 
 
 def await_requests(socket: Path) -> None:
@@ -164,25 +166,23 @@ def test_a_guest_notices_nothing_of_a_device_that_is_killed_and_started_again(
     tmp_path: Path,
 ) -> None:
     """Master and workers at once; QEMU reconnects and hands the in-flight records back."""
-    image, device_file = tmp_path / "disk.raw", tmp_path / "disk.yaml"
-    image.touch()
-    os.truncate(image, SIZE)
-    socket = tmp_path / "disk.sock"
-    options = {"type": "blk", "image": str(image), "queues": 2}
-    device_file.write_text(json.dumps({"socket": str(socket), "device": options}))
-    disk = VhostUserDevice(socket=socket, properties=QUEUES, reconnect_s=1)
+    image, device = new_disk(tmp_path, queues=2)
+    socket, device_file = tmp_path / "disk.sock", tmp_path / "disk.yaml"
+    device_file.write_text(json.dumps({"socket": str(socket), "device": device}))
     with contextlib.ExitStack() as stack:
         guest: LinuxGuest | None = None
         for _ in range(DEATHS_OF_ALL):
             with pytest.raises(ServeFailed, match="exit code -9"), serve(device_file) as served:
                 if guest is None:
-                    guest = stack.enter_context(boot_two_cpus(disk, RESTARTS_LOAD_S))
+                    guest = qemu(socket, seconds=RESTARTS_LOAD_S, reconnect_s=1)
+                    stack.enter_context(guest)
                     guest.wait_for("load=begins")
                 await_requests(socket)
                 kill_all(served.pid)
         assert guest is not None
-        with serve(device_file):
+        with serve(device_file) as served:
             await_requests(socket)
             guest.wait_for("load=ended")
             report = guest.finish()
+    assert not [line for line in served.lines if "ERROR" in line]
     check(report, image, cpus=2)
