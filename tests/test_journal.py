@@ -26,6 +26,7 @@ from vuproc.journal import (
     JournalFull,
     JournalUnreadable,
     Phase,
+    Receiving,
     Replying,
 )
 
@@ -37,6 +38,7 @@ ROOT = 2
 
 PHASES: list[Phase] = [
     Idle(),
+    Receiving(),
     Applying(12, 0x9, b"\1\0\0\0\0\0\0\0"),
     Applying(12, 0x9, b"\1\0\0\0\0\0\0\0", ("session.4",)),
     Replying(exact=True),

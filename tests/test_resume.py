@@ -14,7 +14,7 @@ import pytest
 from vuproc.errors import ConnectionBroken, Disconnected
 from vuproc.fd import Fd
 from vuproc.fdstore import FdStore, identity
-from vuproc.journal import Applying, Idle, Phase, Replying
+from vuproc.journal import Applying, Idle, Phase, Receiving, Replying
 from vuproc.outbox import CAPACITY, Outbox
 from vuproc.resume import Decision, decide
 from vuproc.systemd import Notifier
@@ -30,6 +30,7 @@ GO_ON, AGAIN, REST, CLOSE = Decision
     [
         (Idle(), 0, 0, True, GO_ON),
         (Idle(), 7, 0, True, GO_ON),
+        (Receiving(), 7, 0, False, CLOSE),
         (SEEN, 20, 0, True, GO_ON),
         (SEEN, 20, 0, False, GO_ON),
         (SEEN, 12, 0, True, CLOSE),

@@ -63,6 +63,10 @@ class Idle(msgspec.Struct, frozen=True, tag=True):
     """No message is under way: the snapshot is all there is."""
 
 
+class Receiving(msgspec.Struct, frozen=True, tag=True):
+    """Part of a message was taken from the socket, and is nowhere else."""
+
+
 class Applying(msgspec.Struct, frozen=True, tag=True):
     """A message is under way; the snapshot is the state before it.
 
@@ -88,7 +92,7 @@ class Replying(msgspec.Struct, frozen=True, tag=True):
     exact: bool
 
 
-Phase = Idle | Applying | Replying
+Phase = Idle | Receiving | Applying | Replying
 _DECODER = msgspec.msgpack.Decoder(Phase)
 
 

@@ -3,6 +3,7 @@
 | the journal says | what the kernel says | to do |
 |---|---|---|
 | idle | - | go on |
+| receiving | - | close: some of the message is lost |
 | applying, perhaps not taken | the whole message is in the socket's queue | go on: read it now |
 | applying, perhaps not taken | some of it was taken, and it may carry descriptors | close |
 | applying, perhaps not taken | some of it was taken, and it carries none | apply again |
@@ -12,8 +13,9 @@
 | replying, beside the outbox | - | close: whether the answer was sent cannot be known |
 
 "Go on" and "apply again" leave the front-end without a trace of the death. "Close" happens inside
-two short windows: between taking the descriptors of a message and storing them, and around an
-answer that carries a descriptor. The front-end sees its connection end and may come back.
+short windows: between taking the descriptors of a message and storing them, around an answer that
+carries a descriptor, and while a message comes in pieces, which no known front-end sends. The
+front-end sees its connection end and may come back.
 
 Applying again is safe, for it begins in the state before the message: every worker of the
 predecessor is dead, new ones are brought to that state, and each effect sets something rather than
@@ -25,7 +27,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from vuproc.journal import Applying, Idle, Phase
+from vuproc.journal import Applying, Idle, Phase, Receiving
 
 HEADER_BYTES = 12
 """Of a vhost-user message."""
@@ -54,6 +56,6 @@ def decide(phase: Phase, *, untaken: int, unsent: int, may_carry_fds: bool) -> D
         if untaken == HEADER_BYTES + len(phase.payload):
             return Decision.GO_ON
         return Decision.CLOSE if may_carry_fds else Decision.APPLY_AGAIN
-    if not phase.exact:
+    if isinstance(phase, Receiving) or not phase.exact:
         return Decision.CLOSE
     return Decision.SEND_REST if unsent else Decision.GO_ON
