@@ -59,7 +59,6 @@ COMMANDS: list[control.AnyCommand] = [
         base=7,
         enabled=True,
         record_offset=4096,
-        fresh=True,
         kick=True,
         call=False,
         err=False,
@@ -71,6 +70,7 @@ COMMANDS: list[control.AnyCommand] = [
     control.SetErr(queue=0),
     control.WriteConfig(offset=3, data=b"abc"),
     control.ResetDevice(),
+    control.SetLogLevel(level=10),
     control.Detach(),
     control.Exit(),
 ]

@@ -103,8 +103,8 @@ class RemoveRegion(Command, frozen=True, tag=True):
 class StartRing(Command, frozen=True, tag=True):
     """Start a ring. Fds: the in-flight record, then kick, call and err as far as each is present.
 
-    `record_offset` is where this queue's record begins. `fresh`: the ring begins at `base` and the
-    record empty; otherwise the record says where a worker that died had come to.
+    `record_offset` is where this queue's record begins. It says where a worker that died had come
+    to; if it is empty, the ring begins at `base`, or where it stopped if that is None.
     """
 
     queue: int
@@ -112,10 +112,9 @@ class StartRing(Command, frozen=True, tag=True):
     desc: int
     avail: int
     used: int
-    base: int
+    base: int | None
     enabled: bool
     record_offset: int
-    fresh: bool
     kick: bool
     call: bool
     err: bool
@@ -170,6 +169,12 @@ class ResetDevice(Command, frozen=True, tag=True):
     """Device state back to its initial values; rings are stopped already."""
 
 
+class SetLogLevel(Command, frozen=True, tag=True):
+    """What is worth a line in the log from now on; the logging module's number."""
+
+    level: int
+
+
 class Detach(Command, frozen=True, tag=True):
     """The session is over: drop every ring and unmap all guest memory, without touching it."""
 
@@ -193,6 +198,7 @@ AnyCommand = (
     | SetErr
     | WriteConfig
     | ResetDevice
+    | SetLogLevel
     | Detach
     | Exit
 )

@@ -40,11 +40,10 @@ def prepared(effect: Effect) -> Prepared:
             raise ValueError(f"{type(effect).__name__} is not for workers")
 
 
-def start_ring(setup: effects.RingSetup, record: Fd, offset: int, *, fresh: bool) -> Prepared:
+def start_ring(setup: effects.RingSetup, record: Fd, offset: int, base: int | None) -> Prepared:
     """Start a ring with its in-flight record at `offset` of `record`.
 
-    `fresh`: the driver has just set the ring up. Otherwise its worker died, and the record says
-    where it is.
+    `base` is where the driver had it begin, for an empty record; None: where the ring stopped.
     """
     command = control.StartRing(
         queue=setup.index,
@@ -52,10 +51,9 @@ def start_ring(setup: effects.RingSetup, record: Fd, offset: int, *, fresh: bool
         desc=setup.desc,
         avail=setup.avail,
         used=setup.used,
-        base=setup.base,
+        base=base,
         enabled=setup.enabled,
         record_offset=offset,
-        fresh=fresh,
         kick=setup.kick is not None,
         call=setup.call is not None,
         err=setup.err is not None,

@@ -8,9 +8,11 @@ by the standby, brought to where the session's state says, and asked once more.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from msgspec.structs import replace
 
@@ -41,7 +43,24 @@ STOP_DEADLINE = 3.0
 EXIT_DEADLINE = 5.0
 """Seconds a worker has to leave at our own end."""
 
+VERSION_AT = 8
+"""Where a record has its version, 16 bits (vhost-user, QueueRegionSplit)."""
+_EMPTY = bytes(2)
+
 OnReport = Callable[[RingBroken | Logged], None]
+
+
+@dataclass(frozen=True)
+class CrewState:
+    """What a crew knows of a session beside the session's own state.
+
+    `config` are the driver's writes to the configuration space, `kept` the bases of rings that were
+    stopped with requests in their record, `records` the memfd of our own in-flight records.
+    """
+
+    config: tuple[tuple[int, bytes], ...] = ()
+    kept: tuple[tuple[int, int], ...] = ()
+    records: Fd | None = None
 
 
 class Crew:
@@ -83,7 +102,6 @@ class Crew:
             self.standby.refill()
             self._occupy(seat)
         self.standby.refill()
-        self.standby.wait_ready()
 
     def close(self) -> None:
         """End every worker, by force those that do not within `EXIT_DEADLINE` each."""
@@ -94,7 +112,55 @@ class Crew:
                 worker.exit(EXIT_DEADLINE)
         self._drop_records()
 
+    # A session, and a master's own death.
+
+    def attach(self) -> None:
+        """A front-end is connected. Raises OSError if there is no room for its records.
+
+        They are there before the first ring: a successor must be told of them before a worker is.
+        """
+        if self._records is None:
+            self._records, _ = make_records(len(self._seat_of), self._queue_size)
+
+    def freeze(self) -> CrewState:
+        """What a successor's crew must know of the session; the records stay ours."""
+        return CrewState(
+            tuple(self.config.written()), tuple(sorted(self._kept.items())), self._records
+        )
+
+    def thaw(self, state: CrewState, broken: Mapping[int, str]) -> None:
+        """Go on from what a predecessor's crew knew, and bring every worker to the session's state.
+
+        Nobody else may touch the rings by now. `broken` is as the attribute.
+        """
+        for offset, data in state.config:
+            self.config.write(offset, data)
+        self._kept = dict(state.kept)
+        self._records = state.records
+        self.broken = dict(broken)
+        for seat in self.seats:
+            if seat.worker is None:
+                continue
+            try:
+                self._resume(seat, -1)
+            except (WorkerLost, WorkerRefused) as error:
+                self._replace(seat, f"could not resume: {error}")
+
     # Effects.
+
+    def clear_record(self, effect: Effect) -> None:
+        """Before a ring is started for the first time: what its record holds is of no concern.
+
+        Not a part of `perform`, for that may be asked for once more after a death: by then the
+        record may hold what the ring has done already.
+        """
+        if not isinstance(effect, effects.StartRing) or effect.setup.inflight is not None:
+            return
+        setup = effect.setup
+        # A ring that could not be drained goes on from its record if it goes on where it stopped.
+        if self._kept.pop(setup.index, None) != setup.base:
+            records, offset = self._own_record(setup.index)
+            os.pwrite(records.fileno(), _EMPTY, offset + VERSION_AT)
 
     def perform(self, effect: Effect) -> object:
         """Carry out one effect everywhere it matters; the result is what `Step.finish` takes."""
@@ -127,7 +193,7 @@ class Crew:
             case effects.StartRing(setup=setup):
                 self.broken.pop(setup.index, None)
                 self._seat_of[setup.index].forgive()
-                self._on(setup.index, self._start(setup, fresh=True))
+                self._on(setup.index, self._start(setup, base=setup.base))
                 self._stopped.discard(setup.index)
             case effects.StopRing(index=index):
                 return self._stop_ring(index)
@@ -167,6 +233,31 @@ class Crew:
             except (WorkerLost, WorkerRefused) as error:
                 self._replace(seat, str(error))
 
+    def renew(self, seat: Seat) -> None:
+        """Replace a worker that is well; it finishes what is in flight first."""
+        try:
+            for queue in seat.queues if seat.worker is not None else ():
+                self._finish_ring(seat, queue)
+        except WorkerLost as error:
+            self._bury(seat, str(error))
+        seat.vacate()
+        self._fill(seat)
+
+    @staticmethod
+    def _finish_ring(seat: Seat, queue: int) -> None:
+        try:
+            if seat.worker is not None:
+                seat.worker.call(control.StopRing(queue=queue), timeout=STOP_DEADLINE)
+        except WorkerRefused:
+            pass  # it is not started
+
+    def set_log_level(self, level: int) -> None:
+        """What is worth a line, in every worker."""
+        try:
+            self._everywhere((control.SetLogLevel(level=level), ()), None)
+        except (WorkerRefused, WorkerLost, WorkerSetupError) as error:
+            log.warning("log level: %s", error)
+
     def revive(self, queue: int) -> str | None:
         """An operator wants a broken ring served again: from its record. Why not, if not."""
         if queue not in self.broken:
@@ -178,26 +269,26 @@ class Crew:
         if setup is None:
             return None
         try:
-            self._on(queue, self._start(setup, fresh=False))
+            self._on(queue, self._start(setup))
         except (WorkerRefused, WorkerLost, WorkerSetupError) as error:
             self.broken[queue] = cause
             return str(error)
         return None
 
-    def _start(self, setup: effects.RingSetup, *, fresh: bool) -> Prepared:
+    def _start(self, setup: effects.RingSetup, *, base: int | None = None) -> Prepared:
         """The command that starts a ring with its record: the front-end's region, or one of ours.
 
-        The content of the front-end's decides by itself whether there is something to recover.
+        The record decides by itself whether there is something to recover. `base` is where an empty
+        one begins; None: where the ring stopped, for the base of a ring that was started before is
+        not where it is by now.
         """
         if setup.inflight is not None:
-            given = setup.inflight
-            return start_ring(setup, given.fd, given.offset, fresh=False)
-        if self._records is None:
-            self._records, _ = make_records(len(self._seat_of), self._queue_size)
-        # A ring that could not be drained goes on from its record if it goes on where it stopped.
-        fresh = fresh and self._kept.pop(setup.index, None) != setup.base
-        offset = setup.index * record_bytes(self._queue_size)
-        return start_ring(setup, self._records, offset, fresh=fresh)
+            return start_ring(setup, setup.inflight.fd, setup.inflight.offset, base)
+        return start_ring(setup, *self._own_record(setup.index), base)
+
+    def _own_record(self, index: int) -> tuple[Fd, int]:
+        assert self._records is not None, "no session"
+        return self._records, index * record_bytes(self._queue_size)
 
     def _drop_records(self) -> None:
         self._kept.clear()
@@ -398,7 +489,7 @@ class Crew:
                 case effects.StartRing(setup=setup):
                     if setup.index not in self.broken and setup.index not in self._stopped:
                         enabled = setup.enabled and setup.index != hold
-                        yield self._start(replace(setup, enabled=enabled), fresh=False)
+                        yield self._start(replace(setup, enabled=enabled))
                 case effects.SetMemory() | effects.AddRegion() if lost_memory:
                     for region in regions_of(effect):
                         if truncation(region) is None:

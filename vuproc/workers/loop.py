@@ -220,6 +220,8 @@ class Worker:
             case control.ResetDevice():
                 self._features = 0
                 self._hook(self._device.reset)
+            case control.SetLogLevel(level=level):
+                logging.getLogger("vuproc").setLevel(level)
             case control.Detach():
                 self._detach()
             case control.Exit():

@@ -17,7 +17,15 @@ from pathlib import Path
 from typing import Protocol
 
 from vuproc import control
-from vuproc.control import ChannelError, Done, Failed, Logged, WorkerChannel, worker_end
+from vuproc.control import (
+    ChannelClosed,
+    ChannelError,
+    Done,
+    Failed,
+    Logged,
+    WorkerChannel,
+    worker_end,
+)
 from vuproc.fd import Fd
 from vuproc.loader import build
 from vuproc.shm.segment import Segment
@@ -44,6 +52,8 @@ def run(control_end: _Duplicate) -> None:
     channel = worker_end(socket.socket(fileno=control_end.detach()))
     try:
         code = _serve(channel)
+    except ChannelClosed:
+        code = 0  # the master has gone
     except ChannelError as error:
         print(f"vuproc worker {os.getpid()}: {error}", file=sys.stderr)
         code = EXIT_BUG

@@ -105,7 +105,6 @@ class Queue:
             chain_limit=max(self._chain_limit, command.size),
             counters=self._counters,
             record=record,
-            fresh=command.fresh,
         )
         ring.resubmit = self._device.resubmit
         ring.on_skip = self._on_skip

@@ -24,6 +24,8 @@ BREAKER_DEATHS = 5
 BREAKER_WINDOW_S = 30.0
 END_GRACE = 0.05
 """Seconds in which a worker that is lost may end by itself, before it is killed."""
+LEAVE_S = 1.0
+"""Seconds a worker that is well has to leave."""
 LAST_CAUSES = 8
 """Causes of death that are remembered for the status."""
 
@@ -89,6 +91,12 @@ class Seat:
         )
         self._count(from_outside=by_itself and self.last_signal is signal.SIGKILL)
         return True
+
+    def vacate(self) -> None:
+        """Have a worker that is well end by itself, and empty the seat."""
+        worker, self.worker = self.worker, None
+        if worker is not None:
+            worker.exit(LEAVE_S)
 
     def postpone(self) -> None:
         """The seat could not be filled: count that as a death."""

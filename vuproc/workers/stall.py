@@ -25,7 +25,7 @@ class StallWatch:
     def __init__(
         self, timeout_s: float, crew: Crew, snapshot: Callable[[int], CountersSnapshot]
     ) -> None:
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._crew = crew
         self._snapshot = snapshot
         self._seen: dict[int, tuple[tuple[int, int, int], float]] = {}
@@ -33,21 +33,21 @@ class StallWatch:
 
     def due(self) -> float | None:
         """Seconds until the next look, or None if there is none."""
-        return max(0.0, self._look_at - time.monotonic()) if self._timeout_s else None
+        return max(0.0, self._look_at - time.monotonic()) if self.timeout_s else None
 
     def tend(self) -> None:
         """Look, if it is time, and have workers that are stuck replaced."""
         now = time.monotonic()
-        if not self._timeout_s or now < self._look_at:
+        if not self.timeout_s or now < self._look_at:
             return
-        self._look_at = now + self._timeout_s / LOOKS
+        self._look_at = now + self.timeout_s / LOOKS
         for seat in self._crew.seats:
             if seat.worker is None:
                 continue
             for queue in seat.queues:
                 head = self._stuck(queue, seat.worker.pid, now)
                 if head is not None:
-                    cause = f"queue {queue}: no progress for {self._timeout_s:g} s with head {head}"
+                    cause = f"queue {queue}: no progress for {self.timeout_s:g} s with head {head}"
                     self._crew.died(seat, cause)
                     break
 
@@ -62,4 +62,4 @@ class StallWatch:
         if counters.busy == 0 or state != before:
             self._seen[queue] = (state, now)
             return None
-        return counters.busy - 1 if now - since >= self._timeout_s else None
+        return counters.busy - 1 if now - since >= self.timeout_s else None

@@ -172,6 +172,11 @@ class WorkerProcess:
         self.close()
         return WorkerSetupError(str(error))
 
+    @property
+    def is_prepared(self) -> bool:
+        """Whether the standby has made its device."""
+        return self._prepared is None
+
     def prepared(self, timeout: float) -> None:
         """Wait until the standby has made its device. Raises `WorkerRefused` or `WorkerLost`."""
         if self._prepared is not None:
