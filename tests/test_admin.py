@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from vuproc.admin import CLIENTS, SUFFIX, AdminError, AdminServer, Request, ask
+from vuproc.admin import CLIENTS, PERMISSIONS, SUFFIX, AdminError, AdminServer, Request, ask
+from vuproc.listener import Listener
 
 BOUND_S = 10.0
 
@@ -24,9 +25,9 @@ class Loop:
 
     def __init__(self, path: Path) -> None:
         self.selector = selectors.DefaultSelector()
-        self.server = AdminServer(
-            Path(f"{path}{SUFFIX}"), self.selector, {"echo": self.echo, "fail": self.fail}
-        )
+        listener = Listener(Path(f"{path}{SUFFIX}"), PERMISSIONS)
+        verbs = {"echo": self.echo, "fail": self.fail}
+        self.server = AdminServer(listener, self.selector, verbs)
         self._wake, self._waker = socket.socketpair()
         self.selector.register(self._wake, selectors.EVENT_READ, lambda: None)
         self._ended = False

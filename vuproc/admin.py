@@ -24,6 +24,7 @@ log = logging.getLogger("vuproc.master")
 
 SUFFIX = ".admin"
 """What the admin socket's path adds to the vhost-user socket's."""
+PERMISSIONS = 0o600
 REQUEST_BYTES = 4096
 CLIENTS = 8
 """Clients served at once; further ones wait in the backlog."""
@@ -48,12 +49,14 @@ class AdminError(VuprocError):
 
 
 class AdminServer:
-    """Listens on `path` and answers from `verbs`, inside the master's poll set."""
+    """Listens on a socket of mode `PERMISSIONS` and answers from `verbs`, inside the master's poll
+    set. Owns `listener`.
+    """
 
     def __init__(
-        self, path: Path, selector: selectors.BaseSelector, verbs: dict[str, Verb]
+        self, listener: Listener, selector: selectors.BaseSelector, verbs: dict[str, Verb]
     ) -> None:
-        self._listener = Listener(path, 0o600)
+        self._listener = listener
         self._listener.open()
         self._selector = selector
         self._verbs = verbs

@@ -15,6 +15,7 @@ import socket
 import struct
 import time
 from collections.abc import MutableMapping, Sequence
+from typing import Protocol
 
 from vuproc.errors import VuprocError
 from vuproc.fd import Fd
@@ -35,6 +36,13 @@ SEND_DEADLINE = 1.0
 """Seconds in which the service manager must have room for a message."""
 UNNAMED = "unknown"
 """What systemd calls a descriptor without a name."""
+
+
+class HasFileno(Protocol):
+    """An open file, whoever owns it."""
+
+    def fileno(self) -> int:
+        """Its descriptor, borrowed."""
 
 
 class InheritError(VuprocError):
@@ -91,6 +99,8 @@ class Notifier:
         """`address` as NOTIFY_SOCKET has it, None for nobody; `watchdog_s` as WATCHDOG_USEC."""
         self.watchdog_s = watchdog_s
         """Seconds after which a service that has not said `watchdog` is killed; None: never."""
+        self.environment: dict[str, str] = {}
+        """What the environment said, for a program that takes this process's place."""
         self._address: str | bytes | None = None
         self._socket: socket.socket | None = None
         if address is None:
@@ -108,12 +118,16 @@ class Notifier:
     @classmethod
     def from_environment(cls, environ: MutableMapping[str, str] = os.environ) -> Notifier:
         """The one that the environment names; its variables are removed, as children are not us."""
-        address = environ.pop("NOTIFY_SOCKET", None)
-        interval, pid = environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", "")
+        names = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+        found = {name: environ.pop(name) for name in names if name in environ}
+        address = found.get("NOTIFY_SOCKET")
+        interval, pid = found.get("WATCHDOG_USEC", ""), found.get("WATCHDOG_PID", "")
         meant = not pid or pid == str(os.getpid())
         usable = interval.isascii() and interval.isdecimal() and len(interval) < 16
         watchdog_s = int(interval) / 1e6 if meant and usable and int(interval) else None
-        return cls(address, watchdog_s)
+        notifier = cls(address, watchdog_s)
+        notifier.environment = found
+        return notifier
 
     @property
     def active(self) -> bool:
@@ -140,7 +154,7 @@ class Notifier:
         """We are alive."""
         return self._send("WATCHDOG=1")
 
-    def store(self, name: str, *fds: Fd) -> bool:
+    def store(self, name: str, *fds: HasFileno) -> bool:
         """Keep copies of `fds` under `name` until `remove`, also when their other end hangs up.
 
         systemd keeps no second copy of the same open file, whatever its name, and nobody says so.
@@ -162,7 +176,7 @@ class Notifier:
             self._socket.close()
             self._socket = None
 
-    def _send(self, text: str, fds: Sequence[Fd] = ()) -> bool:
+    def _send(self, text: str, fds: Sequence[HasFileno] = ()) -> bool:
         if self._socket is None or self._address is None:
             return False
         numbers = array.array("i", [fd.fileno() for fd in fds])
