@@ -147,3 +147,35 @@ exit codes:
   0  it is served again
   1  no device runs there, or the queue is not broken
   2  wrong usage, or something is wrong in the device file"""
+
+RELOAD = """\
+Have a running device read its device file again, as SIGHUP does. What can be applied while a
+front-end is connected is applied: the log level, exit_on_disconnect, stall_timeout, the
+socket's permissions, changed device code, an image of another size (the driver is told), and
+the options which the device takes up in new workers. Workers are replaced one at a time and
+finish what is in flight. The rest is named, with the time when it takes effect. A file that is
+not valid changes nothing."""
+
+RELOAD_EPILOG = """\
+example:
+  vuproc reload disk.yaml
+
+exit codes:
+  0  ok; a line for each change
+  1  no device runs there, or it has refused
+  2  wrong usage, or something is wrong in the device file"""
+
+UPGRADE = """\
+Have a running device go on with the code of vuproc, and of the device, that is installed now,
+as SIGUSR2 does. The new code first checks the device file in a process of its own. Then the
+serving process becomes the new program and takes over the front-end, its memory and its rings;
+the old workers serve until then and finish what is in flight."""
+
+UPGRADE_EPILOG = """\
+example:
+  pip install --upgrade vuproc && vuproc upgrade disk.yaml
+
+exit codes:
+  0  the new program has taken over
+  1  no device runs there, or the new program was refused and the old one goes on
+  2  wrong usage, or something is wrong in the device file"""

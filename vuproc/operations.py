@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,8 +11,12 @@ import msgspec
 
 from vuproc.admin import AdminError, Request, Verb
 from vuproc.master import Master
+from vuproc.reloader import Reloader, ReloadRefused
 from vuproc.shm.counters import QueueCounters
 from vuproc.status import QueueStatus, Status
+from vuproc.upgrade import Trial
+
+_NOT_HERE = "not for a device that was started with an inherited descriptor"
 
 
 class Operations:
@@ -21,10 +26,22 @@ class Operations:
         self._device = device
         self._master = master
         self._counters = counters
+        self._started = time.monotonic()
+        self._reloader: Reloader | None = None
+        self._trial: Trial | None = None
+
+    def offer(self, reloader: Reloader, trial: Trial) -> None:
+        """Reloads and upgrades are to be had, too."""
+        self._reloader, self._trial = reloader, trial
 
     def verbs(self) -> dict[str, Verb]:
         """Name to function, for the admin server."""
-        return {"status": self.status, "queue-restart": self.restart_queue}
+        return {
+            "status": self.status,
+            "queue-restart": self.restart_queue,
+            "reload": self.reload,
+            "upgrade": self.upgrade,
+        }
 
     def status(self, _request: Request) -> dict[str, Any]:
         """Everything of `vuproc.status.Status`."""
@@ -50,6 +67,8 @@ class Operations:
         status = Status(
             device=self._device,
             pid=os.getpid(),
+            started=self._started,
+            upgrade="" if self._trial is None else self._trial.state,
             connected=session is not None,
             standby=None if standby is None else standby.pid,
             queues=sorted(queues, key=lambda queue: queue.queue),
@@ -65,6 +84,22 @@ class Operations:
         if refusal is not None:
             raise AdminError(refusal)
         return {"queue": index}
+
+    def reload(self, _request: Request) -> dict[str, Any]:
+        """Read the device file anew; a line for each change."""
+        if self._reloader is None:
+            raise AdminError(_NOT_HERE)
+        try:
+            return {"lines": self._reloader.reload()}
+        except ReloadRefused as refusal:
+            raise AdminError(str(refusal)) from refusal
+
+    def upgrade(self, _request: Request) -> dict[str, Any]:
+        """Try the installed program, and become it. The status says what has become of it."""
+        if self._trial is None:
+            raise AdminError(_NOT_HERE)
+        self._trial.start()
+        return {"started": self._started}
 
     def _state(self, index: int) -> str:
         if index in self._master.crew.broken:

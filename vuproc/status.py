@@ -26,10 +26,16 @@ class QueueStatus(msgspec.Struct, kw_only=True):
 
 
 class Status(msgspec.Struct, kw_only=True):
-    """One device."""
+    """One device.
+
+    `started` tells one program of the same process from the next: seconds of the monotonic clock.
+    `upgrade` is "", "trying", or why the last one was refused.
+    """
 
     device: str
     pid: int
+    started: float
+    upgrade: str
     connected: bool
     standby: int | None
     queues: list[QueueStatus]
