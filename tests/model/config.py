@@ -13,8 +13,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     `batch`: most completions that one store of used.idx publishes. `in_order`: they come in the
     order in which the requests were fetched. `event_idx`: how kicks and interrupts are suppressed,
     by event indices or by flags. `at_most_once`: the device drops a request that may have run.
-    `poison`: the request that kills every worker which runs it. `crashes`: deaths at any instant.
-    `stops`: how often the ring is drained, stopped and started again.
+    `poison`: the request that kills every worker which runs it. `bursts`: the driver may submit
+    several requests before it thinks of a kick. `crashes`: deaths at any instant. `stops`: how
+    often the ring is drained, stopped and started again.
     """
 
     size: int = 2
@@ -24,6 +25,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     event_idx: bool = True
     at_most_once: bool = False
     poison: int | None = None
+    bursts: bool = False
     crashes: int = 1
     stops: int = 0
 
@@ -43,6 +45,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         parts += ["at most once"] if self.at_most_once else []
         parts += [f"poison {self.poison}"] if self.poison is not None else []
         parts += [f"stops {self.stops}"] if self.stops else []
+        parts += ["bursts"] if self.bursts else []
         return ", ".join(parts)
 
 
@@ -57,10 +60,8 @@ class Memory:
         self.names: list[str] = []
         self.avail_idx = self._word("avail.idx")
         self.avail_ring = self._row("avail.ring[{}]", config.size)
-        self.avail_entries = range(self.avail_ring, self.avail_ring + config.size)
         self.used_idx = self._word("used.idx")
         self.used_ring = self._row("used.ring[{}]", config.size)
-        self.used_entries = range(self.used_ring, self.used_ring + config.size)
         # used.avail_event or used.flags; avail.used_event or avail.flags.
         self.kick_wish = self._word("avail_event" if config.event_idx else "used.flags")
         self.call_wish = self._word("used_event" if config.event_idx else "avail.flags")
@@ -73,16 +74,19 @@ class Memory:
         self.inflight = self._row("desc[{}].inflight", config.size)
         self.attempts = self._row("desc[{}].attempts", config.size)
         self.stage = self._row("desc[{}].stage", config.size)
+        self.notes = range(self.attempts, self.stage + config.size)
         self.next = self._row("desc[{}].next", config.size)
         self.counter = self._row("desc[{}].counter", config.size)
 
-    def initial(self, config: Config) -> tuple[int, ...]:
-        """All zero, but for the ring's indices."""
-        words = [0] * len(self.names)
-        words[self.avail_idx] = words[self.used_idx] = config.origin
+    def initial(
+        self, config: Config, origin: int, before: tuple[int, ...] = ()
+    ) -> tuple[int, ...]:
+        """An empty ring whose indices begin at `origin`; the record is as it was `before`."""
+        words = [0] * self.record
+        words[self.avail_idx] = words[self.used_idx] = origin
         if config.event_idx:
-            words[self.kick_wish] = words[self.call_wish] = config.origin
-        return tuple(words)
+            words[self.kick_wish] = words[self.call_wish] = origin
+        return (*words, *(before[self.record :] or (0,) * (len(self.names) - self.record)))
 
     def _word(self, name: str) -> int:
         return self._add([name])

@@ -22,15 +22,14 @@ class Violation(Exception):
 
 
 class Request(NamedTuple):
-    """An outstanding request. `taken`: a worker has read its avail entry.
+    """An outstanding request.
 
-    `deaths` since then, where they matter; `runs`: how often it was run, since the last death if it
-    may run again; `answered`: its result or error is written.
+    `begun`: how often a worker noted that it runs it; `runs`: how often one did, since the last
+    death where that sets no limit; `answered`: its result or an error is written.
     """
 
     number: int
-    taken: bool = False
-    deaths: int = 0
+    begun: int = 0
     runs: int = 0
     answered: bool = False
 
@@ -63,17 +62,15 @@ class Guest:
         self.c = config
         self.m = memory
 
-    def initial(self) -> Driver:
-        origin = self.c.origin
-        return Driver(0, origin, origin, "idle", (None,) * self.c.size)
+    def initial(self, origin: int, sent: int = 0) -> Driver:
+        return Driver(sent, origin, origin, "idle", (None,) * self.c.size)
+
+    def idle(self, d: Driver) -> bool:
+        """Whether the driver is through with all that it has asked for."""
+        return d.irq == "idle" and not any(d.held)
 
     def finished(self, d: Driver) -> bool:
         return d.sent == self.c.requests and not any(d.held)
-
-    def exposed(self, words: Words, d: Driver) -> list[int]:
-        """Where the used entries are that the driver may take at any time."""
-        count = (words[self.m.used_idx] - d.seen) % self.c.modulus
-        return [self.m.used_ring + (d.seen + i) % self.c.size for i in range(count)]
 
     # ---- moves -----------------------------------------------------------------------------------
 
@@ -81,7 +78,8 @@ class Guest:
         """Everything that the driver may do next."""
         m, modulus = self.m, self.c.modulus
         idx = words[m.avail_idx]
-        if d.sent < self.c.requests and None in d.held:
+        may = self.c.bursts or d.told == idx
+        if may and d.sent < self.c.requests and None in d.held:
             head = d.held.index(None)
             after = put(words, m.avail_ring + idx % self.c.size, head)
             after = put(after, m.avail_idx, (idx + 1) % modulus)
@@ -129,18 +127,17 @@ class Guest:
 
     # ---- the judge -------------------------------------------------------------------------------
 
-    def judge(self, access: Access, d: Driver, got: int) -> Driver:
-        """What is remembered of a worker's step, which may have loaded `got`; or a Violation."""
+    def judge(self, access: Access, d: Driver) -> Driver:
+        """What is remembered of a worker's step; raises Violation if it must not be."""
         if access.kind == "broken":
             raise Violation(f"an honest ring was found broken: {access.why}")
         if access.kind == "live":
             numbers = [self._request(d, head).number for head in access.heads]
             if numbers != sorted(numbers):
                 raise Violation(f"requests {numbers} are run again in this order")
-        elif access.kind == "load":
-            if access.at in self.m.avail_entries:
-                request = self._request(d, got)._replace(taken=True)
-                return d._replace(held=_with(d.held, got, request))
+        elif access.kind == "store" and access.at in self.m.notes and access.value:
+            head = (access.at - self.m.notes.start) % self.c.size
+            return self._changed(d, head, begun=self._request(d, head).begun + 1)
         elif access.kind == "run":
             return self._ran(d, access.heads[0])
         elif access.kind == "skip":
@@ -148,28 +145,27 @@ class Guest:
         return d
 
     def died(self, d: Driver) -> Driver:
-        """The worker is dead, and another will find all that it had taken."""
-        return d._replace(held=tuple(request and self._bereft(request) for request in d.held))
-
-    def _bereft(self, request: Request) -> Request:
-        runs = request.runs if self.c.at_most_once else 0
-        counts = request.taken and (self.c.at_most_once or self.c.poison is not None)
-        return request._replace(deaths=request.deaths + counts, runs=runs)
+        """The worker is dead: another may run all of it again, where that sets no limit."""
+        if self.c.at_most_once or self.c.poison is not None:
+            return d
+        return d._replace(held=tuple(held and held._replace(runs=0) for held in d.held))
 
     def _ran(self, d: Driver, head: int) -> Driver:
         request = self._request(d, head)
-        runs = request.runs + 1
-        if runs > 1:
-            raise Violation(f"request {request.number} runs twice")
-        if self.c.poison is not None and request.deaths >= self.c.attempts:
-            raise Violation(f"request {request.number} runs after {request.deaths} deaths")
-        return d._replace(held=_with(d.held, head, request._replace(runs=runs, answered=True)))
+        limit = self.c.attempts if self.c.poison is not None else 1
+        if request.runs == limit:
+            raise Violation(f"request {request.number} runs once more")
+        return self._changed(d, head, runs=request.runs + 1, answered=True)
 
     def _skipped(self, d: Driver, head: int, why: str) -> Driver:
         request = self._request(d, head)
-        if request.deaths < (self.c.attempts if why == "poison" else 1):
-            raise Violation(f"request {request.number}: {why} after {request.deaths} deaths")
-        return d._replace(held=_with(d.held, head, request._replace(answered=True)))
+        if request.begun < (self.c.attempts if why == "poison" else 1):
+            raise Violation(f"{why} of request {request.number}, begun {request.begun} times")
+        return self._changed(d, head, answered=True)
+
+    def _changed(self, d: Driver, head: int, **changes: int) -> Driver:
+        request = self._request(d, head)._replace(**changes)
+        return d._replace(held=_with(d.held, head, request))
 
     def _request(self, d: Driver, head: int) -> Request:
         request = d.held[head]

@@ -2,8 +2,8 @@
 
 This is the specification of the native ring code. Each `yield` is one access to memory that is
 shared; between two of them the driver may move and the worker may die. All else is private to the
-worker and dies with it. The marks at the right are the names of the stores in docs/recovery.md and
-in the ring code; tests/model/mutants.py takes them out or changes their order.
+worker and dies with it. The marks at the right are the names of the steps in docs/recovery.md and in
+the ring code; mutants.py takes them out or changes their order.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Choice(NamedTuple):
     """A program that may run next, by its name, and what it is given."""
 
     name: str
-    given: tuple[Private | tuple[int, ...] | int | None, ...]
+    given: tuple[Private | tuple[int, ...] | int, ...]
 
 
 class Worker:
@@ -69,7 +69,7 @@ class Worker:
         if p.left:
             yield Choice("again", (p,))
         elif stopping:
-            if not p.ran:
+            if not p.ran:  # Z0
                 yield Choice("stop", (p,))
         elif p.asleep:
             yield Choice("wake", (p,))
@@ -109,7 +109,7 @@ class Worker:
             yield store(self.m.attempts + head, attempts + 1)  # X1
         if self.c.at_most_once:
             yield store(self.m.stage + head, 1)  # X2
-        yield Access("run", heads=(head,))
+        yield Access("run", heads=(head,))  # X3
 
     def publish(self, p: Private, heads: tuple[int, ...]) -> Program:
         """Complete a batch: the driver sees all of it at one store."""
@@ -123,9 +123,9 @@ class Worker:
         for head in heads:  # C4
             yield store(self.m.inflight + head, 0)
         yield store(self.m.record_used_idx, used)  # C5
-        wish = yield load(self.m.call_wish)
+        wish = yield load(self.m.call_wish)  # N1
         if passed(wish, used, p.used, self.c.modulus) if self.c.event_idx else not wish:
-            yield store(self.m.call, 1)  # C6
+            yield store(self.m.call, 1)  # N2
         ran = tuple(head for head in p.ran if head not in heads)
         return p._replace(used=used, ran=ran)
 
@@ -135,7 +135,7 @@ class Worker:
         """Ask for a kick, then look once more: one that was not sent will never be."""
         yield store(self.m.kick_wish, p.last if self.c.event_idx else 0)  # S1
         idx = yield load(self.m.avail_idx)  # S2
-        if idx == p.last:
+        if idx == p.last:  # S3
             return p._replace(asleep=True)
         yield from self.refuse()
         return p
@@ -152,19 +152,15 @@ class Worker:
 
     # ---- start, recovery, stop -------------------------------------------------------------------
 
-    def start(self, base: int | None) -> Program:
-        """Begin at `base`, which the front-end gave; None: in the place of a worker that died."""
-        if base is not None:
-            yield store(self.m.version, 0)  # V0
+    def start(self, base: int, fresh: bool) -> Program:
+        """Begin at `base`, which the front-end gave; not `fresh`: in the place of a dead worker."""
         used = yield load(self.m.used_idx)
         if (yield load(self.m.version)):
             return (yield from self.recover(used))
         yield store(self.m.record_used_idx, used)  # V1
-        for head in range(self.c.size):  # V2
-            if (yield load(self.m.inflight + head)):
-                yield store(self.m.inflight + head, 0)
-        yield store(self.m.version, 1)  # V3
-        return Private(last=used if base is None else base, used=used)
+        yield store(self.m.version, 1)  # V2
+        last = base if fresh else used  # V3
+        return Private(last, used)
 
     def recover(self, used: int) -> Program:
         """Find what a dead worker had fetched and not completed. May itself die anywhere."""
@@ -181,26 +177,26 @@ class Worker:
             if (yield load(self.m.inflight + head)):
                 live.append(((yield load(self.m.counter + head)), head))
         live.sort()  # R3
-        last = (used + len(live)) % self.c.modulus
+        last = (used + len(live)) % self.c.modulus  # R4
         if ((yield load(self.m.avail_idx)) - last) % self.c.modulus > self.c.size:
             yield broken("more is in flight than was made available")
         left = tuple(head for _, head in live)
         yield Access("live", heads=left)
-        yield store(self.m.call, 1)  # R4
-        counter = live[-1][0] + 1 if live else 0
-        return Private(last=last, used=used, counter=counter, left=left)
+        yield store(self.m.call, 1)  # R5
+        counter = live[-1][0] + 1 if live else 0  # R6
+        return Private(last, used, counter, left=left)  # R7
 
     def again(self, p: Private) -> Program:
         """Run a dead worker's request again, unless that must not be."""
         head, *left = p.left
         attempts = yield load(self.m.attempts + head)
-        if self.c.poison is not None and attempts >= self.c.attempts:  # R5
+        if self.c.poison is not None and attempts >= self.c.attempts:  # A1
             yield Access("skip", heads=(head,), why="poison")
-        elif self.c.at_most_once and (yield load(self.m.stage + head)):  # R6
+        elif self.c.at_most_once and (yield load(self.m.stage + head)):  # A2
             yield Access("skip", heads=(head,), why="drop")
         else:
             yield from self.run(head, attempts)
-        return p._replace(left=tuple(left), ran=(*p.ran, head))
+        return p._replace(left=tuple(left), ran=(*p.ran, head))  # A3
 
     def stop(self, p: Private) -> Program:
         """All is drained: the next start begins at its own base."""
