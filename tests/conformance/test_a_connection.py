@@ -102,8 +102,11 @@ def test_a40_disconnect_in_the_middle_of_requests(disk: Served) -> None:
                 queue.submit_many([([bytes(16)], [4096, 1])] * 20, indirect=True)
                 assert index in (0, 1)
     serves_newcomer(disk)
-    for pid in processes.family(disk.pid):
-        assert not processes.guest_mappings(pid), "guest memory is still mapped"
+    with disk.connect() as front_end:
+        # Its answer proves that the connection before it is wholly gone.
+        front_end.request("GET_FEATURES")
+        for pid in processes.family(disk.pid):
+            assert not processes.guest_mappings(pid), "guest memory is still mapped"
 
 
 def test_a40_disconnect_under_load_without_a_word(disk: Served) -> None:

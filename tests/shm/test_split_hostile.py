@@ -201,7 +201,7 @@ def test_c14_a_header_over_many_descriptors_is_gathered(guest: Guest) -> None:
     assert request.read(16) == bytes(range(7))
 
 
-@pytest.mark.parametrize("length", [0, 1, 15, 17, 0xFFFFFFFF])
+@pytest.mark.parametrize("length", [0, 1, 8, 15, 17, 24, 0xFFFFFFFF])
 def test_c15_indirect_table_of_no_whole_length_breaks_ring(guest: Guest, length: int) -> None:
     guest.set_desc(0, DATA, length, INDIRECT)
     guest.offer(0)

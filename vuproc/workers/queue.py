@@ -237,6 +237,8 @@ class Queue:
             return
         self._broken = True
         self.ready = False
+        # Not only if its content broke it: what the device still finishes must not be shown.
+        self._ring.stop()
         self._signal_err()
         self._on_broken(self.index, cause)
 
