@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from vuproc.effects import Effect, ReadConfig, StopRing
+from vuproc.effects import Effect, MakeInflight, ReadConfig, StopRing
 from vuproc.errors import CloseConnection
 from vuproc.fd import Fd
 from vuproc.session import Offer, Session, State
+from vuproc.spec.inflight import split_record_bytes
 from vuproc.spec.vhost_user import FRONT_END, HEADER, U64, VERSION, ProtocolFeature, Reply
 from vuproc.spec.virtio import Feature
 from vuproc.wire import Message
@@ -23,6 +24,7 @@ PROTOCOL_FEATURES = (
     | P.REPLY_ACK
     | P.BACKEND_REQ
     | P.CONFIG
+    | P.INFLIGHT_SHMFD
     | P.RESET_DEVICE
     | P.CONFIGURE_MEM_SLOTS
     | P.STATUS
@@ -78,6 +80,8 @@ class Outcome:
     fields: Fields | None = None
     refused: str | None = None
     closed: str | None = None
+    reply_sizes: tuple[int, ...] = ()
+    """Bytes of each file that came with the answer."""
 
     @property
     def ok(self) -> bool:
@@ -119,6 +123,9 @@ class Dialogue:
             return self.positions.get(effect.index, 0)
         if isinstance(effect, ReadConfig):
             return CONFIG[effect.offset : effect.offset + effect.size]
+        if isinstance(effect, MakeInflight):
+            size = effect.num_queues * split_record_bytes(effect.queue_size)
+            return memory(size), size
         return None
 
     def tell(
@@ -148,7 +155,9 @@ class Dialogue:
             answer = step.finish([self.result(effect) for effect in effects])
         except CloseConnection as error:
             return Outcome(effects, refused=step.refused if step else None, closed=str(error))
-        return self._outcome(number, effects, answer, step.refused)
+        sizes = tuple(fd.size for fd in step.reply_fds)
+        step.close_reply_fds()
+        return replace(self._outcome(number, effects, answer, step.refused), reply_sizes=sizes)
 
     def _outcome(
         self, number: int, effects: tuple[Effect, ...], answer: bytes | None, refused: str | None

@@ -33,7 +33,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[DeviceFile, int | None
     """What `run` would have served."""
     calls: list[tuple[DeviceFile, int | None]] = []
 
-    def serve(file: DeviceFile, fd: int | None = None) -> int:
+    def serve(file: DeviceFile, fd: int | None = None, again: object = None) -> int:
         calls.append((file, fd))
         return 0
 

@@ -589,5 +589,6 @@ device:
   cache: writeback
 exit_on_disconnect: false
 workers: [[0], [1], [2], [3]]
+stall_timeout: 30.0
 log_level: info"""
     )

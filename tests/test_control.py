@@ -36,16 +36,16 @@ def ends() -> Iterator[Ends]:
 
 
 COMMANDS: list[control.AnyCommand] = [
-    control.Setup(
+    control.Prepare(
         type_ref="blk",
         base_dir="/",
         options=b"\x80",
-        queues=(0, 1),
         chain_limit=256,
         counters=None,
         shared=(),
         log_level=20,
     ),
+    control.Assign(queues=(0, 1)),
     control.SetFeatures(features=1 << 32),
     control.SetMemory(regions=(control.Region(0, 4096, 1 << 46, 0),)),
     control.AddRegion(region=control.Region(1 << 32, 4096, (1 << 64) - 8192, 4096)),
@@ -56,8 +56,9 @@ COMMANDS: list[control.AnyCommand] = [
         desc=0,
         avail=4096,
         used=8192,
-        base=None,
+        base=7,
         enabled=True,
+        record_offset=4096,
         kick=True,
         call=False,
         err=False,
@@ -69,6 +70,7 @@ COMMANDS: list[control.AnyCommand] = [
     control.SetErr(queue=0),
     control.WriteConfig(offset=3, data=b"abc"),
     control.ResetDevice(),
+    control.SetLogLevel(level=10),
     control.Detach(),
     control.Exit(),
 ]

@@ -11,12 +11,13 @@ import stat
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vuproc import __version__, cli_text
 from vuproc.errors import ConfigErrors, DeviceLoadError
 
 if TYPE_CHECKING:
+    from vuproc.admin import Request
     from vuproc.config import DeviceFile
 
 EXIT_OK = 0
@@ -24,6 +25,11 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 """As shells report a program that SIGINT ended."""
+
+UPGRADE_DEADLINE_S = 90.0
+"""Seconds in which the new program must have taken over: longer than its trial may last."""
+LOOK_S = 0.05
+"""Pause between two questions to a program that is being replaced."""
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 CLIENTS = ("qemu", "cloud-hypervisor", "crosvm", "libvirt", "uml", "libblkio")
@@ -53,9 +59,34 @@ def run(options: argparse.Namespace) -> int:
     file = _load(options)
     if options.fd is not None:
         _check_descriptor(options.fd)
+    if options.supervised:
+        if options.fd is not None:
+            _usage_error("--fd and --supervised exclude each other")
+        _supervise()
     from vuproc.serve import serve
+    from vuproc.upgrade import Again
 
-    return serve(file, options.fd)
+    started = _started_by()
+    verb = started.index("run") if "run" in started else len(started)
+    check = (*started[:verb], "check", str(file.path))
+    again = Again(run=started, check=check, load=lambda: _load(options))
+    return serve(file, options.fd, again)
+
+
+def _started_by() -> tuple[str, ...]:
+    """The command that started this program, with the interpreter's own options."""
+    return (sys.executable, *sys.orig_argv[1:])
+
+
+def _supervise() -> None:
+    """Become the keeper of this very command; does not return."""
+    from importlib.util import find_spec
+
+    # Not imported: it runs as a file, without anything of ours.
+    keeper = find_spec("vuproc.keeper")
+    assert keeper is not None and keeper.origin is not None
+    command = [argument for argument in _started_by() if argument != "--supervised"]
+    os.execv(sys.executable, [sys.executable, "-I", "-S", keeper.origin, *command])
 
 
 def check(options: argparse.Namespace) -> int:
@@ -118,6 +149,85 @@ def hint(options: argparse.Namespace) -> int:
         print(f"vuproc: {error}", file=sys.stderr)
         return EXIT_FAILED
     return EXIT_OK
+
+
+def status(options: argparse.Namespace) -> int:
+    """`vuproc status`: what a running device says of itself."""
+    import json
+
+    import msgspec
+
+    from vuproc.admin import Request
+    from vuproc.status import Status
+
+    answer = _ask(options.target, Request("status"))
+    if options.json:
+        print(json.dumps(answer, indent=2))
+    else:
+        print(msgspec.convert(answer, Status).table())
+    return EXIT_OK
+
+
+def queue(options: argparse.Namespace) -> int:
+    """`vuproc queue restart N`: serve a broken queue again."""
+    from vuproc.admin import Request
+
+    _ask(options.target, Request("queue-restart", options.number))
+    print(f"queue {options.number} is served again")
+    return EXIT_OK
+
+
+def reload(options: argparse.Namespace) -> int:
+    """`vuproc reload`: take up a changed device file."""
+    from vuproc.admin import Request
+
+    for line in _ask(options.target, Request("reload"))["lines"]:
+        print(line)
+    return EXIT_OK
+
+
+def upgrade(options: argparse.Namespace) -> int:
+    """`vuproc upgrade`: have newly installed code take over."""
+    import time
+
+    from vuproc.admin import Request
+
+    before = _ask(options.target, Request("upgrade"))["started"]
+    deadline = time.monotonic() + UPGRADE_DEADLINE_S
+    while time.monotonic() < deadline:
+        status = _ask(options.target, Request("status"), patient_until=deadline)
+        if status["started"] != before:
+            print(f"upgraded: process {status['pid']} goes on with the new program")
+            return EXIT_OK
+        if status["upgrade"].startswith("refused"):
+            print(f"vuproc: upgrade {status['upgrade']}", file=sys.stderr)
+            return EXIT_FAILED
+        time.sleep(LOOK_S)
+    print(f"vuproc: nothing has come of it in {UPGRADE_DEADLINE_S:g} s", file=sys.stderr)
+    return EXIT_FAILED
+
+
+def _ask(target: str, request: Request, *, patient_until: float = 0.0) -> dict[str, Any]:
+    """Ask the running device of a device file, or of a socket. Exits with 1 if it refuses.
+
+    `patient_until` (time.monotonic): until then it may be away for a moment.
+    """
+    import time
+
+    from vuproc.admin import AdminError, ask
+    from vuproc.config import load
+
+    path = Path(target)
+    if path.is_file():
+        path = Path(load(target).socket.path)
+    while True:
+        try:
+            return ask(path, request)
+        except AdminError as error:
+            if time.monotonic() >= patient_until:
+                print(f"vuproc: {error}", file=sys.stderr)
+                raise SystemExit(EXIT_FAILED) from None
+            time.sleep(LOOK_S)
 
 
 def _load(options: argparse.Namespace) -> DeviceFile:
@@ -185,6 +295,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     verb.add_argument("--socket", metavar="PATH", help="use this path, not the device file's")
     verb.add_argument("--log-level", choices=LOG_LEVELS, help="use this, not the device file's")
+    verb.add_argument(
+        "--supervised", action="store_true", help="survive the death of the serving process, too"
+    )
 
     verb = add("check", check, "check device files", cli_text.CHECK, cli_text.CHECK_EPILOG)
     verb.add_argument("files", metavar="FILE", nargs="+", help="a device file")
@@ -203,6 +316,21 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument(
         "--memory", type=_memory, default="1G", metavar="SIZE", help="guest memory (default 1G)"
     )
+
+    verb = add("status", status, "show queues and workers", cli_text.STATUS, cli_text.STATUS_EPILOG)
+    verb.add_argument("target", metavar="FILE", help="the device file, or the socket")
+    verb.add_argument("--json", action="store_true", help="print everything, for programs")
+
+    verb = add("reload", reload, "take up a changed file", cli_text.RELOAD, cli_text.RELOAD_EPILOG)
+    verb.add_argument("target", metavar="FILE", help="the device file, or the socket")
+
+    verb = add("upgrade", upgrade, "run new code", cli_text.UPGRADE, cli_text.UPGRADE_EPILOG)
+    verb.add_argument("target", metavar="FILE", help="the device file, or the socket")
+
+    verb = add("queue", queue, "restart a broken queue", cli_text.QUEUE, cli_text.QUEUE_EPILOG)
+    verb.add_argument("action", choices=("restart",), help="what to do with it")
+    verb.add_argument("number", metavar="N", type=int, help="the queue, counted from 0")
+    verb.add_argument("target", metavar="FILE", help="the device file, or the socket")
     return parser
 
 

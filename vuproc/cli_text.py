@@ -110,3 +110,72 @@ exit codes:
   0  ok
   1  the client cannot have this device
   2  wrong usage, or something is wrong in the device file"""
+
+STATUS = """\
+Show what a running device says of itself: each queue with its state, its worker's process
+id, how often the worker was replaced and why, and the requests it has completed. The
+device is named by its device file or by its vhost-user socket; the question goes through
+the admin socket beside that, which only its owner may use."""
+
+STATUS_EPILOG = """\
+states of a queue:
+  stopped   the front-end has not started it
+  running   it is served
+  disabled  started, and held by the front-end
+  broken    nobody touches it until it is set up anew or restarted; the cause is shown
+
+examples:
+  vuproc status disk.yaml
+  vuproc status --json /run/vm1/disk.sock
+
+exit codes:
+  0  ok
+  1  no device runs there
+  2  wrong usage, or something is wrong in the device file"""
+
+QUEUE = """\
+`vuproc queue restart N FILE` has a broken queue served again from where its record says it
+is. A queue breaks when the driver breaks a rule of the ring, or when its workers die one
+after the other without completing anything; a reset of the device by the driver restarts
+it, too."""
+
+QUEUE_EPILOG = """\
+example:
+  vuproc queue restart 0 disk.yaml
+
+exit codes:
+  0  it is served again
+  1  no device runs there, or the queue is not broken
+  2  wrong usage, or something is wrong in the device file"""
+
+RELOAD = """\
+Have a running device read its device file again, as SIGHUP does. What can be applied while a
+front-end is connected is applied: the log level, exit_on_disconnect, stall_timeout, the
+socket's permissions, changed device code, an image of another size (the driver is told), and
+the options which the device takes up in new workers. Workers are replaced one at a time and
+finish what is in flight. The rest is named, with the time when it takes effect. A file that is
+not valid changes nothing."""
+
+RELOAD_EPILOG = """\
+example:
+  vuproc reload disk.yaml
+
+exit codes:
+  0  ok; a line for each change
+  1  no device runs there, or it has refused
+  2  wrong usage, or something is wrong in the device file"""
+
+UPGRADE = """\
+Have a running device go on with the code of vuproc, and of the device, that is installed now,
+as SIGUSR2 does. The new code first checks the device file in a process of its own. Then the
+serving process becomes the new program and takes over the front-end, its memory and its rings;
+the old workers serve until then and finish what is in flight."""
+
+UPGRADE_EPILOG = """\
+example:
+  pip install --upgrade vuproc && vuproc upgrade disk.yaml
+
+exit codes:
+  0  the new program has taken over
+  1  no device runs there, or the new program was refused and the old one goes on
+  2  wrong usage, or something is wrong in the device file"""

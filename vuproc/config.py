@@ -42,6 +42,8 @@ class DeviceFile:
     exit_on_disconnect: bool
     workers: tuple[tuple[int, ...], ...]
     """Queues a worker, for each worker: every queue of the device once."""
+    stall_timeout: float
+    """Seconds; 0 is never."""
     log_level: str
     """debug, info, warning or error."""
     type_ref: str
@@ -104,6 +106,7 @@ class _Check:
             socket=socket,
             exit_on_disconnect=fields.get("exit_on_disconnect", False),
             workers=workers,
+            stall_timeout=fields.get("stall_timeout", 30.0),
             log_level=fields.get("log_level", "info"),
             type_ref=type_ref,
             device_type=type(device),

@@ -26,6 +26,7 @@ def resolved(file: DeviceFile) -> str:
         device=CommentedMap(type=_type(file), **_present(msgspec.to_builtins(file.options))),
         exit_on_disconnect=file.exit_on_disconnect,
         workers=_flow(workers),
+        stall_timeout=file.stall_timeout,
         log_level=file.log_level,
     )
     yaml = YAML()

@@ -41,6 +41,15 @@ class ConfigSpace:
                 yield start, bytes(self._content[start:offset])
                 start = None
 
+    def renew(self, read_device: Callable[[], bytes]) -> None:
+        """The device says something else from now on; the driver's writes stay on top."""
+        writes = list(self.written())
+        self._read_device = read_device
+        self._content = bytearray(read_device())
+        self._written.clear()
+        for offset, data in writes:
+            self.write(offset, data)
+
     def reset(self) -> None:
         """Back to what the device says."""
         self._content = bytearray(self._read_device())

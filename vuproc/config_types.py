@@ -57,6 +57,14 @@ class File(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         ]
         | None
     ) = None
+    stall_timeout: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="Seconds without progress after which a worker that is serving a request "
+            "is replaced; 0: never.",
+        ),
+    ] = 30.0
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
         Meta(description="What is worth a line in the log."),

@@ -53,17 +53,25 @@ class Command(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     serial: int = 0
 
 
-class Setup(Command, frozen=True, tag=True):
-    """The first command: which device, which queues. Fds: those of `shared`, in its order."""
+class Prepare(Command, frozen=True, tag=True):
+    """The first command: which device. Fds: those of `shared`, in its order.
+
+    The worker imports and makes the device and is then a standby, ready for any queues.
+    """
 
     type_ref: str
     base_dir: str
     options: bytes
-    queues: tuple[int, ...]
     chain_limit: int
     counters: str | None
     shared: tuple[str, ...]
     log_level: int
+
+
+class Assign(Command, frozen=True, tag=True):
+    """The second command: which queues are this worker's from now on."""
+
+    queues: tuple[int, ...]
 
 
 class SetFeatures(Command, frozen=True, tag=True):
@@ -93,7 +101,11 @@ class RemoveRegion(Command, frozen=True, tag=True):
 
 
 class StartRing(Command, frozen=True, tag=True):
-    """Start a ring. Fds: kick, call and err, as far as each is present, in this order."""
+    """Start a ring. Fds: the in-flight record, then kick, call and err as far as each is present.
+
+    `record_offset` is where this queue's record begins. It says where a worker that died had come
+    to; if it is empty, the ring begins at `base`, or where it stopped if that is None.
+    """
 
     queue: int
     size: int
@@ -102,13 +114,21 @@ class StartRing(Command, frozen=True, tag=True):
     used: int
     base: int | None
     enabled: bool
+    record_offset: int
     kick: bool
     call: bool
     err: bool
 
 
+STOP_KEPT = 1 << 16
+"""In the answer to `StopRing`: the record still holds requests, which were not completed."""
+
+
 class StopRing(Command, frozen=True, tag=True):
-    """Finish what is in flight, stop the ring and answer with its next avail index."""
+    """Finish what is in flight, stop the ring and answer with its next avail index (16 bits).
+
+    `STOP_KEPT` is added if requests are left that a dead worker had fetched.
+    """
 
     queue: int
 
@@ -149,6 +169,12 @@ class ResetDevice(Command, frozen=True, tag=True):
     """Device state back to its initial values; rings are stopped already."""
 
 
+class SetLogLevel(Command, frozen=True, tag=True):
+    """What is worth a line in the log from now on; the logging module's number."""
+
+    level: int
+
+
 class Detach(Command, frozen=True, tag=True):
     """The session is over: drop every ring and unmap all guest memory, without touching it."""
 
@@ -158,7 +184,8 @@ class Exit(Command, frozen=True, tag=True):
 
 
 AnyCommand = (
-    Setup
+    Prepare
+    | Assign
     | SetFeatures
     | SetMemory
     | AddRegion
@@ -171,6 +198,7 @@ AnyCommand = (
     | SetErr
     | WriteConfig
     | ResetDevice
+    | SetLogLevel
     | Detach
     | Exit
 )
@@ -288,11 +316,11 @@ class Channel(Generic[Out, In]):
             _close_all(fds)
             raise
 
-    def wait(self, timeout: float, events: int = select.POLLIN) -> bool:
-        """Wait up to `timeout` seconds until the channel is ready for `events`."""
+    def wait(self, timeout: float | None, events: int = select.POLLIN) -> bool:
+        """Wait up to `timeout` seconds (None: for ever) until the channel is ready for `events`."""
         poller = select.poll()
         poller.register(self._sock, events)
-        return bool(poller.poll(max(0.0, timeout) * 1000))
+        return bool(poller.poll(None if timeout is None else max(0.0, timeout) * 1000))
 
 
 MasterChannel = Channel[AnyCommand, AnyReport]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from vuproc.fd import Fd
 from vuproc.options import Options
@@ -44,6 +44,11 @@ class Device:
     """Device-specific feature bits. vuproc adds those of the ring and of the transport."""
     options_type: ClassVar[type[Options]] = Options
     """The struct which the options in the device file become."""
+
+    resubmit: ClassVar[Literal["run", "drop", "fail"]] = "run"
+    """What becomes of a request that a worker had begun when it died: it is run again, completed as
+    if nothing had been written ("drop"), or given to `fail`. Choose one of the others where running
+    twice does harm, such as sending a frame."""
 
     log: ClassVar[logging.Logger] = logging.getLogger("vuproc.device")
     """Lines logged here by a worker appear in the master's log."""

@@ -26,12 +26,24 @@ class Region(msgspec.Struct, frozen=True):
     fd: Fd
 
 
+class Inflight(msgspec.Struct, frozen=True):
+    """Where one ring's in-flight record lies in a region that the front-end keeps.
+
+    `offset` is in bytes from the start of `fd`; the record has room for `queue_size` descriptors,
+    at least as many as the ring has. What it holds comes from outside: nothing in it is trusted.
+    """
+
+    fd: Fd
+    offset: int
+    queue_size: int
+
+
 class RingSetup(msgspec.Struct, frozen=True, kw_only=True):
     """All that a worker must know to run a ring.
 
     `size` is in descriptors; `desc`, `avail` and `used` are front-end user addresses; `base` is the
     next avail index (split ring). Without `kick` the ring is polled, without `call` the driver is
-    not notified.
+    not notified. `inflight` is the record of the front-end's region; None: it set none.
     """
 
     index: int
@@ -44,6 +56,7 @@ class RingSetup(msgspec.Struct, frozen=True, kw_only=True):
     kick: Fd | None
     call: Fd | None
     err: Fd | None
+    inflight: Inflight | None = None
 
 
 class SetFeatures(msgspec.Struct, frozen=True):
@@ -131,6 +144,17 @@ class SetBackendChannel(msgspec.Struct, frozen=True):
     fd: Fd
 
 
+class MakeInflight(msgspec.Struct, frozen=True):
+    """Make a zeroed in-flight region for so many queues of so many descriptors each.
+
+    Result: `tuple[Fd, int]`, the region's file and its size in bytes. The step owns the file: it
+    goes with the answer and is closed by `Step.close_reply_fds`.
+    """
+
+    num_queues: int
+    queue_size: int
+
+
 class ResetDevice(msgspec.Struct, frozen=True):
     """Bring the device's own state and config space back to their beginning; no ring runs."""
 
@@ -149,6 +173,7 @@ Effect = (
     | ReadConfig
     | WriteConfig
     | SetBackendChannel
+    | MakeInflight
     | ResetDevice
 )
 

@@ -55,6 +55,22 @@ class RequestFinished(VuprocError):
         return f"queue {self.queue}: request {self.head} is finished already"
 
 
+class RequestAbandoned(VuprocError):
+    """A request that is completed without being run again; what `Device.fail` gets for it.
+
+    `attempts` is how many times it was begun by workers that died.
+    """
+
+    def __init__(self, queue: int, head: int, attempts: int) -> None:
+        super().__init__(queue, head, attempts)
+        self.queue = queue
+        self.head = head
+        self.attempts = attempts
+
+    def __str__(self) -> str:
+        return f"queue {self.queue}, head {self.head}: abandoned after {self.attempts} attempts"
+
+
 class SegmentInUse(VuprocError):
     """A shared-memory segment of that name belongs to a process which is alive.
 
@@ -156,6 +172,22 @@ class MessageRefused(VuprocError):
 
     def __str__(self) -> str:
         return self.reason
+
+
+class ThawError(VuprocError):
+    """A frozen session cannot go on here; the front-end has to connect anew.
+
+    `reason` says why, in words; `missing` names the descriptors that were not handed over.
+    """
+
+    def __init__(self, reason: str, missing: tuple[str, ...] = ()) -> None:
+        super().__init__(reason, missing)
+        self.reason = reason
+        self.missing = missing
+
+    def __str__(self) -> str:
+        names = f": {', '.join(self.missing)}" if self.missing else ""
+        return f"frozen session: {self.reason}{names}"
 
 
 class CloseConnection(ProtocolError):

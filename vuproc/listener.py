@@ -70,16 +70,37 @@ class Listener:
     finds at `path`.
     """
 
-    def __init__(self, path: Path, permissions: int) -> None:
+    def __init__(
+        self, path: Path, permissions: int, left: tuple[socket.socket, Fd] | None = None
+    ) -> None:
+        """Make the socket; or go on with what a predecessor left, its socket and its lock, if that
+        is what is at `path`. Raises ListenError.
+        """
         self._path = path
-        self._lock = _lock(path)
-        try:
-            self._socket = _bind(path, permissions)
-        except BaseException:
-            self._unlock()
-            raise
+        if left is not None and not _is_at(path, left[0]):
+            _give_up(*left)
+            left = None
+        if left is not None:
+            self._socket, self._lock = left
+            os.chmod(path, permissions)
+        else:
+            self._lock = _lock(path)
+            try:
+                self._socket = _bind(path, permissions)
+            except BaseException:
+                self._unlock()
+                raise
         self._identity = _identity(path)
         self._reserve: Fd | None = _spare()
+
+    @property
+    def left(self) -> tuple[socket.socket, Fd]:
+        """What a successor goes on with; it stays ours."""
+        return self._socket, self._lock
+
+    def permit(self, permissions: int) -> None:
+        """Change the socket's permissions. Raises OSError."""
+        os.chmod(self._path, permissions)
 
     def open(self) -> None:
         self._socket.listen(BACKLOG)
@@ -269,6 +290,27 @@ def _bind(path: Path, permissions: int) -> socket.socket:
         listener.close()
         raise
     return listener
+
+
+def _give_up(sock: socket.socket, lock: Fd) -> None:
+    """Remove the socket of a predecessor, and its lock, from where it was."""
+    with sock, lock:
+        name = sock.getsockname()
+        if isinstance(name, str) and name:
+            path = Path(name)
+            if _is_at(path, sock):
+                path.unlink()
+            _lock_path(path).unlink(missing_ok=True)
+
+
+def _is_at(path: Path, sock: socket.socket) -> bool:
+    """Whether this is the socket at `path`, as far as can be told: it has that name, and the lock
+    is held by whoever has it.
+    """
+    try:
+        return sock.getsockname() == str(path) and stat.S_ISSOCK(os.lstat(path).st_mode)
+    except OSError:
+        return False
 
 
 def _remove_stale(path: Path) -> None:

@@ -15,17 +15,24 @@ import time
 from collections.abc import Callable
 from enum import IntEnum
 from functools import partial
+from typing import Protocol
 
 from vuproc import effects
 from vuproc.backend_channel import CLOSED, BackendChannel
+from vuproc.chronicle import CONNECTION, Chronicle, Lost, Resumed
 from vuproc.effects import EffectFailed
 from vuproc.errors import CloseConnection, ConnectionBroken, Disconnected
+from vuproc.estate import Estate
 from vuproc.fd import Fd
 from vuproc.listener import Source
+from vuproc.resume import Decision
 from vuproc.session import Offer, Session, Step
-from vuproc.wire import Message, Receiver, send
+from vuproc.spec.vhost_user import ProtocolFeature
+from vuproc.systemd import HasFileno
+from vuproc.wire import Message
 from vuproc.workers.crew import Crew
 from vuproc.workers.seat import Seat
+from vuproc.workers.standby import Standby
 
 log = logging.getLogger("vuproc.master")
 
@@ -33,8 +40,6 @@ SILENCE_DEADLINE = 5.0
 """Seconds after which a connection that has said nothing no longer keeps another waiting."""
 MESSAGES_PER_TURN = 64
 """Messages handled before signals and dying workers get their turn."""
-EXIT_DEADLINE = 5.0
-"""Seconds a worker has to leave at our own end."""
 
 
 class Phase(IntEnum):
@@ -45,13 +50,27 @@ class Phase(IntEnum):
     STOPPING = 2
 
 
-class Connection:
-    """One front-end: its socket, what it has sent so far, and its session."""
+class Chore(Protocol):
+    """Something the loop looks after when no descriptor announces it."""
 
-    def __init__(self, sock: socket.socket, session: Session) -> None:
-        self.socket = sock
-        self.receiver = Receiver(sock)
+    def due(self) -> float | None:
+        """Seconds until `tend` should be called, or None."""
+
+    def tend(self) -> None:
+        """Do what is due, if anything is."""
+
+    def close(self) -> None:
+        """The loop is over."""
+
+
+class Connection:
+    """One front-end: its session, and the chronicle of it, which has its socket."""
+
+    def __init__(self, session: Session, chronicle: Chronicle) -> None:
         self.session = session
+        self.chronicle = chronicle
+        self.socket = chronicle.socket
+        self.receiver = chronicle.receiver
         self.since = time.monotonic()
         self.spoken = False
         self.channel: BackendChannel | None = None
@@ -65,10 +84,12 @@ class Master:
         source: Source,
         offer: Offer,
         make_crew: Callable[[Master], Crew],
+        estate: Estate,
         *,
         exit_on_disconnect: bool = False,
     ) -> None:
         self._source = source
+        self._estate = estate
         self._offer = offer
         self._exit_on_disconnect = exit_on_disconnect
         self._phase = Phase.SERVING
@@ -76,12 +97,65 @@ class Master:
         self._connection: Connection | None = None
         self._listening = False
         self._next_accept = 0.0
-        self._watched: dict[Seat, tuple[int, ...]] = {}
+        self._watched: dict[Seat | Standby, tuple[int, ...]] = {}
+        self._chores: list[Chore] = []
+        self._on_request: dict[int, Callable[[], None]] = {}
         self._wake, self._waker = socket.socketpair()
         self._wake.setblocking(False)
         self._waker.setblocking(False)
         self._selector.register(self._wake, selectors.EVENT_READ, self._signalled)
         self.crew = make_crew(self)
+        self.add_chore(self.crew)
+
+    # Set up by `serve`.
+
+    @property
+    def selector(self) -> selectors.BaseSelector:
+        """The poll set; what is registered has a callable without arguments as its data."""
+        return self._selector
+
+    @property
+    def source(self) -> Source:
+        """Where front-ends come from."""
+        return self._source
+
+    @property
+    def session(self) -> Session | None:
+        """The session of the front-end that is connected."""
+        return None if self._connection is None else self._connection.session
+
+    def on_signal(self, number: signal.Signals, action: Callable[[], None]) -> None:
+        """Have a signal lead to something else than our end. Before `run`."""
+        self._on_request[number] = action
+
+    def add_chore(self, chore: Chore) -> None:
+        """Have the loop look after something that is due now and then."""
+        self._chores.append(chore)
+
+    def held(self) -> dict[str, HasFileno]:
+        """What a successor needs of the session, by name. Only between two messages."""
+        return {} if self._connection is None else self._connection.chronicle.held()
+
+    def set_exit_on_disconnect(self, wanted: bool) -> None:
+        """Whether the end of a connection is ours."""
+        self._exit_on_disconnect = wanted
+
+    def config_changed(self) -> None:
+        """Tell the front-end to read the configuration space again, if it wants to be told."""
+        connection = self._connection
+        if connection is None or connection.channel is None:
+            return
+        if connection.session.state.protocol_features & ProtocolFeature.CONFIG:
+            connection.channel.config_changed()
+
+    def revive(self, queue: int) -> str | None:
+        """Have a broken ring served again; why not, if not."""
+        refusal = self.crew.revive(queue)
+        if refusal is None and self._connection is not None:
+            log.info("queue %d: restarted by an operator", queue)
+            self._connection.session.ring_revived(queue)
+            self._connection.chronicle.amended(self._connection.session, self.crew)
+        return refusal
 
     # What the crew asks.
 
@@ -99,24 +173,31 @@ class Master:
         connection = self._connection
         if connection is None:
             return
-        if connection.session.ring_broken(queue, cause) and connection.channel is not None:
+        tell = connection.session.ring_broken(queue, cause)
+        connection.chronicle.amended(connection.session, self.crew)
+        if tell and connection.channel is not None:
             connection.channel.config_changed()
 
     # The loop.
 
-    def run(self, on_ready: Callable[[], None]) -> None:
+    def run(self, on_ready: Callable[[], None], retire: Callable[[], None]) -> None:
         """Start the workers, then serve until a signal, or until the last front-end has gone.
 
-        Raises `WorkerSetupError` if the device cannot be set up in a worker.
+        `retire` ends the workers of a predecessor, of whom none may touch a ring any more when it
+        returns. Raises what it raises, and `WorkerSetupError` if the device cannot be set up in a
+        worker.
         """
         previous = {
             number: signal.signal(number, self._on_signal)
-            for number in (signal.SIGTERM, signal.SIGINT)
+            for number in (signal.SIGTERM, signal.SIGINT, *self._on_request)
         }
         previous_wakeup = signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
         try:
             # Before the first front-end, which must not wait for imports.
             self.crew.start()
+            retire()
+            self._succeed()
+            self.crew.standby.wait_ready()
             self._source.open()
             on_ready()
             while self._phase < Phase.STOPPING:
@@ -125,7 +206,6 @@ class Master:
             signal.set_wakeup_fd(previous_wakeup)
             for number, handler in previous.items():
                 signal.signal(number, handler)
-            self._shut_down()
 
     def _turn(self) -> None:
         self._arm_source()
@@ -135,7 +215,8 @@ class Master:
             # It may have closed a worker's descriptors, whose numbers the next one may get anew.
             self._watch_crew()
         self._enforce_deadlines()
-        self.crew.tend()
+        for chore in self._chores:
+            chore.tend()
         self._watch_crew()
         if self._connection is None and not self._listening:
             self._accept()
@@ -143,10 +224,8 @@ class Master:
     def _patience(self) -> float | None:
         """Seconds until something is due that no descriptor will announce."""
         now = time.monotonic()
-        waits = []
-        due = self.crew.due()
-        if due is not None:
-            waits.append(due)
+        waits: list[float] = []
+        waits.extend(due for chore in self._chores if (due := chore.due()) is not None)
         connection = self._connection
         if connection is None:
             if not self._listening:
@@ -166,6 +245,9 @@ class Master:
         except BlockingIOError:
             return
         for number in numbers:
+            if number in self._on_request:
+                self._on_request[number]()
+                continue
             log.info("received %s, stopping", signal.Signals(number).name)
             self._phase = Phase.STOPPING
 
@@ -194,9 +276,56 @@ class Master:
         if sock is None:
             self._next_accept = time.monotonic() + self._source.delay()
             return
-        self._connection = Connection(sock, Session(self._offer))
+        self._begin(sock)
+
+    def _begin(self, sock: socket.socket) -> None:
+        """A front-end is connected, and nothing was read from it."""
+        session = Session(self._offer)
+        try:
+            self.crew.attach()
+            chronicle = Chronicle.begin_session(self._estate, sock, session, self.crew)
+        except OSError as error:
+            log.error("front-end turned away: %s", error)
+            self._estate.drop(CONNECTION)
+            sock.close()
+            return
+        self._connection = Connection(session, chronicle)
         self._selector.register(sock, selectors.EVENT_READ, self._readable)
         log.info("front-end connected")
+
+    def _succeed(self) -> None:
+        """Go on with the session of a predecessor, if it left one."""
+        sock = Chronicle.unbegun(self._estate)
+        if sock is not None:
+            self._begin(sock)
+            return
+        try:
+            resumed = Chronicle.take_up(self._estate, self._offer)
+        except Lost as error:
+            log.error("the session of the last master is lost: %s", error)
+            return
+        if resumed is None:
+            return
+        connection = Connection(resumed.session, resumed.chronicle)
+        connection.spoken = True
+        self._connection = connection
+        self._selector.register(connection.socket, selectors.EVENT_READ, self._readable)
+        try:
+            self._go_on(connection, resumed)
+        except (Disconnected, ConnectionBroken, CloseConnection) as error:
+            self._disconnect(str(error))
+
+    def _go_on(self, connection: Connection, resumed: Resumed) -> None:
+        state = resumed.session.state
+        if resumed.decision is Decision.SEND_REST:
+            connection.chronicle.send_rest()
+        if state.backend_channel is not None:
+            self._replace_channel(connection, state.backend_channel)
+        broken = {ring.index: ring.broken for ring in state.rings if ring.broken}
+        self.crew.thaw(resumed.crew, broken)
+        log.info("went on with the session of the last master (%s)", resumed.decision.value)
+        if resumed.message is not None:
+            self._handle(connection, resumed.message, begun=resumed.begun)
 
     def _limit(self, connection: Connection) -> float | None:
         """The time by which this connection must have sent (the rest of) a message."""
@@ -237,15 +366,21 @@ class Master:
                 if message is None:
                     return
                 connection.spoken = True
-                self._handle(connection, message)
+                self._handle(connection, connection.chronicle.take(message))
             except (Disconnected, ConnectionBroken, CloseConnection) as error:
                 self._disconnect(str(error))
 
-    def _handle(self, connection: Connection, message: Message) -> None:
-        """One message, applied fully before the next is read."""
+    def _handle(self, connection: Connection, message: Message, *, begun: int = 0) -> None:
+        """One message, applied fully before the next is read.
+
+        `begun`: as many of its effects had been begun when a predecessor died.
+        """
         step = connection.session.handle(message)
         results: list[object] = []
-        for effect in step.effects:
+        for number, effect in enumerate(step.effects, 1):
+            if number > begun:
+                self.crew.clear_record(effect)
+            connection.chronicle.begin(number)
             results.append(self._perform(connection, effect))
             if isinstance(results[-1], EffectFailed):
                 break
@@ -261,8 +396,10 @@ class Master:
             self.crew.settled(undone=undone)
             if step.refused is not None:
                 log.warning("refused %s: %s", message.name, step.refused)
-        if reply is not None:
-            send(connection.socket, reply)
+        try:
+            connection.chronicle.applied(connection.session, self.crew, reply, step.reply_fds)
+        finally:
+            step.close_reply_fds()
 
     def _perform(self, connection: Connection, effect: effects.Effect) -> object:
         if isinstance(effect, effects.SetBackendChannel):
@@ -311,9 +448,8 @@ class Master:
         self.crew.detach()
         self._close_channel(connection)
         self._selector.unregister(connection.socket)
-        connection.receiver.close()
+        connection.chronicle.close()
         connection.session.release()
-        connection.socket.close()
         if self._exit_on_disconnect or self._source.exhausted():
             self._phase = max(self._phase, Phase.STOPPING)
         self._next_accept = time.monotonic() + self._source.delay()
@@ -322,7 +458,8 @@ class Master:
 
     def _watch_crew(self) -> None:
         """Keep the poll set in step with who sits where."""
-        current = {seat: _descriptors(seat) for seat in self.crew.seats}
+        posts: list[Seat | Standby] = [*self.crew.seats, self.crew.standby]
+        current = {post: _descriptors(post) for post in posts}
         changed = [seat for seat, now in current.items() if now != self._watched.get(seat, ())]
         # All old numbers go first: a new worker may have got the number of another's closed
         # descriptor.
@@ -332,14 +469,19 @@ class Master:
         for seat in changed:
             if current[seat]:
                 _, channel, pidfd = current[seat]
-                heard, died = partial(self.crew.heard, seat), partial(self.crew.died, seat)
+                heard, died = self._callbacks(seat)
                 for number, event in ((channel, heard), (pidfd, died)):
                     still = partial(self._of_worker, seat, seat.worker, event)
                     self._selector.register(number, selectors.EVENT_READ, still)
             self._watched[seat] = current[seat]
 
+    def _callbacks(self, post: Seat | Standby) -> tuple[Callable[[], None], Callable[[], None]]:
+        if isinstance(post, Standby):
+            return post.heard, post.died
+        return partial(self.crew.heard, post), partial(self.crew.died, post)
+
     @staticmethod
-    def _of_worker(seat: Seat, worker: object, event: Callable[[], None]) -> None:
+    def _of_worker(seat: Seat | Standby, worker: object, event: Callable[[], None]) -> None:
         """An event of a worker that is still there: what came before it in this turn may have
         replaced the worker already.
         """
@@ -352,18 +494,19 @@ class Master:
         except (KeyError, ValueError):
             pass
 
-    def _shut_down(self) -> None:
-        """Drain, stop the workers, and leave nothing behind."""
+    def close(self) -> None:
+        """Drain, stop the workers, and leave nothing behind. After `run`, however that ended."""
         self._disconnect("stopping")
-        self.crew.stop(EXIT_DEADLINE)
+        for chore in reversed(self._chores):
+            chore.close()
         self._selector.close()
         self._wake.close()
         self._waker.close()
 
 
-def _descriptors(seat: Seat) -> tuple[int, ...]:
-    """(pid, channel, pidfd) of the seat's worker, or nothing for an empty seat."""
-    worker = seat.worker
+def _descriptors(post: Seat | Standby) -> tuple[int, ...]:
+    """(pid, channel, pidfd) of the worker at a post, or nothing for an empty one."""
+    worker = post.worker
     if worker is None or worker.pidfd is None:
         return ()
     return worker.pid, worker.fileno(), worker.pidfd.fileno()

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from vuproc.effects import Region, RingSetup
+from vuproc.effects import Inflight, Region, RingSetup
 from vuproc.errors import MessageRefused
 from vuproc.fd import Fd
 from vuproc.memory_table import covers
@@ -63,7 +63,8 @@ class Ring(msgspec.Struct, frozen=True, kw_only=True):
 
     `size` 0 and `addresses` None: not set yet. `kicked`: SET_VRING_KICK came, with a descriptor or
     without. `base_known`: `base` is the front-end's or a stopped ring's, not the initial 0.
-    `broken`: why a started ring is not served any more, "" if it is.
+    `broken`: why a started ring is not served any more, "" if it is. `inflight`: the front-end's
+    record with which the ring was started; a region that comes later is for its next start.
     """
 
     index: int
@@ -78,6 +79,7 @@ class Ring(msgspec.Struct, frozen=True, kw_only=True):
     enabled: bool = False
     started: bool = False
     broken: str = ""
+    inflight: Inflight | None = None
 
     @property
     def live(self) -> bool:
@@ -89,14 +91,16 @@ class Ring(msgspec.Struct, frozen=True, kw_only=True):
         """Whether all is there but perhaps the base."""
         return self.size > 0 and self.addresses is not None and self.kicked
 
-    @property
-    def fds(self) -> tuple[Fd, ...]:
-        """The descriptors that this ring keeps open."""
-        return tuple(fd for fd in (self.kick, self.call, self.err) if fd is not None)
+    def roles(self) -> dict[str, Fd | None]:
+        """The descriptors that this ring keeps open, by what each is for."""
+        record = None if self.inflight is None else self.inflight.fd
+        return {"kick": self.kick, "call": self.call, "err": self.err, "inflight": record}
 
     def stopped(self) -> Ring:
         """The ring after its stop: it starts again when a new SET_VRING_KICK comes."""
-        return msgspec.structs.replace(self, started=False, broken="", kicked=False, kick=None)
+        return msgspec.structs.replace(
+            self, started=False, broken="", kicked=False, kick=None, inflight=None
+        )
 
     def setup(self) -> RingSetup:
         """All that a worker must know to run the ring; only for a ring that is placed."""
@@ -113,4 +117,5 @@ class Ring(msgspec.Struct, frozen=True, kw_only=True):
             kick=self.kick,
             call=self.call,
             err=self.err,
+            inflight=self.inflight,
         )

@@ -7,32 +7,47 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Sequence
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 
 from vuproc import control, logs
+from vuproc.admin import PERMISSIONS, SUFFIX, AdminServer
 from vuproc.config import DeviceFile
 from vuproc.config_space import ConfigSpace
-from vuproc.control import Logged, RingBroken
 from vuproc.device import Device
 from vuproc.errors import SegmentInUse
+from vuproc.estate import ADMIN, ADMIN_LOCK, CHANNEL, LISTENER, LOCK, SHARED, WORKER, Estate
 from vuproc.fd import Fd
 from vuproc.listener import Connector, Inherited, Listener, ListenError, Source
 from vuproc.master import Master
+from vuproc.operations import Operations
+from vuproc.reloader import Reloader
 from vuproc.session import Offer
-from vuproc.shm.counters import block_bytes
+from vuproc.shm.counters import QueueCounters, block_bytes
 from vuproc.shm.segment import Segment, sweep
 from vuproc.spec.vhost_user import ProtocolFeature
 from vuproc.spec.virtio import Feature
-from vuproc.workers.crew import Crew
+from vuproc.systemd import InheritError, Notifier, inherit
+from vuproc.upgrade import Again, Trial, become
+from vuproc.workers.crew import Crew, OnReport
+from vuproc.workers.predecessors import PredecessorAlive, channel_name, retire
+from vuproc.workers.stall import StallWatch
 from vuproc.workers.supervise import Forkserver, WorkerProcess, WorkerSetupError
 
 log = logging.getLogger("vuproc.master")
 
 EXIT_OK = 0
 EXIT_FAILURE = 1
+
+_REFUSALS = (WorkerSetupError, PredecessorAlive, SegmentInUse, ListenError, OSError)
+"""What is nobody's bug here."""
 
 RING_FEATURES = (
     Feature.VERSION_1 | Feature.INDIRECT_DESC | Feature.EVENT_IDX | Feature.PROTOCOL_FEATURES
@@ -43,6 +58,7 @@ PROTOCOL_FEATURES = (
     | ProtocolFeature.REPLY_ACK
     | ProtocolFeature.BACKEND_REQ
     | ProtocolFeature.CONFIG
+    | ProtocolFeature.INFLIGHT_SHMFD
     | ProtocolFeature.RESET_DEVICE
     | ProtocolFeature.CONFIGURE_MEM_SLOTS
     | ProtocolFeature.STATUS
@@ -52,72 +68,226 @@ for it.
 """
 
 
-def serve(file: DeviceFile, fd: int | None = None) -> int:
+def serve(file: DeviceFile, fd: int | None = None, again: Again | None = None) -> int:
     """Serve the device of `file` until a signal ends it; returns the process's exit code.
 
-    `fd` is an inherited socket, listening or connected, to use instead of the file's.
+    `fd` is an inherited socket, listening or connected, to use instead of the file's. `again` is
+    how to start this program once more, for upgrades and reloads; there are none without.
     """
     logs.set_up(getattr(logging, file.log_level.upper()), file.path.stem)
-    device = file.make_device()
+    _reap()
     try:
-        source = _source(file, fd)
-    except ListenError as error:
+        estate = Estate(Notifier.from_environment(), inherit())
+    except InheritError as error:
         log.error("%s", error)
         return EXIT_FAILURE
-    shared: dict[str, Fd] = {}
-    segment: Segment | None = None
     try:
-        shared = _shared(device)
-        segment = _counters(file, fd, device.num_queues())
-        _serve(file, device, source, shared, segment)
-    except (WorkerSetupError, SegmentInUse, OSError) as error:
+        with ExitStack() as stack:
+            stack.callback(estate.close)
+            try:
+                _Service(file, fd, again, estate, stack).run()
+            except Exception as error:
+                if estate.has_heir:
+                    _die(error)
+                raise
+            estate.wind_up()
+    except _REFUSALS as error:
         log.error("%s", error)
         return EXIT_FAILURE
-    finally:
-        source.close()
-        for owner in shared.values():
-            owner.close()
-        if segment is not None:
-            segment.close()
-            segment.unlink()
     return EXIT_OK
 
 
-def _serve(
-    file: DeviceFile, device: Device, source: Source, shared: dict[str, Fd], segment: Segment
-) -> None:
-    forkserver = Forkserver([file.device_type.__module__] if _installed(file) else [])
-    setup = control.Setup(
-        type_ref=file.type_ref,
-        base_dir=str(file.base_dir),
-        options=msgspec.msgpack.encode(file.options),
-        queues=(),
-        chain_limit=device.queue_size(),
-        counters=segment.name,
-        shared=tuple(shared),
-        log_level=logging.getLogger("vuproc").level,
-    )
+def _die(error: Exception) -> NoReturn:
+    """End like one that is killed: whoever comes after us goes on from what is stored."""
+    if isinstance(error, _REFUSALS):
+        log.error("%s", error)
+    else:
+        log.critical("the master failed", exc_info=error)
+    sys.stderr.flush()
+    os._exit(EXIT_FAILURE)
 
-    def spawn(
-        queues: tuple[int, ...], on_report: Callable[[RingBroken | Logged], None]
-    ) -> WorkerProcess:
-        mine = msgspec.structs.replace(setup, queues=queues)
-        return WorkerProcess(forkserver, mine, list(shared.values()), on_report)
 
-    config = ConfigSpace(device.config_space)
+class _Service:
+    """One device with all that it needs; `stack` takes it apart."""
 
-    def make_crew(master: Master) -> Crew:
-        return Crew(spawn, file.workers, config, master.replay, master.ring_broken)
+    def __init__(
+        self,
+        file: DeviceFile,
+        fd: int | None,
+        again: Again | None,
+        estate: Estate,
+        stack: ExitStack,
+    ) -> None:
+        self._file = file
+        self._estate = estate
+        self._again = again
+        device = file.make_device()
+        source = self._source(fd, stack)
+        stack.callback(source.close)
+        shared = self._shared(device)
+        for owner in shared.values():
+            stack.callback(owner.close)
+        self._segment = _counters(file, fd, device.num_queues())
+        stack.callback(self._segment.unlink)
+        stack.callback(self._segment.close)
+        counters = [QueueCounters(self._segment, queue) for queue in range(device.num_queues())]
+        for counter in counters:
+            stack.callback(counter.release)
+        snapshots = [counter.snapshot for counter in counters]
 
-    offer = Offer(
-        features=int(RING_FEATURES) | device.offered_features(),
-        protocol_features=int(PROTOCOL_FEATURES),
-        num_queues=device.num_queues(),
-        queue_size=device.queue_size(),
-        config_size=len(config),
-    )
-    master = Master(source, offer, make_crew, exit_on_disconnect=file.exit_on_disconnect)
-    master.run(lambda: log.info("serving %s, %s", file.type_ref, _summary(file.workers)))
+        self._shared_fds = shared
+        self._forkserver = Forkserver([file.device_type.__module__] if _installed(file) else [])
+        self._prepare = self._prepared(file, device)
+        config = ConfigSpace(device.config_space)
+
+        def make_crew(master: Master) -> Crew:
+            return Crew(
+                self._start_worker,
+                file.workers,
+                config,
+                queue_size=device.queue_size(),
+                work=lambda queues: sum(snapshots[queue]().requests for queue in queues),
+                replay=master.replay,
+                on_broken=master.ring_broken,
+            )
+
+        offer = Offer(
+            features=int(RING_FEATURES) | device.offered_features(),
+            protocol_features=int(PROTOCOL_FEATURES),
+            num_queues=device.num_queues(),
+            queue_size=device.queue_size(),
+            config_size=len(config),
+        )
+        self.master = master = Master(
+            source, offer, make_crew, estate, exit_on_disconnect=file.exit_on_disconnect
+        )
+        stack.callback(master.close)
+        estate.live = lambda: [worker.pid for worker in self._workers()]
+        master.add_chore(estate)
+        stall = StallWatch(file.stall_timeout, master.crew, lambda queue: snapshots[queue]())
+        master.add_chore(stall)
+        operations = Operations(file.type_ref, master, counters)
+        if again is not None and fd is None:
+            trial = Trial(again.check, master.selector, self._become)
+            master.add_chore(trial)
+            reloader = Reloader(
+                again.load, file, device, config, master, stall, self._set_file, self._become
+            )
+            master.add_chore(reloader)
+            master.on_signal(signal.SIGHUP, reloader.signalled)
+            master.on_signal(signal.SIGUSR2, trial.start)
+            operations.offer(reloader, trial)
+        if fd is None:  # an inherited descriptor has no place beside which an admin socket could be
+            beside = Path(f"{file.socket.path}{SUFFIX}")
+            listener = self._listener(beside, PERMISSIONS, (ADMIN, ADMIN_LOCK))
+            master.add_chore(AdminServer(listener, master.selector, operations.verbs()))
+
+    def run(self) -> None:
+        """Serve until the end; raises what cannot be served."""
+        self.master.run(self._ready, self._retire)
+
+    def _ready(self) -> None:
+        text = f"serving {self._file.type_ref}, {_summary(self._file.workers)}"
+        log.info("%s", text)
+        self._estate.ready()
+        self._estate.notifier.status(text)
+
+    def _retire(self) -> None:
+        workers = self._estate.take_all(WORKER)
+        retire(workers, self._estate.take_all(CHANNEL))
+        for name, _ in workers:
+            self._estate.notifier.remove(name)
+
+    def _become(self) -> None:
+        """Have the program as it is installed now take this one's place."""
+        assert self._again is not None
+        held = {**self._estate.held(), **self.master.held()}
+        for worker in self._workers():
+            if worker.pidfd is not None:
+                held[f"{WORKER}{worker.pid}"] = worker.pidfd
+                held[f"{CHANNEL}{channel_name(worker.pid, worker.queues)}"] = worker
+        become(self._again.run, held, self._estate.notifier.environment)
+
+    def _set_file(self, file: DeviceFile, device: Device) -> None:
+        """New workers are of another kind from now on, and the rest of the file has changed."""
+        self._file = file
+        self._prepare = self._prepared(file, device)
+
+    # Workers.
+
+    def _prepared(self, file: DeviceFile, device: Device) -> control.Prepare:
+        return control.Prepare(
+            type_ref=file.type_ref,
+            base_dir=str(file.base_dir),
+            options=msgspec.msgpack.encode(file.options),
+            chain_limit=device.queue_size(),
+            counters=self._segment.name,
+            shared=tuple(self._shared_fds),
+            log_level=getattr(logging, file.log_level.upper()),
+        )
+
+    def _start_worker(self, on_report: OnReport) -> WorkerProcess:
+        shared = list(self._shared_fds.values())
+        worker = WorkerProcess(self._forkserver, self._prepare, shared, on_report)
+        if worker.pidfd is not None:
+            self._estate.keep_worker(worker.pid, worker.pidfd)
+        return worker
+
+    def _workers(self) -> list[WorkerProcess]:
+        crew = self.master.crew
+        posts = [*(seat.worker for seat in crew.seats), crew.standby.worker]
+        return [worker for worker in posts if worker is not None]
+
+    # What a predecessor may have left.
+
+    def _source(self, fd: int | None, stack: ExitStack) -> Source:
+        if fd is not None:
+            return Inherited(fd)
+        path = Path(self._file.socket.path)
+        given = self._estate.given()
+        if given is not None:
+            # Passed on to what this process may become; a service manager gives it to every other.
+            self._estate.give_on("given", given)
+            stack.callback(given.close)
+            return Inherited(given.dup().take())
+        if self._file.socket.mode == "client":
+            return Connector(path)
+        return self._listener(path, self._file.socket.permissions, (LISTENER, LOCK))
+
+    def _listener(self, path: Path, permissions: int, names: tuple[str, str]) -> Listener:
+        """The socket at `path`, ours or a predecessor's, kept together with its lock."""
+        sock, lock = map(self._estate.take, names)
+        left = None
+        if sock is not None and lock is not None:
+            left = socket.socket(fileno=sock.take()), lock
+        listener = Listener(path, permissions, left)
+        kept_socket, kept_lock = listener.left
+        self._estate.keep(names[0], kept_socket)
+        self._estate.keep(names[1], kept_lock)
+        return listener
+
+    def _shared(self, device: Device) -> dict[str, Fd]:
+        """The device's shared files: those of a predecessor if they are of the same size."""
+        owners: dict[str, Fd] = {}
+        for name, shared in device.shared_files().items():
+            with shared if isinstance(shared, Fd) else Fd(os.dup(shared.fileno())) as new:
+                left = self._estate.take(f"{SHARED}{name}")
+                if left is not None and left.size != new.size:
+                    left.close()
+                    left = None
+                owners[name] = new.dup() if left is None else left
+            shared.close()
+            self._estate.keep(f"{SHARED}{name}", owners[name])
+        return owners
+
+
+def _reap() -> None:
+    """Children of the program that this process was before."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
 
 
 def _summary(groups: Sequence[tuple[int, ...]]) -> str:
@@ -130,24 +300,6 @@ def _installed(file: DeviceFile) -> bool:
     return not file.device_type.__module__.startswith("vuproc_file_")
 
 
-def _source(file: DeviceFile, fd: int | None) -> Source:
-    if fd is not None:
-        return Inherited(fd)
-    path = Path(file.socket.path)
-    if file.socket.mode == "client":
-        return Connector(path)
-    return Listener(path, file.socket.permissions)
-
-
-def _shared(device: Device) -> dict[str, Fd]:
-    """The device's shared files as descriptors of our own."""
-    owners: dict[str, Fd] = {}
-    for name, shared in device.shared_files().items():
-        owners[name] = Fd(os.dup(shared.fileno()))
-        shared.close()
-    return owners
-
-
 def _counters(file: DeviceFile, fd: int | None, queues: int) -> Segment:
     """The segment of the counters, named after the socket so that the next start replaces a crashed
     one's.
@@ -155,4 +307,12 @@ def _counters(file: DeviceFile, fd: int | None, queues: int) -> Segment:
     sweep()
     key = f"fd:{os.getpid()}:{fd}" if fd is not None else f"{file.socket.mode}:{file.socket.path}"
     name = f"/vuproc.{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+    try:
+        return Segment.create(name, block_bytes(queues))
+    except SegmentInUse as error:
+        if error.pid != os.getpid():
+            raise
+    # Of the program that this process was before.
+    with Segment.attach(name) as old:
+        old.unlink()
     return Segment.create(name, block_bytes(queues))

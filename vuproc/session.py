@@ -7,7 +7,7 @@ only then is the front-end answered. A refused message leaves the state as it wa
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -15,6 +15,7 @@ from vuproc.effects import (
     AddRegion,
     Effect,
     EffectFailed,
+    MakeInflight,
     ReadConfig,
     SetFeatures,
     SetMemory,
@@ -22,6 +23,8 @@ from vuproc.effects import (
     StopRing,
 )
 from vuproc.errors import CloseConnection, MessageRefused
+from vuproc.fd import Fd
+from vuproc.frozen import Names, freeze, thaw
 from vuproc.memory_table import TABLE_REGIONS_MAX
 from vuproc.spec.vhost_user import (
     U64,
@@ -45,11 +48,13 @@ class Step:
     """One message on its way: effects to be carried out, then `finish` exactly once.
 
     `refused` is the reason if the message fails, for the log; it is known at the latest when
-    `finish` has returned or raised.
+    `finish` has returned or raised. `reply_fds` go with the reply which `finish` returns; they are
+    the step's, and whoever has sent the reply, or has failed to, calls `close_reply_fds`.
     """
 
     def __init__(self, session: Session, message: Message, change: Change | None) -> None:
         self.refused: str | None = None
+        self.reply_fds: tuple[Fd, ...] = ()
         self._session = session
         self._message = message
         self._change = change
@@ -63,10 +68,17 @@ class Step:
         """Commit or roll back; the bytes to send to the front-end, if any.
 
         `results` holds one result for each effect, as `vuproc.effects` says; it may end at the
-        first `EffectFailed`. Every descriptor for which the committed state has no use is closed.
+        first `EffectFailed`. Every descriptor for which the committed state has no use is closed;
+        those in the results become the step's.
         Raises CloseConnection if the message failed and no reply can say so.
         """
         return self._session._finish(self, results)
+
+    def close_reply_fds(self) -> None:
+        """The reply is sent, or never will be; nothing happens if there are none."""
+        for fd in self.reply_fds:
+            fd.close()
+        self.reply_fds = ()
 
 
 class Session:
@@ -76,6 +88,7 @@ class Session:
         self._offer = offer
         self._state = State.initial(offer.num_queues)
         self._pending: Step | None = None
+        self._names = Names()
 
     @property
     def state(self) -> State:
@@ -137,14 +150,26 @@ class Session:
         Sets NEEDS_RESET if the status is negotiated. Returns whether the front-end should be told
         by CONFIG_CHANGE_MSG on the back-end channel. May be called while a step is under way.
         """
+        return self._amend(lambda state: _with_broken(state, index, cause))
+
+    def ring_revived(self, index: int) -> bool:
+        """Note that a broken ring is served again though nobody set it up anew.
+
+        NEEDS_RESET goes with the last broken ring. Returns whether the front-end should be told by
+        CONFIG_CHANGE_MSG on the back-end channel. May be called while a step is under way.
+        """
+        return self._amend(lambda state: _with_revived(state, index))
+
+    def _amend(self, amendment: Callable[[State], State]) -> bool:
+        """Change the state though no message asked for it; whether the front-end should be told."""
         before = self._state
-        self._state = _with_broken(before, index, cause)
+        self._state = amendment(before)
         news = self._state is not before
         pending = self._pending
         if pending is not None and pending._change is not None:
             # The step's outcome was computed from the state without this.
             change = pending._change
-            after = _with_broken(change.state, index, cause)
+            after = amendment(change.state)
             news = news or after is not change.state
             pending._change = replace(change, state=after)
         needed = ProtocolFeature.BACKEND_REQ | ProtocolFeature.CONFIG
@@ -163,6 +188,29 @@ class Session:
         for fd in self._state.fds():
             fd.close()
         self._state = State.initial(self._offer.num_queues)
+
+    # ---- a master's own death --------------------------------------------------------------------
+
+    def freeze(self) -> tuple[bytes, dict[str, Fd]]:
+        """The committed state as bytes, and every descriptor that it needs under a name.
+
+        The descriptors stay the session's. A name is given to one descriptor and never again, so
+        that a store which still has an old one cannot be taken for the new. The order of the names
+        is that of `State.roles`. A message under way is not in it.
+        """
+        return freeze(self._state, self._names)
+
+    @classmethod
+    def thaw(cls, offer: Offer, data: bytes, fds: Mapping[str, Fd]) -> Session:
+        """A session that goes on where `freeze` left another, perhaps of another process.
+
+        It takes over those of `fds` that `data` names (`vuproc.frozen.names_of`); the others stay
+        the caller's. Raises ThawError if one is missing or not of its kind, or if the bytes or the
+        device are not those of then; all descriptors stay the caller's.
+        """
+        session = cls(offer)
+        session._state, session._names = thaw(offer, data, fds)
+        return session
 
     # ---- one message -----------------------------------------------------------------------------
 
@@ -198,8 +246,10 @@ class Session:
         message, change = step._message, step._change
         if change is None:
             return self._refusal(message, step.refused or "")
+        step.reply_fds = _made(change.effects, results)
         step.refused = _failure(change.effects, results)
         if step.refused is not None:
+            step.close_reply_fds()
             message.close()
             return self._refusal(message, step.refused)
         self._commit(_rebased(change, results), message)
@@ -244,6 +294,27 @@ def _with_broken(state: State, index: int, cause: str) -> State:
     return state
 
 
+def _with_revived(state: State, index: int) -> State:
+    """The state with a broken ring served again; the very same state if it is not broken."""
+    if not (0 <= index < len(state.rings) and state.rings[index].broken):
+        return state
+    state = state.with_ring(replace(state.rings[index], broken=""))
+    if any(ring.broken for ring in state.rings):
+        return state
+    return replace(state, status=extra_bits(state.status, Status.NEEDS_RESET))
+
+
+def _made(effects: Sequence[Effect], results: Sequence[object]) -> tuple[Fd, ...]:
+    """The descriptors that effects made, for the reply."""
+    return tuple(
+        part
+        for effect, result in zip(effects, results, strict=False)
+        if isinstance(effect, MakeInflight) and isinstance(result, tuple)
+        for part in result
+        if isinstance(part, Fd)
+    )
+
+
 def _failure(effects: Sequence[Effect], results: Sequence[object]) -> str | None:
     """Why the effects do not count as carried out, None if they do."""
     for effect, result in zip(effects, results, strict=False):
@@ -254,9 +325,19 @@ def _failure(effects: Sequence[Effect], results: Sequence[object]) -> str | None
             return f"{name} gave {result!r}, not a ring index"
         if isinstance(effect, ReadConfig) and not isinstance(result, bytes):
             return f"{name} gave {result!r}, not bytes"
+        if isinstance(effect, MakeInflight) and not _is_region(result):
+            return f"{name} gave {result!r}, not a file and its size"
     if len(results) != len(effects):
         return f"{len(results)} of {len(effects)} effects were carried out"
     return None
+
+
+def _is_region(result: object) -> bool:
+    match result:
+        case (Fd(), int(size)):
+            return size > 0
+        case _:
+            return False
 
 
 def _rebased(change: Change, results: Sequence[object]) -> State:

@@ -6,6 +6,7 @@ import msgspec
 
 from vuproc.effects import Region
 from vuproc.fd import Fd
+from vuproc.inflight_region import InflightRegion
 from vuproc.ring_state import Ring
 
 
@@ -37,7 +38,7 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
 class State(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that one front-end has told us and that a fresh worker would have to know.
 
-    `features` is None until SET_FEATURES.
+    `features` is None until SET_FEATURES. `inflight` is for the rings that start from now on.
     """
 
     rings: tuple[Ring, ...]
@@ -46,6 +47,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     protocol_features: int = 0
     status: int = 0
     regions: tuple[Region, ...] = ()
+    inflight: InflightRegion | None = None
     backend_channel: Fd | None = None
 
     @staticmethod
@@ -65,8 +67,20 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
     def fds(self) -> frozenset[Fd]:
         """Every descriptor that this state keeps open."""
-        fds = {region.fd for region in self.regions}
-        fds.update(fd for ring in self.rings for fd in ring.fds)
-        if self.backend_channel is not None:
-            fds.add(self.backend_channel)
-        return frozenset(fds)
+        return frozenset(self.roles())
+
+    def roles(self) -> dict[Fd, str]:
+        """Every descriptor that this state keeps open, and what it is for in a word.
+
+        The order is fixed: back-end channel, in-flight region, memory, then ring by ring.
+        """
+        wanted: list[tuple[str, Fd | None]] = [("backend", self.backend_channel)]
+        wanted.append(("inflight", None if self.inflight is None else self.inflight.fd))
+        wanted.extend((f"region-{i}", region.fd) for i, region in enumerate(self.regions))
+        for ring in self.rings:
+            wanted.extend((f"{role}-{ring.index}", fd) for role, fd in ring.roles().items())
+        roles: dict[Fd, str] = {}
+        for role, fd in wanted:
+            if fd is not None:
+                roles.setdefault(fd, role)
+        return roles

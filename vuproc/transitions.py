@@ -16,6 +16,7 @@ from vuproc.effects import (
     AddRegion,
     Effect,
     EnableRing,
+    MakeInflight,
     ReadConfig,
     RemoveRegion,
     ResetDevice,
@@ -31,10 +32,13 @@ from vuproc.effects import (
 )
 from vuproc.errors import CloseConnection, MessageRefused
 from vuproc.fd import Fd, FdKind
+from vuproc.inflight_region import check_extent
+from vuproc.inflight_region import make_region as make_inflight_region
 from vuproc.memory_table import TABLE_REGIONS_MAX, check_disjoint, make_region, same_place
 from vuproc.ring_state import Addresses, Ring
 from vuproc.spec.vhost_user import (
     CONFIG_HEADER,
+    INFLIGHT,
     PAYLOAD_MAX,
     U64,
     VRING_ADDR_F_LOG,
@@ -100,7 +104,8 @@ def _start_if_ready(state: State, ring: Ring, *, base_needed: bool = True) -> Ch
     if not (ready and state.regions and ring.addresses is not None):
         return Change(state=state.with_ring(ring))
     ring.addresses.check_covered(state.regions, ring.size)
-    ring = replace(ring, started=True)
+    record = state.inflight.record(ring.index, ring.size) if state.inflight else None
+    ring = replace(ring, started=True, inflight=record)
     return Change(state=state.with_ring(ring), effects=(StartRing(ring.setup()),))
 
 
@@ -350,6 +355,29 @@ def _set_vring_enable(state: State, offer: Offer, fields: Fields, fds: Fds) -> C
     return Change(state=state.with_ring(ring))
 
 
+# ---- in-flight I/O -------------------------------------------------------------------------------
+
+
+def _get_inflight_fd(state: State, offer: Offer, fields: Fields, fds: Fds) -> Change:
+    """Nothing of it stays here: the front-end hands the region back by SET_INFLIGHT_FD."""
+    num_queues, queue_size = fields["num_queues"], fields["queue_size"]
+    limit = min(offer.queue_size, QUEUE_SIZE_MAX)
+    check_extent(num_queues, queue_size, queues_max=offer.num_queues, size_max=limit)
+
+    def answer(after: State, results: Sequence[object]) -> bytes:
+        (made,) = results
+        assert isinstance(made, tuple)
+        return INFLIGHT.pack(mmap_size=made[1], num_queues=num_queues, queue_size=queue_size)
+
+    return Change(state=state, effects=(MakeInflight(num_queues, queue_size),), answer=answer)
+
+
+def _set_inflight_fd(state: State, offer: Offer, fields: Fields, fds: Fds) -> Change:
+    """For the rings that start from now on; QEMU sends it before the memory table."""
+    region = make_inflight_region(fields, fds[0], offer.num_queues)
+    return _start_covered(replace(state, inflight=region), ())
+
+
 # ---- device --------------------------------------------------------------------------------------
 
 
@@ -401,11 +429,14 @@ def _get_status(state: State, offer: Offer, fields: Fields, fds: Fds) -> Change:
 
 
 def _reset_device(state: State, offer: Offer, fields: Fields, fds: Fds) -> Change:
-    """Back to the beginning, save for the owner, the protocol features and the memory table."""
+    """Back to the beginning, save for the owner, the protocol features and the memory table.
+
+    The in-flight region goes: what it says of the requests before the reset must not come back.
+    """
     _, effects, _ = _stop_all(state)
     rings = tuple(Ring(index=ring.index, call=ring.call, err=ring.err) for ring in state.rings)
     return Change(
-        state=replace(state, rings=rings, features=None, status=0),
+        state=replace(state, rings=rings, features=None, status=0, inflight=None),
         effects=(*effects, ResetDevice()),
     )
 
@@ -430,6 +461,8 @@ HANDLERS: dict[FrontendRequest, Handler] = {
     FrontendRequest.SET_BACKEND_REQ_FD: _set_backend_req_fd,
     FrontendRequest.GET_CONFIG: _get_config,
     FrontendRequest.SET_CONFIG: _set_config,
+    FrontendRequest.GET_INFLIGHT_FD: _get_inflight_fd,
+    FrontendRequest.SET_INFLIGHT_FD: _set_inflight_fd,
     FrontendRequest.RESET_DEVICE: _reset_device,
     FrontendRequest.GET_MAX_MEM_SLOTS: _get_max_mem_slots,
     FrontendRequest.ADD_MEM_REG: _add_mem_reg,

@@ -177,7 +177,7 @@ class Receiver:
             if len(self._bytes) < self._wanted:
                 continue
             if len(self._bytes) == HEADER.size:
-                self._wanted += self._payload_size()
+                self._wanted += self._payload_size(self._bytes)
                 if self._wanted > HEADER.size:
                     continue
             return self._finish()
@@ -224,9 +224,9 @@ class Receiver:
                 numbers.frombytes(data[: len(data) - len(data) % _FD_SIZE])
                 self._fds.extend(Fd(number) for number in numbers)
 
-    def _payload_size(self) -> int:
+    def _payload_size(self, data: bytes | bytearray) -> int:
         """Check the header; the number of bytes that follow it."""
-        header = HEADER.unpack(self._bytes)
+        header = HEADER.unpack(data)
         name, flags, size = self._table.name_of(header["request"]), header["flags"], header["size"]
         if flags & VERSION_MASK != VERSION:
             raise FramingError(f"{name}: version {flags & VERSION_MASK}, not {VERSION}")

@@ -124,7 +124,7 @@ def test_a29_device_that_never_finishes_is_replaced(gated: Served, gates: Gates)
         # What was in flight is not completed: whoever starts the ring again finds it there.
         assert base == guest.queues[0].ring.used_index == 0
         after = processes.workers(gated.pid)
-        assert len(after - before) == 1
+        assert len(before - after) == 1
         gated.wait_for_line("queue 0")
 
 

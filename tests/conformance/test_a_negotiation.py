@@ -26,7 +26,7 @@ def test_a10_features_that_were_not_offered(rejects: Rejects, extra: int) -> Non
 
 
 @pytest.mark.parametrize(
-    "extra", [ProtocolFeature.INFLIGHT_SHMFD, ProtocolFeature.XEN_MMAP, 1 << 63]
+    "extra", [ProtocolFeature.LOG_SHMFD, ProtocolFeature.XEN_MMAP, 1 << 63]
 )
 def test_a10_protocol_features_that_were_not_offered(disk: Served, extra: int) -> None:
     with disk.connect() as front_end:

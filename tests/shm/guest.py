@@ -12,6 +12,7 @@ import pytest
 
 from vuproc.errors import RingError
 from vuproc.shm.counters import QueueCounters
+from vuproc.shm.inflight import SplitRecord
 from vuproc.shm.memory import GuestMemory
 from vuproc.shm.request import Request
 from vuproc.shm.split import SplitRing
@@ -92,6 +93,8 @@ class Guest:
         base: int | None = None,
         chain_limit: int = 0,
         counters: QueueCounters | None = None,
+        record: SplitRecord | None = None,
+        fresh: bool = False,
     ) -> SplitRing:
         """The device side of the ring, notifying through `call`."""
         made = SplitRing(
@@ -105,6 +108,8 @@ class Guest:
             features=features,
             chain_limit=chain_limit,
             counters=counters,
+            record=record,
+            fresh=fresh,
         )
         made.set_call(self.call)
         return made
@@ -126,7 +131,7 @@ class Guest:
 
     def intact(self) -> bool:
         """No byte outside the regions was written."""
-        return not any(any(self.bytes[start:end]) for start, end in GUARDS)
+        return not any(self.bytes[start:end].strip(b"\0") for start, end in GUARDS)
 
     # The ring, by its parts.
 

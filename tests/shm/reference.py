@@ -75,7 +75,11 @@ class ReferenceRing:
         self.limit = max(size, chain_limit)
         self.last_avail = self.seen = base
         self.last_used = base
-        self.in_flight: set[int] = set()
+        self.in_flight: dict[int, None] = {}
+        """Fetched and not shown to the driver as used, in the order of the fetches."""
+        self.again: list[int] = []
+        """Those of a predecessor that are to be served first."""
+        self.owes_call = False
         self.finished: list[tuple[int, int]] = []
         self.notified_before = False
         self._set_word(used, 0)
@@ -92,6 +96,10 @@ class ReferenceRing:
 
     def fetch(self) -> Chain | None:
         """Take the next chain; None if there is none."""
+        if self.again:
+            chain = self._walk(self.again[0])
+            self.again.pop(0)
+            return chain
         # A look at the index is good for all that it showed; only a hostile driver takes it back.
         if self.seen == self.last_avail and self.available() == 0:
             return None
@@ -101,9 +109,21 @@ class ReferenceRing:
         if head in self.in_flight:
             raise Broken("descriptor head is in flight already")
         chain = self._walk(head)
-        self.in_flight.add(head)
+        self.in_flight[head] = None
         self.last_avail = (self.last_avail + 1) & 0xFFFF
         return chain
+
+    def restart(self, *, clean: bool = False) -> None:
+        """Go on as another worker, after a death or (`clean`) with nothing left to do.
+
+        All that the driver has not seen as used is served again.
+        """
+        self.again = list(self.in_flight)
+        self.seen = self.last_avail
+        self.finished = []
+        self.notified_before = False
+        self.owes_call = not clean
+        self._set_word(self.used, 0)
 
     def _walk(self, head: int) -> Chain:
         table = self.memory.read(self.desc, 16 * self.size)
@@ -187,7 +207,7 @@ class ReferenceRing:
             at = self.used + 4 + 8 * (self.last_used % self.size)
             self.memory.write(at, struct.pack("<II", head, min(length, 0xFFFFFFFF)))
             self.last_used = (self.last_used + 1) & 0xFFFF
-            self.in_flight.discard(head)
+            del self.in_flight[head]
         self.finished = []
         self._set_word(self.used + 2, self.last_used)
         if not self.event_idx:
@@ -205,7 +225,13 @@ class ReferenceRing:
             self._set_word(self.used + 4 + 8 * self.size, self.last_avail)
         else:
             self._set_word(self.used, 0)
-        return self.available() > 0
+        return self.available() > 0 or bool(self.again)
+
+    def begin(self) -> bool:
+        """Begin to serve; True if the driver is to be notified of what it may have missed."""
+        self.disarm()
+        owed, self.owes_call = self.owes_call, False
+        return owed
 
     def disarm(self) -> None:
         """Ask for no kicks."""

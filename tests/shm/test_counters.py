@@ -66,7 +66,7 @@ def test_each_queue_has_its_own_block() -> None:
 
 def test_the_block_has_the_documented_layout() -> None:
     buffer = bytearray(block_bytes(2))
-    words = [*range(1, 9), *range(100, 100 + BUCKETS), 99]
+    words = [*range(1, 9), *range(100, 100 + BUCKETS), 99, 9]
     struct.pack_into(f"={len(words)}Q", buffer, BLOCK_SIZE, *words)
     assert BLOCK_SIZE == 512
     assert QueueCounters(buffer, 1).snapshot() == CountersSnapshot(
@@ -78,6 +78,7 @@ def test_the_block_has_the_documented_layout() -> None:
         calls=6,
         call_errors=7,
         heartbeat=8,
+        busy=9,
         latency_total_ns=99,
         latency=tuple(range(100, 100 + BUCKETS)),
     )
@@ -86,11 +87,11 @@ def test_the_block_has_the_documented_layout() -> None:
 def test_percentiles_are_upper_bounds_of_buckets() -> None:
     counts = [0] * BUCKETS
     counts[10], counts[12] = 98, 2
-    snapshot = CountersSnapshot(0, 0, 0, 0, 0, 0, 0, 0, 0, tuple(counts))
+    snapshot = CountersSnapshot(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, tuple(counts))
     assert snapshot.percentile(0.5) == 1 << 11
     assert snapshot.percentile(0.98) == 1 << 11
     assert snapshot.percentile(0.99) == 1 << 13
-    nothing = CountersSnapshot(0, 0, 0, 0, 0, 0, 0, 0, 0, (0,) * BUCKETS)
+    nothing = CountersSnapshot(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, (0,) * BUCKETS)
     assert nothing.percentile(0.5) == 0
 
 

@@ -1,4 +1,7 @@
-"""The native split ring and the plain-Python one do the same with any driver, byte for byte."""
+"""The native split ring and the plain-Python one do the same with any driver, byte for byte.
+
+With an in-flight record, too, and when worker after worker dies over it.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,7 @@ from tests.shm.guest import (
     Guest,
     descriptor,
 )
+from tests.shm.record import Record
 from tests.shm.reference import Broken, Chain, ReferenceRing
 from vuproc.errors import RingError
 from vuproc.shm.request import Request
@@ -46,7 +50,10 @@ class Failure(Exception):
 class Twins:
     """Two guests that get the same writes: one for the native ring, one for the reference."""
 
-    def __init__(self, size: int, base: int, features: int, chain_limit: int) -> None:
+    def __init__(
+        self, size: int, base: int, features: int, chain_limit: int, recorded: bool
+    ) -> None:
+        self.record = Record(size) if recorded else None
         self.features = features
         self.chain_limit = chain_limit
         self.left = Guest(size, base)
@@ -55,7 +62,7 @@ class Twins:
 
     def take_up(self) -> None:
         """Make both rings, at the live used index."""
-        self.native: SplitRing = self.left.ring(self.features, chain_limit=self.chain_limit)
+        self.native = self.make(fresh=True)
         self.reference = ReferenceRing(
             self.right,
             self.right.size,
@@ -70,6 +77,48 @@ class Twins:
         self.open: list[tuple[Request, Chain]] = []
         self.calls = False
 
+    def make(self, *, base: int | None = None, fresh: bool = False) -> SplitRing:
+        record = None if self.record is None else self.record.map()
+        return self.left.ring(
+            self.features, base=base, chain_limit=self.chain_limit, record=record, fresh=fresh
+        )
+
+    def die(self) -> None:
+        """The native ring goes as if its process were killed; another one goes on."""
+        if self.record is None:
+            return
+        self.open = []
+        reference = self.reference
+        tampered = self.left.used_idx != reference.last_used
+        ahead = (self.left.word(self.left.avail + 2) - reference.last_avail) & 0xFFFF
+        try:
+            self.native = self.make()
+        except RingError as error:
+            assert "in-flight record" in error.cause
+            assert tampered or ahead > self.left.size
+        else:
+            if not tampered:
+                assert ahead <= self.left.size
+                reference.restart()
+                assert [found.head for found in self.native.recovered] == reference.again
+                return
+        # A record and indices that contradict each other are made anew.
+        self.take_up()
+
+    def stop(self) -> None:
+        """The ring is stopped, with work left or without, and started again."""
+        if self.record is None or self.left.used_idx != self.reference.last_used:
+            return
+        clean = not self.reference.in_flight
+        assert self.native.stop() == self.reference.last_avail
+        assert self.record.header.version == (0 if clean else 1)
+        assert all(request.finished for request, _ in self.open)
+        if not clean:
+            self.die()
+            return
+        self.native = self.make(base=self.reference.last_avail)
+        self.reference.restart(clean=True)
+
     def __enter__(self) -> Twins:
         return self
 
@@ -81,6 +130,8 @@ class Twins:
     ) -> None:
         self.left.__exit__(kind, error, traceback)
         self.right.__exit__(kind, error, traceback)
+        if self.record is not None:
+            self.record.__exit__(kind, error, traceback)
 
     def both(self, write: Callable[[Guest], object]) -> None:
         """Do the same to both guests."""
@@ -120,7 +171,8 @@ class Twins:
         return native_cause
 
     def reference_index(self, fetched: int) -> int:
-        return (self.reference.last_avail + fetched) & 0xFFFF
+        new = max(0, fetched - len(self.reference.again))
+        return (self.reference.last_avail + new) & 0xFFFF
 
     def drain_reference(
         self, actions: list[Action], budget: int, unpublished: list[int]
@@ -131,7 +183,7 @@ class Twins:
         held: list[Chain] = []
         seen: list[bytes] = []
         steps = iter(actions * (budget // len(actions) + 1))
-        ring.disarm()
+        self.calls |= ring.begin()
         cause = None
         try:
             while len(seen) < budget:
@@ -203,7 +255,17 @@ class Twins:
         assert self.native.next_used == self.reference.last_used
         assert self.native.unpublished == len(self.reference.finished)
         waiting = len(self.reference.in_flight) - len(self.reference.finished)
-        assert self.native.in_flight == waiting
+        assert self.native.outstanding == waiting
+        assert self.native.in_flight == waiting - len(self.reference.again)
+        if self.record is not None:
+            self.check_record(self.record)
+
+    def check_record(self, record: Record) -> None:
+        """What a worker that took over now would find."""
+        assert record.header.version == 1
+        assert record.header.used_idx == self.reference.last_used
+        assert record.live == list(self.reference.in_flight)
+        assert not any(record[head].attempts or record[head].stage for head in record.live)
 
 
 def answer(data: bytes, number: int) -> bytes:
@@ -301,17 +363,17 @@ lawful_steps = st.one_of(
     st.tuples(st.just("finish"), st.integers(0, 20), st.integers(0, 400)),
     st.tuples(st.just("event"), st.integers(-3, 5)),
     st.tuples(st.just("flags"), st.sampled_from([0, NO_INTERRUPT])),
-    st.tuples(st.sampled_from(["publish", "arm", "disarm", "reap", "reap"])),
+    st.tuples(st.sampled_from(["publish", "arm", "disarm", "reap", "reap", "die", "stop"])),
 )
 
 
 @pytest.mark.timeout(300)
 @settings(max_examples=200, deadline=None)
-@given(sizes, bases, all_features, st.lists(lawful_steps, min_size=5, max_size=40))
+@given(sizes, bases, all_features, st.booleans(), st.lists(lawful_steps, min_size=5, max_size=40))
 def test_lawful_drivers(
-    size: int, base: int, features: int, steps: list[tuple[object, ...]]
+    size: int, base: int, features: int, recorded: bool, steps: list[tuple[object, ...]]
 ) -> None:
-    with Twins(size, base, features, chain_limit=8) as twins:
+    with Twins(size, base, features, chain_limit=8, recorded=recorded) as twins:
         driver = Driver(twins)
         for name, *values in steps:
             match name, values:
@@ -335,6 +397,10 @@ def test_lawful_drivers(
                     twins.reference.disarm()
                 case "reap", _:
                     driver.reap()
+                case "die", _:
+                    twins.die()
+                case "stop", _:
+                    twins.stop()
             twins.check()
         # Whatever happened, all of it comes to an end.
         twins.drain([("write", 3)], 100)
@@ -370,17 +436,17 @@ hostile_steps = st.one_of(
     st.tuples(st.just("event"), st.integers(-3, 5)),
     st.tuples(st.just("drain"), actions, st.integers(1, 20)),
     st.tuples(st.just("finish"), st.integers(0, 20), st.integers(0, 400)),
-    st.tuples(st.sampled_from(["publish", "arm"])),
+    st.tuples(st.sampled_from(["publish", "arm", "die", "stop"])),
 )
 
 
 @pytest.mark.timeout(300)
 @settings(max_examples=250, deadline=None)
-@given(sizes, bases, all_features, st.lists(hostile_steps, min_size=5, max_size=40))
+@given(sizes, bases, all_features, st.booleans(), st.lists(hostile_steps, min_size=5, max_size=40))
 def test_hostile_drivers(
-    size: int, base: int, features: int, steps: list[tuple[object, ...]]
+    size: int, base: int, features: int, recorded: bool, steps: list[tuple[object, ...]]
 ) -> None:
-    with Twins(size, base, features, chain_limit=5) as twins:
+    with Twins(size, base, features, chain_limit=5, recorded=recorded) as twins:
         for name, *values in steps:
             hostile_step(twins, name, values)
             twins.check()
@@ -419,3 +485,7 @@ def hostile_step(twins: Twins, name: object, values: list[object]) -> None:
             twins.publish()
         case "arm", _:
             twins.arm()
+        case "die", _:
+            twins.die()
+        case "stop", _:
+            twins.stop()

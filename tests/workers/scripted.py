@@ -10,6 +10,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from vuproc import Device, Options, Request
+from vuproc.errors import RequestAbandoned
 
 
 class ScriptedOptions(Options, kw_only=True):
@@ -57,6 +58,20 @@ class Scripted(Device):
         if self._first_time():
             os.kill(os.getpid(), signal.Signals[argument])
         request.write(b"alive")
+
+    def do_poison(self, request: Request, argument: str) -> None:
+        self._count(argument)
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+    def do_stall(self, request: Request, argument: str) -> None:
+        self._count(argument)
+        signal.pause()
+
+    def do_count_and_die(self, request: Request, argument: str) -> None:
+        self._count(argument)
+        if self._first_time():
+            os.kill(os.getpid(), signal.SIGKILL)
+        request.write(b"done")
 
     def do_crash(self, request: Request, argument: str) -> None:
         if self._first_time():
@@ -127,12 +142,44 @@ class Scripted(Device):
     def teardown(self) -> None:
         self.log.info("hook teardown")
 
+    def fail(self, request: Request, error: BaseException) -> None:
+        if isinstance(error, RequestAbandoned):
+            request.write(f"abandoned {error.attempts}".encode())
+            request.finish()
+        else:
+            super().fail(request, error)
+
+    def _count(self, argument: str) -> None:
+        """One byte an execution."""
+        with open(argument, "ab") as file:
+            file.write(b"x")
+
     def _first_time(self) -> bool:
         try:
             os.close(os.open(self.options.once, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
         except FileExistsError:
             return False
         return True
+
+
+class Dropping(Scripted):
+    """What a dead worker had begun is completed as if nothing had been written."""
+
+    resubmit = "drop"
+
+
+class Failing(Scripted):
+    """What a dead worker had begun is failed."""
+
+    resubmit = "fail"
+
+
+class Hopeless(Scripted):
+    """Dies in its ring's start: no request is to blame."""
+
+    def ring_started(self, queue: int) -> None:
+        if os.path.exists(self.options.once):
+            os.kill(os.getpid(), signal.SIGSEGV)
 
 
 class WrongType(Device):

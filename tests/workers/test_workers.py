@@ -6,6 +6,7 @@ import os
 import re
 import select
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -193,6 +194,7 @@ def test_d18_a_control_message_to_a_hung_worker_is_answered(
     with served.guest() as guest:
         pid = say(guest, "pid")
         hung = guest.submit(0, [b"hang"], [64])
+        await_file(once)
         guest.enable_queue(0, False)
         guest.enable_queue(0, True)
         assert guest.wait(hung, BOUND_S).content[:5] == b"awake"
@@ -211,6 +213,7 @@ def test_a_device_reset_of_a_shared_worker_that_hangs_stops_every_ring(
     options = {"queues": 2, "shared_worker": True, "once": str(tmp_path / "once")}
     with vuproc_device(Scripted, **options).guest(queues=2) as guest:
         guest.submit(1, [b"hang"], [64])
+        await_file(tmp_path / "once")
         guest.set_status(0)
         assert guest.status() == 0
     with vuproc_device(Scripted, **options).guest(queues=2) as guest:
@@ -270,6 +273,14 @@ def test_needs_reset_is_not_shown_for_a_worker_that_was_replaced(
         os.kill(pid, signal.SIGKILL)
         served.wait_for_line(f"worker {pid} ended")
         assert not guest.status() & Status.NEEDS_RESET
+
+
+def await_file(path: Path) -> None:
+    """Until the device has made the file; a folder's changes are looked for every few ms."""
+    deadline = time.monotonic() + BOUND_S
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} was not made"
+        select.select([], [], [], 0.005)
 
 
 def segment_of(pid: int) -> Segment:

@@ -4,6 +4,9 @@
  * concurrent reader never sees half a value. Relaxed orders nothing; acquire and release pair with
  * the other side's barriers; the full fence orders a store before a later load, which neither does.
  * Plain mov on x86-64; ldar, stlr and dmb on aarch64.
+ *
+ * vu_note is for a reader who comes after this process's death: one that is killed has executed a
+ * prefix of its instructions, so that only the compiler must be made to keep the order.
  */
 #ifndef VUPROC_ATOMICS_H
 #define VUPROC_ATOMICS_H
@@ -12,6 +15,13 @@
 
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "rings of VIRTIO_F_VERSION_1 are little-endian; a big-endian host needs byte swaps here"
+#endif
+
+#ifdef VUPROC_CRASH_POINTS
+#include "crash_points.h"
+#else
+/* Where a process may die for the sake of a test: before each store below. */
+#define vu_crash_point() ((void)0)
 #endif
 
 #define VU_ACCESS(BITS)                                                                            \
@@ -25,18 +35,29 @@
     }                                                                                              \
     static inline void vu_store_relaxed##BITS(void *where, uint##BITS##_t value)                   \
     {                                                                                              \
+        vu_crash_point();                                                                          \
         __atomic_store_n((uint##BITS##_t *)where, value, __ATOMIC_RELAXED);                        \
     }                                                                                              \
     static inline void vu_store_release##BITS(void *where, uint##BITS##_t value)                   \
     {                                                                                              \
+        vu_crash_point();                                                                          \
         __atomic_store_n((uint##BITS##_t *)where, value, __ATOMIC_RELEASE);                        \
+    }                                                                                              \
+    static inline void vu_note##BITS(void *where, uint##BITS##_t value)                            \
+    {                                                                                              \
+        vu_crash_point();                                                                          \
+        __atomic_signal_fence(__ATOMIC_SEQ_CST);                                                   \
+        __atomic_store_n((uint##BITS##_t *)where, value, __ATOMIC_RELAXED);                        \
+        __atomic_signal_fence(__ATOMIC_SEQ_CST);                                                   \
     }                                                                                              \
     static inline uint##BITS##_t vu_or##BITS(void *where, uint##BITS##_t bits)                     \
     {                                                                                              \
+        vu_crash_point();                                                                          \
         return __atomic_fetch_or((uint##BITS##_t *)where, bits, __ATOMIC_SEQ_CST);                 \
     }                                                                                              \
     static inline uint##BITS##_t vu_and##BITS(void *where, uint##BITS##_t bits)                    \
     {                                                                                              \
+        vu_crash_point();                                                                          \
         return __atomic_fetch_and((uint##BITS##_t *)where, bits, __ATOMIC_SEQ_CST);                \
     }
 

@@ -18,15 +18,20 @@ cdef struct Block:
     uint64_t kicks                 # wake-ups by the driver
     uint64_t calls                 # notifications sent
     uint64_t call_errors           # and such as could not be sent
-    uint64_t heartbeat             # any change says that the worker's loop is alive
+    uint64_t heartbeat             # any change says that the worker gets on
     uint64_t latency[BUCKET_COUNT] # from fetch to completion: bucket i holds 2^i <= ns < 2^(i+1)
     uint64_t latency_total         # sum of all, in ns
-    uint64_t reserved[23]
+    uint64_t busy                  # 0, or 1 + the head of the request in the device's code
+    uint64_t reserved[22]
 
 
 cdef inline void add(uint64_t *word, uint64_t amount) noexcept nogil:
     # One writer, so no locked instruction; pairs with the relaxed loads of `snapshot` elsewhere.
     vu_store_relaxed64(word, vu_load_relaxed64(word) + amount)
+
+
+cdef inline void set_busy(Block *block, uint64_t value) noexcept nogil:
+    vu_store_relaxed64(&block.busy, value)
 
 
 cdef class QueueCounters:

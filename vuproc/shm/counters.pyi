@@ -21,6 +21,9 @@ class CountersSnapshot(NamedTuple):
     calls: int
     call_errors: int
     heartbeat: int
+    """Advances once a request, and with each `beat`."""
+    busy: int
+    """0, or 1 + the head of the request that the device's code is serving."""
     latency_total_ns: int
     latency: tuple[int, ...]
     """latency[i]: requests that took 2**i <= ns < 2**(i+1); the first and last take the rest."""

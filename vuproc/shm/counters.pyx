@@ -34,6 +34,7 @@ class CountersSnapshot(NamedTuple):
     calls: int
     call_errors: int
     heartbeat: int
+    busy: int
     latency_total_ns: int
     latency: tuple
 
@@ -119,6 +120,7 @@ cdef class QueueCounters:
             vu_load_relaxed64(&block.calls),
             vu_load_relaxed64(&block.call_errors),
             vu_load_relaxed64(&block.heartbeat),
+            vu_load_relaxed64(&block.busy),
             vu_load_relaxed64(&block.latency_total),
             tuple([vu_load_relaxed64(&block.latency[i]) for i in range(BUCKET_COUNT)]),
         )

@@ -27,6 +27,12 @@ cdef class Ring(RequestOwner):
     cdef uint16_t last_used        # next entry to complete; private, never read back (rule R3)
     cdef uint8_t *marks            # marks[head]: in flight, from fetch to used.idx's store
     cdef Py_ssize_t flying         # fetched and not completed
+    cdef tuple found               # Recovered requests; None without a record
+    cdef Py_ssize_t survivors      # their number
+    cdef Py_ssize_t resumed        # and how many of them were taken up again
+    cdef bint owes_call            # the driver may have missed what a predecessor completed
+    cdef object policy             # "drop" or "fail"; None: run again
+    cdef public object on_skip
     cdef Completion batch[BATCH]   # completed and not published
     cdef int batched
     cdef uint64_t batch_since      # ns, when the oldest of them was completed
@@ -48,7 +54,10 @@ cdef class Ring(RequestOwner):
     cdef void signal(self) noexcept nogil
 
     cdef Request request_of(self, Chain *chain)
-    cdef int serve(self, Request request, object handle, object on_error) except -1
+    cdef int resume(self, Chain *chain, uint8_t *attempts, uint8_t *stage) except -2
+    cdef int serve(
+        self, Request request, object handle, object on_error, uint8_t attempts, object reason
+    ) except -1
     cdef object check_sound(self)
     cdef object break_ring(self)
     cdef void detach(self) noexcept
@@ -56,7 +65,11 @@ cdef class Ring(RequestOwner):
 
     # The layout's part. Answers: 1 there is one, 0 there is none, -1 broken (`cause` is set).
     cdef int fetch(self, Chain *chain) noexcept nogil
+    cdef int fetch_again(self, uint16_t head, Chain *chain) noexcept nogil
     cdef int look(self) noexcept nogil
+    cdef void note_begun(self, uint16_t head, uint8_t attempts) noexcept nogil
+    cdef void note_survived(self, uint16_t head, uint8_t attempts) noexcept nogil
+    cdef void note_end(self) noexcept nogil
     cdef bint commit(self) noexcept nogil
     cdef int ask_kicks(self) noexcept nogil
     cdef void refuse_kicks(self) noexcept nogil

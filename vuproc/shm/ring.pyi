@@ -1,11 +1,23 @@
 from collections.abc import Callable
+from typing import Literal
 
 from vuproc.errors import RingError
+from vuproc.shm.inflight import Recovered
 from vuproc.shm.memory import GuestMemory
 from vuproc.shm.request import Request
 
 class Ring:
     """What split and packed rings share: batches, counters, notification. Not made directly."""
+
+    resubmit: Literal["run", "drop", "fail"]
+    """What becomes of a recovered request whose side effect may have happened: it is run again
+    (the default), or given to `on_skip`. Other than "run", the record's stage byte is written
+    before each `handle`."""
+    on_skip: Callable[[Request, str, int], None] | None
+    """Called with (request, reason, attempts) for a recovered request that is not run: `reason` is
+    "poison" (POISON_ATTEMPTS workers died inside `handle` of it), "drop" or "fail". As with
+    `handle`, what it has neither finished nor deferred is finished on return, and what it raises
+    goes to `on_error`. None: such requests are completed with nothing written."""
 
     @property
     def queue(self) -> int:
@@ -17,11 +29,22 @@ class Ring:
 
     @property
     def pending(self) -> bool:
-        """True if the driver has made something available; False for a stopped or broken ring."""
+        """True if there is something to drain; False for a stopped or broken ring."""
 
     @property
     def in_flight(self) -> int:
-        """Requests fetched and not finished."""
+        """Requests handed to the device by this ring and not finished."""
+
+    @property
+    def outstanding(self) -> int:
+        """Requests fetched and not finished: those in flight, and those recovered and not run yet.
+
+        At 0, and after `publish`, the ring is idle: `stop` leaves nothing behind.
+        """
+
+    @property
+    def recovered(self) -> tuple[Recovered, ...]:
+        """What the record held when the ring was made, in the order in which it was fetched."""
 
     @property
     def lost(self) -> int:
@@ -58,7 +81,9 @@ class Ring:
     ) -> int:
         """Fetch and handle up to `budget` requests; return how many were fetched.
 
-        Kicks are suppressed; what is finished is published in batches, at the end at the latest.
+        Recovered requests come first, in their order; before them, the driver is notified once
+        whether it wants that or not, even if there are none. Kicks are suppressed; what is
+        finished is published in batches, at the end at the latest.
         A request which `handle` neither finished nor deferred is finished on return. An exception
         from `handle`, or a return value other than None (as TypeError), goes to `on_error`; an
         exception from `on_error` comes out of here after what is complete was published.
@@ -88,8 +113,12 @@ class Ring:
         cover the ring.
         """
 
-    def stop(self) -> int:
-        """Publish what is finished and let go of guest memory; return `next_avail`, the base.
+    def stop(self, *, keep: bool = False) -> int:
+        """Let go of guest memory without touching it; return `next_avail`, the base.
 
-        Requests outstanding become finished (their verbs raise RequestFinished). Idempotent.
+        `publish` first: what is finished and not shown to the driver is lost, or stays in the
+        record. Requests outstanding become finished (their verbs raise RequestFinished).
+        With nothing outstanding the record's version becomes 0, so the next ring starts at its
+        base; otherwise, with `keep`, and if the ring is broken, the record stays, for the next ring
+        to recover. Idempotent.
         """

@@ -2,16 +2,19 @@
 """What split and packed rings share: the loop over requests, batches, counters and notification."""
 
 from libc.errno cimport EAGAIN, EINTR, errno
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from posix.unistd cimport write
 
-from vuproc.shm.counters cimport QueueCounters, add
+from vuproc.shm.counters cimport QueueCounters, add, set_busy
 from vuproc.shm.memory cimport GuestMemory
 from vuproc.shm.request cimport CLOSED, OPEN, Chain, Request
 
 from vuproc.errors import RingError
+from vuproc.shm.inflight import POISON_ATTEMPTS
+
+cdef int POISON = POISON_ATTEMPTS
 
 cdef extern from "<poll.h>" nogil:
     cdef struct pollfd:
@@ -50,13 +53,36 @@ cdef class Ring(RequestOwner):
 
     @property
     def pending(self):
-        """True if the driver has made something available."""
-        return self.failure is None and not self.stopped and self.available()
+        """True if there is something to drain."""
+        if self.failure is not None or self.stopped:
+            return False
+        return self.resumed < self.survivors or self.available()
 
     @property
     def in_flight(self):
-        """Requests fetched and not finished."""
+        """Requests handed to the device by this ring and not finished."""
         return self.flying
+
+    @property
+    def outstanding(self):
+        """Those in flight, and those recovered and not run yet."""
+        return self.flying + self.survivors - self.resumed
+
+    @property
+    def recovered(self):
+        """What the record held when the ring was made, in the order in which it was fetched."""
+        return () if self.found is None else self.found
+
+    @property
+    def resubmit(self):
+        """What becomes of a recovered request whose side effect may have happened."""
+        return "run" if self.policy is None else self.policy
+
+    @resubmit.setter
+    def resubmit(self, value):
+        if value not in ("run", "drop", "fail"):
+            raise ValueError(f"resubmit is run, drop or fail, not {value!r}")
+        self.policy = None if value == "run" else value
 
     @property
     def unpublished(self):
@@ -88,6 +114,8 @@ cdef class Ring(RequestOwner):
         cdef Request request
         cdef int got = 0, fetched = 0
         cdef uint64_t epoch = self.epoch
+        cdef uint8_t attempts, stage
+        cdef object reason
         if self.draining:
             raise RuntimeError("drain called from a handler")
         self.check_sound()
@@ -95,10 +123,22 @@ cdef class Ring(RequestOwner):
             return 0
         self.draining = True
         self.refuse_kicks()
+        if self.owes_call:
+            self.owes_call = False
+            self.signal()
         self.now = clock_ns()
         try:
             while fetched < budget:
-                got = self.fetch(&chain)
+                attempts = 0
+                reason = None
+                if self.resumed < self.survivors:
+                    got = self.resume(&chain, &attempts, &stage)
+                    if attempts >= POISON:
+                        reason = "poison"
+                    elif stage:
+                        reason = self.policy
+                else:
+                    got = self.fetch(&chain)
                 if got == 0 and self.batched:
                     # The driver may answer what it is shown with new work, without a kick.
                     self.flush()
@@ -107,7 +147,7 @@ cdef class Ring(RequestOwner):
                     break
                 fetched += 1
                 request = self.request_of(&chain)
-                self.serve(request, handle, on_error)
+                self.serve(request, handle, on_error, attempts, reason)
                 if self.epoch != epoch:
                     # The handler stopped the ring.
                     break
@@ -119,6 +159,22 @@ cdef class Ring(RequestOwner):
         if got < 0:
             raise self.break_ring()
         return fetched
+
+    cdef int resume(self, Chain *chain, uint8_t *attempts, uint8_t *stage) except -2:
+        # The next request of a predecessor, its chain read anew; -1: the chain is malformed.
+        cdef uint16_t head
+        recovered = self.found[self.resumed]
+        head = recovered.head
+        attempts[0] = recovered.attempts
+        stage[0] = recovered.stage
+        if attempts[0]:
+            # Should this one kill us too, what is done before it is not to be done again.
+            self.flush()
+        if self.fetch_again(head, chain) < 0:
+            return -1
+        self.resumed += 1
+        self.flying += 1
+        return 1
 
     cdef Request request_of(self, Chain *chain):
         cdef Request request
@@ -132,14 +188,25 @@ cdef class Ring(RequestOwner):
         request.started = self.now
         return request
 
-    cdef int serve(self, Request request, object handle, object on_error) except -1:
+    cdef int serve(
+        self, Request request, object handle, object on_error, uint8_t attempts, object reason
+    ) except -1:
+        # Runs the request, or has it skipped for the `reason`. It survived `attempts` deaths.
         cdef object answer
+        cdef uint16_t head = request._head
         self.current = <void *>request
+        if self.counters is not None:
+            set_busy(self.counters.block, 1 + <uint64_t>head)
+        if reason is None:
+            self.note_begun(head, attempts)
         try:
             try:
-                answer = handle(request)
-                if answer is not None:
-                    raise TypeError(f"handle returned {type(answer).__name__}, not None")
+                if reason is None:
+                    answer = handle(request)
+                    if answer is not None:
+                        raise TypeError(f"handle returned {type(answer).__name__}, not None")
+                elif self.on_skip is not None:
+                    self.on_skip(request, reason, attempts)
                 if request.state == OPEN and not request.is_deferred and request.is_open():
                     request.close(request.count_written())
             except BaseException as error:
@@ -154,13 +221,19 @@ cdef class Ring(RequestOwner):
         finally:
             self.current = NULL
             self.now = clock_ns()
-            if request.state == CLOSED and request.epoch == self.epoch:
-                self.complete(
-                    request._head,
-                    request.used,
-                    request.total_readable - request.reading.left,
-                    self.now - request.started,
-                )
+            if self.counters is not None:
+                set_busy(self.counters.block, 0)
+                add(&self.counters.block.heartbeat, 1)
+            if request.epoch == self.epoch:
+                if reason is None:
+                    self.note_survived(head, attempts)
+                if request.state == CLOSED:
+                    self.complete(
+                        head,
+                        request.used,
+                        request.total_readable - request.reading.left,
+                        self.now - request.started,
+                    )
         return 0
 
     cdef void request_closed(self, Request request) noexcept:
@@ -245,7 +318,7 @@ cdef class Ring(RequestOwner):
         if got < 0:
             self.flush()
             raise self.break_ring()
-        return got > 0
+        return got > 0 or self.resumed < self.survivors
 
     def disarm(self):
         """Ask for no kicks; the driver may kick still."""
@@ -268,9 +341,13 @@ cdef class Ring(RequestOwner):
             raise self.break_ring() from error
         self.memory = memory
 
-    def stop(self):
+    def stop(self, *, bint keep=False):
         """Let go of guest memory without touching it; return `next_avail`, the base."""
         if not self.stopped:
+            if self.failure is None and not (
+                keep or self.flying or self.batched or self.resumed < self.survivors
+            ):
+                self.note_end()
             self.stopped = True
             self.call_fd = -1
             self.detach()
@@ -292,14 +369,27 @@ cdef class Ring(RequestOwner):
         self.epoch += 1
         self.batched = 0
         self.flying = 0
+        self.resumed = self.survivors
         self.unbind()
         self.memory = None
 
     cdef int fetch(self, Chain *chain) noexcept nogil:
         return 0
 
+    cdef int fetch_again(self, uint16_t head, Chain *chain) noexcept nogil:
+        return 0
+
     cdef int look(self) noexcept nogil:
         return 0
+
+    cdef void note_begun(self, uint16_t head, uint8_t attempts) noexcept nogil:
+        pass
+
+    cdef void note_survived(self, uint16_t head, uint8_t attempts) noexcept nogil:
+        pass
+
+    cdef void note_end(self) noexcept nogil:
+        pass
 
     cdef bint commit(self) noexcept nogil:
         self.batched = 0

@@ -1,8 +1,9 @@
 """C interface of the split ring."""
 
 cimport cython
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
+from vuproc.shm.inflight cimport Entry, Header, SplitRecord
 from vuproc.shm.request cimport Chain
 from vuproc.shm.ring cimport Ring
 
@@ -22,6 +23,11 @@ cdef class SplitRing(Ring):
     cdef unsigned char *desc       # all four NULL when there is no guest memory
     cdef unsigned char *avail      # u16 flags, idx, ring[size], used_event
     cdef unsigned char *used       # u16 flags, idx, {u32 id, len}[size], u16 avail_event
+    cdef SplitRecord record        # keeps the next two, which are NULL when there is none
+    cdef Header *log
+    cdef Entry *entries
+    cdef uint64_t counter          # of the next fetch
+    cdef uint16_t last_batch_head  # the one completed last
     cdef Descriptor *copied        # private copy of an indirect table, `limit` entries
     cdef uint16_t mask             # size - 1
     cdef uint16_t seen_avail       # the avail index as it was last loaded
@@ -30,6 +36,7 @@ cdef class SplitRing(Ring):
     cdef bint indirect
     cdef bint evaluated            # the driver's used_event was compared at the last publication
 
+    cdef int take_up(self, SplitRecord record, object base, bint fresh) except -1
     cdef void mark_fetched(self, uint16_t head) noexcept nogil
     cdef int fault(self, const char *cause) noexcept nogil
     cdef int walk(self, uint16_t head, Chain *chain) noexcept nogil

@@ -1,6 +1,7 @@
 from typing import final
 
 from vuproc.shm.counters import QueueCounters
+from vuproc.shm.inflight import SplitRecord
 from vuproc.shm.memory import GuestMemory
 from vuproc.shm.ring import Ring
 
@@ -21,6 +22,8 @@ class SplitRing(Ring):
         features: int,
         chain_limit: int,
         counters: QueueCounters | None = None,
+        record: SplitRecord | None = None,
+        fresh: bool = False,
     ) -> None:
         """Take up a ring at front-end user addresses (desc 16n, avail 6+2n, used 6+8n bytes).
 
@@ -28,4 +31,11 @@ class SplitRing(Ring):
         live used.idx. Of `features`, INDIRECT_DESC and EVENT_IDX matter. Indirect tables and whole
         chains may have max(size, chain_limit) descriptors. Raises RingError on a bad size or
         alignment, MemoryFault if memory does not cover the ring.
+
+        With a `record` of version 1 the ring recovers: the position comes from the record and the
+        live used.idx, `base` is ignored. A record of version 0 is initialised at `base`; None
+        then means where the record's last ring stopped. Give the base of the front-end until the
+        first ring on it was made, and None when a worker is replaced. `fresh` initialises
+        a record whatever is in it. Raises RingError if the record and the ring contradict each
+        other, ValueError if the record is of another queue size.
         """

@@ -2,7 +2,7 @@
 """The device side of a split virtqueue (virtio 1.2, section 2.7)."""
 
 cimport cython
-from libc.stdint cimport uint16_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 from posix.uio cimport iovec
@@ -17,7 +17,16 @@ from vuproc.shm.atomics cimport (
     vu_store_relaxed32,
     vu_store_release16,
 )
-from vuproc.shm.counters cimport QueueCounters
+from vuproc.shm.counters cimport QueueCounters, set_busy
+from vuproc.shm.inflight cimport (
+    SplitRecord,
+    note_attempts,
+    note_cleared,
+    note_fetched,
+    note_linked,
+    note_stage,
+    note_used,
+)
 from vuproc.shm.memory cimport NO_ROOM, GuestMemory
 from vuproc.shm.request cimport Chain
 from vuproc.shm.ring cimport Ring
@@ -62,15 +71,22 @@ cdef class SplitRing(Ring):
         uint64_t features,
         Py_ssize_t chain_limit,
         QueueCounters counters=None,
+        SplitRecord record=None,
+        bint fresh=False,
     ):
         self.queue = queue
         if not 0 < size <= MAX_SIZE or size & (size - 1):
             raise RingError(queue, 0, f"size {size} is no power of two up to {MAX_SIZE}")
         if not 0 <= chain_limit <= MAX_CHAIN:
             raise ValueError(f"chain limit {chain_limit} is not in 0..{MAX_CHAIN}")
+        if record is not None and record.queue_size != size:
+            raise ValueError(f"a record for {record.queue_size} entries and a ring of {size}")
         self.allocate(size, max(<Py_ssize_t>size, chain_limit))
         self.mask = size - 1
         self.counters = counters
+        if counters is not None:
+            # A predecessor may have died inside a request.
+            set_busy(counters.block, 0)
         self.event_idx = (features >> F_EVENT_IDX) & 1
         self.indirect = (features >> F_INDIRECT_DESC) & 1
         if self.indirect:
@@ -85,12 +101,34 @@ cdef class SplitRing(Ring):
         # The one time that the used index is read (vhost-user, SET_VRING_ADDR).
         self.last_used = vu_load_relaxed16(self.used + 2)
         self.last_avail = self.last_used if base is None else <uint16_t>(base & 0xffff)
+        if record is not None:
+            self.take_up(record, base, fresh)
         self.seen_avail = self.last_avail
         # A predecessor may have died with kicks refused, or as the device of other features.
         vu_store_relaxed16(self.used, 0)
 
     def __dealloc__(self):
         free(self.copied)
+
+    cdef int take_up(self, SplitRecord record, object base, bint fresh) except -1:
+        if fresh or record.load_version() == 0:
+            record.begin(self.last_used, base, fresh)
+        else:
+            # Acquire as in `look`: the chains are read on the strength of it.
+            self.found = record.recover(
+                self.queue, self.last_used, vu_load_acquire16(self.avail + 2)
+            )
+            self.survivors = len(self.found)
+            for recovered in self.found:
+                self.marks[<uint16_t>recovered.head] = 1
+            self.owes_call = True
+        self.last_avail = record.position
+        self.counter = record.next_counter
+        self.last_batch_head = record.last_batch_head
+        self.record = record
+        self.log = record.header
+        self.entries = record.entries
+        return 0
 
     cdef int bind(self, GuestMemory memory) except -1:
         cdef uint64_t entries = self.size
@@ -118,6 +156,9 @@ cdef class SplitRing(Ring):
 
     cdef void unbind(self) noexcept:
         self.desc = self.avail = self.used = NULL
+        # Whoever comes after us may have the record by now.
+        self.log = NULL
+        self.entries = NULL
 
     cdef int fault(self, const char *cause) noexcept nogil:
         self.cause = cause
@@ -157,10 +198,34 @@ cdef class SplitRing(Ring):
         return 1
 
     cdef void mark_fetched(self, uint16_t head) noexcept nogil:
-        # The fetch mark: the in-flight record's stores (F1 to F3) belong before the private ones.
+        # The record first: whoever comes after us must find what we are going to have.
+        if self.entries != NULL:
+            note_fetched(self.entries + head, self.counter)
+            self.counter += 1
         self.marks[head] = 1
         self.last_avail += 1
         self.flying += 1
+
+    cdef int fetch_again(self, uint16_t head, Chain *chain) noexcept nogil:
+        # A head that the record has: it lies inside the table, and is marked.
+        if self.walk(head, chain) < 0:
+            return -1
+        chain.head = head
+        return 1
+
+    cdef void note_begun(self, uint16_t head, uint8_t attempts) noexcept nogil:
+        if self.entries != NULL:
+            note_attempts(self.entries + head, attempts + 1)
+            if self.policy is not None:
+                note_stage(self.entries + head)
+
+    cdef void note_survived(self, uint16_t head, uint8_t attempts) noexcept nogil:
+        if self.entries != NULL:
+            note_attempts(self.entries + head, attempts)
+
+    cdef void note_end(self) noexcept nogil:
+        if self.record is not None:
+            self.record.end()
 
     cdef int walk(self, uint16_t head, Chain *chain) noexcept nogil:
         # Fill `chain` from the descriptors; each is read once and only its copy is used.
@@ -267,9 +332,9 @@ cdef class SplitRing(Ring):
 
     cdef bint commit(self) noexcept nogil:
         # Publish the batch: the store order of the in-flight record (C1 to C5), with nothing
-        # fetched in between (rule R1). Answers whether the driver wants to be notified.
+        # fetched between C3 and C5. Answers whether the driver wants to be notified.
         cdef uint16_t old = self.last_used
-        cdef uint16_t event
+        cdef uint16_t event, head
         cdef unsigned char *element
         cdef bint first
         cdef int i
@@ -278,14 +343,25 @@ cdef class SplitRing(Ring):
             element = self.used + 4 + 8 * <size_t>(<uint16_t>(old + i) & self.mask)
             vu_store_relaxed32(element, self.batch[i].head)
             vu_store_relaxed32(element + 4, self.batch[i].length)
-        # C2, the record's batch list, belongs here.
+        # C2, the list of the batch.
+        if self.entries != NULL:
+            for i in range(self.batched):
+                head = self.batch[i].head
+                note_linked(self.log, self.entries + head, head, self.last_batch_head)
+                self.last_batch_head = head
         self.last_used = <uint16_t>(old + self.batched)
         # C3. Release: pairs with the driver's read barrier after it has loaded used.idx; used
         # elements and the buffers' bytes are visible before it.
         vu_store_release16(self.used + 2, self.last_used)
-        # C4; and C5, the record's own used index, belongs behind it.
+        # C4.
         for i in range(self.batched):
-            self.marks[self.batch[i].head] = 0
+            head = self.batch[i].head
+            self.marks[head] = 0
+            if self.entries != NULL:
+                note_cleared(self.entries + head)
+        # C5.
+        if self.entries != NULL:
+            note_used(self.log, self.last_used)
         self.batched = 0
         # Full fence: pairs with the driver's between its store of used_event (or flags) and its
         # next load of used.idx. One of the two sees the other.

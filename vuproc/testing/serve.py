@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -52,7 +52,7 @@ class Served:
 
     @property
     def pid(self) -> int:
-        """The master's process id."""
+        """The process id of what was started: the master, or its keeper."""
         return self._process.pid
 
     def connect(self) -> FrontEnd:
@@ -146,6 +146,7 @@ def serve(
     /,
     *,
     file: Mapping[str, Any] | None = None,
+    arguments: Sequence[str] = (),
     **options: Any,
 ) -> Iterator[Served]:
     """Run `vuproc run` on a device and stop it at the end.
@@ -153,6 +154,7 @@ def serve(
     device: the device's class, which must stand at the top level of its module; the `device:` part
     of a device file as a mapping; or the path of a device file. options: the device's options.
     file: further keys of the device file, such as `workers` or `exit_on_disconnect`.
+    arguments: further ones of `vuproc run`, such as --supervised.
     Raises ServeFailed if it does not start, or ends with another exit code than 0.
     """
     with tempfile.TemporaryDirectory(prefix="vuproc-") as name:
@@ -167,7 +169,7 @@ def serve(
             content = {"socket": str(socket), "device": {**described, **options}, **(file or {})}
             # JSON is YAML.
             path.write_text(json.dumps(content, default=os.fspath), encoding="utf-8")
-        served = Served([sys.executable, "-m", "vuproc", "run", str(path)], socket)
+        served = Served([sys.executable, "-m", "vuproc", "run", *arguments, str(path)], socket)
         try:
             served._await_socket()
             yield served

@@ -1,23 +1,31 @@
 """All workers of one device: carries out the session's effects on them and replaces those that die.
 
 Each *seat* serves one group of queues and holds at most one process. An effect is carried out on
-every seat that it concerns before `perform` returns. A worker lost on the way is killed, replaced,
-brought to where the session's state says, and asked once more.
+every seat that it concerns before `perform` returns. A worker lost on the way is killed, replaced
+by the standby, brought to where the session's state says, and asked once more.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from vuproc import control, effects
 from vuproc.config_space import ConfigSpace
-from vuproc.control import AnyCommand, Logged, RingBroken
+from vuproc.control import Logged, RingBroken
 from vuproc.effects import Effect, EffectFailed
-from vuproc.fd import Fd, FdKind
-from vuproc.workers.seat import Seat
+from vuproc.fd import Fd
+from vuproc.shm.inflight import record_bytes
+from vuproc.workers.commands import Prepared, prepared, regions_of, start_ring, truncation
+from vuproc.workers.record import make_records
+from vuproc.workers.seat import BREAKER_DEATHS, Seat
+from vuproc.workers.standby import Standby
 from vuproc.workers.supervise import (
     COMMAND_DEADLINE,
     WorkerLost,
@@ -30,84 +38,173 @@ from vuproc.workers.supervise import (
 log = logging.getLogger("vuproc.master")
 
 STOP_DEADLINE = 3.0
-"""Seconds a worker has to finish what is in flight before its ring stops; then it is killed
-instead.
-"""
+"""Seconds a worker has to finish what is in flight before its ring stops; then it is killed."""
 
-Prepared = tuple[AnyCommand, tuple[Fd, ...]]
+EXIT_DEADLINE = 5.0
+"""Seconds a worker has to leave at our own end."""
+
+VERSION_AT = 8
+"""Where a record has its version, 16 bits (vhost-user, QueueRegionSplit)."""
+_EMPTY = bytes(2)
+
+OnReport = Callable[[RingBroken | Logged], None]
+
+
+@dataclass(frozen=True)
+class CrewState:
+    """What a crew knows of a session beside the session's own state.
+
+    `config` are the driver's writes to the configuration space, `kept` the bases of rings that were
+    stopped with requests in their record, `records` the memfd of our own in-flight records.
+    """
+
+    config: tuple[tuple[int, bytes], ...] = ()
+    kept: tuple[tuple[int, int], ...] = ()
+    records: Fd | None = None
 
 
 class Crew:
     """The workers of one device.
 
-    `replay(queue)` yields the effects that bring a fresh worker of that queue to the session's
-    committed state; `on_broken(queue, cause)` is told of each ring that breaks.
+    `start` starts a standby; `work` counts the requests that queues have completed; `replay` gives
+    the effects that bring a fresh worker of some queues to the session's committed state;
+    `on_broken(queue, cause)` is told of each ring that breaks.
     """
 
     def __init__(
         self,
-        spawn: Callable[[tuple[int, ...], Callable[[RingBroken | Logged], None]], WorkerProcess],
+        start: Callable[[OnReport], WorkerProcess],
         groups: Sequence[tuple[int, ...]],
         config: ConfigSpace,
+        *,
+        queue_size: int,
+        work: Callable[[tuple[int, ...]], int],
         replay: Callable[[tuple[int, ...]], Sequence[Effect]],
         on_broken: Callable[[int, str], None],
     ) -> None:
-        self._config = config
+        self.config = config
+        self.standby = Standby(lambda: start(self._report))
+        self.seats = [Seat(queues, self.standby.take, work) for queues in groups]
+        self.broken: dict[int, str] = {}
+        """Cause by queue, for the rings that nobody serves until they are set up anew."""
+        self._queue_size = queue_size
         self._replay = replay
         self._on_broken = on_broken
-        self._broken: dict[int, str] = {}
         self._stopped: set[int] = set()
-        self.seats = [Seat(queues, lambda q: spawn(q, self._report)) for queues in groups]
+        self._records: Fd | None = None
+        self._kept: dict[int, int] = {}
         self._seat_of = {queue: seat for seat in self.seats for queue in seat.queues}
 
     def start(self) -> None:
-        """Start every worker. Raises `WorkerSetupError`."""
+        """Start every worker, and a standby. Raises `WorkerSetupError`."""
         for seat in self.seats:
-            seat.spawn()
+            # One ahead of the one that is being set up: the next imports while this one does.
+            self.standby.refill()
+            self._occupy(seat)
+        self.standby.refill()
 
-    def stop(self, timeout: float) -> None:
-        """End every worker, by force those that do not within `timeout` seconds each."""
+    def close(self) -> None:
+        """End every worker, by force those that do not within `EXIT_DEADLINE` each."""
+        self.standby.stop()
         for seat in self.seats:
-            if seat.worker is not None:
-                seat.worker.exit(timeout)
-                seat.worker = None
+            worker, seat.worker = seat.worker, None
+            if worker is not None:
+                worker.exit(EXIT_DEADLINE)
+        self._drop_records()
+
+    # A session, and a master's own death.
+
+    def attach(self) -> None:
+        """A front-end is connected. Raises OSError if there is no room for its records.
+
+        They are there before the first ring: a successor must be told of them before a worker is.
+        """
+        if self._records is None:
+            self._records, _ = make_records(len(self._seat_of), self._queue_size)
+
+    def freeze(self) -> CrewState:
+        """What a successor's crew must know of the session; the records stay ours."""
+        return CrewState(
+            tuple(self.config.written()), tuple(sorted(self._kept.items())), self._records
+        )
+
+    def thaw(self, state: CrewState, broken: Mapping[int, str]) -> None:
+        """Go on from what a predecessor's crew knew, and bring every worker to the session's state.
+
+        Nobody else may touch the rings by now. `broken` is as the attribute.
+        """
+        for offset, data in state.config:
+            self.config.write(offset, data)
+        self._kept = dict(state.kept)
+        self._records = state.records
+        self.broken = dict(broken)
+        for seat in self.seats:
+            if seat.worker is None:
+                continue
+            try:
+                self._resume(seat, -1)
+            except (WorkerLost, WorkerRefused) as error:
+                self._replace(seat, f"could not resume: {error}")
 
     # Effects.
 
-    def perform(self, effect: Effect) -> int | bytes | EffectFailed | None:
+    def clear_record(self, effect: Effect) -> None:
+        """Before a ring is started for the first time: what its record holds is of no concern.
+
+        Not a part of `perform`, for that may be asked for once more after a death: by then the
+        record may hold what the ring has done already.
+        """
+        if not isinstance(effect, effects.StartRing) or effect.setup.inflight is not None:
+            return
+        setup = effect.setup
+        # A ring that could not be drained goes on from its record if it goes on where it stopped.
+        if self._kept.pop(setup.index, None) != setup.base:
+            records, offset = self._own_record(setup.index)
+            os.pwrite(records.fileno(), _EMPTY, offset + VERSION_AT)
+
+    def perform(self, effect: Effect) -> object:
         """Carry out one effect everywhere it matters; the result is what `Step.finish` takes."""
         try:
             return self._perform(effect)
-        except (WorkerRefused, WorkerLost, WorkerSetupError) as error:
+        except (WorkerRefused, WorkerLost, WorkerSetupError, OSError) as error:
             return EffectFailed(str(error))
 
-    def _perform(self, effect: Effect) -> int | bytes | None:
+    def _perform(self, effect: Effect) -> object:
         match effect:
             case effects.ReadConfig(offset=offset, size=size):
-                return self._config.read(offset, size)
+                return self.config.read(offset, size)
             case effects.WriteConfig(offset=offset, data=data):
-                before = self._config.read(offset, len(data))
+                before = self.config.read(offset, len(data))
                 undo = control.WriteConfig(offset=offset, data=before)
                 self._everywhere((control.WriteConfig(offset=offset, data=data), ()), (undo, ()))
-                self._config.write(offset, data)
+                self.config.write(offset, data)
+            case effects.MakeInflight(num_queues=num_queues, queue_size=queue_size):
+                return make_records(num_queues, queue_size)
             case effects.SetMemory() | effects.AddRegion() | effects.RemoveRegion():
-                self._everywhere(_prepared(effect), self._undo_memory(effect))
+                self._everywhere(prepared(effect), self._undo_memory(effect))
             case effects.SetFeatures():
-                self._everywhere(_prepared(effect), None)
+                self._everywhere(prepared(effect), None)
             case effects.ResetDevice():
-                self._everywhere(_prepared(effect), None)
-                self._config.reset()
+                self._everywhere(prepared(effect), None)
+                self.config.reset()
+                self._kept.clear()
+                for seat in self.seats:
+                    seat.forgive()
             case effects.StartRing(setup=setup):
-                self._broken.pop(setup.index, None)
-                self._on(setup.index, _prepared(effect))
+                self.broken.pop(setup.index, None)
+                self._seat_of[setup.index].forgive()
+                self._on(setup.index, self._start(setup, base=setup.base))
+                self._stopped.discard(setup.index)
             case effects.StopRing(index=index):
                 return self._stop_ring(index)
-            case effects.EnableRing(index=index):
-                self._on(index, _prepared(effect))
-            case effects.SetKick(index=index) | effects.SetCall(index=index):
-                self._on(index, _prepared(effect))
-            case effects.SetErr(index=index):
-                self._on(index, _prepared(effect))
+            case (
+                effects.EnableRing(index=index)
+                | effects.SetKick(index=index)
+                | effects.SetCall(index=index)
+                | effects.SetErr(index=index)
+            ):
+                if index not in self.broken:
+                    self._on(index, prepared(effect))
             case _:
                 raise WorkerRefused(f"{type(effect).__name__} is not for workers")
         return None
@@ -124,36 +221,96 @@ class Crew:
 
     def detach(self) -> None:
         """The session is over: no worker keeps a ring, a mapping or what the driver chose."""
-        self._broken.clear()
-        self._config.reset()
+        self.broken.clear()
+        self.config.reset()
+        self._drop_records()
         for seat in self.seats:
+            seat.forgive()
             if seat.worker is None:
                 continue
             try:
                 seat.worker.call(control.Detach())
             except (WorkerLost, WorkerRefused) as error:
-                seat.bury(str(error))
-                seat.spawn()
+                self._replace(seat, str(error))
 
-    def _on(
-        self, queue: int, prepared: Prepared, *, timeout: float = COMMAND_DEADLINE, hold: int = -1
-    ) -> int:
+    def renew(self, seat: Seat) -> None:
+        """Replace a worker that is well; it finishes what is in flight first."""
+        try:
+            for queue in seat.queues if seat.worker is not None else ():
+                self._finish_ring(seat, queue)
+        except WorkerLost as error:
+            self._bury(seat, str(error))
+        seat.vacate()
+        self._fill(seat)
+
+    @staticmethod
+    def _finish_ring(seat: Seat, queue: int) -> None:
+        try:
+            if seat.worker is not None:
+                seat.worker.call(control.StopRing(queue=queue), timeout=STOP_DEADLINE)
+        except WorkerRefused:
+            pass  # it is not started
+
+    def set_log_level(self, level: int) -> None:
+        """What is worth a line, in every worker."""
+        try:
+            self._everywhere((control.SetLogLevel(level=level), ()), None)
+        except (WorkerRefused, WorkerLost, WorkerSetupError) as error:
+            log.warning("log level: %s", error)
+
+    def revive(self, queue: int) -> str | None:
+        """An operator wants a broken ring served again: from its record. Why not, if not."""
+        if queue not in self.broken:
+            return f"queue {queue} is not broken"
+        seat = self._seat_of[queue]
+        seat.forgive()
+        setup = self._setup(queue)
+        cause = self.broken.pop(queue)
+        if setup is None:
+            return None
+        try:
+            self._on(queue, self._start(setup))
+        except (WorkerRefused, WorkerLost, WorkerSetupError) as error:
+            self.broken[queue] = cause
+            return str(error)
+        return None
+
+    def _start(self, setup: effects.RingSetup, *, base: int | None = None) -> Prepared:
+        """The command that starts a ring with its record: the front-end's region, or one of ours.
+
+        The record decides by itself whether there is something to recover. `base` is where an empty
+        one begins; None: where the ring stopped, for the base of a ring that was started before is
+        not where it is by now.
+        """
+        if setup.inflight is not None:
+            return start_ring(setup, setup.inflight.fd, setup.inflight.offset, base)
+        return start_ring(setup, *self._own_record(setup.index), base)
+
+    def _own_record(self, index: int) -> tuple[Fd, int]:
+        assert self._records is not None, "no session"
+        return self._records, index * record_bytes(self._queue_size)
+
+    def _drop_records(self) -> None:
+        self._kept.clear()
+        records, self._records = self._records, None
+        if records is not None:
+            records.close()
+
+    def _on(self, queue: int, command: Prepared, *, timeout: float = COMMAND_DEADLINE) -> int:
         """One command to the worker of `queue`, and again to its replacement if it is lost."""
         seat = self._seat_of[queue]
-        command, fds = prepared
         try:
-            return self._staffed(seat).call(command, fds, timeout=timeout)
+            return self._staffed(seat).call(*command, timeout=timeout)
         except WorkerLost as error:
-            self._replace(seat, str(error), hold=hold)
-            return self._staffed(seat).call(command, fds, timeout=timeout)
+            self._replace(seat, str(error), hold=queue)
+            return self._staffed(seat).call(*command, timeout=timeout)
 
-    def _everywhere(self, prepared: Prepared, undo: Prepared | None) -> None:
+    def _everywhere(self, command: Prepared, undo: Prepared | None) -> None:
         """One command to every worker at once. If one refuses, `undo` goes to those that obeyed."""
-        command, fds = prepared
         posted: list[tuple[Seat, int | None]] = []
         for seat in self.seats:
             try:
-                posted.append((seat, self._staffed(seat).post(command, fds)))
+                posted.append((seat, self._staffed(seat).post(*command)))
             except WorkerLost:
                 posted.append((seat, None))
         obeyed: list[Seat] = []
@@ -161,18 +318,18 @@ class Crew:
         deadline = time.monotonic() + COMMAND_DEADLINE
         for seat, serial in posted:
             try:
-                self._await(seat, prepared, serial, max(0.1, deadline - time.monotonic()))
+                self._await(seat, command, serial, max(0.1, deadline - time.monotonic()))
                 obeyed.append(seat)
             except (WorkerRefused, WorkerLost, WorkerSetupError) as error:
                 refusal = error
         if refusal is None:
             return
-        for seat in obeyed if undo is not None else ():
-            assert undo is not None
-            self._on(seat.queues[0], undo)
+        if undo is not None:
+            for seat in obeyed:
+                self._on(seat.queues[0], undo)
         raise refusal
 
-    def _await(self, seat: Seat, prepared: Prepared, serial: int | None, timeout: float) -> None:
+    def _await(self, seat: Seat, command: Prepared, serial: int | None, timeout: float) -> None:
         cause = "took no message"
         if serial is not None:
             try:
@@ -181,57 +338,55 @@ class Crew:
             except WorkerLost as error:
                 cause = str(error)
         self._replace(seat, cause)
-        self._on(seat.queues[0], prepared)
+        self._on(seat.queues[0], command)
 
     def _stop_ring(self, index: int) -> int:
-        """Stop a ring; one that broke and whose worker is gone resumes, if ever, where the front-
-        end says.
-        """
-        stop: Prepared = (control.StopRing(queue=index), ())
-        broken = self._broken.pop(index, None)
+        """Stop a ring; one that broke and lost its worker goes on, if ever, at its old base."""
+        broken = self.broken.pop(index, None)
+        setup = self._setup(index)
         try:
-            base = self._on(index, stop, timeout=STOP_DEADLINE, hold=index)
+            value = self._on(index, prepared(effects.StopRing(index)), timeout=STOP_DEADLINE)
             self._stopped.add(index)
+            base = value & 0xFFFF
+            if value & control.STOP_KEPT:
+                self._kept[index] = base
             return base
         except WorkerRefused:
             if broken is None:
                 raise
-            return next(
-                (
-                    effect.setup.base
-                    for effect in self._replay((index,))
-                    if isinstance(effect, effects.StartRing)
-                ),
-                0,
-            )
+            return 0 if setup is None else setup.base
+
+    def _setup(self, queue: int) -> effects.RingSetup | None:
+        for effect in self._replay((queue,)):
+            if isinstance(effect, effects.StartRing) and effect.setup.index == queue:
+                return effect.setup
+        return None
 
     def _undo_memory(
         self, effect: effects.SetMemory | effects.AddRegion | effects.RemoveRegion
     ) -> Prepared:
         """The command that takes a memory change back: the table of the committed state."""
         if isinstance(effect, effects.AddRegion):
-            return _prepared(effects.RemoveRegion(effect.region))
-        regions: list[effects.Region] = []
-        for old in self._replay(()):
-            if isinstance(old, effects.SetMemory):
-                regions.extend(old.regions)
-            elif isinstance(old, effects.AddRegion):
-                regions.append(old.region)
-        return _prepared(effects.SetMemory(tuple(regions)))
+            return prepared(effects.RemoveRegion(effect.region))
+        regions = [region for old in self._replay(()) for region in regions_of(old)]
+        return prepared(effects.SetMemory(tuple(regions)))
 
     # Death and replacement.
 
     def due(self) -> float | None:
-        """Seconds until a seat is to be filled again, or None if all are."""
+        """Seconds until an empty seat is to be filled, or None if there is none."""
         times = [seat.spawn_at for seat in self.seats if seat.worker is None]
+        if self.standby.worker is None:
+            times.append(self.standby.start_at)
         return max(0.0, min(times) - time.monotonic()) if times else None
 
     def tend(self) -> None:
-        """Fill the seats whose back-off is over."""
+        """Fill the seats whose back-off is over, then see to the next standby."""
         now = time.monotonic()
         for seat in self.seats:
             if seat.worker is None and seat.spawn_at <= now:
                 self._fill(seat)
+        self.standby.refill()
 
     def heard(self, seat: Seat) -> None:
         """The control channel of this seat is readable."""
@@ -262,62 +417,92 @@ class Crew:
     def _bury(self, seat: Seat, cause: str) -> None:
         if not seat.bury(cause):
             return
-        if seat.last_signal == signal.SIGBUS:
-            shrunk = self._shrunk_region(seat)
-            if shrunk is not None:
-                self._give_up(seat, f"guest memory was truncated: {shrunk}")
-
-    def _fill(self, seat: Seat, *, hold: int = -1) -> None:
-        """Start a worker for the seat and bring it to the session's state; `hold` names a ring not
-        to let run.
-        """
-        try:
-            seat.spawn()
-        except WorkerSetupError as error:
-            log.error("%s: %s", name_queues(seat.queues), error)
-            seat.postpone()
-            return
-        worker = seat.worker
-        assert worker is not None
-        try:
-            for command, fds in self._history(seat.queues, hold):
-                worker.call(command, fds)
-        except (WorkerLost, WorkerRefused) as error:
-            self._bury(seat, f"could not resume: {error}")
-
-    def _history(self, queues: tuple[int, ...], hold: int) -> Iterable[Prepared]:
-        """What a fresh worker is told: the session's state, each ring at its live position."""
-        for offset, data in self._config.written():
-            yield control.WriteConfig(offset=offset, data=data), ()
-        lost_memory = any(queue in self._broken for queue in queues)
-        for effect in self._replay(queues):
-            match effect:
-                case effects.StartRing(setup=setup):
-                    if setup.index in self._broken or setup.index in self._stopped:
-                        continue
-                    enabled = setup.enabled and setup.index != hold
-                    yield _start(setup, base=None, enabled=enabled)
-                case effects.SetMemory() | effects.AddRegion() if lost_memory:
-                    intact = [r for r in _regions(effect) if _missing(r) is None]
-                    for region in intact:
-                        yield _prepared(effects.AddRegion(region))
-                case _:
-                    yield _prepared(effect)
+        reason = None
+        if seat.last_signal is signal.SIGBUS:
+            reason = self._truncation(seat)
+        if seat.crash_looping:
+            reason = f"{BREAKER_DEATHS} deaths without work in between, the last: {seat.causes[-1]}"
+        if reason is not None:
+            self._give_up(seat, reason)
 
     def _give_up(self, seat: Seat, cause: str) -> None:
-        """Break the rings of a seat whose worker died of them, as it would have done itself."""
+        """No worker is to touch the rings of this seat: tell the driver in their place."""
         for effect in self._replay(seat.queues):
-            if isinstance(effect, effects.StartRing) and effect.setup.index not in self._broken:
-                if effect.setup.err is not None:
+            if isinstance(effect, effects.StartRing):
+                if effect.setup.err is not None and effect.setup.index not in self.broken:
                     effect.setup.err.notify()
                 self._break(effect.setup.index, cause)
 
-    def _shrunk_region(self, seat: Seat) -> str | None:
+    def _fill(self, seat: Seat, *, hold: int = -1) -> None:
+        """Have a worker take the seat and bring it to the session's state.
+
+        `hold` names a ring that is not to run again before the command that its worker died over.
+        """
+        try:
+            self._occupy(seat, hold)
+        except WorkerSetupError as error:
+            log.error("%s: %s", name_queues(seat.queues), error)
+            seat.postpone()
+            if seat.crash_looping:
+                self._give_up(seat, str(error))
+        except (WorkerLost, WorkerRefused) as error:
+            self._bury(seat, f"could not resume: {error}")
+
+    def _occupy(self, seat: Seat, hold: int = -1) -> None:
+        """Seat the standby, or a new worker if that is of no use, and bring it up to date."""
+        while True:
+            from_standby = self.standby.worker is not None
+            try:
+                seat.spawn()
+                self._resume(seat, hold)
+                return
+            except WorkerSetupError as error:
+                seat.worker = None
+                if not from_standby:
+                    raise
+                log.warning("the standby was of no use: %s", error)
+
+    def _resume(self, seat: Seat, hold: int) -> None:
+        """Tell a fresh worker all it must know; every answer is waited for after all was said.
+
+        A driver waits meanwhile: each wait in between would be two changes of process more.
+        """
+        worker = seat.worker
+        assert worker is not None
+        serials: list[int] = []
+        try:
+            for command in self._history(seat.queues, hold):
+                serials.append(worker.post(*command))
+        finally:
+            # If it is gone already, its answer to this says why.
+            worker.assigned()
+        for serial in serials:
+            worker.wait(serial)
+
+    def _history(self, queues: tuple[int, ...], hold: int) -> Iterator[Prepared]:
+        """What a fresh worker is told: the session's state, each ring from its record."""
+        for offset, data in self.config.written():
+            yield control.WriteConfig(offset=offset, data=data), ()
+        lost_memory = any(queue in self.broken for queue in queues)
+        for effect in self._replay(queues):
+            match effect:
+                case effects.StartRing(setup=setup):
+                    if setup.index not in self.broken and setup.index not in self._stopped:
+                        enabled = setup.enabled and setup.index != hold
+                        yield self._start(replace(setup, enabled=enabled))
+                case effects.SetMemory() | effects.AddRegion() if lost_memory:
+                    for region in regions_of(effect):
+                        if truncation(region) is None:
+                            yield prepared(effects.AddRegion(region))
+                case _:
+                    yield prepared(effect)
+
+    def _truncation(self, seat: Seat) -> str | None:
         for effect in self._replay(seat.queues):
-            for region in _regions(effect):
-                missing = _missing(region)
-                if missing is not None:
-                    return missing
+            for region in regions_of(effect):
+                cause = truncation(region)
+                if cause is not None:
+                    return f"guest memory was truncated: {cause}"
         return None
 
     def _report(self, report: RingBroken | Logged) -> None:
@@ -327,79 +512,6 @@ class Crew:
             self._break(report.queue, report.cause)
 
     def _break(self, queue: int, cause: str) -> None:
-        if queue not in self._broken:
-            self._broken[queue] = cause
+        if queue not in self.broken:
+            self.broken[queue] = cause
             self._on_broken(queue, cause)
-
-
-def _regions(effect: Effect) -> tuple[effects.Region, ...]:
-    if isinstance(effect, effects.SetMemory):
-        return effect.regions
-    return (effect.region,) if isinstance(effect, effects.AddRegion) else ()
-
-
-def _missing(region: effects.Region) -> str | None:
-    """What the region's file lacks by now, in words; None if it is whole (or not a file with a
-    size).
-    """
-    size, end = region.fd.size, region.mmap_offset + region.size
-    if 0 < size >= end or (size == 0 and region.fd.kind is not FdKind.FILE):
-        return None
-    return f"region at {region.guest_addr:#x} needs {end:#x} bytes, its file has {size:#x}"
-
-
-def _wire(region: effects.Region) -> control.Region:
-    return control.Region(region.guest_addr, region.size, region.user_addr, region.mmap_offset)
-
-
-def _present(*fds: Fd | None) -> tuple[Fd, ...]:
-    return tuple(fd for fd in fds if fd is not None)
-
-
-def _start(setup: effects.RingSetup, *, base: int | None, enabled: bool) -> Prepared:
-    command = control.StartRing(
-        queue=setup.index,
-        size=setup.size,
-        desc=setup.desc,
-        avail=setup.avail,
-        used=setup.used,
-        base=base,
-        enabled=enabled,
-        kick=setup.kick is not None,
-        call=setup.call is not None,
-        err=setup.err is not None,
-    )
-    return command, _present(setup.kick, setup.call, setup.err)
-
-
-def _prepared(effect: Effect) -> Prepared:
-    """An effect as the command for one worker, with its descriptors."""
-    match effect:
-        case effects.SetFeatures(features=features):
-            return control.SetFeatures(features=features), ()
-        case effects.SetMemory(regions=regions):
-            command = control.SetMemory(regions=tuple(_wire(region) for region in regions))
-            return command, tuple(region.fd for region in regions)
-        case effects.AddRegion(region=region):
-            return control.AddRegion(region=_wire(region)), (region.fd,)
-        case effects.RemoveRegion(region=region):
-            return (
-                control.RemoveRegion(
-                    guest_addr=region.guest_addr, size=region.size, user_addr=region.user_addr
-                ),
-                (),
-            )
-        case effects.StartRing(setup=setup):
-            return _start(setup, base=setup.base, enabled=setup.enabled)
-        case effects.EnableRing(index=index, enabled=enabled):
-            return control.EnableRing(queue=index, enabled=enabled), ()
-        case effects.SetKick(index=index, fd=fd):
-            return control.SetKick(queue=index), _present(fd)
-        case effects.SetCall(index=index, fd=fd):
-            return control.SetCall(queue=index), _present(fd)
-        case effects.SetErr(index=index, fd=fd):
-            return control.SetErr(queue=index), _present(fd)
-        case effects.ResetDevice():
-            return control.ResetDevice(), ()
-        case _:
-            raise WorkerRefused(f"{type(effect).__name__} is not for workers")

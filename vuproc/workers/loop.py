@@ -17,11 +17,12 @@ from collections.abc import Callable
 from vuproc import control
 from vuproc.control import ChannelClosed, Command, Done, Failed, Logged, RingBroken, WorkerChannel
 from vuproc.device import Device
-from vuproc.errors import MemoryFault, RingError
+from vuproc.errors import MemoryFault, RequestAbandoned, RingError
 from vuproc.fd import Fd
 from vuproc.shm.counters import QueueCounters
 from vuproc.shm.memory import GuestMemory
 from vuproc.shm.request import Request
+from vuproc.shm.segment import Segment
 from vuproc.workers.queue import Queue
 from vuproc.workers.watch import HasFileno, Watcher
 
@@ -34,6 +35,8 @@ LOGGED_ERRORS = 5
 counted.
 """
 LOG_PERIOD_S = 5.0
+PEEK_BYTES = 16
+"""Bytes of an abandoned request that are shown in the log: a header's worth."""
 
 
 class Leave(Exception):
@@ -45,32 +48,16 @@ class Leave(Exception):
 
 
 class Worker:
-    """Serves the queues `queues` of `device` as the master's commands say."""
+    """Serves queues of `device` as the master's commands say: those that `take` names."""
 
-    def __init__(
-        self,
-        channel: WorkerChannel,
-        device: Device,
-        queues: tuple[int, ...],
-        counters: dict[int, QueueCounters],
-        chain_limit: int,
-    ) -> None:
+    def __init__(self, channel: WorkerChannel, device: Device, chain_limit: int) -> None:
         self._channel = channel
         self._device = device
+        self._chain_limit = chain_limit
         self._watcher = Watcher()
         self._memory = GuestMemory()
         self._features = 0
-        self._queues = {
-            index: Queue(
-                index,
-                device,
-                counters.get(index),
-                chain_limit,
-                self._request_failed,
-                self._ring_broken,
-            )
-            for index in queues
-        }
+        self._queues: dict[int, Queue] = {}
         self._waiting: tuple[Command, tuple[Fd, ...]] | None = None
         self._empty_looks = 0
         self._errors = 0
@@ -92,9 +79,19 @@ class Worker:
 
     # The loop.
 
-    def setup(self) -> None:
-        """Let the device prepare each of its queues."""
-        for index in self._queues:
+    def take(self, queues: tuple[int, ...], counters: Segment | None) -> None:
+        """Be the one who serves `queues`, and let the device prepare each of them."""
+        for index in queues:
+            self._queues[index] = Queue(
+                index,
+                self._device,
+                None if counters is None else QueueCounters(counters, index),
+                self._chain_limit,
+                self._request_failed,
+                self._request_skipped,
+                self._ring_broken,
+            )
+        for index in queues:
             self._device.setup(index)
 
     def run(self) -> int:
@@ -223,6 +220,8 @@ class Worker:
             case control.ResetDevice():
                 self._features = 0
                 self._hook(self._device.reset)
+            case control.SetLogLevel(level=level):
+                logging.getLogger("vuproc").setLevel(level)
             case control.Detach():
                 self._detach()
             case control.Exit():
@@ -302,6 +301,26 @@ class Worker:
             self._log_failure(f"{name}.fail: {_described(again)}", again)
         if not request.finished:
             request.finish()
+
+    def _request_skipped(self, request: Request, why: str, attempts: int) -> None:
+        """Complete a dead worker's request which is not to run (again), and log why."""
+        name = type(self._device).__name__
+        chain = (
+            f"queue {request.queue}, head {request.head}, {request.readable_total} bytes to read, "
+            f"{request.writable_total} to write, begins {request.read(PEEK_BYTES).hex() or 'empty'}"
+        )
+        if why == "drop":
+            self._answer(Logged(logging.WARNING, f"{name}: not run again: {chain}"))
+            request.finish(0)
+            return
+        cause = f"{attempts} workers died over it" if why == "poison" else "not run again"
+        self._answer(Logged(logging.ERROR, f"{name}: failed, as {cause}: {chain}"))
+        try:
+            self._device.fail(request, RequestAbandoned(request.queue, request.head, attempts))
+        except Exception as error:
+            self._log_failure(f"{name}.fail: {_described(error)}", error)
+        if not request.finished:
+            request.finish(0)
 
     def _hook(self, method: Callable[..., None], *args: object) -> None:
         """Call the device's own code; what it raises is logged with the method's name and ends

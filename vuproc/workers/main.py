@@ -17,10 +17,17 @@ from pathlib import Path
 from typing import Protocol
 
 from vuproc import control
-from vuproc.control import ChannelError, Done, Failed, Logged, WorkerChannel, worker_end
+from vuproc.control import (
+    ChannelClosed,
+    ChannelError,
+    Done,
+    Failed,
+    Logged,
+    WorkerChannel,
+    worker_end,
+)
 from vuproc.fd import Fd
 from vuproc.loader import build
-from vuproc.shm.counters import QueueCounters
 from vuproc.shm.segment import Segment
 from vuproc.workers.loop import Worker
 
@@ -28,8 +35,8 @@ EXIT_SETUP = 3
 """Exit code: the device could not be set up; the reason went to the master."""
 EXIT_BUG = 70
 """Exit code: an exception of our own ended the loop."""
-SETUP_DEADLINE = 30.0
-"""Seconds the master has for the first command."""
+PREPARE_DEADLINE = 30.0
+"""Seconds the master has for the first command; a standby waits for the second for ever."""
 _PR_SET_DUMPABLE = 4
 
 
@@ -45,6 +52,8 @@ def run(control_end: _Duplicate) -> None:
     channel = worker_end(socket.socket(fileno=control_end.detach()))
     try:
         code = _serve(channel)
+    except ChannelClosed:
+        code = 0  # the master has gone
     except ChannelError as error:
         print(f"vuproc worker {os.getpid()}: {error}", file=sys.stderr)
         code = EXIT_BUG
@@ -57,34 +66,49 @@ def run(control_end: _Duplicate) -> None:
 
 
 def _serve(channel: WorkerChannel) -> int:
-    if not channel.wait(SETUP_DEADLINE):
+    if not channel.wait(PREPARE_DEADLINE):
         return EXIT_SETUP
-    received = channel.receive()
-    setup, fds = received or (None, ())
-    if not isinstance(setup, control.Setup):
-        raise ChannelError("the first command is not Setup")
+    prepare, fds = channel.receive() or (None, ())
+    if not isinstance(prepare, control.Prepare):
+        raise ChannelError("the first command is not Prepare")
     try:
-        worker = _build(channel, setup, fds)
-        worker.setup()
+        worker, counters = _prepare(channel, prepare, fds)
     except Exception as error:
-        channel.send(Failed(setup.serial, f"{setup.type_ref}: {type(error).__name__}: {error}"))
+        channel.send(Failed(prepare.serial, f"{prepare.type_ref}: {_described(error)}"))
         return EXIT_SETUP
-    channel.send(Done(setup.serial))
+    channel.send(Done(prepare.serial))
+
+    channel.wait(None)
+    assign, _ = channel.receive() or (None, ())
+    if isinstance(assign, control.Exit):
+        return 0
+    if not isinstance(assign, control.Assign):
+        raise ChannelError("the second command is not Assign")
+    try:
+        worker.take(assign.queues, counters)
+    except Exception as error:
+        channel.send(Failed(assign.serial, f"{prepare.type_ref}: {_described(error)}"))
+        return EXIT_SETUP
+    channel.send(Done(assign.serial))
     return worker.run()
 
 
-def _build(channel: WorkerChannel, setup: control.Setup, fds: tuple[Fd, ...]) -> Worker:
+def _prepare(
+    channel: WorkerChannel, prepare: control.Prepare, fds: tuple[Fd, ...]
+) -> tuple[Worker, Segment | None]:
+    """All that can be done before the queues are known: a driver waits for what is left."""
     logger = logging.getLogger("vuproc")
-    logger.setLevel(setup.log_level)
+    logger.setLevel(prepare.log_level)
     logger.addHandler(_ToMaster(channel))
     logger.propagate = False
-    device = build(setup.type_ref, Path(setup.base_dir), setup.options)
-    device.shared = dict(zip(setup.shared, fds, strict=True))
-    counters: dict[int, QueueCounters] = {}
-    if setup.counters is not None:
-        segment = Segment.attach(setup.counters)
-        counters = {queue: QueueCounters(segment.buffer, queue) for queue in setup.queues}
-    return Worker(channel, device, setup.queues, counters, setup.chain_limit)
+    device = build(prepare.type_ref, Path(prepare.base_dir), prepare.options)
+    device.shared = dict(zip(prepare.shared, fds, strict=True))
+    counters = None if prepare.counters is None else Segment.attach(prepare.counters)
+    return Worker(channel, device, prepare.chain_limit), counters
+
+
+def _described(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _harden() -> None:

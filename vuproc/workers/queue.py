@@ -15,6 +15,7 @@ from vuproc.device import Device
 from vuproc.errors import MemoryFault, RingError
 from vuproc.fd import Fd
 from vuproc.shm.counters import QueueCounters
+from vuproc.shm.inflight import SplitRecord
 from vuproc.shm.memory import GuestMemory
 from vuproc.shm.request import Request
 from vuproc.shm.split import SplitRing
@@ -27,6 +28,7 @@ KICK_BYTES = 8
 """What one kick is: the eventfd's counter; pipes and sockets carry the same eight bytes a kick."""
 
 OnError = Callable[[Request, BaseException], None]
+OnSkip = Callable[[Request, str, int], None]
 
 
 class Queue:
@@ -43,6 +45,7 @@ class Queue:
         counters: QueueCounters | None,
         chain_limit: int,
         on_error: OnError,
+        on_skip: OnSkip,
         on_broken: Callable[[int, str], None],
     ) -> None:
         self.index = index
@@ -54,6 +57,7 @@ class Queue:
         self._counters = counters
         self._chain_limit = chain_limit
         self._on_error = on_error
+        self._on_skip = on_skip
         self._on_broken = on_broken
         self._ring: SplitRing | None = None
         self._call: Fd | None = None
@@ -88,6 +92,7 @@ class Queue:
         Takes the descriptors on success. Raises `MemoryFault` or `RingError`, and then has changed
         nothing.
         """
+        record = SplitRecord(fds[0].fileno(), command.record_offset, command.size)
         ring = SplitRing(
             self.index,
             command.size,
@@ -99,9 +104,13 @@ class Queue:
             features=features,
             chain_limit=max(self._chain_limit, command.size),
             counters=self._counters,
+            record=record,
         )
+        ring.resubmit = self._device.resubmit
+        ring.on_skip = self._on_skip
         self.drop()
         supply = iter(fds)
+        next(supply).close()  # the record is mapped
         self.kick = next(supply) if command.kick else None
         self._call = next(supply) if command.call else None
         self._err = next(supply) if command.err else None
@@ -109,20 +118,23 @@ class Queue:
         self._point_call()
         self.enabled = command.enabled
         self.ready = True
-        if command.base is None and self.enabled:
-            # The interrupt for what the dead worker completed may have died with it.
-            ring.notify_always()
 
     def stop(self) -> int:
-        """Stop the ring, with nothing in flight, and return its next avail index."""
+        """Stop the ring, with nothing in the device's hands; the value that answers `StopRing`.
+
+        A ring which never got to run after its worker died may leave requests in the record.
+        """
         ring = self._ring
         if ring is None:
             return 0
         if not self._broken:
             ring.publish()
+        kept = 0 if self._broken else ring.outstanding
         base = ring.stop()
         self.drop()
-        return base
+        # Whoever goes on without the record must fetch them again, so the base is where they begin;
+        # whoever has the record reckons for itself.
+        return (base - kept) & 0xFFFF | (control.STOP_KEPT if kept else 0)
 
     def drop(self) -> None:
         """Forget the ring and close its descriptors without touching guest memory."""

@@ -1,5 +1,9 @@
-"""One place for a worker process: who sits there, how often it had to be filled again, and when it
-may be next.
+"""One place for a worker process: who sits there, how its predecessors ended, and when it may be
+filled again.
+
+A worker that dies having done no work since it took its seat counts towards the *breaker*: after
+`BREAKER_DEATHS` of them within `BREAKER_WINDOW_S` there is no point in going on. A SIGKILL that was
+not ours does not count, for it comes from outside: poison requests are found by their record.
 """
 
 from __future__ import annotations
@@ -15,62 +19,101 @@ from vuproc.workers.supervise import WorkerProcess, name_queues
 log = logging.getLogger("vuproc.master")
 
 BACK_OFF = (0.0, 0.010, 0.050, 0.250, 1.0)
-"""Seconds before the first, second, ... replacement within `BACK_OFF_WINDOW`."""
+"""Seconds before the first, second, ... replacement in a crash loop."""
+BREAKER_DEATHS = 5
+BREAKER_WINDOW_S = 30.0
 END_GRACE = 0.05
 """Seconds in which a worker that is lost may end by itself, before it is killed."""
-BACK_OFF_WINDOW = 30.0
-"""Seconds after which a death no longer counts."""
+LEAVE_S = 1.0
+"""Seconds a worker that is well has to leave."""
+LAST_CAUSES = 8
+"""Causes of death that are remembered for the status."""
 
 
 class Seat:
-    """Serves `queues`; `spawn` starts a worker for them."""
+    """Serves `queues`; `spawn` gives a worker for them, `work` counts the requests they served."""
 
     def __init__(
-        self, queues: tuple[int, ...], spawn: Callable[[tuple[int, ...]], WorkerProcess]
+        self,
+        queues: tuple[int, ...],
+        spawn: Callable[[tuple[int, ...]], WorkerProcess],
+        work: Callable[[tuple[int, ...]], int],
     ) -> None:
         self.queues = queues
         self.worker: WorkerProcess | None = None
         self.spawn_at = 0.0
-        self.last_signal: signal.Signals | None = None
+        self.since = 0.0
         self.restarts = 0
+        self.last_signal: signal.Signals | None = None
+        self.causes: deque[str] = deque(maxlen=LAST_CAUSES)
         self._spawn = spawn
-        self._deaths: deque[float] = deque(maxlen=len(BACK_OFF))
+        self._work = work
+        self._work_before = 0
+        self._deaths: deque[float] = deque(maxlen=BREAKER_DEATHS)
+
+    @property
+    def crash_looping(self) -> bool:
+        """The last `BREAKER_DEATHS` deaths came shortly one after the other, without work."""
+        if len(self._deaths) < BREAKER_DEATHS:
+            return False
+        return self._deaths[-1] - self._deaths[0] <= BREAKER_WINDOW_S
 
     def spawn(self) -> None:
         """Fill the empty seat. Raises `WorkerSetupError`."""
         assert self.worker is None
         self.worker = self._spawn(self.queues)
+        self.since = time.monotonic()
+        self._work_before = self._work(self.queues)
 
     def bury(self, cause: str) -> bool:
-        """Make sure that the worker is dead, log how it ended, and empty the seat. False if it was
-        empty.
+        """Make sure that the worker is dead, log how it ended, and empty the seat.
+
+        False if it was empty. A worker that the kernel does not let die keeps the seat empty for
+        good: no second one may touch its rings.
         """
         worker = self.worker
         if worker is None:
             return False
         self.worker = None
         # Its channel may close a moment before its end can be seen; what ended it is worth knowing.
-        already_dead = worker.wait_end(END_GRACE)
+        by_itself = worker.wait_end(END_GRACE)
         if not worker.kill():
             log.error("worker %d cannot be killed; its queues stay without one", worker.pid)
             self.spawn_at = float("inf")
             return True
-        how = worker.ending()
+        how = worker.ending() if by_itself else cause
         self.last_signal = worker.ended_by_signal()
         worker.close()
-        if not already_dead:
-            how = cause
+        self.restarts += 1
+        self.causes.append(f"worker {worker.pid}: {how}")
         log.warning(
             "%s: worker %d ended (%s), starting another", name_queues(self.queues), worker.pid, how
         )
-        self.restarts += 1
-        self.postpone()
+        self._count(from_outside=by_itself and self.last_signal is signal.SIGKILL)
         return True
 
+    def vacate(self) -> None:
+        """Have a worker that is well end by itself, and empty the seat."""
+        worker, self.worker = self.worker, None
+        if worker is not None:
+            worker.exit(LEAVE_S)
+
     def postpone(self) -> None:
-        """Count a death (or a failed start) and set when the seat may be filled again."""
+        """The seat could not be filled: count that as a death."""
+        self._count(from_outside=False)
+
+    def forgive(self) -> None:
+        """Close the breaker and forget what opened it."""
+        self._deaths.clear()
+        self.spawn_at = min(self.spawn_at, time.monotonic())
+
+    def _count(self, *, from_outside: bool) -> None:
         now = time.monotonic()
-        while self._deaths and now - self._deaths[0] > BACK_OFF_WINDOW:
+        if self._work(self.queues) != self._work_before or from_outside:
+            self._deaths.clear()
+            self.spawn_at = now
+            return
+        while self._deaths and now - self._deaths[0] > BREAKER_WINDOW_S:
             self._deaths.popleft()
         self.spawn_at = now + BACK_OFF[min(len(self._deaths), len(BACK_OFF) - 1)]
         self._deaths.append(now)

@@ -42,7 +42,7 @@ from vuproc.workers import main
 log = logging.getLogger("vuproc.worker")
 
 SETUP_DEADLINE = 30.0
-"""Seconds a new worker has to import its device and answer `Setup`."""
+"""Seconds a new worker has to import its device, and then to set up its queues."""
 COMMAND_DEADLINE = 2.0
 """Seconds a worker has to carry out a command before it is killed and replaced."""
 KILL_DEADLINE = 5.0
@@ -115,7 +115,7 @@ def _bare_main_module() -> Iterator[None]:
 
 
 class WorkerProcess:
-    """One running worker process and its control channel.
+    """One worker process and its control channel: a standby until `assign` gives it its queues.
 
     `on_report` gets what it says unasked: `RingBroken` and `Logged`.
     """
@@ -123,31 +123,65 @@ class WorkerProcess:
     def __init__(
         self,
         forkserver: Forkserver,
-        setup: control.Setup,
+        prepare: control.Prepare,
         shared: Sequence[Fd],
         on_report: Callable[[RingBroken | Logged], None],
     ) -> None:
+        """Start the process and have it prepare; does not wait for that."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.queues = setup.queues
+        self.queues: tuple[int, ...] = ()
         self._on_report = on_report
         self._channel: MasterChannel = master_end(ours)
         self._serial = 0
+        self._assigned = 0
         with theirs:
-            self._process = forkserver.start(theirs, f"vuproc-{name_queues(setup.queues)}")
+            self._process = forkserver.start(theirs, "vuproc-worker")
         self.pid: int = self._process.pid
         # The process cannot be gone and its number reused unnoticed: its parent, the forkserver,
-        # reports its end on the sentinel, and `Setup` is answered only by the process that holds
-        # the channel.
+        # reports its end on the sentinel, and only the process that holds the channel answers.
         self.pidfd: Fd | None = None
         try:
             self.pidfd = Fd(os.pidfd_open(self.pid))
-            self.call(setup, shared, timeout=SETUP_DEADLINE)
-        except ProcessLookupError:
-            raise self._lost("died at once") from None
-        except (WorkerRefused, WorkerLost) as error:
+            self._prepared: int | None = self.post(prepare, shared)
+        except (ProcessLookupError, WorkerLost) as error:
             self.kill()
             self.close()
-            raise WorkerSetupError(str(error)) from error
+            raise WorkerSetupError(f"worker {self.pid}: died at once") from error
+
+    def assign(self, queues: tuple[int, ...]) -> None:
+        """Give the standby its queues, once; `assigned` tells what came of it.
+
+        Commands may be posted in between. Raises `WorkerSetupError`, and then it is gone.
+        """
+        self.queues = queues
+        try:
+            self.prepared(SETUP_DEADLINE)
+            self._assigned = self.post(control.Assign(queues=queues))
+        except (WorkerRefused, WorkerLost) as error:
+            raise self._useless(error) from error
+
+    def assigned(self) -> None:
+        """Wait until it has set up its queues. Raises `WorkerSetupError`, and then it is gone."""
+        try:
+            self.wait(self._assigned, timeout=SETUP_DEADLINE)
+        except (WorkerRefused, WorkerLost) as error:
+            raise self._useless(error) from error
+
+    def _useless(self, error: VuprocError) -> WorkerSetupError:
+        self.kill()
+        self.close()
+        return WorkerSetupError(str(error))
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether the standby has made its device."""
+        return self._prepared is None
+
+    def prepared(self, timeout: float) -> None:
+        """Wait until the standby has made its device. Raises `WorkerRefused` or `WorkerLost`."""
+        if self._prepared is not None:
+            serial, self._prepared = self._prepared, None
+            self.wait(serial, timeout=timeout)
 
     def fileno(self) -> int:
         """The control channel's descriptor, for the master's poll set."""
@@ -193,11 +227,15 @@ class WorkerProcess:
 
     def read(self) -> None:
         """Take what the worker says between commands. Raises `WorkerLost`."""
-        for _ in range(64):
-            answer = self._next()
-            if answer is None:
-                return
-            raise self._lost(f"answered command {answer.serial}, which was not given")
+        answer = self._next()
+        if answer is None:
+            return
+        if answer.serial == self._prepared:
+            self._prepared = None
+            if isinstance(answer, Failed):
+                raise self._lost(answer.reason)
+            return
+        raise self._lost(f"answered command {answer.serial}, which was not given")
 
     def _next(self) -> Done | Failed | None:
         while True:
@@ -244,9 +282,10 @@ class WorkerProcess:
         """The signal that ended the process, or None."""
         self._process.join(KILL_DEADLINE)
         code = self._process.exitcode
-        if code is None or code >= 0 or -code not in signal.valid_signals():
+        try:
+            return None if code is None or code >= 0 else signal.Signals(-code)
+        except ValueError:  # a real-time one, which has no name
             return None
-        return signal.Signals(-code)
 
     def exit(self, timeout: float) -> None:
         """Ask the process to end, and kill it if it has not after `timeout` seconds."""

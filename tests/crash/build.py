@@ -1,0 +1,77 @@
+"""Builds the native units once more, with a crash point before each store to shared memory."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+UNITS = ("memory", "counters", "request", "inflight", "ring", "split")
+SOURCES = ("errors.py", "shm/__init__.py", "shm/segment.py")
+# Asked for here: the first call of this module is not safe in several threads.
+SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
+INCLUDE = sysconfig.get_path("include")
+COMPILER = os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"
+HOOK = Path(__file__).with_name("crash_points.h")
+
+
+def crash_build() -> Path:
+    """A directory with a package `vuproc` of the instrumented units; kept until they change."""
+    shm = ROOT / "vuproc" / "shm"
+    inputs = [HOOK, Path(__file__), *(ROOT / "vuproc" / name for name in SOURCES)]
+    inputs += sorted([*shm.glob("*.pyx"), *shm.glob("*.pxd"), *shm.glob("*.h")])
+    digest = hashlib.sha256(f"{sys.version} {version('Cython')}".encode())
+    for path in inputs:
+        digest.update(path.read_bytes())
+    home = Path(os.environ.get("VUPROC_CACHE", ROOT / ".cache")) / "crash"
+    done = home / digest.hexdigest()[:16]
+    if not done.exists():
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=home) as made:
+            _build(Path(made) / "build")
+            for old in home.iterdir():
+                if old != Path(made):
+                    shutil.rmtree(old, ignore_errors=True)
+            (Path(made) / "build").rename(done)
+    return done
+
+
+def _build(into: Path) -> None:
+    package = into / "vuproc"
+    shutil.copytree(ROOT / "vuproc" / "shm", package / "shm", ignore=_only_sources)
+    (package / "__init__.py").touch()
+    for name in SOURCES:
+        shutil.copy(ROOT / "vuproc" / name, package / name)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda unit: _compile(into, unit), UNITS))
+
+
+def _only_sources(_: str, names: list[str]) -> list[str]:
+    return [name for name in names if not name.endswith((".pyx", ".pxd", ".h"))]
+
+
+def _compile(into: Path, unit: str) -> None:
+    source = f"vuproc/shm/{unit}.pyx"
+    target = f"vuproc/shm/{unit}{SUFFIX}"
+    _run(into, sys.executable, "-m", "cython", "-3", source)
+    _run(
+        into,
+        *COMPILER.split(),
+        *("-shared", "-fPIC", "-O1", "-w", "-DVUPROC_CRASH_POINTS"),
+        *("-I", INCLUDE, "-I", "vuproc/shm", "-I", str(HOOK.parent)),
+        *(source.replace(".pyx", ".c"), "-o", target),
+    )
+
+
+def _run(where: Path, *command: str) -> None:
+    done = subprocess.run(command, cwd=where, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}\n{done.stdout}{done.stderr}")

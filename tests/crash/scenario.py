@@ -1,0 +1,65 @@
+"""What one crash test does: the ring, the load, and how its driver and its device behave."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """`total` requests, `window` at a time, on a ring of `size` entries that begins at `base`."""
+
+    name: str
+    size: int = 8
+    base: int = 0
+    event_idx: bool = False
+    indirect: bool = False
+    total: int = 6
+    window: int = 3
+    defer: bool = False
+    """The device defers every other request and finishes those out of order, some much later."""
+    resubmit: Literal["run", "drop", "fail"] = "run"
+    lazy: bool = False
+    """The driver wants its interrupt only after most of what it waits for (EVENT_IDX)."""
+    alert: bool = False
+    """The driver takes interrupts at any time, not only while the worker sleeps or is dead."""
+    fresh: bool = True
+    """The ring is told that its record is new; otherwise the zeroes in it say so."""
+    lost: int = 0
+    """Requests which a back-end before ours has lost: the used index is behind for good."""
+    budget: int = 100
+    """Requests of one drain."""
+
+    def __post_init__(self) -> None:
+        heads = self.size if self.indirect else self.size // 2
+        if self.window > heads:
+            raise ValueError(f"{self.name}: {self.window} requests and {heads} heads")
+
+
+BATCH = Scenario("batch", total=6, window=3)
+SCENARIOS = (
+    BATCH,
+    Scenario("event_idx", event_idx=True, total=6, window=3),
+    Scenario("lazy", event_idx=True, lazy=True, total=7, window=4),
+    Scenario("indirect", indirect=True, event_idx=True, size=4, total=8, window=4),
+    Scenario("wrap", base=65533, size=4, total=6, window=2),
+    Scenario(
+        "wrap_event_idx", base=65532, event_idx=True, indirect=True, size=2, total=6, window=2
+    ),
+    Scenario("out_of_order", defer=True, event_idx=True, base=65534, total=7, window=4),
+    Scenario("out_of_order_flags", defer=True, indirect=True, size=4, total=7, window=3),
+    Scenario("small_budget", budget=1, base=65534, total=5, window=3, fresh=False),
+    Scenario("lost", lost=2, base=1, event_idx=True, total=4, window=3),
+    Scenario("at_most_once", resubmit="drop", event_idx=True, total=5, window=3),
+    Scenario("at_most_once_deferred", resubmit="fail", defer=True, total=5, window=3),
+    Scenario("one_entry", size=1, indirect=True, base=65534, event_idx=True, total=4, window=1),
+    Scenario("alert", alert=True, event_idx=True, base=65530, total=8, window=4),
+)
+SMALL = (
+    Scenario("small", total=2, window=2),
+    Scenario("small_event_idx", event_idx=True, base=65535, total=3, window=2, size=4),
+    Scenario("small_deferred", defer=True, indirect=True, size=2, total=3, window=2),
+    Scenario("small_at_most_once", resubmit="drop", event_idx=True, total=2, window=2),
+)
+"""For two crashes in one run: each store of the first life with each of the second."""

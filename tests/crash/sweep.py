@@ -1,0 +1,308 @@
+"""Crash tests of the real ring code: a worker dies at each store to shared memory, once or twice.
+
+Run by `tests.crash.test_crash` with the instrumented units first in PYTHONPATH; by hand as
+
+    PYTHONPATH=BUILD:. python -m tests.crash.sweep single batch
+
+where BUILD is what `tests.crash.build.crash_build` returns. Prints one JSON object a scenario.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import random
+import select
+import socket
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+
+from tests.crash.driver import Driver, Wrong
+from tests.crash.scenario import SCENARIOS, SMALL, Scenario
+from tests.crash.worker import (
+    BEGUN,
+    IDLE,
+    RAN,
+    SKIPPED,
+    STOP,
+    STOPPED,
+    Journal,
+    Worker,
+    crash_words,
+    live,
+)
+from vuproc.shm.inflight import record_bytes
+
+NEVER = 0
+DEADLINE_S = 20.0
+"""For a worker to go to sleep: it only ends a run that is wrong already."""
+MANY = 60
+"""Requests of a run with random crashes."""
+EXECUTED_ONCE = ("drop", "fail")
+
+
+@dataclass
+class Report:
+    """What came out of all runs of one scenario."""
+
+    scenario: str
+    stores: int = 0
+    """Of a run without a crash, the test's own crash points included."""
+    runs: int = 0
+    crashes: int = 0
+    executions: Counter[int] = field(default_factory=Counter)
+    """Requests by the number of times that they were executed."""
+    skipped: int = 0
+    failures: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+class Run:
+    """One run: a driver with its load, and lives that end where `plan` says."""
+
+    def __init__(self, scenario: Scenario, journal: Journal, plan: list[int]) -> None:
+        self.scenario = scenario
+        self.journal = journal
+        self.plan = plan
+        self.words = crash_words()
+        self.driver = Driver(scenario)
+        self.record = os.memfd_create("record", os.MFD_CLOEXEC)
+        os.ftruncate(self.record, record_bytes(scenario.size))
+        self.lives = 0
+        self.started = False
+        self.stores: list[int] = []
+        """Of each life."""
+
+    def carry_out(self) -> None:
+        """Raises `Wrong` if a promise was broken."""
+        self.journal.clear()
+        try:
+            self.driver.submit()
+            while not self._live():
+                pass
+            self._check()
+        finally:
+            self.driver.close()
+            os.close(self.record)
+
+    @property
+    def crashes(self) -> int:
+        return self.lives - 1
+
+    def _live(self) -> bool:
+        """One life, to its violent end (False) or until all is done."""
+        self.words[0] = 0
+        self.words[1] = self.plan[self.lives] if self.lives < len(self.plan) else NEVER
+        self.driver.new_worker()
+        life, new = self.lives, not self.started
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pid = os.fork()
+        if pid == 0:
+            live(
+                theirs.fileno(),
+                lambda: Worker(self.driver, self.record, self.journal, life, new=new),
+            )
+        theirs.close()
+        self.lives += 1
+        try:
+            return self._watch(ours)
+        finally:
+            ours.close()
+            os.kill(pid, 9)
+            os.waitpid(pid, 0)
+            self.stores.append(self.words[0])
+
+    def _watch(self, control: socket.socket) -> bool:
+        for message in self._messages(control):
+            match message[:1]:
+                case b"":
+                    # What the dead one sent still wakes the driver.
+                    self.driver.interrupted()
+                    return False
+                case b"d":
+                    self.started = True
+                case b"i":
+                    _, kicks = IDLE.unpack(message)
+                    if self._sleeps(kicks):
+                        with suppress(BrokenPipeError):  # it died since
+                            control.send(STOP)
+                case b"s":
+                    _, base = STOPPED.unpack(message)
+                    if base != self.driver.guest.offered:
+                        raise Wrong(f"the ring stopped at {base}, not {self.driver.guest.offered}")
+                    return True
+                case _:
+                    raise Wrong(message.decode())
+        raise AssertionError("a connection has an end")
+
+    def _messages(self, control: socket.socket) -> Iterator[bytes]:
+        poller = select.poll()
+        poller.register(control, select.POLLIN)
+        if self.scenario.alert:
+            poller.register(self.driver.guest.call, select.POLLIN)
+        while True:
+            ready = [fd for fd, _ in poller.poll(DEADLINE_S * 1000)]
+            if not ready:
+                raise Wrong("the worker does not get to its end")
+            if control.fileno() in ready:
+                try:
+                    yield control.recv(8192)
+                except ConnectionResetError:
+                    # It died with a command unread; what it sent is still to come.
+                    continue
+            else:
+                self.driver.interrupted()
+
+    def _sleeps(self, kicks: int) -> bool:
+        """The worker sleeps after so many kicks: give it one, or see that all is done (True)."""
+        before = self.driver.kicks
+        if before > kicks:
+            return False
+        progress = self.driver.interrupted()
+        if self.driver.kicks > before:
+            return False
+        if self.driver.done:
+            return True
+        if progress and self.driver.waiting:
+            raise Wrong("the device did not ask for the kick that it needs")
+        raise Wrong(f"hang: {len(self.driver.waiting)} requests wait for an interrupt or a kick")
+
+    def _check(self) -> None:
+        """What the driver cannot see."""
+        entries = self.journal.entries()
+        for life in range(self.lives):
+            order = [number for where, number, kind in entries if where == life and kind != RAN]
+            if order != sorted(set(order)):
+                raise Wrong(f"life {life} served {order}, which is not the order of the fetches")
+        ran = Counter(number for _, number, kind in entries if kind == RAN)
+        begun = {number for _, number, kind in entries if kind == BEGUN}
+        if not begun >= {number for _, number, kind in entries if kind == SKIPPED}:
+            raise Wrong("a request was skipped which the device had never begun")
+        for number in range(1, self.scenario.total + 1):
+            if self.driver.lengths[number] and not ran[number]:
+                raise Wrong(f"request {number} was completed and never executed")
+            most = 1 if self.scenario.resubmit in EXECUTED_ONCE else 1 + self.crashes
+            if ran[number] > most:
+                raise Wrong(f"request {number} was executed {ran[number]} times")
+        if not self.driver.guest.intact():
+            raise Wrong("bytes outside of guest memory were changed")
+        # Version 0, and no mark is left.
+        header, *rest = [os.pread(self.record, 16, 16 * i) for i in range(self.scenario.size + 1)]
+        if header[8:10] != b"\0\0" or any(entry[0] for entry in rest):
+            raise Wrong("the record is not clean after a clean stop")
+
+
+Plans = Callable[[Run | None], list[int] | None]
+"""Makes the next plan from the run before, first from None; None at the end."""
+
+
+def run_all(scenario: Scenario, plans: Plans) -> Report:
+    """Carry out plan after plan."""
+    report = Report(scenario.name)
+    journal = Journal()
+    began = time.monotonic()
+    run: Run | None = None
+    while (plan := plans(run)) is not None:
+        run = Run(scenario, journal, plan)
+        try:
+            run.carry_out()
+        except Wrong as error:
+            report.failures.append(f"died at {plan}: {error}")
+        report.runs += 1
+        report.crashes += run.crashes
+        if not plan:
+            report.stores = run.stores[0]
+        entries = journal.entries()
+        ran = Counter(number for _, number, kind in entries if kind == RAN)
+        report.executions.update(Counter(ran.values()))
+        report.skipped += sum(kind == SKIPPED for _, _, kind in entries)
+    report.seconds = round(time.monotonic() - began, 1)
+    return report
+
+
+def single() -> Plans:
+    """No crash, then one at each store until there is none left to die at."""
+
+    def next_plan(run: Run | None) -> list[int] | None:
+        if run is None:
+            return []
+        if not run.plan:
+            return [1]
+        return [run.plan[0] + 1] if run.crashes else None
+
+    return next_plan
+
+
+def double() -> Plans:
+    """No crash, then one at each store of the first life with one at each store of the second."""
+
+    def next_plan(run: Run | None) -> list[int] | None:
+        if run is None:
+            return []
+        if not run.plan:
+            return [1, 1]
+        first, second = run.plan
+        if run.crashes == 2:
+            return [first, second + 1]
+        return [first + 1, 1] if run.crashes else None
+
+    return next_plan
+
+
+def chance(seed: int, runs: int) -> Plans:
+    """Up to ten crashes a run, at random stores.
+
+    Each life gets far enough to complete what its predecessor died over: three deaths over one
+    request would make it a poison.
+    """
+    source = random.Random(seed)
+    left = runs
+
+    def next_plan(run: Run | None) -> list[int] | None:
+        nonlocal left
+        if run is None:
+            return []
+        left -= 1
+        if left < 0:
+            return None
+        return [source.randrange(70, 160) for _ in range(source.randrange(1, 11))]
+
+    return next_plan
+
+
+def main() -> int:
+    """Print a report a scenario; 1 if any run failed."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("kind", choices=["single", "double", "chance"])
+    parser.add_argument("scenario", nargs="*", help="names; none: all of the kind")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--runs", type=int, default=200)
+    options = parser.parse_args()
+    known = {scenario.name: scenario for scenario in (*SCENARIOS, *SMALL)}
+    names = options.scenario or [s.name for s in (SMALL if options.kind == "double" else SCENARIOS)]
+    gc.freeze()
+    failed = False
+    kinds: dict[str, Callable[[], Plans]] = {
+        "single": single,
+        "double": double,
+        "chance": lambda: chance(options.seed, options.runs),
+    }
+    for name in names:
+        plans = kinds[options.kind]()
+        scenario = known[name]
+        if options.kind == "chance":
+            scenario = replace(scenario, total=MANY)
+        report = run_all(scenario, plans)
+        failed |= bool(report.failures)
+        print(json.dumps(vars(report)), flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

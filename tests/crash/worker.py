@@ -1,0 +1,158 @@
+"""The device's side of a crash test: what runs in a process that dies at a store of its ring."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import signal
+import struct
+from collections.abc import Callable
+from mmap import mmap
+
+from tests.crash.driver import LENGTH, Driver, answer
+from tests.shm.guest import F_EVENT_IDX, F_INDIRECT, PARTS, user
+from vuproc.shm.inflight import SplitRecord
+from vuproc.shm.memory import GuestMemory
+from vuproc.shm.request import Request
+from vuproc.shm.split import SplitRing
+
+STARTED = b"d"
+IDLE = struct.Struct("<cI")
+"""Goes to sleep, and has taken so many kicks."""
+FAILED = b"!"
+STOP = b"s"
+STOPPED = struct.Struct("<cH")
+"""At this next avail index."""
+RAN = 0
+SKIPPED = 1
+BEGUN = 2
+
+
+def crash_words() -> ctypes.Array[ctypes.c_int64]:
+    """The stores so far and the number of the deadly one: the units' own words."""
+    getenv = ctypes.CDLL(None).getenv
+    getenv.restype = ctypes.c_char_p
+    place: bytes = getenv(b"VUPROC_CRASH_WORDS")
+    return (ctypes.c_int64 * 2).from_address(int(place.split()[1], 16))
+
+
+class Journal:
+    """What the devices of all lives did, in memory that outlives them: (life, number, kind)."""
+
+    def __init__(self) -> None:
+        self._memory = mmap(-1, 1 << 16)
+
+    def append(self, life: int, number: int, kind: int) -> None:
+        (count,) = struct.unpack_from("<Q", self._memory)
+        struct.pack_into("<III", self._memory, 8 + 12 * count, life, number, kind)
+        struct.pack_into("<Q", self._memory, 0, count + 1)
+
+    def entries(self) -> list[tuple[int, int, int]]:
+        (count,) = struct.unpack_from("<Q", self._memory)
+        return [struct.unpack_from("<III", self._memory, 8 + 12 * i) for i in range(count)]
+
+    def clear(self) -> None:
+        struct.pack_into("<Q", self._memory, 0, 0)
+
+
+class Worker:
+    """One life. `new`: no earlier one got as far as to say that the ring is started."""
+
+    def __init__(
+        self, driver: Driver, record: int, journal: Journal, life: int, *, new: bool
+    ) -> None:
+        self.scenario = driver.scenario
+        self.driver = driver
+        self.journal = journal
+        self.life = life
+        self.words = crash_words()
+        self.deferred: list[Request] = []
+        self.handled = 0
+        guest = driver.guest
+        features = F_INDIRECT * self.scenario.indirect | F_EVENT_IDX * self.scenario.event_idx
+        self.ring = SplitRing(
+            0,
+            guest.size,
+            GuestMemory.from_regions(
+                (part.guest, part.size, part.user, part.offset, guest.fd) for part in PARTS
+            ),
+            user(guest.desc),
+            user(guest.avail),
+            user(guest.used),
+            self.scenario.base if new else None,
+            features=features,
+            chain_limit=4,
+            record=SplitRecord(record, 0, guest.size),
+            fresh=new and self.scenario.fresh,
+        )
+        self.ring.set_call(guest.call)
+        self.ring.resubmit = self.scenario.resubmit
+        self.ring.on_skip = self.skip
+
+    def serve(self, control: int) -> None:
+        """Until told to stop: scan, then sleep until the next kick."""
+        os.write(control, STARTED)
+        poller = select.poll()
+        poller.register(control, select.POLLIN)
+        poller.register(self.driver.kick, select.POLLIN)
+        kicks = 0
+        while True:
+            while self.work() or self.deferred or self.ring.arm():
+                pass
+            os.write(control, IDLE.pack(b"i", kicks))
+            ready = dict(poller.poll())
+            if self.driver.kick in ready:
+                kicks += os.eventfd_read(self.driver.kick)
+                self.point()
+            else:
+                break
+        os.write(control, STOPPED.pack(b"s", self.ring.stop()))
+
+    def work(self) -> bool:
+        """One turn: True if the budget ended it."""
+        fetched = self.ring.drain(self.handle, self.failed, self.scenario.budget)
+        # The oldest is kept back as long as there is something newer.
+        while len(self.deferred) > (1 if fetched else 0):
+            self.deferred.pop().finish()
+        self.ring.publish()
+        return fetched == self.scenario.budget
+
+    def handle(self, request: Request) -> None:
+        number = int.from_bytes(request.read(LENGTH), "little")
+        self.journal.append(self.life, number, BEGUN)
+        self.point()
+        self.journal.append(self.life, number, RAN)
+        request.write(answer(number))
+        self.point()
+        self.handled += 1
+        if self.scenario.defer and self.handled % 2:
+            request.defer()
+            self.deferred.append(request)
+
+    def skip(self, request: Request, reason: str, attempts: int) -> None:
+        if reason != self.scenario.resubmit or attempts > 2:
+            raise AssertionError(f"request was to be skipped: {reason}, {attempts} attempts")
+        number = int.from_bytes(request.read(LENGTH), "little")
+        self.journal.append(self.life, number, SKIPPED)
+
+    def failed(self, request: Request, error: BaseException) -> None:
+        raise error
+
+    def point(self) -> None:
+        """A crash point of the test's own: round the side effect, and once a kick is consumed."""
+        self.words[0] += 1
+        if self.words[0] == self.words[1]:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def live(control: int, make: Callable[[], Worker]) -> None:
+    """The whole life of a forked process; does not return."""
+    code = 70
+    try:
+        make().serve(control)
+        code = 0
+    except BaseException as error:
+        os.write(control, FAILED + f"{type(error).__name__}: {error}".encode()[:4000])
+    finally:
+        os._exit(code)

@@ -1,0 +1,243 @@
+"""The algorithm with one mistake in it, again and again: each has to be found out.
+
+A mistake is an edit of worker.py: the steps are taken by their marks. What a mark stands beside is
+one line, or a line and the lines indented under it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.model import worker
+from tests.model.worker import Worker
+
+Edit = Callable[[list[str]], list[str]]
+
+
+class Mutant(NamedTuple):
+    """A mistake, and the name of a small model that finds it."""
+
+    name: str
+    model: str
+    edit: Edit
+
+    def worker(self) -> type[Worker]:
+        """The algorithm with the mistake."""
+        assert worker.__file__ is not None
+        lines = self.edit(Path(worker.__file__).read_text().splitlines())
+        namespace: dict[str, object] = {"__name__": f"mutant {self.name}"}
+        code = "\n".join(lines)
+        # The accesses stay those of the one and only worker.py, whose classes the search knows.
+        code = re.sub(r"^class (Access|Private|Choice)\b", r"class _\1", code, flags=re.MULTILINE)
+        names = ("Access", "Private", "Choice")
+        namespace.update((name, getattr(worker, name)) for name in names)
+        exec(compile(code, self.name, "exec"), namespace)
+        mutated = namespace["Worker"]
+        assert isinstance(mutated, type)
+        return mutated
+
+
+def _block(lines: list[str], mark: str) -> tuple[int, int]:
+    """Where the step of this mark begins and ends."""
+    (start,) = (i for i, line in enumerate(lines) if line.endswith(f"# {mark}"))
+    indent = len(lines[start]) - len(lines[start].lstrip())
+    end = start + 1
+    while lines[end].startswith(" " * (indent + 1)):
+        end += 1
+    return start, end
+
+
+def drop(mark: str) -> Edit:
+    """Leave a step out."""
+
+    def edit(lines: list[str]) -> list[str]:
+        start, end = _block(lines, mark)
+        indent = len(lines[start]) - len(lines[start].lstrip())
+        return [*lines[:start], " " * indent + "pass", *lines[end:]]
+
+    return edit
+
+
+def swap(first: str, second: str) -> Edit:
+    """Change the order of two steps."""
+
+    def edit(lines: list[str]) -> list[str]:
+        (a, b), (c, d) = _block(lines, first), _block(lines, second)
+        return [*lines[:a], *lines[c:d], *lines[b:c], *lines[a:b], *lines[d:]]
+
+    return edit
+
+
+def change(mark: str, old: str, new: str) -> Edit:
+    """Change the words of a step."""
+
+    def edit(lines: list[str]) -> list[str]:
+        start, end = _block(lines, mark)
+        text = "\n".join(lines[start:end])
+        assert text.count(old) == 1, f"{old!r} in {text!r}"
+        return [*lines[:start], *text.replace(old, new).splitlines(), *lines[end:]]
+
+    return edit
+
+
+def before(mark: str, line: str) -> Edit:
+    """Put a line before a step."""
+
+    def edit(lines: list[str]) -> list[str]:
+        start, _ = _block(lines, mark)
+        indent = len(lines[start]) - len(lines[start].lstrip())
+        return [*lines[:start], " " * indent + line, *lines[start:]]
+
+    return edit
+
+
+def then(*edits: Edit) -> Edit:
+    """Several edits, one after the other."""
+
+    def edit(lines: list[str]) -> list[str]:
+        for one in edits:
+            lines = one(lines)
+        return lines
+
+    return edit
+
+
+def after(mark: str, moved: str, line: str) -> Edit:
+    """Take the step `moved` away and put a line behind another step."""
+
+    def edit(lines: list[str]) -> list[str]:
+        lines = drop(moved)(lines)
+        start, end = _block(lines, mark)
+        indent = len(lines[start]) - len(lines[start].lstrip())
+        return [*lines[:end], " " * indent + line, *lines[end:]]
+
+    return edit
+
+
+MUTANTS = (
+    # Taking a request.
+    Mutant("no counter", "in order, three requests", drop("F1")),
+    Mutant("the counter behind the mark", "in order, three requests", swap("F1", "F3")),
+    Mutant("no mark", "at most once", drop("F3")),
+    Mutant("attempts of the request before", "poison", drop("F2a")),
+    Mutant("the stage of the request before", "at most once", drop("F2b")),
+    Mutant(
+        "attempts reset behind the mark",
+        "poison",
+        after("F3", "F2a", "yield store(self.m.attempts + head, 0)"),
+    ),
+    Mutant(
+        "the stage reset behind the mark",
+        "at most once",
+        after("F3", "F2b", "yield store(self.m.stage + head, 0)"),
+    ),
+    # Running it.
+    Mutant("attempts not counted", "poison", drop("X1")),
+    Mutant(
+        "attempts counted afterwards",
+        "poison",
+        after("X3", "X1", "yield store(self.m.attempts + head, attempts + 1)"),
+    ),
+    Mutant("no stage", "at most once", drop("X2")),
+    Mutant(
+        "the stage noted afterwards",
+        "at most once",
+        after("X3", "X2", "yield store(self.m.stage + head, 1)"),
+    ),
+    # Completing a batch.
+    Mutant("used.idx before the elements", "in order", swap("C1", "C3")),
+    Mutant("no list of the batch", "in order", drop("C2")),
+    Mutant("no links in the list", "out of order", drop("C2a")),
+    Mutant("no head of the list", "in order", drop("C2b")),
+    Mutant("a head of the list before its link", "in order", swap("C2a", "C2b")),
+    Mutant("the list behind used.idx", "in order", swap("C2", "C3")),
+    Mutant(
+        "used.idx element by element",
+        "in order",
+        change(
+            "C3",
+            "yield store(self.m.used_idx, used)",
+            "for i in range(len(heads)):\n"
+            "            yield store(self.m.used_idx, (p.used + i + 1) % self.c.modulus)",
+        ),
+    ),
+    Mutant("marks cleared before used.idx", "one slot", swap("C3", "C4")),
+    Mutant("marks not cleared", "one slot", drop("C4")),
+    Mutant("the record's used index before the marks", "one slot", swap("C4", "C5")),
+    Mutant("the record's used index not moved", "in order", drop("C5")),
+    Mutant(
+        "fetching before the marks are cleared",
+        "one slot",
+        before("C4", "p = yield from self.fetch(p)"),
+    ),
+    Mutant(
+        "fetching before the record's used index",
+        "one slot",
+        before("C5", "p = yield from self.fetch(p)"),
+    ),
+    # Kicks and interrupts.
+    Mutant(
+        "the driver's wish read too early",
+        "one slot",
+        then(drop("N1"), before("C3", "wish = yield load(self.m.call_wish)")),
+    ),
+    Mutant("no interrupt", "one slot", drop("N2")),
+    Mutant("kicks not asked for", "one slot", drop("S1")),
+    Mutant("kicks not asked for again", "flags", drop("S1")),
+    Mutant("kicks asked for after the last look", "one slot", swap("S1", "S2")),
+    Mutant("no last look", "one slot", change("S3", "idx == p.last", "True")),
+    # Starting and stopping.
+    Mutant("a record that begins at index 0", "one slot", drop("V1")),
+    Mutant("a record in force before its used index", "one slot", swap("V1", "V2")),
+    Mutant("a record never in force", "one slot", drop("V2")),
+    Mutant("a second worker at the old base", "stops", change("V3", " if fresh else used", "")),
+    Mutant("an answer before all is drained", "stops", change("Z0", "not p.ran", "True")),
+    Mutant("a record in force after the stop", "stops", drop("Z1")),
+    # Recovery.
+    Mutant("marks of the last batch kept", "one slot", drop("R1")),
+    Mutant(
+        "only the last head's mark cleared",
+        "in order",
+        change("R1", "range(count)", "range(min(count, 1))"),
+    ),
+    Mutant("recovery's used index not moved", "one slot, two deaths", drop("R2")),
+    Mutant("recovery's used index moved first", "in order", swap("R1", "R2")),
+    Mutant("requests run again in any order", "in order, three requests", drop("R3")),
+    Mutant(
+        "going on at the avail index",
+        "one slot",
+        change("R4", "(used + len(live)) % self.c.modulus", "yield load(self.m.avail_idx)"),
+    ),
+    Mutant("going on at the used index", "one slot", change("R4", " + len(live)", "")),
+    Mutant("no interrupt after recovery", "one slot", drop("R5")),
+    Mutant(
+        "counters from 0 again",
+        "in order, three requests, two deaths",
+        change("R6", "live[-1][0] + 1 if live else 0", "0"),
+    ),
+    Mutant(
+        "waiting for a kick after recovery",
+        "one slot",
+        change("R7", "left=left", "left=left, asleep=True"),
+    ),
+    Mutant("what was found counts as run", "one slot", change("R7", "left=left", "ran=left")),
+    Mutant("poison run for ever", "poison", change("A1", "attempts >= self.c.attempts", "False")),
+    Mutant(
+        "the stage not looked at",
+        "at most once",
+        change("A2", "(yield load(self.m.stage + head))", "False"),
+    ),
+    Mutant(
+        "never run again",
+        "at most once",
+        change("A2", " and (yield load(self.m.stage + head))", ""),
+    ),
+    Mutant(
+        "what is not run again is not completed",
+        "poison",
+        change("A3", "ran=(*p.ran, head)", "ran=p.ran"),
+    ),
+)

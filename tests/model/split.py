@@ -1,0 +1,90 @@
+"""The models of the split ring's protocol, small and large, and the command that looks at them.
+
+    python -m tests.model.split [--large] [--mutants]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from tests.model.config import Config
+from tests.model.mutants import MUTANTS
+from tests.model.search import Result, Search
+from tests.model.worker import Worker
+
+SMALL = {
+    "one slot": Config(size=1, requests=2),
+    "one slot, two deaths": Config(size=1, requests=3, batch=1, crashes=2),
+    "flags": Config(requests=2, event_idx=False),
+    "out of order": Config(requests=2),
+    "in order": Config(requests=2, in_order=True, crashes=2),
+    "in order, three requests": Config(requests=3, in_order=True),
+    "at most once": Config(size=1, requests=2, at_most_once=True),
+    "poison": Config(size=1, requests=2, poison=0),
+    "stops": Config(size=1, requests=2, stops=1),
+}
+"""Looked at in every run of the tests."""
+
+LARGE = {
+    "three requests": Config(requests=3),
+    "three requests, flags": Config(requests=3, event_idx=False),
+    "two deaths": Config(requests=2, crashes=2),
+    "two deaths, flags": Config(requests=2, event_idx=False, crashes=2),
+    "in order, three requests, two deaths": Config(requests=3, in_order=True, crashes=2),
+    "in order, four requests": Config(requests=4, in_order=True, crashes=1),
+    "in order, four requests, two deaths, flags": Config(
+        requests=4, in_order=True, event_idx=False, crashes=2
+    ),
+    "batches of three": Config(size=4, requests=3, batch=3, in_order=True, modulus=16, origin=14),
+    "batches of three, out of order": Config(
+        size=4, requests=3, batch=3, event_idx=False, modulus=16, origin=14
+    ),
+    "bursts": Config(requests=3, in_order=True, bursts=True),
+    "at most once, three requests": Config(requests=3, at_most_once=True),
+    "at most once, two deaths": Config(requests=2, at_most_once=True, crashes=2),
+    "poison among others": Config(requests=3, in_order=True, poison=1, crashes=0),
+    "poison and a death": Config(requests=2, poison=0),
+    "two stops": Config(requests=2, in_order=True, stops=2, crashes=2),
+}
+"""Minutes, and gigabytes."""
+
+
+def look(config: Config, worker: type[Worker] = Worker) -> Result:
+    """Every state of one model."""
+    return Search(config, worker).run()
+
+
+def report(name: str, config: Config, result: Result, seconds: float) -> str:
+    """What was found, in words: a line, and the history of a violation."""
+    verdict = "none wrong" if result.problem is None else result.problem
+    lines = [f"{name} ({config}): {result.states} states, {seconds:.1f} s: {verdict}"]
+    lines += [f"  {number:3} {step}" for number, step in enumerate(result.history, 1)]
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Look at models and print what is found; 1 if one is not as it has to be."""
+    parser = argparse.ArgumentParser(prog="python -m tests.model.split", description=__doc__)
+    parser.add_argument("--large", action="store_true", help="the large models, too")
+    parser.add_argument("--mutants", action="store_true", help="the mistakes, and how they show")
+    options = parser.parse_args(arguments)
+    models = {**SMALL, **LARGE}
+    wrong = 0
+    for name, config in (models if options.large else SMALL).items():
+        start = time.process_time()
+        result = look(config)
+        print(report(name, config, result, time.process_time() - start), flush=True)
+        wrong += result.problem is not None
+    for mutant in MUTANTS if options.mutants else ():
+        start = time.process_time()
+        config = models[mutant.model]
+        result = look(config, mutant.worker())
+        print(report(mutant.name, config, result, time.process_time() - start), flush=True)
+        wrong += result.problem is None
+    return min(wrong, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,217 @@
+"""The algorithm: what a worker does with a split ring and its in-flight record, store by store.
+
+This is the specification of the native ring code. Each `yield` is one access to memory that is
+shared; between two of them the driver may move and the worker may die. All else is private to the
+worker and dies with it. The marks at the right are the names of the steps in docs/recovery.md and in
+the ring code; mutants.py takes them out or changes their order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from itertools import permutations
+from typing import NamedTuple
+
+from tests.model.config import Config, Memory, passed
+
+
+class Access(NamedTuple):
+    """One step: `kind` is load, store, wait, run, skip, live, broken or stopped."""
+
+    kind: str
+    at: int = 0
+    value: int = 0
+    heads: tuple[int, ...] = ()
+    why: str = ""
+
+
+class Private(NamedTuple):
+    """What a worker knows between two programs.
+
+    `last` and `used`: the next avail and used index; `counter`: of the next fetch; `ran`: heads to
+    be published, in the order in which they were fetched; `left`: heads of a dead worker, not run
+    yet.
+    """
+
+    last: int
+    used: int
+    counter: int = 0
+    ran: tuple[int, ...] = ()
+    left: tuple[int, ...] = ()
+    asleep: bool = False
+
+
+Program = Generator[Access, int, Private]
+
+
+class Choice(NamedTuple):
+    """A program that may run next, by its name, and what it is given."""
+
+    name: str
+    given: tuple[Private | tuple[int, ...] | int, ...]
+
+
+class Worker:
+    """The programs of one worker, and which may follow which."""
+
+    def __init__(self, config: Config, memory: Memory) -> None:
+        self.c = config
+        self.m = memory
+
+    def program(self, choice: Choice) -> Program:
+        program: Program = getattr(self, choice.name)(*choice.given)
+        return program
+
+    def choices(self, p: Private, stopping: bool) -> Iterator[Choice]:
+        """What a worker may do next, when no program is under way."""
+        for heads in self.batches(p.ran):
+            yield Choice("publish", (p, heads))
+        if p.left:
+            yield Choice("again", (p,))
+        elif stopping:
+            if not p.ran:  # Z0
+                yield Choice("stop", (p,))
+        elif p.asleep:
+            yield Choice("wake", (p,))
+        else:
+            yield Choice("fetch", (p,))
+            if not (p.ran and self.c.in_order):
+                yield Choice("sleep", (p,))
+
+    def batches(self, ran: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+        for count in range(1, min(len(ran), self.c.batch) + 1):
+            yield from [ran[:count]] if self.c.in_order else permutations(ran, count)
+
+    # ---- the life of a request -------------------------------------------------------------------
+
+    def fetch(self, p: Private) -> Program:
+        """Take the next available request, mark it and run it."""
+        idx = yield load(self.m.avail_idx)
+        if (idx - p.last) % self.c.modulus > self.c.size:
+            yield broken("avail index is further on than the ring is long")
+        if idx == p.last:
+            return p
+        head = yield load(self.m.avail_ring + p.last % self.c.size)
+        if (yield load(self.m.inflight + head)):
+            yield broken("descriptor head is in flight already")
+        yield store(self.m.counter + head, p.counter)  # F1
+        if self.c.poison is not None:
+            yield store(self.m.attempts + head, 0)  # F2a
+        if self.c.at_most_once:
+            yield store(self.m.stage + head, 0)  # F2b
+        yield store(self.m.inflight + head, 1)  # F3
+        p = p._replace(last=(p.last + 1) % self.c.modulus, counter=p.counter + 1)
+        yield from self.run(head, 0)
+        return p._replace(ran=(*p.ran, head))
+
+    def run(self, head: int, attempts: int) -> Generator[Access, int, None]:
+        if self.c.poison is not None:
+            yield store(self.m.attempts + head, attempts + 1)  # X1
+        if self.c.at_most_once:
+            yield store(self.m.stage + head, 1)  # X2
+        yield Access("run", heads=(head,))  # X3
+
+    def publish(self, p: Private, heads: tuple[int, ...]) -> Program:
+        """Complete a batch: the driver sees all of it at one store."""
+        used = (p.used + len(heads)) % self.c.modulus
+        for i, head in enumerate(heads):  # C1
+            yield store(self.m.used_ring + (p.used + i) % self.c.size, head)
+        for head in heads:  # C2
+            yield store(self.m.next + head, (yield load(self.m.last_batch_head)))  # C2a
+            yield store(self.m.last_batch_head, head)  # C2b
+        yield store(self.m.used_idx, used)  # C3
+        for head in heads:  # C4
+            yield store(self.m.inflight + head, 0)
+        yield store(self.m.record_used_idx, used)  # C5
+        wish = yield load(self.m.call_wish)  # N1
+        if passed(wish, used, p.used, self.c.modulus) if self.c.event_idx else not wish:
+            yield store(self.m.call, 1)  # N2
+        ran = tuple(head for head in p.ran if head not in heads)
+        return p._replace(used=used, ran=ran)
+
+    # ---- sleeping --------------------------------------------------------------------------------
+
+    def sleep(self, p: Private) -> Program:
+        """Ask for a kick, then look once more: one that was not sent will never be."""
+        yield store(self.m.kick_wish, p.last if self.c.event_idx else 0)  # S1
+        idx = yield load(self.m.avail_idx)  # S2
+        if idx == p.last:  # S3
+            return p._replace(asleep=True)
+        yield from self.refuse()
+        return p
+
+    def wake(self, p: Private) -> Program:
+        yield Access("wait", self.m.kick)
+        yield from self.refuse()
+        return p._replace(asleep=False)
+
+    def refuse(self) -> Generator[Access, int, None]:
+        """Ask for no kicks. An event index needs nothing: the driver has passed it."""
+        if not self.c.event_idx:
+            yield store(self.m.kick_wish, 1)
+
+    # ---- start, recovery, stop -------------------------------------------------------------------
+
+    def start(self, base: int, fresh: bool) -> Program:
+        """Begin at `base`, which the front-end gave; not `fresh`: in the place of a dead worker."""
+        used = yield load(self.m.used_idx)
+        if (yield load(self.m.version)):
+            return (yield from self.recover(used))
+        yield store(self.m.record_used_idx, used)  # V1
+        yield store(self.m.version, 1)  # V2
+        last = base if fresh else used  # V3
+        return Private(last, used)
+
+    def recover(self, used: int) -> Program:
+        """Find what a dead worker had fetched and not completed. May itself die anywhere."""
+        count = (used - (yield load(self.m.record_used_idx))) % self.c.modulus
+        if count > self.c.batch:
+            yield broken("more was completed at once than a batch holds")
+        head = yield load(self.m.last_batch_head)
+        for _ in range(count):  # R1
+            yield store(self.m.inflight + head, 0)
+            head = yield load(self.m.next + head)
+        yield store(self.m.record_used_idx, used)  # R2
+        live: list[tuple[int, int]] = []
+        for head in range(self.c.size):
+            if (yield load(self.m.inflight + head)):
+                live.append(((yield load(self.m.counter + head)), head))
+        live.sort()  # R3
+        last = (used + len(live)) % self.c.modulus  # R4
+        if ((yield load(self.m.avail_idx)) - last) % self.c.modulus > self.c.size:
+            yield broken("more is in flight than was made available")
+        left = tuple(head for _, head in live)
+        yield Access("live", heads=left)
+        yield store(self.m.call, 1)  # R5
+        counter = live[-1][0] + 1 if live else 0  # R6
+        return Private(last, used, counter, left=left)  # R7
+
+    def again(self, p: Private) -> Program:
+        """Run a dead worker's request again, unless that must not be."""
+        head, *left = p.left
+        attempts = yield load(self.m.attempts + head)
+        if self.c.poison is not None and attempts >= self.c.attempts:  # A1
+            yield Access("skip", heads=(head,), why="poison")
+        elif self.c.at_most_once and (yield load(self.m.stage + head)):  # A2
+            yield Access("skip", heads=(head,), why="drop")
+        else:
+            yield from self.run(head, attempts)
+        return p._replace(left=tuple(left), ran=(*p.ran, head))  # A3
+
+    def stop(self, p: Private) -> Program:
+        """All is drained: the next start begins at its own base."""
+        yield store(self.m.version, 0)  # Z1
+        yield Access("stopped", value=p.last)
+        return p
+
+
+def load(at: int) -> Access:
+    return Access("load", at)
+
+
+def store(at: int, value: int) -> Access:
+    return Access("store", at, value)
+
+
+def broken(why: str) -> Access:
+    return Access("broken", why=why)

@@ -1,0 +1,144 @@
+"""Messages are looked at before they are taken, and the kernel knows how far that went."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from vuproc.errors import ConnectionBroken, Disconnected, FramingError
+from vuproc.fd import Fd
+from vuproc.peek import PeekingReceiver, drop, untaken
+from vuproc.wire import encode, send
+
+WITH_PAYLOAD = encode(12, bytes(8))
+WITHOUT = encode(1)
+
+
+class Ends:
+    def __init__(self) -> None:
+        self.theirs, self.ours = socket.socketpair()
+        self.parts = 0
+        self.receiver = PeekingReceiver(self.ours, self._part)
+
+    def _part(self) -> None:
+        self.parts += 1
+
+    def close(self) -> None:
+        self.receiver.close()
+        self.theirs.close()
+        self.ours.close()
+
+
+@pytest.fixture
+def ends() -> Iterator[Ends]:
+    made = Ends()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def file() -> Iterator[Fd]:
+    with Fd(os.memfd_create("sent")) as made:
+        yield made
+
+
+def test_nothing_is_nothing(ends: Ends) -> None:
+    assert ends.receiver.receive() is None
+    assert untaken(ends.ours) == 0
+    assert ends.parts == 0
+
+
+@pytest.mark.parametrize("data", [WITH_PAYLOAD, WITHOUT], ids=["payload", "header"])
+def test_a_message_is_seen_first_and_taken_then(ends: Ends, data: bytes, file: Fd) -> None:
+    send(ends.theirs, data, [file])
+    send(ends.theirs, WITHOUT)
+    message = ends.receiver.receive()
+    assert message is not None and message.fds == ()
+    assert not ends.receiver.taken
+    assert untaken(ends.ours) == len(data)
+    taken = ends.receiver.take(message)
+    assert ends.receiver.taken
+    assert untaken(ends.ours) == 0
+    assert (taken.request, taken.payload) == (message.request, message.payload)
+    assert [os.path.sameopenfile(fd.fileno(), file.fileno()) for fd in taken.fds] == [True]
+    taken.close()
+    second = ends.receiver.receive()
+    assert second is not None
+    assert ends.receiver.take(second).fds == ()
+
+
+def test_a_successor_knows_whether_it_was_taken(ends: Ends) -> None:
+    send(ends.theirs, WITH_PAYLOAD)
+    assert ends.receiver.receive() is not None
+    with socket.socket(fileno=os.dup(ends.ours.fileno())) as copy:
+        assert untaken(copy) == len(WITH_PAYLOAD)
+        again = PeekingReceiver(copy, lambda: None)
+        message = again.receive()
+        assert message is not None
+        again.take(message)
+        assert untaken(ends.ours) == 0
+
+
+def test_the_rest_can_be_dropped_with_its_descriptors(ends: Ends, file: Fd) -> None:
+    send(ends.theirs, WITH_PAYLOAD, [file])
+    send(ends.theirs, WITHOUT)
+    assert ends.receiver.receive() is not None
+    ends.ours.recv(3)
+    assert untaken(ends.ours) == len(WITH_PAYLOAD) - 3
+    drop(ends.ours, untaken(ends.ours))
+    assert untaken(ends.ours) == 0
+    message = PeekingReceiver(ends.ours, lambda: None).receive()
+    assert message is not None and message.request == 1
+
+
+@pytest.mark.parametrize("cut", [1, 11, 12, 15, 19])
+def test_a_message_in_parts_is_taken_as_it_comes(ends: Ends, cut: int, file: Fd) -> None:
+    """Left in the queue, it would keep the socket readable."""
+    send(ends.theirs, WITH_PAYLOAD[:cut], [file])
+    assert ends.receiver.receive() is None
+    assert ends.parts == 1
+    assert ends.receiver.receive() is None
+    with pytest.raises(BlockingIOError):
+        ends.ours.recv(1, socket.MSG_DONTWAIT)
+    send(ends.theirs, WITH_PAYLOAD[cut:] + WITHOUT)
+    message = ends.receiver.receive()
+    assert message is not None and message.payload == bytes(8)
+    assert ends.receiver.taken and len(message.fds) == 1
+    message.close()
+    second = ends.receiver.receive()
+    assert second is not None and not ends.receiver.taken
+    ends.receiver.take(second)
+    assert ends.parts == 1
+
+
+def test_byte_by_byte(ends: Ends) -> None:
+    for byte in WITH_PAYLOAD[:-1]:
+        send(ends.theirs, bytes((byte,)))
+        assert ends.receiver.receive() is None
+    send(ends.theirs, WITH_PAYLOAD[-1:])
+    assert ends.receiver.receive() is not None
+    assert ends.receiver.taken
+    assert ends.parts == 1
+
+
+def test_the_end_between_two_messages(ends: Ends) -> None:
+    ends.theirs.close()
+    with pytest.raises(Disconnected):
+        ends.receiver.receive()
+
+
+def test_the_end_inside_a_message(ends: Ends) -> None:
+    send(ends.theirs, WITH_PAYLOAD[:15])
+    ends.theirs.close()
+    with pytest.raises(ConnectionBroken, match="after 15 of 20 bytes"):
+        while True:
+            ends.receiver.receive()
+
+
+def test_a_header_that_breaks_the_framing(ends: Ends) -> None:
+    send(ends.theirs, encode(1, flags=2))
+    with pytest.raises(FramingError):
+        ends.receiver.receive()

@@ -1,0 +1,39 @@
+"""The systemd units agree with the program."""
+
+from __future__ import annotations
+
+from configparser import ConfigParser
+from pathlib import Path
+
+from vuproc import keeper, systemd
+
+UNITS = Path(__file__).parent.parent / "deploy" / "systemd"
+
+
+def unit(name: str) -> ConfigParser:
+    parser = ConfigParser(strict=True, interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read_string((UNITS / name).read_text())
+    return parser
+
+
+def test_the_service_keeps_what_the_keeper_keeps() -> None:
+    service = unit("vuproc@.service")["Service"]
+    assert service["Type"] == "notify"
+    assert int(service["FileDescriptorStoreMax"]) == systemd.MAX_INHERITED == keeper.MAX_STORED
+    assert int(service["LimitNOFILE"]) > 2 * keeper.MAX_STORED
+    assert float(service["WatchdogSec"]) == keeper.WATCHDOG_S
+    assert service["FileDescriptorStorePreserve"] == "restart"
+
+
+def test_one_dead_process_does_not_stop_the_device() -> None:
+    service = unit("vuproc@.service")["Service"]
+    assert service["Restart"] == "on-failure"
+    assert service["KillMode"] == "mixed"
+    assert service["OOMPolicy"] == "continue"
+
+
+def test_both_are_told_of_the_same_device_file() -> None:
+    service = unit("vuproc@.service")["Service"]
+    assert service["ExecStart"] == "/usr/bin/vuproc run /etc/vuproc/%i.yaml"
+    assert unit("vuproc@.socket")["Socket"]["ListenStream"] == "/run/vuproc/%i.sock"

@@ -1,0 +1,385 @@
+"""The parent of a supervised master: keeps its descriptors, and starts another when it dies.
+
+It speaks systemd's side of NOTIFY_SOCKET and LISTEN_FDS and does nothing else: no thread, no
+mapping, nothing imported that may fail. `vuproc run --supervised` becomes this program. It is run
+as a file, without site packages, so that newly installed code can be no reason for its end.
+
+    python -I -S keeper.py COMMAND [ARGUMENT...]
+
+What the end of the master leads to:
+
+    exit code 0                      the end, with 0
+    an exit code before any master   the end, with that code: a device that never came up
+      has said READY=1
+    any end after SIGTERM or SIGINT  the end
+    anything else                    another master, which is handed what is stored; at once if this
+                                     one was up for STABLE_S, or up and killed by SIGKILL, which is
+                                     nobody's fault here; else after a pause from BACK_OFF_S
+    FAILURES_MOST such in a row      what is stored as "session." is dropped, so that the front-end
+                                     is disconnected and the device may come up without it; if
+                                     nothing is, the end with the master's code, or 1
+
+Whatever else a dead master leaves behind is killed before the next one starts: its workers, and all
+that they have started. Descriptors are plain numbers here, as nothing of vuproc may be imported.
+"""
+
+import array
+import ctypes
+import fcntl
+import os
+import resource
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+
+MAX_STORED = 4096
+"""Descriptors that are kept, as many as a master takes over."""
+MAX_NAME = 255
+"""Bytes of a name."""
+MAX_DATAGRAM = 4096
+"""Bytes of a message, systemd's own bound."""
+MAX_FDS = 253
+"""Descriptors of a message, the kernel's SCM_MAX_FD."""
+FIRST_FD = 3
+"""Where a master's descriptors begin (SD_LISTEN_FDS_START)."""
+SESSION = "session."
+"""Names that begin so are dropped when no master survives what they stand for."""
+BACK_OFF_S = (0.0, 0.01, 0.05, 0.25, 1.0)
+"""Pause before another master, by the number of masters in a row that were not up for long."""
+STABLE_S = 0.5
+"""Seconds after READY=1 by which a master counts as up."""
+FAILURES_MOST = 8
+"""Masters in a row that may fail."""
+ORPHANS_S = 2.0
+"""Seconds in which killed workers must be gone; the next master fences those that are not."""
+WATCHDOG_S = 60.0
+"""Seconds without a sign of life after which a master that is up is killed. Longer than it may wait
+for a worker to start.
+"""
+PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_FD_SIZE = array.array("i").itemsize
+_CREDENTIALS = struct.Struct("3i")
+_SPACE = socket.CMSG_SPACE(MAX_FDS * _FD_SIZE) + socket.CMSG_SPACE(_CREDENTIALS.size)
+
+
+class Keeper:
+    """One supervised device: the master that runs, if one does, and what is stored for the next."""
+
+    def __init__(self, command: list[str]) -> None:
+        self.master = 0  # its process id, 0: none
+        self._command = command
+        self._stored: list[tuple[str, int]] = _inherited()
+        self._up_since: float | None = None
+        self._watchdog = 0.0
+        self._ever_up = False
+        self._failures = 0
+        self._start_at: float | None = 0.0
+        self._orphans_until = 0.0
+        self._pending: list[int] = []
+        self._stopping = False
+        self._code: int | None = None
+        self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._notify.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        self._notify.bind("")  # an abstract name that the kernel chooses
+        self._wake, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def run(self) -> int:
+        """Keep a master running until one ends in order; returns the exit code."""
+        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = MAX_STORED + MAX_FDS + 64
+        if soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
+        signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
+        for number in (*PASSED_ON, signal.SIGCHLD):
+            signal.signal(number, lambda _number, _frame: None)
+        poller = select.poll()
+        poller.register(self._notify, select.POLLIN)
+        poller.register(self._wake, select.POLLIN)
+        while self._code is None or self._orphans_until:
+            poller.poll(self._patience())
+            self._hear()
+            self._signalled()
+            self._reap()
+            self._tend()
+        return self._code
+
+    def _patience(self) -> float | None:
+        """Milliseconds until something is due that no descriptor announces."""
+        if self._orphans_until:
+            due = self._orphans_until
+        elif self._start_at is not None:
+            due = self._start_at
+        elif self._up_since is not None:
+            due = self._watchdog
+        else:
+            return None
+        return max(0.0, due - time.monotonic()) * 1000 + 1
+
+    def _tend(self) -> None:
+        now = time.monotonic()
+        if self._orphans_until:
+            if not _kill_children(self.master):
+                self._orphans_until = 0.0
+            elif now >= self._orphans_until:
+                _say("a process of the last master cannot be killed")
+                self._orphans_until = 0.0
+        if self._up_since is not None and now >= self._watchdog:
+            _say(f"master {self.master} has shown no life for {WATCHDOG_S:g} s, killing it")
+            os.kill(self.master, signal.SIGKILL)
+            self._watchdog = now + WATCHDOG_S
+        due = self._start_at is not None and now >= self._start_at
+        if due and not self._orphans_until and self._code is None:
+            self._start()
+
+    # The master's messages.
+
+    def _hear(self) -> None:
+        while True:
+            try:
+                data, ancillary, flags, _ = self._notify.recvmsg(
+                    MAX_DATAGRAM, _SPACE, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+                )
+            except BlockingIOError:
+                return
+            sender, numbers = 0, array.array("i")
+            for level, kind, block in ancillary:
+                if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                    numbers.frombytes(block[: len(block) - len(block) % _FD_SIZE])
+                elif level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
+                    sender, user, _ = _CREDENTIALS.unpack(block[: _CREDENTIALS.size])
+                    sender = sender if user == os.getuid() else 0
+            taken = False
+            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+                _say("a message was too long, or there is no room for its descriptors")
+            elif self.master and sender == self.master:
+                taken = self._obey(data, list(numbers))
+            if not taken:
+                _close(list(numbers))
+
+    def _obey(self, data: bytes, numbers: list[int]) -> bool:
+        """Do what the master says; whether its descriptors are stored now."""
+        fields = dict(
+            line.split("=", 1) for line in data.decode(errors="replace").split("\n") if "=" in line
+        )
+        name = fields.get("FDNAME", "stored")[:MAX_NAME].replace(":", "_")
+        if "READY" in fields and self._up_since is None:
+            self._ever_up = True
+            self._up_since = time.monotonic()
+            self._watchdog = self._up_since + WATCHDOG_S
+            while self._pending:
+                os.kill(self.master, self._pending.pop())
+        if "WATCHDOG" in fields:
+            self._watchdog = time.monotonic() + WATCHDOG_S
+        if "FDSTOREREMOVE" in fields:
+            self._drop(name)
+        if "FDSTORE" not in fields:
+            return False
+        if len(self._stored) + len(numbers) > MAX_STORED:
+            _say(f"more than {MAX_STORED} descriptors, {name} is not kept")
+            return False
+        self._stored += [(name, number) for number in numbers]
+        return True
+
+    def _drop(self, name: str, *, prefix: bool = False) -> bool:
+        """Close what is stored under the name, or under every name that begins so."""
+        dropped = [
+            entry
+            for entry in self._stored
+            if entry[0] == name or (prefix and entry[0].startswith(name))
+        ]
+        self._stored = [entry for entry in self._stored if entry not in dropped]
+        _close([number for _, number in dropped])
+        return bool(dropped)
+
+    # Signals.
+
+    def _signalled(self) -> None:
+        try:
+            numbers = os.read(self._wake, 64)
+        except BlockingIOError:
+            return
+        for number in numbers:
+            if number not in PASSED_ON:
+                continue
+            if number in (signal.SIGTERM, signal.SIGINT):
+                self._stopping = True
+                if not self.master:
+                    self._end(0)
+            if self.master and (self._stopping or self._up_since is not None):
+                os.kill(self.master, number)
+            elif self.master:
+                # Before its handlers are in place it would be killed.
+                self._pending.append(number)
+
+    # Life and death.
+
+    def _start(self) -> None:
+        self._start_at = None
+        self._pending.clear()
+        keeper = os.getpid()
+        environ = {
+            **os.environ,
+            "NOTIFY_SOCKET": "@" + self._notify.getsockname()[1:].decode(),
+            "WATCHDOG_USEC": str(int(WATCHDOG_S * 1e6)),
+        }
+        try:
+            pid = os.fork()
+        except OSError as error:
+            _say(f"cannot start a master: {error.strerror}")
+            self._again(1)
+            return
+        if pid:
+            self.master = pid
+            return
+        try:
+            # It must not outlive us unkept. We are single-threaded, so this is about our end alone.
+            _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+            if os.getppid() == keeper:
+                become(self._command, self._stored, environ)
+        except BaseException as error:
+            _say(f"cannot start {self._command[0]}: {error}")
+        finally:
+            os._exit(127)
+
+    def _reap(self) -> None:
+        """Take note of every process that has ended: the master, or one that it has left behind."""
+        while True:
+            try:
+                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if found is None:
+                return
+            if found.si_pid == self.master:
+                # Its last words are in the queue still, and with its number they can be told from
+                # a stranger's.
+                self._hear()
+            _, status = os.waitpid(found.si_pid, 0)
+            if found.si_pid == self.master:
+                self._master_ended(os.waitstatus_to_exitcode(status))
+
+    def _master_ended(self, code: int) -> None:
+        pid, self.master = self.master, 0
+        up_since, self._up_since = self._up_since, None
+        self._orphans_until = time.monotonic() + ORPHANS_S
+        if code == 0 or (code > 0 and not self._ever_up):
+            self._end(code)
+        elif self._stopping:
+            self._end(0 if -code in (signal.SIGTERM, signal.SIGINT) else max(code, 1))
+        else:
+            how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            _say(f"master {pid} ended ({how}), starting another")
+            up_s = 0.0 if up_since is None else time.monotonic() - up_since
+            stable = up_s >= STABLE_S or (up_since is not None and code == -signal.SIGKILL)
+            self._failures = 0 if stable else self._failures + 1
+            self._again(code)
+
+    def _again(self, code: int) -> None:
+        """Another master is wanted: say when, or that there is no use."""
+        if self._failures > FAILURES_MOST:
+            self._failures = 0
+            if not self._drop(SESSION, prefix=True):
+                _say("giving up")
+                self._end(max(code, 1))
+                return
+            _say("no master survives this session: the front-end is disconnected")
+        pause = BACK_OFF_S[min(self._failures, len(BACK_OFF_S) - 1)]
+        self._start_at = time.monotonic() + pause
+
+    def _end(self, code: int) -> None:
+        self._start_at = None
+        self._code = code
+        _close([number for _, number in self._stored])
+        self._stored.clear()
+
+
+def become(command: list[str], stored: list[tuple[str, int]], environ: dict[str, str]) -> None:
+    """Replace this process by `command`, with the descriptors from 3 on and their names announced.
+
+    Raises OSError if that cannot be done, and then this process's descriptors may be mixed up.
+    """
+    # First out of the way of those that go before them.
+    beyond = FIRST_FD + len(stored)
+    for number in range(len(stored)):
+        name, old = stored[number]
+        if FIRST_FD <= old < beyond:
+            stored[number] = (name, fcntl.fcntl(old, fcntl.F_DUPFD_CLOEXEC, beyond))
+    for number, (_, old) in enumerate(stored, FIRST_FD):
+        os.dup2(old, number, inheritable=True)
+    for key in ("LISTEN_PIDFDID", "LISTEN_FDNAMES", "LISTEN_FDS", "LISTEN_PID", "WATCHDOG_PID"):
+        environ.pop(key, None)
+    if "WATCHDOG_USEC" in environ:
+        environ["WATCHDOG_PID"] = str(os.getpid())
+    if stored:
+        environ["LISTEN_PID"] = str(os.getpid())
+        environ["LISTEN_FDS"] = str(len(stored))
+        environ["LISTEN_FDNAMES"] = ":".join(name for name, _ in stored)
+    os.execvpe(command[0], command, environ)
+
+
+def _inherited() -> list[tuple[str, int]]:
+    """What we were started with ourselves, by socket activation: it goes to every master."""
+    pid, count = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "")
+    names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
+    if pid != str(os.getpid()) or not count.isdecimal() or int(count) > MAX_STORED:
+        return []
+    numbers = range(FIRST_FD, FIRST_FD + int(count))
+    for number in numbers:
+        os.set_inheritable(number, False)
+    names += ["unknown"] * (len(numbers) - len(names))
+    return list(zip([name or "unknown" for name in names], numbers, strict=False))
+
+
+def _kill_children(spared: int) -> bool:
+    """SIGKILL every child but one; whether there are any, zombies among them.
+
+    They are what a dead master has left: those that it had started are ours now.
+    """
+    try:
+        with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as file:
+            children = [int(word) for word in file.read().split()]
+    except OSError:
+        return False  # a kernel without that list; workers end by themselves, and are fenced
+    for child in children:
+        if child != spared:
+            os.kill(child, signal.SIGKILL)
+    return any(child != spared for child in children)
+
+
+def _close(numbers: list[int]) -> None:
+    for number in numbers:
+        try:
+            os.close(number)
+        except OSError:
+            pass
+
+
+def _prctl(option: int, value: int) -> None:
+    # Both options are older than any kernel that Python 3.11 runs on.
+    ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
+def _say(text: str) -> None:
+    try:
+        os.write(2, f"vuproc keeper: {text}\n".encode())
+    except OSError:
+        pass
+
+
+def main(arguments: list[str]) -> int:
+    """Keep the command that the arguments are."""
+    if not arguments:
+        _say("no command to run")
+        return 2
+    return Keeper(arguments).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

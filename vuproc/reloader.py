@@ -1,0 +1,151 @@
+"""Carries out the plan of a reload on the device that runs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from vuproc.config_space import ConfigSpace
+from vuproc.device import Device
+from vuproc.errors import ConfigErrors, VuprocError
+from vuproc.listener import Listener
+from vuproc.master import Master
+from vuproc.reload import Plan, Scope, compare, places
+from vuproc.workers.renewal import Renewal
+from vuproc.workers.stall import StallWatch
+
+if TYPE_CHECKING:
+    from vuproc.config import DeviceFile
+
+log = logging.getLogger("vuproc.master")
+
+
+class ReloadRefused(VuprocError):
+    """Nothing was changed; `lines` say why."""
+
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = lines
+
+
+class Reloader:
+    """Reloads the device file. A chore of the master's loop.
+
+    `load` reads the file anew; `set_file` has new workers be of the new kind; `restart` has this
+    process begin anew, for what needs another session.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], DeviceFile],
+        file: DeviceFile,
+        device: Device,
+        config: ConfigSpace,
+        master: Master,
+        stall: StallWatch,
+        set_file: Callable[[DeviceFile, Device], None],
+        restart: Callable[[], None],
+    ) -> None:
+        self._load = load
+        self._file = file
+        self._device = device
+        self._content = device.config_space()
+        self._config = config
+        self._master = master
+        self._stall = stall
+        self._set_file = set_file
+        self._restart = restart
+        self._renewal = Renewal(master.crew)
+        self._waits = False
+
+    def signalled(self) -> None:
+        """SIGHUP: the log says what became of it."""
+        try:
+            self.reload()
+        except ReloadRefused as refusal:
+            for line in refusal.lines:
+                log.error("reload refused: %s", line)
+
+    def reload(self) -> list[str]:
+        """Read the file, apply what can be applied, and return a line for each change.
+
+        Raises ReloadRefused if the file is not valid; then nothing has changed.
+        """
+        if self._renewal.under_way:
+            raise ReloadRefused(["a reload is under way"])
+        try:
+            new = self._load()
+            plan = compare(self._file, new, places(new.path), config=self._content)
+            device = plan.now.make_device()
+        except ConfigErrors as errors:
+            raise ReloadRefused([str(error) for error in errors.errors]) from errors
+        except Exception as error:
+            # The device's own code; it ran without complaint a moment ago.
+            raise ReloadRefused([f"{type(error).__name__}: {error}"]) from error
+        lines = [change.text for change in plan.changes] or [f"{new.path}: nothing has changed"]
+        for line in lines:
+            log.info("reload: %s", line)
+        self._apply(plan, device)
+        return lines
+
+    def _apply(self, plan: Plan, device: Device) -> None:
+        before, before_device = self._file, self._device
+        if plan.now.log_level != before.log_level:
+            level = getattr(logging, plan.now.log_level.upper())
+            logging.getLogger("vuproc").setLevel(level)
+            self._master.crew.set_log_level(level)
+        self._master.set_exit_on_disconnect(plan.now.exit_on_disconnect)
+        self._stall.timeout_s = plan.now.stall_timeout
+        if plan.now.socket.permissions != before.socket.permissions:
+            self._permit(plan.now.socket.permissions)
+        self._waits = any(change.scope is Scope.SESSION for change in plan.changes)
+        self._become(plan.now, device)
+        if not plan.new_workers:
+            return
+
+        def done() -> None:
+            log.info("reload: every worker is new")
+            if plan.config is not None:
+                self._config.renew(device.config_space)
+                self._content = plan.config
+                self._master.config_changed()
+
+        def failed() -> None:
+            log.error("reload: the new workers do not start, the old ones go on")
+            self._become(before, before_device)
+
+        self._renewal.begin(done, failed)
+
+    def _become(self, file: DeviceFile, device: Device) -> None:
+        self._file, self._device = file, device
+        self._set_file(file, device)
+
+    def _permit(self, permissions: int) -> None:
+        source = self._master.source
+        try:
+            if isinstance(source, Listener):
+                source.permit(permissions)
+        except OSError as error:
+            log.error("reload: permissions: %s", error.strerror)
+
+    # The chore.
+
+    def due(self) -> float | None:
+        """As the renewal; and at once if what waits for a new session need not wait."""
+        return 0.0 if self._may_restart() else self._renewal.due()
+
+    def tend(self) -> None:
+        """See to the renewal, and to what waited for the end of a session."""
+        self._renewal.tend()
+        if self._may_restart():
+            self._waits = False
+            log.info("reload: beginning anew with %s", self._file.path)
+            self._restart()
+
+    def close(self) -> None:
+        """The loop is over."""
+        self._renewal.close()
+
+    def _may_restart(self) -> bool:
+        return self._waits and self._master.session is None and not self._renewal.under_way

@@ -1,0 +1,18 @@
+"""The size of one queue's in-flight record (vhost-user, "Inflight I/O tracking")."""
+
+from __future__ import annotations
+
+from vuproc.spec.vhost_user import INFLIGHT_SPLIT_DESC, INFLIGHT_SPLIT_HEADER
+
+RECORD_ALIGN = 64
+"""Each record of a region begins at a multiple of it, counted from the region's beginning.
+
+The specification leaves the distance to whoever made the region. This one is libvhost-user's and
+DPDK's, so that a region can move from one back-end to another.
+"""
+
+
+def split_record_bytes(queue_size: int) -> int:
+    """Bytes from one split queue's record to the next, for queues of `queue_size` descriptors."""
+    size = INFLIGHT_SPLIT_HEADER.size + INFLIGHT_SPLIT_DESC.size * queue_size
+    return -(-size // RECORD_ALIGN) * RECORD_ALIGN

@@ -1,0 +1,54 @@
+"""What `vuproc status` shows: typed, so that the master, the command line and scripts agree."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class QueueStatus(msgspec.Struct, kw_only=True):
+    """One virtqueue.
+
+    `state` is stopped, running, disabled or broken (then `cause` says why in one line). `pid` is
+    its worker's, None if there is none at the moment; `restarts` counts its replacements since the
+    master's start and `causes` are the last of them.
+    """
+
+    queue: int
+    state: str
+    pid: int | None
+    restarts: int
+    cause: str | None = None
+    causes: list[str] = []
+    requests: int = 0
+    errors: int = 0
+    in_service: int | None = None
+    """The head of the request which the device is serving at this moment."""
+
+
+class Status(msgspec.Struct, kw_only=True):
+    """One device.
+
+    `started` tells one program of the same process from the next: seconds of the monotonic clock.
+    `upgrade` is "", "trying", or why the last one was refused.
+    """
+
+    device: str
+    pid: int
+    started: float
+    upgrade: str
+    connected: bool
+    standby: int | None
+    queues: list[QueueStatus]
+
+    def table(self) -> str:
+        """The same for people."""
+        state = "connected" if self.connected else "no front-end"
+        lines = [f"{self.device}: master {self.pid}, {state}, standby {self.standby or '-'}"]
+        lines.append(f"queue {'state':9} {'worker':>8} {'restarts':>8} {'requests':>12}  cause")
+        for queue in self.queues:
+            cause = queue.cause or (queue.causes[-1] if queue.causes else "")
+            lines.append(
+                f"{queue.queue:>5} {queue.state:9} {queue.pid or '-':>8} {queue.restarts:>8} "
+                f"{queue.requests:>12}  {cause}"
+            )
+        return "\n".join(lines)

@@ -1,0 +1,127 @@
+"""The workers of the master before us: made sure of before ours touch a ring.
+
+After a death they are gone already, or about to go, since their control channels have closed. A
+master that has become its successor itself has handed their channels on: they serve until now, and
+are asked to finish what is in flight.
+"""
+
+from __future__ import annotations
+
+import logging
+import select
+import signal
+import socket
+import time
+from collections.abc import Sequence
+
+from vuproc import control
+from vuproc.control import ChannelError, Done, Failed, MasterChannel, master_end
+from vuproc.errors import VuprocError
+from vuproc.fd import Fd
+from vuproc.workers.crew import STOP_DEADLINE
+from vuproc.workers.supervise import KILL_DEADLINE
+
+log = logging.getLogger("vuproc.master")
+
+FIRST_SERIAL = 1 << 32
+"""Above any serial that our predecessor can have used."""
+
+
+class PredecessorAlive(VuprocError):
+    """A worker of the last master cannot be killed: nobody else may touch its rings."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} of the last master cannot be killed")
+
+
+def channel_name(pid: int, queues: Sequence[int]) -> str:
+    """What to call a worker's control channel, so that `retire` knows its queues."""
+    return f"{pid}.{'-'.join(map(str, queues))}"
+
+
+def retire(workers: Sequence[tuple[str, Fd]], channels: Sequence[tuple[str, Fd]]) -> None:
+    """End the predecessor's workers; raises PredecessorAlive if one does not end.
+
+    `workers` are pidfds, `channels` control channels with names of `channel_name`; both by name,
+    and closed in here.
+    """
+    try:
+        _drain([_Veteran(name, fd) for name, fd in channels])
+        for _, pidfd in workers:
+            try:
+                signal.pidfd_send_signal(pidfd.fileno(), signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        deadline = time.monotonic() + KILL_DEADLINE
+        for name, pidfd in workers:
+            if not _readable(pidfd, deadline):
+                raise PredecessorAlive(name)
+    finally:
+        for _, fd in workers:
+            fd.close()
+
+
+class _Veteran:
+    """A worker of the predecessor that still serves its rings."""
+
+    def __init__(self, name: str, fd: Fd) -> None:
+        self.name = name
+        self.waiting: set[int] = set()
+        self.channel: MasterChannel | None = None
+        queues = name.rpartition(".")[2].split("-")
+        try:
+            self.channel = master_end(socket.socket(fileno=fd.fileno()))
+            fd.take()
+            for number, queue in enumerate(map(int, filter(None, queues)), FIRST_SERIAL):
+                self.channel.send(control.StopRing(serial=number, queue=queue))
+                self.waiting.add(number)
+        except (OSError, ValueError, ChannelError) as error:
+            self.give_up(str(error))
+            fd.close()
+
+    def hear(self) -> None:
+        """Take its answers; whatever else it says is of no interest any more."""
+        assert self.channel is not None
+        try:
+            while (received := self.channel.receive()) is not None:
+                report, _ = received
+                if isinstance(report, Done | Failed):
+                    # A ring that is not started is refused: just as well.
+                    self.waiting.discard(report.serial)
+        except ChannelError as error:
+            self.give_up(str(error))
+
+    def give_up(self, reason: str) -> None:
+        """It will be killed with requests in flight, which the record holds."""
+        log.warning("%s of the last master did not stop in order: %s", self.name, reason)
+        self.waiting.clear()
+
+
+def _drain(veterans: Sequence[_Veteran]) -> None:
+    """Wait until every ring has stopped, within the deadline of a stop."""
+    deadline = time.monotonic() + STOP_DEADLINE
+    poller = select.poll()
+    busy = {}
+    for veteran in veterans:
+        if veteran.channel is not None:
+            busy[veteran.channel.fileno()] = veteran
+            poller.register(veteran.channel.fileno(), select.POLLIN)
+    while any(veteran.waiting for veteran in busy.values()):
+        ready = poller.poll(max(0.0, deadline - time.monotonic()) * 1000)
+        for number, _ in ready:
+            busy[number].hear()
+            if not busy[number].waiting:
+                poller.unregister(number)
+                del busy[number]
+        if not ready:
+            for veteran in busy.values():
+                veteran.give_up(f"no answer for {STOP_DEADLINE:g} s")
+    for veteran in veterans:
+        if veteran.channel is not None:
+            veteran.channel.close()
+
+
+def _readable(pidfd: Fd, deadline: float) -> bool:
+    poller = select.poll()
+    poller.register(pidfd.fileno(), select.POLLIN)
+    return bool(poller.poll(max(0.0, deadline - time.monotonic()) * 1000))
