@@ -201,7 +201,7 @@ class Chronicle:
         if not self.receiver.taken:
             self._write(Applying(message.request, message.flags, message.payload))
             message = self.receiver.take(message)
-        if message.fds or not isinstance(self._phase, Applying):
+        if _may_carry_fds(message) or message.fds or not isinstance(self._phase, Applying):
             names = self._store.keep(message.fds)
             self._write(Applying(message.request, message.flags, message.payload, names))
         return message

@@ -195,6 +195,8 @@ class Master:
             for number in (signal.SIGTERM, signal.SIGINT, *self._on_request)
         }
         previous_wakeup = signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
+        # The program that this process was before may have held them back.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, previous)
         try:
             # Before the first front-end, which must not wait for imports.
             self.crew.start()

@@ -37,7 +37,7 @@ from vuproc.spec.virtio import Feature
 from vuproc.systemd import InheritError, Notifier, inherit
 from vuproc.upgrade import Again, Trial, become
 from vuproc.workers.crew import Crew, OnReport
-from vuproc.workers.predecessors import PredecessorAlive, channel_name, retire
+from vuproc.workers.predecessors import Leftovers, PredecessorAlive, channel_name, retire
 from vuproc.workers.stall import StallWatch
 from vuproc.workers.supervise import Forkserver, WorkerProcess, WorkerSetupError
 
@@ -75,7 +75,7 @@ def serve(file: DeviceFile, fd: int | None = None, again: Again | None = None) -
     how to start this program once more, for upgrades and reloads; there are none without.
     """
     logs.set_up(getattr(logging, file.log_level.upper()), file.path.stem)
-    _reap()
+    leftovers = Leftovers()
     try:
         estate = Estate(Notifier.from_environment(), inherit())
     except InheritError as error:
@@ -85,7 +85,7 @@ def serve(file: DeviceFile, fd: int | None = None, again: Again | None = None) -
         with ExitStack() as stack:
             stack.callback(estate.close)
             try:
-                _Service(file, fd, again, estate, stack).run()
+                _Service(file, fd, again, estate, leftovers, stack).run()
             except Exception as error:
                 if estate.has_heir:
                     _die(error)
@@ -116,6 +116,7 @@ class _Service:
         fd: int | None,
         again: Again | None,
         estate: Estate,
+        leftovers: Leftovers,
         stack: ExitStack,
     ) -> None:
         self._file = file
@@ -164,6 +165,7 @@ class _Service:
         stack.callback(master.close)
         estate.live = lambda: [worker.pid for worker in self._workers()]
         master.add_chore(estate)
+        master.add_chore(leftovers)
         stall = StallWatch(file.stall_timeout, master.crew, lambda queue: snapshots[queue]())
         master.add_chore(stall)
         operations = Operations(file.type_ref, master, counters)
@@ -279,15 +281,6 @@ class _Service:
             shared.close()
             self._estate.keep(f"{SHARED}{name}", owners[name])
         return owners
-
-
-def _reap() -> None:
-    """Children of the program that this process was before."""
-    try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-    except ChildProcessError:
-        pass
 
 
 def _summary(groups: Sequence[tuple[int, ...]]) -> str:

@@ -29,6 +29,8 @@ log = logging.getLogger("vuproc.master")
 
 CHECK_DEADLINE_S = 60.0
 """Seconds that the new code has to start and to read the device file."""
+HELD_BACK = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
+"""Signals that wait while one program becomes the other."""
 EXIT_NOT_EXECUTED = 70
 """Exit code when the new program could not be started after all: a supervisor starts another."""
 
@@ -141,10 +143,10 @@ def become(
         return
     log.info("becoming the new program")
     sys.stderr.flush()
-    # Until the new program has its handlers, these would end it.
+    # Until the new program has its handlers, these would end it. What is blocked stays so over an
+    # exec, and what comes meanwhile waits.
+    signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGHUP, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
     try:
         stored = [(name, fd.fileno()) for name, fd in held.items()]
         keeper.become(list(command), stored, {**os.environ, **more})

@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -39,6 +40,11 @@ log = logging.getLogger("vuproc.master")
 
 STOP_DEADLINE = 3.0
 """Seconds a worker has to finish what is in flight before its ring stops; then it is killed."""
+
+UNANSWERED_MOST = 32
+"""Commands that a fresh worker is given before its first answer is waited for: both directions of
+the channel hold that many.
+"""
 
 EXIT_DEADLINE = 5.0
 """Seconds a worker has to leave at our own end."""
@@ -463,16 +469,19 @@ class Crew:
                 log.warning("the standby was of no use: %s", error)
 
     def _resume(self, seat: Seat, hold: int) -> None:
-        """Tell a fresh worker all it must know; every answer is waited for after all was said.
+        """Tell a fresh worker all it must know; answers are waited for after all was said.
 
         A driver waits meanwhile: each wait in between would be two changes of process more.
         """
         worker = seat.worker
         assert worker is not None
-        serials: list[int] = []
+        serials: deque[int] = deque()
         try:
             for command in self._history(seat.queues, hold):
                 serials.append(worker.post(*command))
+                if len(serials) > UNANSWERED_MOST:
+                    worker.assigned()
+                    worker.wait(serials.popleft())
         finally:
             # If it is gone already, its answer to this says why.
             worker.assigned()
