@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from vuproc.testing.driver import Guest
 from vuproc.testing.plugin import ServeDevice
 from vuproc.testing.serve import Served, serve
 
-BOUND_S = 20.0
+BOUND_S = 30.0
 SEED = 4
 
 
@@ -66,17 +67,20 @@ def test_d11_a_request_that_kills_its_worker_is_failed_after_three_attempts(
 def test_d13_a_stuck_worker_is_replaced_and_the_request_that_held_it_is_named(
     tmp_path: Path,
 ) -> None:
-    with serve(Scripted, file={"stall_timeout": 0.3}) as served, served.guest() as guest:
+    # Long enough that a worker which only waits for a CPU is not taken for one that is stuck.
+    with serve(Scripted, file={"stall_timeout": 1.0}) as served, served.guest() as guest:
         assert say(guest, f"stall {tmp_path / 'count'}") == "abandoned 3"
         assert say(guest, "echo on") == "on"
-        line = served.wait_for_line("no progress for 0.3 s")
+        line = served.wait_for_line("no progress for 1 s")
         assert "queue 0" in line and "head" in line
 
 
-def test_a_slow_worker_that_gets_on_is_left_alone(vuproc_device: ServeDevice) -> None:
-    with serve(Scripted, file={"stall_timeout": 0.2}) as served, served.guest() as guest:
+def test_a_slow_worker_that_gets_on_is_left_alone() -> None:
+    """At work for longer than the timeout, but at no one request."""
+    with serve(Scripted, file={"stall_timeout": 1.5}) as served, served.guest() as guest:
         pid = say(guest, "pid")
-        for _ in range(300):
+        end = time.monotonic() + 2.5
+        while time.monotonic() < end:
             say(guest, "echo busy")
         assert say(guest, "pid") == pid
 

@@ -22,8 +22,10 @@ BACK_OFF = (0.0, 0.010, 0.050, 0.250, 1.0)
 """Seconds before the first, second, ... replacement in a crash loop."""
 BREAKER_DEATHS = 5
 BREAKER_WINDOW_S = 30.0
-END_GRACE = 0.05
-"""Seconds in which a worker that is lost may end by itself, before it is killed."""
+END_GRACE = 0.25
+"""Seconds in which a worker that is lost may end by itself, before it is killed. One that is dying
+is waited for no longer than it takes, which on a busy machine may be a while.
+"""
 LEAVE_S = 1.0
 """Seconds a worker that is well has to leave."""
 LAST_CAUSES = 8
