@@ -69,12 +69,12 @@ def test_times_of_all_threads_are_counted() -> None:
     def spin() -> None:
         sum(range(200_000))
         begin.set()
-        end.wait(10)
+        end.wait(20)
 
     before = quiet.times(os.getpid())
     thread = threading.Thread(target=spin)
     thread.start()
-    assert begin.wait(10)
+    assert begin.wait(20)
     spent = quiet.times(os.getpid()) - before
     end.set()
     thread.join()
