@@ -6,7 +6,7 @@ import os
 import resource
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 FOREIGN_LIMIT = 0.05
@@ -22,6 +22,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
 
 _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 _CPUS = os.cpu_count() or 1
+_PROCESS_CLOCK = 2  # CPUCLOCK_SCHED of a process's clock: see clock_getcpuclockid(3)
 _BUSY = (0, 1, 2, 5, 6, 7)  # /proc/stat: user, nice, system, irq, softirq, steal
 
 T = TypeVar("T")
@@ -86,9 +87,10 @@ def measure(
 
 
 def times(pid: int) -> Times:
-    """All threads of a process together."""
+    """All threads of a process together; `ran` counts those that have ended as well."""
     tasks = f"/proc/{pid}/task"
-    return sum((_of_task(f"{tasks}/{task}") for task in os.listdir(tasks)), Times())
+    living = sum((_of_task(f"{tasks}/{task}") for task in os.listdir(tasks)), Times())
+    return replace(living, ran=time.clock_gettime_ns(~pid << 3 | _PROCESS_CLOCK))
 
 
 def ticks(pid: int) -> int:
@@ -104,7 +106,7 @@ def _of_task(path: str) -> Times:
             return Times(*(int(field) for field in schedstat.read().split()))
     except FileNotFoundError:
         # The thread has ended, or the kernel counts no waiting: then `foreign` has to do.
-        return Times(ticks(int(path.rpartition("/")[2])) * _TICK_NS)
+        return Times()
 
 
 def _busy_ns() -> int:
