@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -58,12 +60,17 @@ def verified_io(guest: Guest) -> Iterator[Callable[[], None]]:
     rounds = [0] * QUEUES
 
     def work(queue: int) -> None:
-        place = {"start": queue * (32 << 20), "span": SPAN, "pattern": 7 + queue}
         try:
             while not done.is_set():
                 for percent in (0, 100):
                     job = Job(
-                        count=1024, read_percent=percent, sequential=True, stall_s=BOUND_S, **place
+                        count=1024,
+                        start=queue * (32 << 20),
+                        span=SPAN,
+                        pattern=7 + queue,
+                        read_percent=percent,
+                        sequential=True,
+                        stall_s=BOUND_S,
                     )
                     stats = guest.load(queue, job)
                     assert (stats.completed, stats.failed, stats.corrupt) == (1024, 0, 0)
@@ -159,6 +166,70 @@ def test_upgraded_code_that_does_not_start_is_refused_and_the_old_goes_on(tmp_pa
             assert guest.do(in_=[8]).content == b"new"
 
 
+def test_a_worker_that_dies_under_a_keeper_is_replaced_once_and_nobody_else() -> None:
+    """The keeper has copies of the workers' pidfds, which stay readable."""
+    with serve(DISK, queues=QUEUES, arguments=SUPERVISED) as served:
+        with served.guest(queues=QUEUES, memory=64 << 20) as guest:
+            with verified_io(guest) as one_more:
+                for kills in range(1, 7):
+                    os.kill(status(served.socket)["queues"][0]["pid"], signal.SIGKILL)
+                    one_more()
+                    restarts = [queue["restarts"] for queue in status(served.socket)["queues"]]
+                    assert restarts == [kills, 0]
+        assert not [line for line in served.lines if "standby" in line]
+
+
+def test_a_worker_inside_a_request_ends_with_its_master(tmp_path: Path) -> None:
+    """It would not look at its control channel before the end of the request."""
+    (tmp_path / "busy.py").write_text(BUSY)
+    file = tmp_path / "busy.yaml"
+    file.write_text("socket: ./busy.sock\ndevice: {type: './busy.py:Busy'}\n")
+    command = [sys.executable, "-m", "vuproc", "run", str(file)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "serving" in line:
+                break
+        with Guest(tmp_path / "busy.sock") as guest:
+            guest.submit(0, [], [8])
+            for line in process.stderr:
+                if "busy now" in line:
+                    break
+            worker = os.pidfd_open(status(tmp_path / "busy.sock")["queues"][0]["pid"])
+            process.kill()
+            assert ended(worker)
+            os.close(worker)
+        process.stderr.read()
+
+
+def ended(pidfd: int) -> bool:
+    poller = select.poll()
+    poller.register(pidfd, select.POLLIN)
+    return bool(poller.poll(BOUND_S * 1000))
+
+
+def test_a_dead_master_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tempfile.gettempdir()  # ours stays where it is
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    with serve(DISK, arguments=SUPERVISED) as served:
+        kill_master(served)
+        with served.guest(timeout_s=BOUND_S) as guest:
+            Block(guest).read(0, 512)
+        before = status(served.socket)
+        os.kill(served.pid, signal.SIGUSR2)
+        while status(served.socket)["started"] == before["started"]:
+            pass
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_signal_between_two_programs_waits_for_the_new_one() -> None:
+    with serve(DISK) as served:
+        os.kill(served.pid, signal.SIGUSR2)
+        served.wait_for_line("becoming the new program", BOUND_S)
+        # And SIGTERM follows at once: the new one ends in order, and leaves nothing.
+    assert not served.socket.exists()
+
+
 def test_a_master_that_dies_with_nobody_connected_is_replaced_with_its_disk() -> None:
     with serve(DISK, arguments=SUPERVISED) as served:
         inode = served.socket.stat().st_ino
@@ -210,6 +281,16 @@ def test_a_device_that_never_came_up_is_not_tried_again(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "keeper" not in done.stderr
 
+
+BUSY = """
+from vuproc import Device
+class Busy(Device):
+    device_id = 45
+    def handle(self, request):
+        self.log.info("busy now")
+        while True:
+            pass
+"""
 
 # Reloads.
 
@@ -336,11 +417,7 @@ def test_nothing_is_left_when_the_keeper_is_killed(tmp_path: Path) -> None:
         master = os.pidfd_open(status(tmp_path / "disk.sock")["pid"])
         process.kill()
         process.stderr.read()
-        import select
-
-        poller = select.poll()
-        poller.register(master, select.POLLIN)
-        assert poller.poll(BOUND_S * 1000)
+        assert ended(master)
         os.close(master)
     assert sorted(os.listdir(tmp_path)) == ["disk.yaml"]
     with contextlib.suppress(FileNotFoundError):

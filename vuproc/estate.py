@@ -78,7 +78,9 @@ class Estate:
         fds = self._left.pop(name, [])
         if len(fds) == 1:
             return fds[0]
-        _close(fds)
+        if fds:
+            _close(fds)
+            self.notifier.remove(name)
         return None
 
     def take_all(self, prefix: str) -> list[tuple[str, Fd]]:

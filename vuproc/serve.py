@@ -208,7 +208,8 @@ class _Service:
             if worker.pidfd is not None:
                 held[f"{WORKER}{worker.pid}"] = worker.pidfd
                 held[f"{CHANNEL}{channel_name(worker.pid, worker.queues)}"] = worker
-        become(self._again.run, held, self._estate.notifier.environment)
+        environment = self._estate.notifier.environment
+        become(self._again.run, held, environment, self.master.hold_signals)
 
     def _set_file(self, file: DeviceFile, device: Device) -> None:
         """New workers are of another kind from now on, and the rest of the file has changed."""

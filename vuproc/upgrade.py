@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import selectors
-import signal
 import subprocess
 import sys
 import time
@@ -29,8 +28,6 @@ log = logging.getLogger("vuproc.master")
 
 CHECK_DEADLINE_S = 60.0
 """Seconds that the new code has to start and to read the device file."""
-HELD_BACK = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
-"""Signals that wait while one program becomes the other."""
 EXIT_NOT_EXECUTED = 70
 """Exit code when the new program could not be started after all: a supervisor starts another."""
 
@@ -129,11 +126,16 @@ class Trial:
 
 
 def become(
-    command: tuple[str, ...], held: Mapping[str, HasFileno], more: Mapping[str, str]
+    command: tuple[str, ...],
+    held: Mapping[str, HasFileno],
+    more: Mapping[str, str],
+    hold_signals: Callable[[], None],
 ) -> None:
-    """Replace this program by `command`, which inherits `held` by name. Does not return.
+    """Replace this program by `command`, which inherits `held` by name. Returns only if that is out
+    of the question.
 
-    `more` goes into its environment.
+    `more` goes into its environment. `hold_signals` has signals wait, for without handlers they
+    would end the new program before it can act on them.
     """
     if len(held) > keeper.MAX_STORED:
         log.error("upgrade refused: %d descriptors are more than can be handed over", len(held))
@@ -143,10 +145,7 @@ def become(
         return
     log.info("becoming the new program")
     sys.stderr.flush()
-    # Until the new program has its handlers, these would end it. What is blocked stays so over an
-    # exec, and what comes meanwhile waits.
-    signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
-    signal.set_wakeup_fd(-1)
+    hold_signals()
     try:
         stored = [(name, fd.fileno()) for name, fd in held.items()]
         keeper.become(list(command), stored, {**os.environ, **more})
