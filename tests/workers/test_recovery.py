@@ -14,6 +14,7 @@ import pytest
 
 from tests.crash.soak import soak
 from tests.workers.scripted import Dropping, Failing, Hopeless, Scripted
+from tests.workers.test_workers import await_file
 from vuproc.admin import AdminError, Request, ask
 from vuproc.spec.virtio import Status
 from vuproc.testing.driver import Guest
@@ -48,6 +49,24 @@ def test_requests_finished_out_of_order_are_neither_lost_nor_doubled(
         assert say(guest, "drop") == "dropped"  # the new worker has the kept one, and only that
         assert guest.wait(kept, BOUND_S).content == b"kept"
         assert guest.queues[0].in_flight == 0
+
+
+def test_a_new_ring_after_one_that_could_not_be_drained(
+    vuproc_device: ServeDevice, tmp_path: Path
+) -> None:
+    """A guest that is reset over its first request begins at 0 again, and with nothing in flight.
+
+    What was kept for the old ring is of no concern to the new one.
+    """
+    served = vuproc_device(Scripted)
+    with served.guest() as guest:
+        guest.submit(0, [f"stall {tmp_path / 'count'}".encode()], [64])
+        await_file(tmp_path / "count")
+        assert guest.stop_queue(0) == 0
+        guest.start_queue(0)
+        assert say(guest, "echo anew") == "anew"
+        assert guest.queues[0].in_flight == 0
+    served.wait_for_line("what was kept for it is forgotten")
 
 
 def test_d11_a_request_that_kills_its_worker_is_failed_after_three_attempts(

@@ -165,8 +165,7 @@ class Crew:
         setup = effect.setup
         # A ring that could not be drained goes on from its record if it goes on where it stopped.
         if self._kept.pop(setup.index, None) != setup.base:
-            records, offset = self._own_record(setup.index)
-            os.pwrite(records.fileno(), _EMPTY, offset + VERSION_AT)
+            self._empty_record(setup.index)
 
     def perform(self, effect: Effect) -> object:
         """Carry out one effect everywhere it matters; the result is what `Step.finish` takes."""
@@ -199,7 +198,7 @@ class Crew:
             case effects.StartRing(setup=setup):
                 self.broken.pop(setup.index, None)
                 self._seat_of[setup.index].forgive()
-                self._on(setup.index, self._start(setup, base=setup.base))
+                self._start_ring(setup)
                 self._stopped.discard(setup.index)
             case effects.StopRing(index=index):
                 return self._stop_ring(index)
@@ -281,6 +280,22 @@ class Crew:
             return str(error)
         return None
 
+    def _start_ring(self, setup: effects.RingSetup) -> None:
+        """Start a ring where the front-end says.
+
+        A ring that could not be drained left requests in its record. The one that begins at the
+        same place may be another: a guest that was reset while its first request hung starts at 0
+        again. Then what was kept does not fit.
+        """
+        command = self._start(setup, base=setup.base)
+        try:
+            self._on(setup.index, command)
+        except WorkerRefused as error:
+            if setup.inflight is not None or not self._empty_record(setup.index):
+                raise
+            log.warning("queue %d: what was kept for it is forgotten: %s", setup.index, error)
+            self._on(setup.index, command)
+
     def _start(self, setup: effects.RingSetup, *, base: int | None = None) -> Prepared:
         """The command that starts a ring with its record: the front-end's region, or one of ours.
 
@@ -295,6 +310,13 @@ class Crew:
     def _own_record(self, index: int) -> tuple[Fd, int]:
         assert self._records is not None, "no session"
         return self._records, index * record_bytes(self._queue_size)
+
+    def _empty_record(self, index: int) -> bool:
+        """Have the next start of a ring find nothing to recover; whether there was a record."""
+        records, offset = self._own_record(index)
+        before = os.pread(records.fileno(), len(_EMPTY), offset + VERSION_AT)
+        os.pwrite(records.fileno(), _EMPTY, offset + VERSION_AT)
+        return before != _EMPTY
 
     def _drop_records(self) -> None:
         self._kept.clear()
