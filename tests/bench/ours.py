@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from tests.bench.backends import Missing, Running, Unfit
 from tests.bench.disks import Nothing, Summing, Verbs
+from tests.bench.scale_point import descendants
 from tests.bench.work import QUEUE_SIZE, Case, Store
 from vuproc.devices.blk import BlkOptions
 from vuproc.testing.serve import reference, serve
@@ -47,7 +47,7 @@ class Vuproc:
     @contextmanager
     def start(self, case: Case, image: Path | None, directory: Path) -> Iterator[Running]:
         with serve(self._device(case, image), file=self._file or None) as served:
-            yield Running(served.socket, lambda: [served.pid, *_descendants(served.pid)])
+            yield Running(served.socket, lambda: [served.pid, *descendants(served.pid)])
 
     def _device(self, case: Case, image: Path | None) -> dict[str, Any]:
         options: dict[str, Any] = {"queues": case.queues, "queue_size": QUEUE_SIZE}
@@ -70,13 +70,3 @@ def engines() -> list[str]:
 def _direct() -> dict[str, Any]:
     """The option of blk that opens its image with O_DIRECT."""
     return {"direct": True} if "direct" in _FIELDS else {}
-
-
-def _descendants(pid: int) -> list[int]:
-    """The living processes below one: workers are children of what forks them."""
-    found: list[int] = []
-    for task in os.listdir(f"/proc/{pid}/task"):
-        with open(f"/proc/{pid}/task/{task}/children", encoding="ascii") as listed:
-            for each in map(int, listed.read().split()):
-                found += [each, *_descendants(each)]
-    return found
