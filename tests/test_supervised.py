@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from vuproc.admin import AdminError, Request, ask
+from vuproc.shm.segment import sweep
 from vuproc.testing.block import Block
 from vuproc.testing.driver import Guest
 from vuproc.testing.job import Job
@@ -200,6 +201,8 @@ def test_a_worker_inside_a_request_ends_with_its_master(tmp_path: Path) -> None:
             assert ended(worker)
             os.close(worker)
         process.stderr.read()
+    # The counters of a master that is killed stay until another one starts.
+    sweep()
 
 
 def ended(pidfd: int) -> bool:
@@ -349,6 +352,21 @@ def test_an_invalid_file_changes_nothing_and_says_where(disk: tuple[Served, Path
         served.wait_for_line("reload refused: ", BOUND_S)
         Block(guest).read(0, 512)
         assert status(served.socket)["queues"][0]["pid"] == before["queues"][0]["pid"]
+
+
+def test_a_successor_goes_on_with_the_file_that_is_in_force(disk: tuple[Served, Path]) -> None:
+    served, file = disk
+    with served.guest(timeout_s=BOUND_S) as guest:
+        Block(guest).read(0, 512)
+        file.write_text(file.read_text().replace("blk,", "blk, serial: first,"))
+        assert "device.serial" in reload(served)[0]
+        served.wait_for_line("every worker is new", BOUND_S)
+        in_force = file.read_text()
+        file.write_text("nonsense")
+        kill_master(served)
+        assert Block(guest).get_id() == "first"
+        file.write_text(in_force)
+        assert reload(served)[0].endswith("nothing has changed")
 
 
 def test_changed_code_is_served_by_new_workers_without_a_lost_request(tmp_path: Path) -> None:

@@ -23,7 +23,17 @@ from vuproc.config import DeviceFile
 from vuproc.config_space import ConfigSpace
 from vuproc.device import Device
 from vuproc.errors import SegmentInUse
-from vuproc.estate import ADMIN, ADMIN_LOCK, CHANNEL, LISTENER, LOCK, SHARED, WORKER, Estate
+from vuproc.estate import (
+    ADMIN,
+    ADMIN_LOCK,
+    CHANNEL,
+    DEVICE_FILE,
+    LISTENER,
+    LOCK,
+    SHARED,
+    WORKER,
+    Estate,
+)
 from vuproc.fd import Fd
 from vuproc.listener import Connector, Inherited, Listener, ListenError, Source
 from vuproc.master import Master
@@ -139,6 +149,7 @@ class _Service:
         self._shared_fds = shared
         self._forkserver = Forkserver([file.device_type.__module__] if _installed(file) else [])
         self._prepare = self._prepared(file, device)
+        estate.keep_content(DEVICE_FILE, file.content)
         config = ConfigSpace(device.config_space)
 
         def make_crew(master: Master) -> Crew:
@@ -209,12 +220,16 @@ class _Service:
                 held[f"{WORKER}{worker.pid}"] = worker.pidfd
                 held[f"{CHANNEL}{channel_name(worker.pid, worker.queues)}"] = worker
         environment = self._estate.notifier.environment
+        # The new program is to read the file itself.
+        self._estate.forget_content(DEVICE_FILE)
         become(self._again.run, held, environment, self.master.hold_signals)
+        self._estate.keep_content(DEVICE_FILE, self._file.content)
 
     def _set_file(self, file: DeviceFile, device: Device) -> None:
         """New workers are of another kind from now on, and the rest of the file has changed."""
         self._file = file
         self._prepare = self._prepared(file, device)
+        self._estate.keep_content(DEVICE_FILE, file.content)
 
     # Workers.
 
