@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.bench.backends import Missing, Running, Unfit
 from tests.bench.disks import Nothing, Summing, Verbs
-from tests.bench.scale_point import descendants
+from tests.bench.scale_point import workers
 from tests.bench.work import QUEUE_SIZE, Case, Store
 from vuproc.devices.blk import BlkOptions
 from vuproc.testing.serve import reference, serve
@@ -47,7 +47,7 @@ class Vuproc:
     @contextmanager
     def start(self, case: Case, image: Path | None, directory: Path) -> Iterator[Running]:
         with serve(self._device(case, image), file=self._file or None) as served:
-            yield Running(served.socket, lambda: [served.pid, *descendants(served.pid)])
+            yield Running(served.socket, lambda: [served.pid, *workers(served)])
 
     def _device(self, case: Case, image: Path | None) -> dict[str, Any]:
         options: dict[str, Any] = {"queues": case.queues, "queue_size": QUEUE_SIZE}

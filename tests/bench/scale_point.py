@@ -7,7 +7,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -91,16 +91,16 @@ def measure(shape: Shape, *, requests: int, idle_s: float) -> Point:
             guests.append(guest)
             tables += [_timed(guest.front_end.set_memory, first) for _ in range(BARRIERS)]
             adds += [_timed(guest.add_memory, region) for region in rest]
-        workers = [_workers(each) for each in served]
-        idle = _idle([pid for pids in workers for pid in pids], idle_s)
+        serving = [workers(each) for each in served]
+        idle = _idle([pid for pids in serving for pid in pids], idle_s)
         rate = _rate(guests, shape, requests)
-        cpu = _spread(guests[0], workers[0][0], requests)
+        cpu = _spread(guests[0], serving[0][0], requests)
         family = [served[0].pid, *descendants(served[0].pid)]
-        others = sum(private_kib(pid) for pid in family if pid not in workers[0])
+        others = sum(private_kib(pid) for pid in family if pid not in serving[0])
         return Point(
             median(starts) * 1e3,
             median(connects) * 1e3,
-            max(private_kib(pid) for pids in workers for pid in pids),
+            max(private_kib(pid) for pids in serving for pid in pids),
             others,
             median(tables) * 1e3,
             median(adds[-8:]) * 1e3 if adds else 0.0,
@@ -111,30 +111,36 @@ def measure(shape: Shape, *, requests: int, idle_s: float) -> Point:
 
 
 def private_kib(pid: int) -> int:
-    """Memory that only this process has, guest memory and other shared mappings left out."""
+    """Memory that only this process has, guest memory and other shared mappings left out.
+
+    0 if it has ended.
+    """
     total, shared = 0, False
-    with open(f"/proc/{pid}/smaps", encoding="utf-8", errors="replace") as maps:
-        for line in maps:
-            name, *values = line.split()
-            if not name.endswith(":"):
-                shared = values[0].endswith("s")
-            elif name in ("Private_Clean:", "Private_Dirty:") and not shared:
-                total += int(values[0])
+    with suppress(FileNotFoundError, ProcessLookupError):
+        with open(f"/proc/{pid}/smaps", encoding="utf-8", errors="replace") as maps:
+            for line in maps:
+                name, *values = line.split()
+                if not name.endswith(":"):
+                    shared = values[0].endswith("s")
+                elif name in ("Private_Clean:", "Private_Dirty:") and not shared:
+                    total += int(values[0])
     return total
 
 
 def descendants(pid: int) -> list[int]:
     """The living processes below one: workers are children of what forks them."""
     found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for each in map(int, (task / "children").read_text().split()):
-            found += [each, *descendants(each)]
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for each in map(int, (task / "children").read_text().split()):
+                found += [each, *descendants(each)]
     return found
 
 
-def _workers(served: Served) -> list[int]:
+def workers(served: Served) -> list[int]:
+    """The processes that serve queues, not those in waiting."""
     queues = ask(served.socket, Request("status"))["queues"]
-    return sorted({int(queue["pid"]) for queue in queues})
+    return sorted({int(queue["pid"]) for queue in queues if queue["pid"] is not None})
 
 
 def _regions(shape: Shape) -> Callable[[], list[RamRegion]]:
