@@ -139,15 +139,15 @@ MUTANTS = (
     Mutant(
         "attempts counted afterwards",
         "poison",
-        after("X3", "X1", "yield store(self.m.attempts + head, attempts + 1)"),
+        after("X", "X1", "yield store(self.m.attempts + head, attempts + 1)"),
     ),
     Mutant("no stage", "at most once", drop("X2")),
     Mutant(
         "the stage noted afterwards",
         "at most once",
-        after("X3", "X2", "yield store(self.m.stage + head, 1)"),
+        after("X", "X2", "yield store(self.m.stage + head, 1)"),
     ),
-    Mutant("attempts not taken back", "poison behind another", drop("X4")),
+    Mutant("attempts not taken back", "poison behind another", drop("X3")),
     # Completing a batch.
     Mutant("used.idx before the elements", "in order", swap("C1", "C3")),
     Mutant("no list of the batch", "in order", drop("C2")),

@@ -112,9 +112,9 @@ class Worker:
             yield store(self.m.attempts + head, attempts + 1)  # X1
         if self.c.at_most_once:
             yield store(self.m.stage + head, 1)  # X2
-        yield Access("run", heads=(head,))  # X3
+        yield Access("run", heads=(head,))  # X
         if self.c.poison is not None:
-            yield store(self.m.attempts + head, attempts, "survived")  # X4
+            yield store(self.m.attempts + head, attempts, "survived")  # X3
 
     def publish(self, p: Private, heads: tuple[int, ...]) -> Program:
         """Complete a batch: the driver sees all of it at one store."""
