@@ -239,14 +239,26 @@ class Crew:
                 self._replace(seat, str(error))
 
     def renew(self, seat: Seat) -> None:
-        """Replace a worker that is well; it finishes what is in flight first."""
+        """Replace a worker that is well by the standby; it finishes what is in flight first.
+
+        Raises `WorkerSetupError` if the new one cannot set up its queues: the old one stays.
+        """
+        successor = self.standby.take(seat.queues)
+        successor.assigned()
         try:
             for queue in seat.queues if seat.worker is not None else ():
                 self._finish_ring(seat, queue)
         except WorkerLost as error:
             self._bury(seat, str(error))
         seat.vacate()
-        self._fill(seat)
+        if seat.barred:
+            successor.exit(EXIT_DEADLINE)
+            return
+        seat.occupy(successor)
+        try:
+            self._resume(seat, -1)
+        except (WorkerLost, WorkerRefused) as error:
+            self._replace(seat, f"could not resume: {error}")
 
     @staticmethod
     def _finish_ring(seat: Seat, queue: int) -> None:
@@ -466,6 +478,8 @@ class Crew:
 
         `hold` names a ring that is not to run again before the command that its worker died over.
         """
+        if seat.barred:
+            return
         try:
             self._occupy(seat, hold)
         except WorkerSetupError as error:

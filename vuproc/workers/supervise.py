@@ -322,16 +322,18 @@ class WorkerProcess:
         except ValueError:  # a real-time one, which has no name
             return None
 
-    def exit(self, timeout: float) -> None:
-        """Ask the process to end, and kill it if it has not after `timeout` seconds."""
+    def exit(self, timeout: float) -> bool:
+        """Ask the process to end, and kill it if it has not after `timeout` seconds; False if it
+        lives even so.
+        """
         try:
             self.call(control.Exit(), timeout=timeout)
         except (WorkerLost, WorkerRefused):
             pass
-        if not self.wait_end(timeout):
-            self.kill()
+        gone = self.wait_end(timeout) or self.kill()
         self._process.join(KILL_DEADLINE)
         self.close()
+        return gone
 
     def close(self) -> None:
         """Release the channel and the pidfd."""
