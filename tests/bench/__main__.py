@@ -43,7 +43,7 @@ class Bench:
             time.monotonic() + options.patience,
         )
         self._clients = [client(name) for name in options.clients or [first_client()]]
-        engines = options.engine or ours.engines()
+        engines = options.engine or (bars.ENGINES if options.bars else ours.engines())
         self._ours: list[Backend] = [ours.Vuproc(name, dict(options.set)) for name in engines]
         self._peers = [peer for peer in peers.every() if _chosen(peer.name, options.peers)]
 

@@ -20,7 +20,11 @@ ONE_POLLS = Case(WORKS["randread"], depth=1, polls=True)
 CHECKSUM = Case(WORKS["checksum"], depth=32)
 SCALING = "scaling"
 """The comparison of CHECKSUM with two queues and with one, all in turn."""
-VIRTQUEUE_PEERS = "storage-daemon", "rust preadv", "rust map"
+SLEEPERS = "rust preadv", "storage-daemon threads-nopoll", "storage-daemon io_uring-nopoll"
+SPINNERS = "storage-daemon threads", "storage-daemon io_uring"
+"""Peers which sleep at once when they have nothing to do, and those which look on for a while."""
+ENGINES = NATIVE, f"{NATIVE}:poll=off", PYTHON, VERBS
+"""What `--bars` measures of ours unless it is told."""
 ONE, TWO = ", 1 queue", ", 2 queues"
 
 CASES = READ, WRITE, TWO_QUEUES, DIRECT, ONE_SLEEPS, ONE_POLLS
@@ -28,37 +32,34 @@ CASES = READ, WRITE, TWO_QUEUES, DIRECT, ONE_SLEEPS, ONE_POLLS
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """`ours` is to be at least `least` times `theirs`: a side's name, or else the best of a family.
-
-    theirs None: the best of VIRTQUEUE_PEERS.
-    """
+    """`ours` is to be at least `least` times the best of `theirs`: names of sides or families."""
 
     text: str
     finding: str
     ours: str
-    theirs: str | None
+    theirs: tuple[str, ...]
     least: float
 
 
 def _work(case: Case, what: str) -> list[Bar]:
     native, python, name = f"vuproc {NATIVE}", f"vuproc {PYTHON}", case.name
     return [
-        Bar(f"native {what}, of the limit", name, native, "limit", 0.8),
-        Bar(f"native {what}, storage daemon's best", name, native, "storage-daemon", 4.0),
-        Bar(f"native {what}, the peer in Rust", name, native, "rust preadv", 1.2),
-        Bar(f"Python {what}, storage daemon's best", name, python, "storage-daemon", 2.0),
-        Bar(f"Python {what}, nbdkit's Python plugin", name, python, "nbdkit python", 10.0),
+        Bar(f"native {what}, of the limit", name, native, ("limit",), 0.8),
+        Bar(f"native {what}, storage daemon's best", name, native, ("storage-daemon",), 4.0),
+        Bar(f"native {what}, the peer in Rust", name, native, ("rust preadv",), 1.2),
+        Bar(f"Python {what}, storage daemon's best", name, python, ("storage-daemon",), 2.0),
+        Bar(f"Python {what}, nbdkit's Python plugin", name, python, ("nbdkit python",), 10.0),
     ]
 
 
 BARS = [
     *_work(READ, "random read"),
     *_work(WRITE, "random write"),
-    Bar("2 queues, the peer in Rust", TWO_QUEUES.name, f"vuproc {NATIVE}", "rust preadv", 1.0),
-    Bar("checksum, 2 queues of 1", SCALING, f"vuproc {VERBS}{TWO}", f"vuproc {VERBS}{ONE}", 1.9),
-    Bar("Python over O_DIRECT, native", DIRECT.name, f"vuproc {PYTHON}", f"vuproc {NATIVE}", 0.85),
-    Bar("depth 1, both sleep", ONE_SLEEPS.name, f"vuproc {NATIVE}", None, 1.0),
-    Bar("depth 1, the client polls", ONE_POLLS.name, f"vuproc {NATIVE}", None, 1.0),
+    Bar("2 queues, the peer in Rust", TWO_QUEUES.name, f"vuproc {NATIVE}", ("rust preadv",), 1.0),
+    Bar("checksum, 2 queues of 1", SCALING, f"vuproc {VERBS}{TWO}", (f"vuproc {VERBS}{ONE}",), 1.9),
+    Bar("Python on O_DIRECT", DIRECT.name, f"vuproc {PYTHON}", (f"vuproc {NATIVE}",), 0.85),
+    Bar("depth 1, both sleep", ONE_SLEEPS.name, f"vuproc {NATIVE} poll=off", SLEEPERS, 1.0),
+    Bar("depth 1, both poll", ONE_POLLS.name, f"vuproc {NATIVE}", SPINNERS, 1.0),
 ]
 
 
@@ -89,8 +90,8 @@ def verdicts(findings: Mapping[str, Finding]) -> list[Verdict]:
 def _verdict(bar: Bar, finding: Finding | None) -> Verdict:
     if finding is None:
         return Verdict(bar.text, bar.least, None, "not in this run")
-    ours, theirs = finding.row(bar.ours), _theirs(bar, finding)
-    for row, wanted in ((ours, bar.ours), (theirs, bar.theirs or "any peer")):
+    ours, theirs = finding.row(bar.ours), _best(bar.theirs, finding)
+    for row, wanted in ((ours, bar.ours), (theirs, bar.theirs[0])):
         if row is None:
             return Verdict(bar.text, bar.least, None, finding.missing.get(wanted, f"no {wanted}"))
     assert ours is not None
@@ -105,10 +106,8 @@ def _verdict(bar: Bar, finding: Finding | None) -> Verdict:
     )
 
 
-def _theirs(bar: Bar, finding: Finding) -> Row | None:
-    if bar.theirs is not None:
-        return finding.row(bar.theirs) or finding.best(bar.theirs)
-    peers = [finding.best(family) for family in VIRTQUEUE_PEERS]
+def _best(names: tuple[str, ...], finding: Finding) -> Row | None:
+    rows = [finding.row(name) or finding.best(name) for name in names]
     return max(
-        (row for row in peers if row is not None), key=lambda row: row.rate.median, default=None
+        (row for row in rows if row is not None), key=lambda row: row.rate.median, default=None
     )

@@ -64,9 +64,13 @@ class Finding:
         """The side of that name, if it was measured."""
         return next((row for row in self.rows if row.name == name and row.samples), None)
 
-    def best(self, family: str) -> Row | None:
+    def best(self, family: str, queues: int | None = None) -> Row | None:
         """The fastest of a family's configurations; of the limits the first."""
-        rows = [row for row in self.rows if row.family == family and row.samples]
+        rows = [
+            row
+            for row in self.rows
+            if row.family == family and row.samples and queues in (None, row.queues)
+        ]
         if family == LIMIT:
             return rows[0] if rows else None
         return max(rows, key=lambda row: row.rate.median, default=None)
@@ -98,10 +102,23 @@ class Finding:
         }
 
     def pairs(self) -> list[tuple[Row, Row]]:
-        """Each of our sides with the best of every other family."""
-        ours = [row for row in self.rows if row.family == "vuproc" and row.samples]
-        others = [self.best(family) for family in self.families() if family != "vuproc"]
-        return [(row, base) for row in ours for base in others if base is not None]
+        """Each of our sides with the best of every other family; more queues with fewer."""
+        measured = [row for row in self.rows if row.samples]
+        found = [
+            (row, base)
+            for row in measured
+            for family in self.families()
+            if row.family == "vuproc" != family
+            and (base := self.best(family, row.queues)) is not None
+        ]
+        fewest = min((row.queues for row in measured), default=1)
+        found += [
+            (row, base)
+            for row in measured
+            for base in measured
+            if row.family == base.family and base.queues == fewest < row.queues
+        ]
+        return found
 
 
 def _row_data(row: Row) -> dict[str, Any]:

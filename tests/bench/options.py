@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,10 +34,10 @@ def parser() -> argparse.ArgumentParser:
     add("--queues", type=_choice(QUEUES, int), default=[1], help="1/2/4")
     add("--waits", type=_choice(WAITS), default=["sleep"], help="of the client: sleep/poll")
     add("--clients", type=_choice(CLIENTS), help=f"{'/'.join(CLIENTS)} (the first that is here)")
-    add("--engine", type=_choice(ours.ENGINES), help=f"of vuproc: {'/'.join(ours.ENGINES)}")
+    add("--engine", type=_specs, help=f"{'/'.join(ours.ENGINES)}, with :KEY=VALUE of its own")
     add("--peers", type=_names, help="those whose name starts so; `none` (all)")
     add("--limits", type=_choice(LIMITS), default=list(LIMITS), help="call/copy")
-    add("--set", type=_setting, action="append", default=[], help="KEY=VALUE of the device file")
+    add("--set", type=_setting, action="append", default=[], help="KEY=VALUE of our devices")
     add("--rounds", type=int, default=7, help="samples of each side (7)")
     add("--seconds", type=float, default=0.3, help="length of a sample (0.3)")
     add("--count", type=int, help="requests of a sample on each queue, instead of --seconds")
@@ -68,14 +67,22 @@ def _names(text: str) -> list[str]:
     return [] if text == "none" else text.split(",")
 
 
+def _specs(text: str) -> list[str]:
+    chosen = list(ours.ENGINES) if text == "all" else text.split(",")
+    for spec in chosen:
+        engine, *settings = spec.split(":")
+        if engine not in ours.ENGINES:
+            raise argparse.ArgumentTypeError(f"{engine} is none of {', '.join(ours.ENGINES)}")
+        for each in settings:
+            _setting(each)
+    return chosen
+
+
 def _setting(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise argparse.ArgumentTypeError(f"{text} is not KEY=VALUE")
     try:
-        return key, json.loads(value)
-    except ValueError:
-        return key, value
+        return ours.setting(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _mebibytes(text: str) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tests.bench.backends import Missing, Running, Unfit
-from tests.bench.disks import Nothing, Summing, Verbs
+from tests.bench.disks import DiskOptions, Nothing, Summing, Verbs
 from tests.bench.scale_point import workers
 from tests.bench.work import QUEUE_SIZE, Case, Store
 from vuproc.devices.blk import BlkOptions
@@ -24,17 +25,24 @@ _FIELDS = frozenset(BlkOptions.__struct_fields__)
 
 
 class Vuproc:
-    """blk with the engine of that name, or `verbs`. file: further keys of the device file."""
+    """blk with the engine that `spec` names, or `verbs`.
+
+    spec: the engine, and perhaps options of the device that only this side has, as in
+    `auto:poll=off:cpus=[0]`. options: those that all sides of ours have.
+    """
 
     family = "vuproc"
     protocol = "vhost-user-blk"
 
-    def __init__(self, engine: str, file: Mapping[str, Any]) -> None:
-        self.name = f"vuproc {engine}"
-        self._engine = engine
-        self._file = file
+    def __init__(self, spec: str, options: Mapping[str, Any]) -> None:
+        self._engine, *more = spec.split(":")
+        self.name = " ".join(["vuproc", self._engine, *more])
+        self._options = {**options, **dict(map(setting, more))}
 
     def check(self, case: Case) -> None:
+        known = DiskOptions.__struct_fields__ if self._engine == VERBS else _FIELDS
+        if unknown := [key for key in self._options if key not in known]:
+            raise Missing(f"this vuproc has no option {unknown[0]}")
         if self._engine == VERBS:
             return
         if self._engine != PYTHON and "engine" not in _FIELDS:
@@ -46,7 +54,7 @@ class Vuproc:
 
     @contextmanager
     def start(self, case: Case, image: Path | None, directory: Path) -> Iterator[Running]:
-        with serve(self._device(case, image), file=self._file or None) as served:
+        with serve({**self._device(case, image), **self._options}) as served:
             yield Running(served.socket, lambda: [served.pid, *workers(served)])
 
     def _device(self, case: Case, image: Path | None) -> dict[str, Any]:
@@ -60,6 +68,17 @@ class Vuproc:
         if "engine" in _FIELDS:
             options["engine"] = self._engine
         return {"type": "blk", **options, **(_direct() if case.store is Store.DIRECT else {})}
+
+
+def setting(text: str) -> tuple[str, Any]:
+    """KEY=VALUE, the value as JSON or else as text. Raises ValueError."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"{text} is not KEY=VALUE")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
 
 
 def engines() -> list[str]:
