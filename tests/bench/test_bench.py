@@ -16,6 +16,7 @@ QUICK = ["--rounds", "1", "--count", "64", "--tries", "1", "--span", "1", "--idl
 CLEAN, DIRTY = quiet.Measured(0.0, 0.0), quiet.Measured(1.0, 0.0)
 
 
+@pytest.mark.timeout(240)
 def test_the_bench_reports_every_side(capsys: pytest.CaptureFixture[str]) -> None:
     assert ring.main([*QUICK, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -198,6 +198,7 @@ def test_a_standby_that_dies_is_replaced(vuproc_device: ServeDevice) -> None:
         assert say(guest, "echo on") == "on"
 
 
+@pytest.mark.timeout(240)
 def test_soak_verified_writes_while_workers_are_killed() -> None:
     """50 kills in the middle of verified I/O: nothing lost, doubled or wrong, nothing leaked."""
     result = soak(kills=50, queues=4, seed=SEED)

@@ -259,7 +259,7 @@ def test_an_idle_worker_does_not_wake_up(vuproc_device: ServeDevice) -> None:
             poller.register(pidfd, select.POLLIN)
             assert poller.poll(400) == []
             # The one that went to sleep after the last request may not have been counted yet.
-            assert _switches(pid) - before <= 1
+            assert _switches(pid) - before <= 2
         finally:
             os.close(pidfd)
 
