@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -10,14 +11,22 @@ import pytest
 
 from tests.bench import __main__ as bench
 from tests.bench import bars, scale, scale_point
-from tests.bench.backends import Missing
-from tests.bench.clients import percentile_ns
+from tests.bench.backends import Missing, Running
+from tests.bench.clients import fio, percentile_ns
 from tests.bench.clients.compiled import build
-from tests.bench.clients.fio import outcome
+from tests.bench.clients.fio import Fio, outcome
 from tests.bench.contenders import Taken
 from tests.bench.findings import Finding, Row
+from tests.bench.work import WORKS, Case
 from vuproc.testing.guests import clients
 from vuproc.testing.guests.errors import ClientMissing
+
+FIO = """#!/bin/sh
+if [ "$1" = --enghelp ]; then echo "Available IO engines: psync libblkio"; exit; fi
+for word; do case $word in --number_ios=*) count=${word#*=};; esac; done
+echo "fio: a warning"
+echo '{"jobs": [{"error": 0, "write": {"total_ios": '$count', "iops": 14.0, "clat_ns": {}}}]}'
+"""
 
 QUICK = ["--rounds", "1", "--count", "32", "--tries", "1", "--span", "1", "--depths", "4"]
 
@@ -83,6 +92,22 @@ def test_the_report_of_fio_is_understood() -> None:
     read = {"total_ios": 500, "iops": 1000.0, "runtime": 500, "clat_ns": {"percentile": percentile}}
     found = outcome({"error": 0, "read": read}, "read")
     assert (found.completed, found.seconds, found.p50_ns, found.p99_ns) == (500, 0.5, 1000, 3000)
+
+
+def test_fio_is_run_where_it_has_the_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub = tmp_path / "fio"
+    stub.write_text(FIO)
+    stub.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    fio.program.cache_clear()
+    try:
+        with Fio().connect(Running(tmp_path / "socket", list), Case(WORKS["seqwrite"])) as runs:
+            found = runs.run(7)
+    finally:
+        fio.program.cache_clear()
+    assert (found.completed, found.failed, found.seconds) == (7, 0, 0.5)
 
 
 def taken(rate: float, clean: bool = True) -> Taken:

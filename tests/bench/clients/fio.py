@@ -12,14 +12,17 @@ from typing import Any
 
 from tests.bench.backends import Missing, Running
 from tests.bench.clients import Outcome
-from tests.bench.work import Case
+from tests.bench.work import QUEUE_SIZE, Case
 
 ENGINE = "libblkio"
 TIMEOUT_S = 300.0
 
 
 class Fio:
-    """One fio a sample: it connects for each, so CPU time holds the connection's cost too."""
+    """One fio a sample: it connects for each, so CPU time holds the connection's cost too.
+
+    Its jobs are threads of one process, which share a connection and have a queue each.
+    """
 
     name = "fio"
     protocols: tuple[str, ...] = ("vhost-user-blk",)
@@ -40,7 +43,8 @@ class _Runs:
             f"--ioengine={ENGINE}",
             "--libblkio_driver=virtio-blk-vhost-user",
             f"--libblkio_path={running.socket}",
-            f"--libblkio_wait_mode={'loop' if case.polls else 'block'}",
+            f"--libblkio_queue_size={QUEUE_SIZE}",
+            f"--libblkio_wait_mode={'loop' if case.polls else 'eventfd'}",
             f"--rw={kind.get((work.writes, work.sequential), 'write')}",
             f"--bs={work.block}",
             f"--size={case.span}",
@@ -48,7 +52,7 @@ class _Runs:
             f"--numjobs={case.queues}",
             "--thread",
             "--group_reporting",
-            "--time_based=0",
+            # Until number_ios, also where a round through the disk is shorter.
             "--loops=1000000",
         ]
         self._way = "write" if work.writes else "read"
