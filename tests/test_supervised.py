@@ -104,6 +104,12 @@ def wait_until(holds: Callable[[], bool]) -> None:
         assert time.monotonic() < deadline
 
 
+def zombies_of(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    states = {int(child): Path(f"/proc/{child}/stat").read_text() for child in children}
+    return [child for child, stat in states.items() if stat.rpartition(") ")[2][0] == "Z"]
+
+
 def fds_of(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 
@@ -151,6 +157,7 @@ def test_without_a_supervisor_there_are_upgrades_too() -> None:
                 assert done.returncode == 0, done.stderr
                 assert "goes on with the new program" in done.stdout
                 one_more()
+                wait_until(lambda: not zombies_of(served.pid))
 
 
 def test_upgraded_code_that_does_not_start_is_refused_and_the_old_goes_on(tmp_path: Path) -> None:
