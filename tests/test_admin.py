@@ -17,7 +17,7 @@ import pytest
 from vuproc.admin import CLIENTS, PERMISSIONS, SUFFIX, AdminError, AdminServer, Request, Verb, ask
 from vuproc.listener import Listener
 
-BOUND_S = 10.0
+BOUND_S = 20.0
 
 
 class Loop:

@@ -64,7 +64,7 @@ def outbox() -> Iterator[Outbox]:
 @pytest.fixture
 def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
     ours, theirs = socket.socketpair()
-    theirs.settimeout(10)
+    theirs.settimeout(20)
     yield ours, theirs
     ours.close()
     theirs.close()

@@ -329,7 +329,7 @@ def disk(tmp_path: Path) -> Iterator[tuple[Served, Path]]:
 
 
 def reload(served: Served) -> list[str]:
-    lines: list[str] = ask(served.socket, Request("reload"))["lines"]
+    lines: list[str] = ask(served.socket, Request("reload"), BOUND_S)["lines"]
     return lines
 
 
