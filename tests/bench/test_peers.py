@@ -23,9 +23,10 @@ from vuproc.testing.guests.errors import ClientMissing
 
 FIO = """#!/bin/sh
 if [ "$1" = --enghelp ]; then echo "Available IO engines: psync libblkio"; exit; fi
-for word; do case $word in --number_ios=*) count=${word#*=};; esac; done
+for word; do case $word in --io_size=*) size=${word#*=};; esac; done
 echo "fio: a warning"
-echo '{"jobs": [{"error": 0, "write": {"total_ios": '$count', "iops": 14.0, "clat_ns": {}}}]}'
+found='"total_ios": '$((size / 65536))', "iops": 14.0, "clat_ns": {}'
+echo '{"jobs": [{"error": 0, "write": {'"$found"'}}]}'
 """
 
 QUICK = ["--rounds", "1", "--count", "32", "--tries", "1", "--span", "1", "--depths", "4"]

@@ -52,9 +52,9 @@ class _Runs:
             f"--numjobs={case.queues}",
             "--thread",
             "--group_reporting",
-            # Until number_ios, also where a round through the disk is shorter.
-            "--loops=1000000",
+            "--norandommap",
         ]
+        self._block = work.block
         self._way = "write" if work.writes else "read"
 
     def pids(self) -> list[int]:
@@ -62,7 +62,8 @@ class _Runs:
 
     def run(self, count: int) -> Outcome:
         done = subprocess.run(
-            [*self._command, f"--number_ios={count}"],
+            # It may be more than the disk holds: then it goes round.
+            [*self._command, f"--io_size={count * self._block}"],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
