@@ -51,7 +51,7 @@ writer() {
 # Keeps the queues full of large writes meanwhile.
 noise() {
     while [ $(date +%s) -lt $end ]; do
-        dd if=/dev/zero of=/mnt/noise$1 bs=65536 count=128 conv=fsync 2>/dev/null
+        dd if=/dev/zero of=/mnt/noise$1 bs=65536 count=64 conv=fsync 2>/dev/null
     done
 }
 dmesg -c >/dev/null

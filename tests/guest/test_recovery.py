@@ -30,11 +30,13 @@ from vuproc.testing.errors import ServeFailed
 from vuproc.testing.guests.linux import LinuxGuest, Report
 from vuproc.testing.serve import Served
 
-LOAD_S = 30 if LONG else 8
+LOAD_S = 30 if LONG else 6
 """Seconds of load in the guest."""
-RESTARTS_LOAD_S = 30 if LONG else 12
+RESTARTS_LOAD_S = 30 if LONG else 8
 """The same where each start and reconnection takes two."""
-SOME_REQUESTS = 8
+RESTARTS = 1000 if LONG else 4
+"""At most; as many as the load has time for."""
+SOME_REQUESTS = 32
 SUPERVISED = ("--supervised",)
 
 Boot = Callable[[Path, int], LinuxGuest]
@@ -115,7 +117,7 @@ def test_a_guest_notices_nothing_of_a_device_that_is_killed_and_started_again(
                     guest = qemu(socket, RESTARTS_LOAD_S, reconnect_s=1)
                     stack.enter_context(guest)
                     guest.wait_for(BEGINS)
-                if works(socket, guest):
+                if deaths < RESTARTS and works(socket, guest):
                     kill_all(served.pid)
                     deaths += 1
                 else:
@@ -144,7 +146,7 @@ def works(socket: Path, guest: LinuxGuest) -> bool:
     deadline = time.monotonic() + BOUND_S
     never = threading.Event()
     while True:
-        queues = ask(socket, Request("status"))["queues"]
+        queues = ask(socket, Request("status"), BOUND_S)["queues"]
         worked = all(queue["requests"] >= SOME_REQUESTS for queue in queues)
         if worked and any(queue["in_service"] is not None for queue in queues):
             return True
