@@ -61,7 +61,9 @@ def meanwhile(fate: Fate) -> Iterator[None]:
 class WorkerKiller:
     """Kills every queue's worker each 200 ms, in the middle of a request if one comes in time.
 
-    `kills` counts them by queue, `in_service` those which were serving a request just before.
+    A queue has completed something between two kills: the third death inside of one request would
+    make that a poison. `kills` counts them by queue, `in_service` those which were serving a
+    request just before.
     """
 
     def __init__(self, socket: Path) -> None:
@@ -69,6 +71,7 @@ class WorkerKiller:
         self.in_service: Counter[int] = Counter()
         self._socket = socket
         self._killed: set[int] = set()
+        self._requests: Counter[int] = Counter()
 
     def run(self, over: threading.Event) -> None:
         """Until `over`."""
@@ -89,11 +92,13 @@ class WorkerKiller:
 
     def _kill(self, queue: Mapping[str, Any]) -> None:
         pid = queue["pid"]
-        if pid is None or pid in self._killed:
+        progress = queue["requests"] > self._requests[queue["queue"]]
+        if pid is None or pid in self._killed or not progress:
             return
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
             self._killed.add(pid)
+            self._requests[queue["queue"]] = queue["requests"]
             self.kills[queue["queue"]] += 1
             self.in_service[queue["queue"]] += queue["in_service"] is not None
 
