@@ -11,7 +11,8 @@ import argparse
 import json
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -57,10 +58,12 @@ EXPLANATION = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print."""
     options = _parser().parse_args(arguments)
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    files = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
     print(EXPLANATION)
+    with _open_files():
+        return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
     found: dict[str, dict[int, Point]] = {}
     fine = True
     for axis in options.axes:
@@ -80,6 +83,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }
         options.json.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     return 0 if fine else 1
+
+
+@contextmanager
+def _open_files() -> Iterator[None]:
+    """Allow as many as it takes meanwhile, here and in what is started."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    endless = resource.RLIM_INFINITY
+    if soft == endless or soft >= FILES:
+        yield
+        return
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE, (FILES if hard == endless else min(FILES, hard), hard)
+    )
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def _line(axis: str, size: int, point: Point) -> str:
