@@ -1,12 +1,22 @@
-"""For every test: whatever it leaves behind makes it fail."""
+"""For every test: whatever it leaves behind makes it fail, and hypothesis tries the same each time.
+
+VUPROC_LONG=1 has hypothesis look elsewhere in every run.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests import leaks
+
+# How long anything takes on a busy machine is no failure.
+settings.register_profile("long", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("short", settings.get_profile("long"), derandomize=True)
+settings.load_profile("short" if os.environ.get("VUPROC_LONG", "") in ("", "0") else "long")
 
 
 def pytest_configure() -> None:
