@@ -43,12 +43,18 @@ on the same socket, unless the file says `exit_on_disconnect: true`. With `mode:
 connects, and tries again until the VMM is there. A socket file that nobody listens on is
 replaced; one that is in use is an error.
 
+A worker that dies is replaced. With --supervised the serving process is, too: a small
+parent keeps the VMM's connection, its memory and its rings meanwhile. Under systemd, which
+can do that by itself, there is no need for it. SIGHUP is `vuproc reload`, SIGUSR2 is
+`vuproc upgrade`.
+
 Events worth a line go to standard error."""
 
 RUN_EPILOG = f"""\
 examples:
   vuproc run disk.yaml
   vuproc run disk.yaml --log-level debug
+  vuproc run disk.yaml --supervised
   vuproc run disk.yaml --socket /run/vm1/disk.sock
   vuproc run disk.yaml --fd 3          # a listening or connected socket is descriptor 3
 

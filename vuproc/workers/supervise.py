@@ -357,6 +357,8 @@ def describe_exit(code: int | None) -> str:
 
 
 def name_queues(queues: tuple[int, ...]) -> str:
-    """ "queue 3" or "queues 0, 1", for messages."""
+    """ "queue 3" or "queues 0, 1", for messages; a standby has "no queue"."""
+    if not queues:
+        return "no queue"
     plural = "s" if len(queues) > 1 else ""
     return f"queue{plural} {', '.join(map(str, queues))}"
