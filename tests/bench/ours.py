@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.backends import Missing, Running, Unfit
-from tests.bench.disks import DiskOptions, Nothing, Summing, Verbs
+from tests.bench.disks import DiskOptions, Nothing, Queued, Summing, Verbs
 from tests.bench.scale_point import workers
 from tests.bench.work import QUEUE_SIZE, Case, Store
 from vuproc.devices.blk import BlkOptions
+from vuproc.shm.request import Request
 from vuproc.testing.serve import reference, serve
 
 VERBS = "verbs"
@@ -63,8 +64,7 @@ class Vuproc:
             options["image"] = image
         if self._engine == VERBS:
             direct = {"direct": True} if case.store is Store.DIRECT else {}
-            kind = Nothing if image is None else Summing if case.work.sums else Verbs
-            return {"type": reference(kind), **options, **direct}
+            return {"type": reference(_disk(case)), **options, **direct}
         if "engine" in _FIELDS:
             options["engine"] = self._engine
         return {"type": "blk", **options, **(_direct() if case.store is Store.DIRECT else {})}
@@ -84,6 +84,17 @@ def setting(text: str) -> tuple[str, Any]:
 def engines() -> list[str]:
     """The engines that are worth measuring here."""
     return ["auto", PYTHON, VERBS] if "engine" in _FIELDS else [PYTHON, VERBS]
+
+
+def _disk(case: Case) -> type[Nothing]:
+    """Which of the small disks is for this."""
+    if case.store is Store.NULL:
+        return Nothing
+    if case.work.sums:
+        return Summing
+    if case.store is Store.DIRECT and hasattr(Request, "finish_preadv"):
+        return Queued
+    return Verbs
 
 
 def _direct() -> dict[str, Any]:
