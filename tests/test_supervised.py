@@ -106,8 +106,14 @@ def wait_until(holds: Callable[[], bool]) -> None:
 
 def zombies_of(pid: int) -> list[int]:
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    states = {int(child): Path(f"/proc/{child}/stat").read_text() for child in children}
-    return [child for child, stat in states.items() if stat.rpartition(") ")[2][0] == "Z"]
+    return [int(child) for child in children if is_zombie(child)]
+
+
+def is_zombie(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].startswith("Z")
+    except (FileNotFoundError, ProcessLookupError):
+        return False  # reaped since it was listed
 
 
 def fds_of(pid: int) -> int:
