@@ -13,7 +13,7 @@ import pytest
 
 from vuproc.errors import ConnectionBroken, Disconnected
 from vuproc.fd import Fd
-from vuproc.fdstore import FdStore, identity
+from vuproc.fdstore import FdStore
 from vuproc.journal import Applying, Idle, Phase, Receiving, Replying
 from vuproc.outbox import CAPACITY, Outbox
 from vuproc.resume import Decision, decide
@@ -212,7 +212,7 @@ def test_a_name_stands_for_an_open_file(opened: list[Fd]) -> None:
 def test_read_only_and_writable_are_two_files() -> None:
     with Fd(os.memfd_create("one")) as one:
         with Fd(os.open(f"/proc/self/fd/{one.fileno()}", os.O_RDONLY)) as other:
-            assert identity(one) != identity(other)
+            assert one.file != other.file
 
 
 def test_what_is_not_wanted_any_more_is_removed_and_its_name_never_used_again(

@@ -9,6 +9,7 @@ import socket
 import stat
 import sys
 import warnings
+from collections.abc import Hashable
 from enum import Enum
 from typing import Any
 
@@ -32,12 +33,13 @@ class Fd:
     warns: that is a leak in the program, though not in the process.
     """
 
-    __slots__ = ("_kind", "_number")
+    __slots__ = ("_file", "_kind", "_number")
 
     def __init__(self, number: int) -> None:
         """Take over `number`; ValueError if it cannot be a file descriptor."""
         self._number = -1
         self._kind: FdKind | None = None
+        self._file: Hashable = None
         if number < 0:
             raise ValueError(f"{number} is no file descriptor")
         self._number = number
@@ -81,6 +83,17 @@ class Fd:
         if self._kind is None:
             self._kind = _kind_of(self.fileno())
         return self._kind
+
+    @property
+    def file(self) -> Hashable:
+        """Equal for descriptors of the same open file, asked of the kernel once.
+
+        Files, pipes and sockets are told by their inode and how they were opened; two openings of
+        one file may count as the same, for nothing of ours depends on a file's position.
+        """
+        if self._file is None:
+            self._file = _file_of(self)
+        return self._file
 
     @property
     def size(self) -> int:
@@ -159,3 +172,16 @@ def _kind_of(number: int) -> FdKind:
     if link.startswith("anon_inode:"):
         return FdKind.EVENTFD if link == "anon_inode:[eventfd]" else FdKind.OTHER
     return FdKind.FILE if stat.S_ISREG(mode) else FdKind.OTHER
+
+
+def _file_of(fd: Fd) -> Hashable:
+    if fd.kind is FdKind.EVENTFD:
+        # All eventfds share an inode.
+        with open(f"/proc/self/fdinfo/{fd.fileno()}", encoding="ascii") as info:
+            for line in info:
+                if line.startswith("eventfd-id:"):
+                    return fd.kind, int(line.split()[1])
+    if fd.kind in (FdKind.EVENTFD, FdKind.OTHER):
+        return object()  # like no other
+    status = os.fstat(fd.fileno())
+    return fd.kind, status.st_dev, status.st_ino, fd.readable, fd.writable

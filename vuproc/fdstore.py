@@ -7,13 +7,10 @@ removes.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 
-from vuproc.fd import Fd, FdKind
+from vuproc.fd import Fd
 from vuproc.systemd import Notifier
-
-Key = tuple[object, ...]
 
 
 class FdStore:
@@ -28,7 +25,7 @@ class FdStore:
         """`prefix` begins every name; `stored` are names that a predecessor left in the store."""
         self._notifier = notifier
         self._prefix = prefix
-        self._names: dict[Key, str] = {}
+        self._names: dict[Hashable, str] = {}
         self._fds: dict[str, Fd] = {}
         numbers = (name[len(prefix) :] for name in stored if name.startswith(prefix))
         self._serial = max((int(n) for n in numbers if n.isascii() and n.isdecimal()), default=0)
@@ -39,12 +36,14 @@ class FdStore:
 
     def adopt(self, name: str, fd: Fd) -> None:
         """`fd` is in the store under `name` already: a predecessor put it there."""
-        self._names[identity(fd)] = name
+        self._names[fd.file] = name
         self._fds[name] = fd
 
     def remove_others(self, names: Collection[str]) -> None:
         """Have everything else forgotten."""
-        gone = {name for name in self._fds if name not in names}
+        gone = self._fds.keys() - set(names)
+        if not gone:
+            return
         self._names = {key: name for key, name in self._names.items() if name not in gone}
         for name in sorted(gone):
             del self._fds[name]
@@ -55,7 +54,7 @@ class FdStore:
         return {name: fd for name, fd in self._fds.items() if not fd.closed}
 
     def _keep(self, fd: Fd) -> str:
-        key = identity(fd)
+        key = fd.file
         name = self._names.get(key)
         if name is None:
             self._serial += 1
@@ -66,21 +65,3 @@ class FdStore:
             # Another descriptor of the same file is the one that is left.
             self._fds[name] = fd
         return name
-
-
-def identity(fd: Fd) -> Key:
-    """Equal for descriptors of the same open file, as far as that makes a difference to us.
-
-    Files, pipes and sockets are told by their inode; two openings of the same file may count as
-    one, for nothing of ours depends on a file's position. All eventfds share an inode.
-    """
-    if fd.kind is FdKind.OTHER:
-        return ("other", fd)
-    if fd.kind is FdKind.EVENTFD:
-        with open(f"/proc/self/fdinfo/{fd.fileno()}", encoding="ascii") as info:
-            for line in info:
-                if line.startswith("eventfd-id:"):
-                    return ("eventfd", int(line.split()[1]))
-        return ("eventfd", fd)
-    status = os.fstat(fd.fileno())
-    return (fd.kind, status.st_dev, status.st_ino, fd.readable, fd.writable)
