@@ -58,6 +58,9 @@ cdef class Ring(RequestOwner):
     cdef int serve(
         self, Request request, object handle, object on_error, uint8_t attempts, object reason
     ) except -1
+    cdef int request_failed(self, Request request, object on_error, object error) except -1
+    cdef int submit(self) except -1
+    cdef void abandon(self) noexcept
     cdef object check_sound(self)
     cdef object break_ring(self)
     cdef void detach(self) noexcept

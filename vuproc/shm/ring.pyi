@@ -5,6 +5,7 @@ from vuproc.errors import RingError
 from vuproc.shm.inflight import Recovered
 from vuproc.shm.memory import GuestMemory
 from vuproc.shm.request import Request
+from vuproc.shm.uring import Uring
 
 class Ring:
     """What split and packed rings share: batches, counters, notification. Not made directly."""
@@ -88,6 +89,17 @@ class Ring:
         from `handle`, or a return value other than None (as TypeError), goes to `on_error`; an
         exception from `on_error` comes out of here after what is complete was published.
         Raises RingError, after publishing what is complete, if the driver broke the ring.
+        """
+
+    uring: Uring | None
+    """What the verbs that finish a request go through, for the files that it knows; None: they
+    block. The ring closes it when it stops or breaks, and waits for what is in flight first."""
+
+    def collect(self, on_error: Callable[[Request, BaseException], None]) -> int:
+        """Complete what `uring` has finished, and show it to the driver; return how many.
+
+        To be called when the ring's descriptor is readable. An error of the kernel goes to
+        `on_error`, and the request is finished on return.
         """
 
     def publish(self) -> int:

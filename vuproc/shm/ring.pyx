@@ -3,7 +3,7 @@
 
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdlib cimport abort, calloc, free, malloc
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from posix.unistd cimport write
 
@@ -11,10 +11,20 @@ from vuproc.shm.counters cimport QueueCounters, add, set_busy
 from vuproc.shm.memory cimport GuestMemory
 from vuproc.shm.request cimport CLOSED, OPEN, Chain, Request
 
+from os import strerror
+
+from vuproc.shm.uring cimport Outcome
+
 from vuproc.errors import RingError
 from vuproc.shm.inflight import POISON_ATTEMPTS
 
 cdef int POISON = POISON_ATTEMPTS
+
+cdef enum:
+    OUTCOMES = 64
+    # Requests after which the kernel is told of what there is for it, in the middle of a batch: the
+    # disk is not to wait for the last of them.
+    SUBMIT = 16
 
 cdef extern from "<poll.h>" nogil:
     cdef struct pollfd:
@@ -153,12 +163,79 @@ cdef class Ring(RequestOwner):
                     break
                 if self.batched and self.now - self.batch_since >= BATCH_NS:
                     self.flush()
+                if self.uring is not None and fetched % SUBMIT == 0:
+                    self.submit()
         finally:
             self.draining = False
             self.flush()
+            if self.uring is not None:
+                self.submit()
         if got < 0:
             raise self.break_ring()
         return fetched
+
+    cdef int submit(self) except -1:
+        cdef int answer
+        with nogil:
+            answer = self.uring.submit()
+        if answer < 0:
+            # What is begun could not be ended: as our own death.
+            raise OSError(-answer, strerror(-answer))
+        return 0
+
+    def collect(self, object on_error):
+        """Complete what io_uring has finished, and show it to the driver; return how many."""
+        cdef Outcome outcomes[OUTCOMES]
+        cdef Request request
+        cdef int count, i, total = 0
+        cdef object failure = None
+        if self.uring is None:
+            return 0
+        count = OUTCOMES
+        while count == OUTCOMES:
+            with nogil:
+                count = self.uring.reap(outcomes, OUTCOMES)
+            if count < 0:
+                raise OSError(-count, strerror(-count))
+            total += count
+            for i in range(count):
+                # SAFETY: a tag of `hand_over`, which keeps the request until this.
+                request = <Request><void *>outcomes[i].tag
+                try:
+                    error = request.take_back(&outcomes[i])
+                    if error is not None:
+                        self.request_failed(request, on_error, error)
+                except BaseException as raised:
+                    failure = raised
+        self.flush()
+        if failure is not None:
+            raise failure
+        return total
+
+    cdef int request_failed(self, Request request, object on_error, object error) except -1:
+        if self.counters is not None:
+            add(&self.counters.block.errors, 1)
+        try:
+            on_error(request, error)
+        finally:
+            # No handler is left that would finish it.
+            if request.is_open():
+                request.close(request.count_written())
+        return 0
+
+    cdef void abandon(self) noexcept:
+        # Wait for the kernel as for a blocking call: guest memory may go when this returns.
+        cdef Outcome outcomes[OUTCOMES]
+        cdef int count = self.uring.cancel(), i
+        while count >= 0 and self.uring.in_flight:
+            count = self.uring.wait()
+            if count >= 0:
+                count = self.uring.reap(outcomes, OUTCOMES)
+            for i in range(count):
+                # SAFETY: as in `collect`.
+                (<Request><void *>outcomes[i].tag).give_up()
+        if count < 0:
+            abort()
 
     cdef int resume(self, Chain *chain, uint8_t *attempts, uint8_t *stage) except -2:
         # The next request of a predecessor, its chain read anew; -1: the chain is malformed.
@@ -210,14 +287,7 @@ cdef class Ring(RequestOwner):
                 if request.state == OPEN and not request.is_deferred and request.is_open():
                     request.close(request.count_written())
             except BaseException as error:
-                if self.counters is not None:
-                    add(&self.counters.block.errors, 1)
-                try:
-                    on_error(request, error)
-                finally:
-                    # No handler is left that would finish it.
-                    if request.is_open():
-                        request.close(request.count_written())
+                self.request_failed(request, on_error, error)
         finally:
             self.current = NULL
             self.now = clock_ns()
@@ -366,6 +436,10 @@ cdef class Ring(RequestOwner):
 
     cdef void detach(self) noexcept:
         # From here on no pointer into guest memory is left in the ring, and its requests know.
+        if self.uring is not None:
+            self.abandon()
+            self.uring.close()
+            self.uring = None
         self.epoch += 1
         self.batched = 0
         self.flying = 0

@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -52,22 +53,28 @@ struct vu_uring {
     size_t rings_bytes, sqes_bytes;
 };
 
-static inline void vu_uring_unmap(struct vu_uring *ring)
+static inline int vu_uring_fd(const struct vu_uring *ring)
 {
+    return ring->fd;
+}
+
+/* The kernel goes on with what is in flight: nothing may be. */
+static inline void vu_uring_end(struct vu_uring *ring)
+{
+    if (ring == NULL)
+        return;
     if (ring->rings != NULL)
         munmap(ring->rings, ring->rings_bytes);
     if (ring->sqes != NULL)
         munmap(ring->sqes, ring->sqes_bytes);
-    ring->rings = NULL;
-    ring->sqes = NULL;
     if (ring->fd >= 0)
         close(ring->fd);
-    ring->fd = -1;
+    free(ring);
 }
 
 #ifdef IORING_SETUP_CLAMP
 
-static inline int vu_uring_setup_once(struct vu_uring *ring, unsigned sq, unsigned cq,
+static inline int vu_uring_try(struct vu_uring *ring, unsigned sq, unsigned cq,
                                       unsigned flags)
 {
     struct io_uring_params params;
@@ -117,19 +124,15 @@ static inline int vu_uring_setup_once(struct vu_uring *ring, unsigned sq, unsign
     return 0;
 }
 
-/* Makes a ring whose two queues have at least the entries asked for; 0 or -errno, and then nothing
- * is left of it. */
 static inline int vu_uring_setup(struct vu_uring *ring, unsigned sq, unsigned cq)
 {
     /* 5.19: completions are posted when we enter the kernel by ourselves, and no interrupt is sent
      * to this processor for each; a flag says that some are waiting for that. */
-    int answer = vu_uring_setup_once(ring, sq, cq, VU_SETUP_COOP_TASKRUN | VU_SETUP_TASKRUN_FLAG);
+    int answer = vu_uring_try(ring, sq, cq, VU_SETUP_COOP_TASKRUN | VU_SETUP_TASKRUN_FLAG);
     if (answer == -EINVAL)
-        answer = vu_uring_setup_once(ring, sq, cq, 0);
+        answer = vu_uring_try(ring, sq, cq, 0);
     if (answer == 0 && ring->cq_entries < cq)
         answer = -ENOSPC;
-    if (answer < 0)
-        vu_uring_unmap(ring);
     return answer;
 }
 
@@ -221,8 +224,7 @@ static inline int vu_uring_owes(struct vu_uring *ring)
 
 static inline int vu_uring_setup(struct vu_uring *ring, unsigned sq, unsigned cq)
 {
-    (void)sq, (void)cq;
-    ring->fd = -1;
+    (void)ring, (void)sq, (void)cq;
     return -ENOSYS;
 }
 
@@ -278,5 +280,22 @@ static inline int vu_uring_owes(struct vu_uring *ring)
 }
 
 #endif
+
+/* Makes a ring whose two queues have at least the entries asked for; 0 or -errno. */
+static inline int vu_uring_make(struct vu_uring **made, unsigned sq, unsigned cq)
+{
+    struct vu_uring *ring = calloc(1, sizeof(*ring));
+    int answer = -ENOMEM;
+    if (ring != NULL) {
+        ring->fd = -1;
+        answer = vu_uring_setup(ring, sq, cq);
+    }
+    if (answer < 0) {
+        vu_uring_end(ring);
+        ring = NULL;
+    }
+    *made = ring;
+    return answer;
+}
 
 #endif

@@ -5,11 +5,9 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from posix.uio cimport iovec
 
 
-cdef extern from "uring.h" nogil:
-    ctypedef struct Kernel "struct vu_uring":
-        int fd
-        unsigned sq_entries
-        unsigned cq_entries
+cdef extern from *:
+    # uring.h has it; callers need neither that nor the kernel's headers.
+    ctypedef struct Kernel "struct vu_uring"
 
 
 cdef enum Operation:
@@ -49,7 +47,7 @@ cdef struct Transfer:
 
 @cython.final
 cdef class Uring:
-    cdef Kernel kernel
+    cdef Kernel *kernel            # NULL: closed
     cdef readonly int entries      # most transfers at a time
     cdef readonly int in_flight    # begun, and not taken back by `reap`
     cdef int fds[FILES]            # as given: what a caller knows the files by

@@ -25,9 +25,10 @@ cdef extern from "uring.h" nogil:
         VU_FSYNC
         VU_FSYNC_DATA
         VU_ENTER_GETEVENTS
-    int vu_uring_setup(Kernel *ring, unsigned sq, unsigned cq)
+    int vu_uring_make(Kernel **ring, unsigned sq, unsigned cq)
+    int vu_uring_fd(const Kernel *ring)
     int vu_uring_files(Kernel *ring, const int *files, unsigned count)
-    void vu_uring_unmap(Kernel *ring)
+    void vu_uring_end(Kernel *ring)
     int vu_uring_enter(Kernel *ring, unsigned submit, unsigned complete, unsigned flags)
     unsigned vu_uring_waiting(Kernel *ring)
     int vu_uring_push(
@@ -63,7 +64,6 @@ cdef class Uring:
     def __cinit__(self, Py_ssize_t entries, object files):
         cdef uint32_t size = 1
         cdef int failure, count = 0
-        self.kernel.fd = -1
         if not 0 < entries <= MAX_ENTRIES:
             raise ValueError(f"{entries} transfers at a time, 1 to {MAX_ENTRIES} are possible")
         if not 0 < len(files) <= FILES:
@@ -74,12 +74,11 @@ cdef class Uring:
         while size < entries:
             size *= 2
         # Room for an answer to each transfer and to each request for an end of one.
-        failure = vu_uring_setup(&self.kernel, min(size, <uint32_t>MAX_SUBMISSIONS), 2 * size)
+        failure = vu_uring_make(&self.kernel, min(size, <uint32_t>MAX_SUBMISSIONS), 2 * size)
         if failure < 0:
             raise UringUnavailable("set up", -failure, strerror(-failure))
-        failure = vu_uring_files(&self.kernel, self.fds, count)
+        failure = vu_uring_files(self.kernel, self.fds, count)
         if failure < 0:
-            vu_uring_unmap(&self.kernel)
             raise UringUnavailable("register files", -failure, strerror(-failure))
         self.file_count = count
         # Touched as far as it is used: memory of a large queue that is never deep costs nothing.
@@ -93,7 +92,7 @@ cdef class Uring:
     def __dealloc__(self):
         # Before its owner can let go of the memory.
         self.finish()
-        vu_uring_unmap(&self.kernel)
+        vu_uring_end(self.kernel)
         free(self.transfers)
 
     cdef int index_of(self, int fd) noexcept nogil:
@@ -112,7 +111,7 @@ cdef class Uring:
         # are until `reap` gives the tag back, the array is copied. 0 or -errno, and then nothing.
         cdef Transfer *transfer
         cdef uint32_t slot = self.free, i
-        if self.kernel.fd < 0 or not 0 <= file < self.file_count:
+        if self.kernel == NULL or not 0 <= file < self.file_count:
             return -EINVAL
         if slot == <uint32_t>self.entries:
             if self.fresh == <uint32_t>self.entries:
@@ -168,27 +167,27 @@ cdef class Uring:
         cdef bint reading = transfer.operation == READ
         if transfer.operation == SYNC:
             return vu_uring_push(
-                &self.kernel, VU_FSYNC, transfer.file, 0, 0, 0, VU_FSYNC_DATA, slot
+                self.kernel, VU_FSYNC, transfer.file, 0, 0, 0, VU_FSYNC_DATA, slot
             )
         if count == 1:
             return vu_uring_push(
-                &self.kernel, VU_READ if reading else VU_WRITE, transfer.file,
+                self.kernel, VU_READ if reading else VU_WRITE, transfer.file,
                 <uint64_t>pieces.iov_base, <uint32_t>min(pieces.iov_len, <size_t>MAX_BYTES),
                 transfer.offset, transfer.flags, slot,
             )
         return vu_uring_push(
-            &self.kernel, VU_READV if reading else VU_WRITEV, transfer.file, <uint64_t>pieces,
+            self.kernel, VU_READV if reading else VU_WRITEV, transfer.file, <uint64_t>pieces,
             min(count, <uint32_t>IOV_MAX), transfer.offset, transfer.flags, slot,
         )
 
     cdef bint unsubmitted(self) noexcept nogil:
         # True if the kernel has not taken all that was begun: `submit` again before sleeping.
-        return self.waiting != <uint32_t>self.entries or vu_uring_waiting(&self.kernel) != 0
+        return self.waiting != <uint32_t>self.entries or vu_uring_waiting(self.kernel) != 0
 
     cdef int enter(self, unsigned complete, unsigned flags) noexcept nogil:
         # One system call: what was pushed, and wait for `complete` answers if the flags say so.
-        vu_uring_show(&self.kernel)
-        return vu_uring_enter(&self.kernel, vu_uring_waiting(&self.kernel), complete, flags)
+        vu_uring_show(self.kernel)
+        return vu_uring_enter(self.kernel, vu_uring_waiting(self.kernel), complete, flags)
 
     cdef int submit(self) noexcept nogil:
         # Tell the kernel of all that was begun. 0, also if it cannot take all of it just now (see
@@ -196,7 +195,7 @@ cdef class Uring:
         cdef uint32_t slot
         cdef int answer
         while True:
-            if vu_uring_waiting(&self.kernel):
+            if vu_uring_waiting(self.kernel):
                 answer = self.enter(0, 0)
                 if answer in (-EAGAIN, -EBUSY, -EINTR):
                     return 0
@@ -207,7 +206,7 @@ cdef class Uring:
                 if not self.push(slot):
                     break
                 self.waiting = self.transfers[slot].next
-            if not vu_uring_waiting(&self.kernel):
+            if not vu_uring_waiting(self.kernel):
                 return 0
 
     cdef int reap(self, Outcome *outcomes, int room) noexcept nogil:
@@ -220,8 +219,8 @@ cdef class Uring:
         cdef uint32_t slot
         cdef Transfer *transfer
         while count < room:
-            if not vu_uring_take(&self.kernel, &number, &result):
-                if count or entered or not vu_uring_owes(&self.kernel):
+            if not vu_uring_take(self.kernel, &number, &result):
+                if count or entered or not vu_uring_owes(self.kernel):
                     break
                 entered = True
                 answer = self.enter(0, VU_ENTER_GETEVENTS)
@@ -304,7 +303,7 @@ cdef class Uring:
         self.finishing = True
         for slot in range(self.fresh):
             if self.transfers[slot].busy:
-                while not vu_uring_push_cancel(&self.kernel, slot, CANCELLED):
+                while not vu_uring_push_cancel(self.kernel, slot, CANCELLED):
                     answer = self.wait()
                     if answer < 0:
                         return answer
@@ -315,7 +314,7 @@ cdef class Uring:
         # takes as long as the disk does.
         cdef Outcome outcomes[OUTCOMES]
         cdef int answer
-        if self.kernel.fd < 0 or not self.in_flight:
+        if self.kernel == NULL or not self.in_flight:
             return
         answer = self.cancel()
         while answer >= 0 and self.in_flight:
@@ -330,14 +329,14 @@ cdef class Uring:
 
     def fileno(self):
         """The ring's descriptor: readable while there is something to reap."""
-        if self.kernel.fd < 0:
+        if self.kernel == NULL:
             raise ValueError("closed")
-        return self.kernel.fd
+        return vu_uring_fd(self.kernel)
 
     @property
     def pending(self):
         """True if the kernel has not taken all that was begun: submit before sleeping."""
-        return self.kernel.fd >= 0 and self.unsubmitted()
+        return vu_uring_fd(self.kernel) >= 0 and self.unsubmitted()
 
     def read(self, int file, buffers, uint64_t offset, uint64_t tag, *, uint32_t flags=0):
         """Begin to fill the buffers from the file at `offset`."""
@@ -360,7 +359,7 @@ cdef class Uring:
         cdef uint32_t count = 0
         cdef int answer
         cdef list kept = [memoryview(buffer) for buffer in buffers]
-        if self.kernel.fd < 0:
+        if self.kernel == NULL:
             raise ValueError("closed")
         if tag in self.buffers:
             raise ValueError(f"transfer {tag} is in flight")
@@ -414,5 +413,6 @@ cdef class Uring:
         """End what is in flight and let go of the kernel's ring; a second time is fine."""
         with nogil:
             self.finish()
-            vu_uring_unmap(&self.kernel)
+            vu_uring_end(self.kernel)
+            self.kernel = NULL
         self.buffers.clear()
