@@ -11,6 +11,7 @@ from vuproc.fd import Fd
 from vuproc.options import Options
 
 if TYPE_CHECKING:
+    from vuproc.shm.native import NativeDevice
     from vuproc.shm.request import Request
 
 
@@ -103,6 +104,14 @@ class Device:
 
         Raise if that is impossible: the worker ends and the reason is logged.
         """
+
+    def native(self, queue: int) -> NativeDevice | None:
+        """What serves `queue` in native code, one object a queue; None: `handle` does.
+
+        Called once, after `setup`. Everything but `handle` is called as ever, and `fail` only for
+        requests of a dead worker that are not to run again.
+        """
+        return None
 
     def handle(self, request: Request) -> None:
         """Serve one request and return None; it is completed then, unless `defer` was called.

@@ -26,6 +26,7 @@ from vuproc.spec.blk import (
 )
 
 if TYPE_CHECKING:
+    from vuproc.devices.blk_native import NativeBlk
     from vuproc.shm.request import Request
 
 MAX_RAM = 1 << 44
@@ -93,6 +94,14 @@ class BlkOptions(Options, kw_only=True):
         ),
     ] = "writeback"
 
+    engine: Annotated[
+        Literal["auto", "sync", "python"],
+        Meta(
+            description="What moves the data: blocking calls in native code (sync), or the handler "
+            "in Python. auto takes the fastest that suits the image."
+        ),
+    ] = "auto"
+
     def problems(self) -> Iterator[tuple[str, str]]:
         """Check that there is one store, and that it can be had."""
         yield from super().problems()
@@ -148,6 +157,7 @@ class Blk(Device):
         self._size = self._capacity * SECTOR_SIZE
         self._block = options.block_size
         self._storage: Storage | None = None
+        self._natives: list[NativeBlk] = []
         self._file = -1
         self._forget_driver()
 
@@ -210,6 +220,27 @@ class Blk(Device):
             self._storage = open_image(self.options.image, readonly=self.options.readonly)
         # As a number: the verbs would ask the storage for it, in Python, at each request.
         self._file = self._storage.fileno()
+
+    def native(self, queue: int) -> NativeBlk | None:
+        """The same in native code, unless the options or a subclass want `handle`."""
+        if self.options.engine == "python" or type(self).handle is not Blk.handle:
+            return None
+        # Imported here: whoever wants the handler in Python needs nothing of it.
+        from vuproc.devices.blk_native import NativeBlk
+
+        made = NativeBlk(
+            self._open_storage.fileno(),
+            self._size,
+            block_size=self._block,
+            block_device=self._open_storage.block_device,
+            readonly=self.options.readonly,
+            cached=self._cached,
+            serial=self.options.serial.encode("ascii"),
+            discard=(MAX_DISCARD_SECTORS, MAX_DISCARD_SEGMENTS),
+            write_zeroes=(MAX_WRITE_ZEROES_SECTORS, MAX_WRITE_ZEROES_SEGMENTS),
+        )
+        self._natives.append(made)
+        return made
 
     def teardown(self) -> None:
         """Close the image; what was written is the kernel's already."""
@@ -349,6 +380,8 @@ class Blk(Device):
     def _choose_cache(self) -> None:
         """virtio 1.3, 5.2.6.2: without a cache that the driver knows of, a write is stable."""
         self._cached = self._writeback and bool(self._acked & (_FLUSH | _CONFIG_WCE))
+        for native in self._natives:
+            native.cached = self._cached
 
     @property
     def _open_storage(self) -> Storage:

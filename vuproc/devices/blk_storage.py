@@ -32,7 +32,8 @@ class Storage:
 
     def __init__(self, fd: Fd) -> None:
         self.fd = fd
-        self._block_device = stat.S_ISBLK(os.fstat(fd.fileno()).st_mode)
+        self.syncs = 0
+        self.block_device = stat.S_ISBLK(os.fstat(fd.fileno()).st_mode)
 
     def fileno(self) -> int:
         """The descriptor, for the verbs of a request."""
@@ -40,6 +41,7 @@ class Storage:
 
     def flush(self) -> None:
         """Return once all that was written is on stable storage. Raises OSError."""
+        self.syncs += 1
         os.fdatasync(self.fileno())
 
     def discard(self, offset: int, length: int) -> None:
@@ -47,14 +49,14 @@ class Storage:
 
         A file system without holes keeps the data, which a discard allows. Raises OSError.
         """
-        if self._block_device:
+        if self.block_device:
             self._ioctl(_BLKDISCARD, offset, length)
         else:
             self._fallocate(_PUNCH_HOLE | _KEEP_SIZE, offset, length)
 
     def write_zeroes(self, offset: int, length: int, *, unmap: bool) -> None:
         """Make the range read as zeros; `unmap`: it may become a hole. Raises OSError."""
-        if self._block_device:
+        if self.block_device:
             done = self._ioctl(_BLKZEROOUT, offset, length)
         else:
             done = (unmap and self._fallocate(_PUNCH_HOLE | _KEEP_SIZE, offset, length)) or (

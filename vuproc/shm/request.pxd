@@ -44,6 +44,8 @@ cdef class RequestOwner:
     cdef readonly Py_ssize_t lost  # requests that were dropped while open; they stay in flight
 
     cdef void request_closed(self, Request request) noexcept
+    # A native device has ended a request that it had deferred.
+    cdef void native_done(self, uint16_t head, uint64_t written) noexcept nogil
 
 
 @cython.final

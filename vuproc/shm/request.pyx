@@ -6,7 +6,7 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EINTR, errno
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 from posix.uio cimport iovec, preadv, pwritev
@@ -29,6 +29,9 @@ cdef class RequestOwner:
     """What hands out requests and takes them back: the base of every ring."""
 
     cdef void request_closed(self, Request request) noexcept:
+        pass
+
+    cdef void native_done(self, uint16_t head, uint64_t written) noexcept nogil:
         pass
 
 

@@ -9,6 +9,7 @@ the device has finished what is in flight. The master has a deadline for that.
 from __future__ import annotations
 
 import logging
+import os
 import select
 import time
 import traceback
@@ -21,6 +22,7 @@ from vuproc.errors import MemoryFault, RequestAbandoned, RingError
 from vuproc.fd import Fd
 from vuproc.shm.counters import QueueCounters
 from vuproc.shm.memory import GuestMemory
+from vuproc.shm.native import NativeDevice
 from vuproc.shm.request import Request
 from vuproc.shm.segment import Segment
 from vuproc.workers.queue import Queue
@@ -93,6 +95,7 @@ class Worker:
             )
         for index in queues:
             self._device.setup(index)
+            self._take_native(index, self._device.native(index))
 
     def run(self) -> int:
         """Serve until the master says `Exit` or goes away; returns the exit code."""
@@ -105,6 +108,7 @@ class Worker:
                         queue.ready = True
                     if queue.ready and self._waiting is None:
                         queue.run()
+                    self._look_at_failures(queue)
                 self._settle()
         except Leave as leave:
             return leave.code
@@ -321,6 +325,22 @@ class Worker:
             self._log_failure(f"{name}.fail: {_described(error)}", error)
         if not request.finished:
             request.finish(0)
+
+    def _take_native(self, index: int, native: NativeDevice | None) -> None:
+        self._queues[index].native = native
+        if native is not None and native.completion_fd >= 0:
+            # It only has to wake the loop, which publishes in every turn.
+            self._watcher.add(native.completion_fd, lambda _mask: None)
+
+    def _look_at_failures(self, queue: Queue) -> None:
+        """Log what a native device has counted since the last look."""
+        native = queue.native
+        if native is None or native.failures == queue.failures_seen:
+            return
+        count, queue.failures_seen = native.failures - queue.failures_seen, native.failures
+        error = OSError(native.failure, os.strerror(native.failure))
+        where = f"{type(self._device).__name__}.native: queue {queue.index}"
+        self._log_failure(f"{where}: {count} requests failed, the last: {_described(error)}", error)
 
     def _hook(self, method: Callable[..., None], *args: object) -> None:
         """Call the device's own code; what it raises is logged with the method's name and ends

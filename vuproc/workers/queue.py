@@ -17,6 +17,7 @@ from vuproc.fd import Fd
 from vuproc.shm.counters import QueueCounters
 from vuproc.shm.inflight import SplitRecord
 from vuproc.shm.memory import GuestMemory
+from vuproc.shm.native import NativeDevice
 from vuproc.shm.request import Request
 from vuproc.shm.split import SplitRing
 
@@ -53,6 +54,10 @@ class Queue:
         self.ready = False
         """There may be work: drain before the next sleep."""
         self.kick: Fd | None = None
+        self.native: NativeDevice | None = None
+        """What serves the requests, if it is not the device's `handle`."""
+        self.failures_seen = 0
+        """Those of its failures that have been looked at."""
         self._device = device
         self._counters = counters
         self._chain_limit = chain_limit
@@ -212,15 +217,21 @@ class Queue:
             return
         self.ready = True
 
-    def run(self) -> None:
-        """Serve up to `BUDGET` requests; sets `ready` if more may be waiting."""
+    def run(self, spin_ns: int = 0) -> None:
+        """Serve up to `BUDGET` requests, and look for more for `spin_ns` before the driver is asked
+        to kick; sets `ready` if more may be waiting.
+        """
         ring = self._ring
         if ring is None or not self.active:
             self.ready = False
             return
         try:
-            fetched = ring.drain(self._device.handle, self._on_error, BUDGET)
-            self.ready = fetched == BUDGET or ring.arm()
+            if self.native is not None:
+                more = ring.serve_native(self.native, self._on_error, BUDGET, spin_ns)
+            else:
+                fetched = ring.drain(self._device.handle, self._on_error, BUDGET)
+                more = fetched == BUDGET or (spin_ns > 0 and ring.spin(spin_ns))
+            self.ready = more or ring.arm()
         except RingError as error:
             self.break_ring(str(error))
 
