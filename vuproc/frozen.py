@@ -6,8 +6,8 @@ stands as its name. What the fields of a `State` mean is part of the version.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -18,6 +18,7 @@ from vuproc.state import Offer, State, extra_bits
 VERSION = 1
 """Rises with every change of the structures in `State`, or of what one of their fields means."""
 
+_T = TypeVar("_T")
 _BELLS = (FdKind.EVENTFD, FdKind.PIPE, FdKind.SOCKET)
 _KINDS: dict[str, tuple[FdKind, ...]] = {
     "backend": (FdKind.SOCKET,),
@@ -97,10 +98,7 @@ def thaw(offer: Offer, data: bytes, fds: Mapping[str, Fd]) -> tuple[State, Names
             raise ValueError(f"{value!r} is no descriptor of this session")
         return known[value]
 
-    try:
-        frozen = msgspec.msgpack.decode(data, type=_Frozen, dec_hook=decode)
-    except (msgspec.MsgspecError, TypeError) as error:
-        raise ThawError(f"damaged: {error}") from error
+    frozen = _decoded(data, _Frozen, decode)
     problem = next(_problems(offer, frozen.state), None)
     if problem is not None:
         raise ThawError(problem)
@@ -108,10 +106,7 @@ def thaw(offer: Offer, data: bytes, fds: Mapping[str, Fd]) -> tuple[State, Names
 
 
 def _checked(data: bytes) -> bytes:
-    try:
-        head = msgspec.msgpack.decode(data, type=_Head)
-    except msgspec.MsgspecError as error:
-        raise ThawError(f"damaged: {error}") from error
+    head = _decoded(data, _Head)
     if head.version != VERSION:
         raise ThawError(f"of version {head.version}, not {VERSION}")
     return data
@@ -122,9 +117,18 @@ class _Listed(msgspec.Struct, frozen=True):
 
 
 def _names(data: bytes) -> tuple[str, ...]:
+    return _decoded(data, _Listed).names
+
+
+def _decoded(data: bytes, kind: type[_T], hook: Callable[[type, Any], Any] | None = None) -> _T:
+    """The bytes as one of `kind`; ThawError if they are none.
+
+    msgspec's own errors are not all: text that is not UTF-8 is a UnicodeDecodeError, what is nested
+    too deep a RecursionError, and a name that cannot be a key, given to `hook`, a TypeError.
+    """
     try:
-        return msgspec.msgpack.decode(data, type=_Listed).names
-    except msgspec.MsgspecError as error:
+        return msgspec.msgpack.decode(data, type=kind, dec_hook=hook)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, TypeError) as error:
         raise ThawError(f"damaged: {error}") from error
 
 

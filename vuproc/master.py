@@ -93,7 +93,10 @@ class Master:
         self._offer = offer
         self._exit_on_disconnect = exit_on_disconnect
         self._phase = Phase.SERVING
-        self._selector = selectors.DefaultSelector()
+        # Not epoll: what is registered there stays as long as anybody has the file open, and our
+        # keeper has copies of the workers' pidfds. A dead worker's would be reported under the
+        # number that its successor's got.
+        self._selector = selectors.PollSelector()
         self._connection: Connection | None = None
         self._listening = False
         self._next_accept = 0.0

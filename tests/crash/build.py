@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -9,22 +10,24 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-UNITS = ("memory", "counters", "request", "inflight", "ring", "split")
+UNITS = ("memory", "counters", "uring", "request", "inflight", "native", "ring", "split")
 SOURCES = ("errors.py", "shm/__init__.py", "shm/segment.py")
 # Asked for here: the first call of this module is not safe in several threads.
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 INCLUDE = sysconfig.get_path("include")
 COMPILER = os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"
+DAY_S = 86400
 HOOK = Path(__file__).with_name("crash_points.h")
 
 
 def crash_build() -> Path:
-    """A directory with a package `vuproc` of the instrumented units; kept until they change."""
+    """A directory with a package `vuproc` of the instrumented units, kept for a day after use."""
     shm = ROOT / "vuproc" / "shm"
     inputs = [HOOK, Path(__file__), *(ROOT / "vuproc" / name for name in SOURCES)]
     inputs += sorted([*shm.glob("*.pyx"), *shm.glob("*.pxd"), *shm.glob("*.h")])
@@ -37,11 +40,21 @@ def crash_build() -> Path:
         home.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=home) as made:
             _build(Path(made) / "build")
-            for old in home.iterdir():
-                if old != Path(made):
-                    shutil.rmtree(old, ignore_errors=True)
-            (Path(made) / "build").rename(done)
+            _forget_old(home)
+            with contextlib.suppress(OSError):  # another run was as quick
+                (Path(made) / "build").rename(done)
+    if not done.exists():
+        raise RuntimeError(f"the build did not get to {done}")
+    os.utime(done)
     return done
+
+
+def _forget_old(home: Path) -> None:
+    """Removes what nobody has used for a day; another checkout may share the cache."""
+    for old in home.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if old.stat().st_mtime < time.time() - DAY_S:
+                shutil.rmtree(old, ignore_errors=True)
 
 
 def _build(into: Path) -> None:

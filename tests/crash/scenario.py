@@ -58,7 +58,7 @@ SCENARIOS = (
 )
 SMALL = (
     Scenario("small", total=2, window=2),
-    Scenario("small_event_idx", event_idx=True, base=65535, total=3, window=2, size=4),
+    Scenario("small_event_idx", event_idx=True, base=65535, total=2, window=2, size=4),
     Scenario("small_deferred", defer=True, indirect=True, size=2, total=3, window=2),
     Scenario("small_at_most_once", resubmit="drop", event_idx=True, total=2, window=2),
 )

@@ -239,18 +239,21 @@ def single() -> Plans:
     return next_plan
 
 
-def double() -> Plans:
-    """No crash, then one at each store of the first life with one at each store of the second."""
+def double(share: int, shares: int) -> Plans:
+    """No crash, then one at each store of the first life with one at each store of the second.
+
+    Of the stores of the first life, every `shares`th from `share` on: several processes share them.
+    """
 
     def next_plan(run: Run | None) -> list[int] | None:
         if run is None:
             return []
         if not run.plan:
-            return [1, 1]
+            return [1 + share, 1]
         first, second = run.plan
         if run.crashes == 2:
             return [first, second + 1]
-        return [first + 1, 1] if run.crashes else None
+        return [first + shares, 1] if run.crashes else None
 
     return next_plan
 
@@ -283,6 +286,8 @@ def main() -> int:
     parser.add_argument("scenario", nargs="*", help="names; none: all of the kind")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--share", type=int, default=0, help="with --shares: which one")
+    parser.add_argument("--shares", type=int, default=1, help="processes that share pairs")
     options = parser.parse_args()
     known = {scenario.name: scenario for scenario in (*SCENARIOS, *SMALL)}
     names = options.scenario or [s.name for s in (SMALL if options.kind == "double" else SCENARIOS)]
@@ -290,7 +295,7 @@ def main() -> int:
     failed = False
     kinds: dict[str, Callable[[], Plans]] = {
         "single": single,
-        "double": double,
+        "double": lambda: double(options.share, options.shares),
         "chance": lambda: chance(options.seed, options.runs),
     }
     for name in names:

@@ -1,6 +1,6 @@
 """A worker dies before each store of the ring's code: nothing is lost, doubled, or left waiting.
 
-VUPROC_CRASH_LONG=1 takes in every pair of deaths in all small scenarios, and random ones by the
+VUPROC_LONG=1 takes in every pair of deaths in all small scenarios, and random ones by the
 thousand: about half an hour.
 """
 
@@ -10,6 +10,8 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,12 @@ import pytest
 from tests.crash.build import ROOT, crash_build
 from tests.crash.scenario import SCENARIOS, SMALL
 
-LONG = os.environ.get("VUPROC_CRASH_LONG", "") not in ("", "0")
-PAIRS = SMALL if LONG else SMALL[:1]
-pytestmark = pytest.mark.timeout(1800 if LONG else 300)
+LONG = os.environ.get("VUPROC_LONG", "") not in ("", "0")
+PAIRS = SMALL if LONG else SMALL[:2]
+SHARES = 2
+"""Processes at a time. One sweep uses one processor: its driver sleeps while its worker runs."""
+RUNS = 500 if LONG else 3
+pytestmark = pytest.mark.timeout(3600 if LONG else 300)
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +33,15 @@ def build() -> Path:
     return crash_build()
 
 
-def sweep(build: Path, *arguments: str) -> dict[str, Any]:
-    """One scenario in a process of its own, whose `vuproc` is the instrumented one."""
+def sweep(build: Path, *commands: list[str]) -> list[dict[str, Any]]:
+    """Sweeps at the same time, each in a process of its own whose `vuproc` is the instrumented one;
+    their reports.
+    """
+    with ThreadPoolExecutor(len(commands)) as pool:
+        return list(pool.map(partial(_sweep, build), commands))
+
+
+def _sweep(build: Path, arguments: list[str]) -> dict[str, Any]:
     environment = {**os.environ, "PYTHONPATH": f"{build}:{ROOT}"}
     done = subprocess.run(
         [sys.executable, "-m", "tests.crash.sweep", *arguments],
@@ -48,20 +60,18 @@ def sweep(build: Path, *arguments: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", [scenario.name for scenario in SCENARIOS])
-def test_d1_a_death_at_each_store(build: Path, name: str) -> None:
-    report = sweep(build, "single", name)
+def test_d1_a_death_at_each_store_and_many_at_random(build: Path, name: str) -> None:
+    single, chance = sweep(build, ["single", name], ["chance", name, "--runs", str(RUNS)])
     # Without a death, at each store, and beyond the last.
-    assert report["runs"] == report["crashes"] + 2 >= report["stores"]
+    assert single["runs"] == single["crashes"] + 2 >= single["stores"]
+    assert chance["crashes"] > RUNS
 
 
 @pytest.mark.parametrize("name", [scenario.name for scenario in PAIRS])
 def test_d2_a_second_death_at_each_store_of_the_recovery_and_after(build: Path, name: str) -> None:
-    report = sweep(build, "double", name)
-    assert report["crashes"] > report["runs"] > report["stores"] ** 2 / 3
-
-
-@pytest.mark.parametrize("name", [scenario.name for scenario in SCENARIOS])
-def test_many_deaths_at_random(build: Path, name: str) -> None:
-    runs = 500 if LONG else 3
-    report = sweep(build, "chance", name, "--runs", str(runs))
-    assert report["crashes"] > runs
+    halves = [
+        ["double", name, "--shares", str(SHARES), "--share", str(share)] for share in range(SHARES)
+    ]
+    reports = sweep(build, *halves)
+    crashes, runs = (sum(report[what] for report in reports) for what in ("crashes", "runs"))
+    assert crashes > runs > reports[0]["stores"] ** 2 / 3

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from typing import Any
 
-from vuproc.device import Device
 from vuproc.shm.memory import GuestMemory
 from vuproc.shm.request import Request
 from vuproc.shm.split import SplitRing
@@ -20,7 +21,7 @@ QUEUE_SIZE = 256
 class Inline:
     """One queue of `device`. `errors` are the exceptions that its `handle` raised."""
 
-    def __init__(self, device: Device, ram: Ram | int = 16 << 20) -> None:
+    def __init__(self, device: Any, ram: Ram | int = 16 << 20) -> None:
         self.device = device
         self.errors: list[BaseException] = []
         self.ram = Ram(ram) if isinstance(ram, int) else ram
@@ -43,13 +44,25 @@ class Inline:
         self._files = device.shared_files()
         device.shared = self._files
         device.setup(0)
+        self.native = device.native(0)
+
+    @property
+    def syncs(self) -> int:
+        """How often a disk's image was synced."""
+        return int((self.native or self.device._storage).syncs)
 
     def chain(
         self, out: Sequence[bytes] = (), in_: Sequence[int] = (), *, indirect: bool = False
     ) -> Completion:
         """Any chain, served at once."""
         token = self.queue.submit(out, in_, indirect=indirect)
-        self.ring.drain(self.device.handle, self._fail, 16)
+        if self.native is None:
+            self.ring.drain(self.device.handle, self._fail, 16)
+        else:
+            failures = self.native.failures
+            self.ring.serve_native(self.native, self._fail, 16)
+            if self.native.failures != failures:
+                self.errors.append(OSError(self.native.failure, os.strerror(self.native.failure)))
         return self.queue.wait(token)
 
     def block(

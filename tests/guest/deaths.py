@@ -1,4 +1,4 @@
-"""Death for the processes of a served disk: of its workers now and then, or of all at once."""
+"""Death for the processes of a served disk, again and again while a guest is under load."""
 
 from __future__ import annotations
 
@@ -6,19 +6,54 @@ import contextlib
 import os
 import select
 import signal
+import subprocess
+import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from vuproc.admin import Request, ask
+from vuproc.admin import AdminError, Request, ask
 from vuproc.testing.guests.process import family
 
-PERIOD_S = 0.2
+WORKERS_PERIOD_S = 0.2
+MASTER_PERIOD_S = 2.0
 LOOK_S = 0.005
 LOOKS = 10
-END_TIMEOUT_S = 10.0
+BOUND_S = 60.0
+"""For a master to serve its guest, and for anything else that must come."""
+
+
+class Fate(Protocol):
+    """Something that befalls a device until `over` is set."""
+
+    def run(self, over: threading.Event) -> None: ...
+
+
+@contextlib.contextmanager
+def meanwhile(fate: Fate) -> Iterator[None]:
+    """Has `fate` run in a thread of its own; raises what it raised."""
+    over = threading.Event()
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            fate.run(over)
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run, name="fate")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        # Also instead of what the guest met with: this is the cause.
+        if failures:
+            raise failures[0]
 
 
 class WorkerKiller:
@@ -31,12 +66,11 @@ class WorkerKiller:
         self.kills: Counter[int] = Counter()
         self.in_service: Counter[int] = Counter()
         self._socket = socket
-        self._over = threading.Event()
         self._killed: set[int] = set()
 
-    def run(self) -> None:
-        """Until `stop`."""
-        while not self._over.wait(PERIOD_S - LOOKS * LOOK_S):
+    def run(self, over: threading.Event) -> None:
+        """Until `over`."""
+        while not over.wait(WORKERS_PERIOD_S - LOOKS * LOOK_S):
             spared = {queue["queue"] for queue in self._queues()}
             for look in range(LOOKS + 1):
                 for queue in self._queues():
@@ -44,11 +78,11 @@ class WorkerKiller:
                     if queue["queue"] in spared and ripe:
                         self._kill(queue)
                         spared.remove(queue["queue"])
-                if not spared or self._over.wait(LOOK_S):
+                if not spared or over.wait(LOOK_S):
                     break
 
     def _queues(self) -> list[dict[str, Any]]:
-        queues: list[dict[str, Any]] = ask(self._socket, Request("status"))["queues"]
+        queues: list[dict[str, Any]] = ask(self._socket, Request("status"), BOUND_S)["queues"]
         return queues
 
     def _kill(self, queue: Mapping[str, Any]) -> None:
@@ -61,32 +95,81 @@ class WorkerKiller:
             self.kills[queue["queue"]] += 1
             self.in_service[queue["queue"]] += queue["in_service"] is not None
 
-    def stop(self) -> None:
-        """End `run`."""
-        self._over.set()
+
+class MasterKiller:
+    """Kills the master of a supervised device every two seconds; each has served the guest before.
+
+    `kills` counts them, `slowest_s` is the longest time from a death to the first requests which
+    the next master's workers completed on each queue.
+    """
+
+    def __init__(self, socket: Path) -> None:
+        self.kills = 0
+        self.slowest_s = 0.0
+        self._socket = socket
+
+    def run(self, over: threading.Event) -> None:
+        """Until `over`."""
+        last = 0
+        begun = time.monotonic()
+        while (status := await_service(self._socket, over, other_than=last)) is not None:
+            now = time.monotonic()
+            if last:
+                self.slowest_s = max(self.slowest_s, now - begun)
+                if over.wait(max(0.0, begun + MASTER_PERIOD_S - now)):
+                    return
+            last, begun = int(status["pid"]), time.monotonic()
+            os.kill(last, signal.SIGKILL)
+            self.kills += 1
 
 
-@contextlib.contextmanager
-def workers_die(socket: Path) -> Iterator[WorkerKiller]:
-    """Has every queue's worker killed again and again."""
-    killer = WorkerKiller(socket)
-    failures: list[Exception] = []
+class Upgrader:
+    """Runs `vuproc upgrade` every two seconds, once the program before has served the guest.
 
-    def run() -> None:
-        try:
-            killer.run()
-        except Exception as error:
-            failures.append(error)
+    `upgrades` counts them; `slowest_s` as above, from the command's start.
+    """
 
-    thread = threading.Thread(target=run, name="killer")
-    thread.start()
-    try:
-        yield killer
-    finally:
-        killer.stop()
-        thread.join()
-    if failures:
-        raise failures[0]
+    def __init__(self, socket: Path) -> None:
+        self.upgrades = 0
+        self.slowest_s = 0.0
+        self._socket = socket
+
+    def run(self, over: threading.Event) -> None:
+        """Until `over`."""
+        status = await_service(self._socket, over)
+        command = [sys.executable, "-m", "vuproc", "upgrade", str(self._socket)]
+        while status is not None:
+            begun = time.monotonic()
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=BOUND_S, check=False
+            )
+            assert done.returncode == 0, done.stderr
+            self.upgrades += 1
+            before = status
+            status = await_service(self._socket, over)
+            if status is not None:
+                assert status["started"] != before["started"], "the old program still runs"
+                self.slowest_s = max(self.slowest_s, time.monotonic() - begun)
+            if over.wait(max(0.0, begun + MASTER_PERIOD_S - time.monotonic())):
+                return
+
+
+def await_service(
+    socket: Path, over: threading.Event, *, other_than: int = 0
+) -> dict[str, Any] | None:
+    """The status once a master other than process `other_than` has completed requests of each
+    queue; None if `over` comes first.
+    """
+    deadline = time.monotonic() + BOUND_S
+    status: dict[str, Any] = {}
+    while not over.wait(LOOK_S):
+        assert time.monotonic() < deadline, f"no master serves the guest: {status}"
+        # There may be nobody to answer at the moment, or one who dies over it.
+        with contextlib.suppress(AdminError):
+            status = ask(socket, Request("status"), BOUND_S)
+            if status["pid"] != other_than and all(each["requests"] for each in status["queues"]):
+                return status
+    return None
 
 
 def kill_all(master: int) -> None:
@@ -102,7 +185,7 @@ def kill_all(master: int) -> None:
         for pidfd in pidfds:
             poller = select.poll()
             poller.register(pidfd, select.POLLIN)
-            assert poller.poll(END_TIMEOUT_S * 1000), "a killed process is still there"
+            assert poller.poll(BOUND_S * 1000), "a killed process is still there"
     finally:
         for pidfd in pidfds:
             os.close(pidfd)

@@ -47,6 +47,8 @@ cdef class RequestOwner:
     cdef readonly Py_ssize_t lost  # requests that were dropped while open; they stay in flight
 
     cdef void request_closed(self, Request request) noexcept
+    # A native device has ended a request that it had deferred.
+    cdef void native_done(self, uint16_t head, uint64_t written) noexcept nogil
 
 
 @cython.final
@@ -82,8 +84,8 @@ cdef class Request:
     cdef int check(self) except -1
     cdef tuple views(self, uint32_t first, uint32_t count, bint readonly)
     cdef int hand_over(
-        self, Operation operation, int fd, int64_t offset, uint64_t wanted, bytes done,
-        bint durable,
+        self, Operation operation, object given, object buffered, int64_t offset, uint64_t wanted,
+        bytes done, bint durable,
     ) except -1
     cdef int finish_now(
         self, Operation operation, int fd, int64_t offset, uint64_t wanted, bytes done,

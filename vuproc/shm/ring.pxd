@@ -5,17 +5,26 @@ from posix.uio cimport iovec
 
 from vuproc.shm.counters cimport QueueCounters
 from vuproc.shm.memory cimport GuestMemory
+from vuproc.shm.native cimport NativeDevice
 from vuproc.shm.request cimport Chain, Request, RequestOwner
 
 
 cdef enum:
     BATCH = 64                     # most completions published by one store of the used index
     BATCH_NS = 100000              # and the longest that one waits for others
+    SLICE_NS = 1000000             # the longest that a native device keeps its worker's loop waiting
+    HELD = 2                       # a mark: in flight, and deferred by the native device
 
 
 cdef struct Completion:
     uint16_t head
     uint32_t length
+
+
+cdef struct Flight:
+    # A request that a native device has.
+    uint64_t began                 # ns, when it was fetched
+    uint64_t readable
 
 
 cdef class Ring(RequestOwner):
@@ -43,10 +52,16 @@ cdef class Ring(RequestOwner):
     cdef void *current             # the Request inside `handle`; borrowed
     cdef bint draining
     cdef readonly bint stopped
+    cdef NativeDevice device       # None unless `serve_native` was called
+    cdef Flight *flights           # by head; NULL without a native device
     cdef const char *cause         # what `fetch` or `look` found; NULL: nothing
     cdef object failure            # the RingError, once broken
 
-    # For native devices: no GIL, no Python objects.
+    # No GIL, no Python objects.
+    cdef int attach(self, NativeDevice device) except -1
+    cdef int serve_batch(self, int budget, uint64_t spin_ns, int *fetched) noexcept nogil
+    cdef void serve_one(self, Chain *chain, uint8_t attempts) noexcept nogil
+    cdef bint await_work(self, uint64_t spin_ns) noexcept nogil
     cdef void complete(
         self, uint16_t head, uint64_t written, uint64_t read, uint64_t nanoseconds
     ) noexcept nogil

@@ -4,6 +4,7 @@ from typing import Literal
 from vuproc.errors import RingError
 from vuproc.shm.inflight import Recovered
 from vuproc.shm.memory import GuestMemory
+from vuproc.shm.native import NativeDevice
 from vuproc.shm.request import Request
 from vuproc.shm.uring import Uring
 
@@ -102,8 +103,28 @@ class Ring:
         `on_error`, and the request is finished on return.
         """
 
+    def serve_native(
+        self,
+        device: NativeDevice,
+        on_error: Callable[[Request, BaseException], None],
+        budget: int,
+        spin_ns: int = 0,
+    ) -> bool:
+        """As `drain` by a native device, without the GIL: until the ring stays empty for `spin_ns`
+        (False), or the budget or a slice of time is used up (True: there may be more).
+
+        Recovered requests that are not to run go to `on_skip`, as in `drain`. The device belongs to
+        the ring from the first call on, until the ring stops or breaks.
+        """
+
+    def spin(self, nanoseconds: int) -> bool:
+        """Look for work for so long, asking for no kick; True as soon as there is some."""
+
     def publish(self) -> int:
-        """Show finished requests to the driver and notify it if it wants that; return how many."""
+        """Show finished requests to the driver and notify it if it wants that; return how many.
+
+        Those which a native device has ended in the meantime are among them.
+        """
 
     def notify_always(self) -> None:
         """Notify the driver whether it wants that or not (after a restart or a new call fd)."""

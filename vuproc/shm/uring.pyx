@@ -182,6 +182,8 @@ cdef class Uring:
 
     cdef bint unsubmitted(self) noexcept nogil:
         # True if the kernel has not taken all that was begun: `submit` again before sleeping.
+        if self.kernel == NULL:
+            return False
         return self.waiting != <uint32_t>self.entries or vu_uring_waiting(self.kernel) != 0
 
     cdef int enter(self, unsigned complete, unsigned flags) noexcept nogil:
@@ -194,7 +196,7 @@ cdef class Uring:
         # `unsubmitted`), or -errno if it never will: nothing can be done with this ring then.
         cdef uint32_t slot
         cdef int answer
-        while True:
+        while self.kernel != NULL:
             if vu_uring_waiting(self.kernel):
                 answer = self.enter(0, 0)
                 if answer in (-EAGAIN, -EBUSY, -EINTR):
@@ -207,7 +209,8 @@ cdef class Uring:
                     break
                 self.waiting = self.transfers[slot].next
             if not vu_uring_waiting(self.kernel):
-                return 0
+                break
+        return 0
 
     cdef int reap(self, Outcome *outcomes, int room) noexcept nogil:
         # Take back up to `room` transfers that are over, and go on with those that moved a part:
@@ -218,7 +221,7 @@ cdef class Uring:
         cdef int32_t result
         cdef uint32_t slot
         cdef Transfer *transfer
-        while count < room:
+        while count < room and self.kernel != NULL:
             if not vu_uring_take(self.kernel, &number, &result):
                 if count or entered or not vu_uring_owes(self.kernel):
                     break
@@ -336,7 +339,7 @@ cdef class Uring:
     @property
     def pending(self):
         """True if the kernel has not taken all that was begun: submit before sleeping."""
-        return vu_uring_fd(self.kernel) >= 0 and self.unsubmitted()
+        return self.unsubmitted()
 
     def read(self, int file, buffers, uint64_t offset, uint64_t tag, *, uint32_t flags=0):
         """Begin to fill the buffers from the file at `offset`."""

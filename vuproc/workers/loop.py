@@ -9,6 +9,7 @@ the device has finished what is in flight. The master has a deadline for that.
 from __future__ import annotations
 
 import logging
+import os
 import select
 import time
 import traceback
@@ -21,6 +22,7 @@ from vuproc.errors import MemoryFault, RequestAbandoned, RingError
 from vuproc.fd import Fd
 from vuproc.shm.counters import QueueCounters
 from vuproc.shm.memory import GuestMemory
+from vuproc.shm.native import NativeDevice
 from vuproc.shm.request import Request
 from vuproc.shm.segment import Segment
 from vuproc.workers.queue import Queue
@@ -93,6 +95,7 @@ class Worker:
             )
         for index in queues:
             self._device.setup(index)
+            self._take_native(index, self._device.native(index))
 
     def run(self) -> int:
         """Serve until the master says `Exit` or goes away; returns the exit code."""
@@ -105,14 +108,20 @@ class Worker:
                         queue.ready = True
                     if queue.ready and self._waiting is None:
                         queue.run()
+                    self._look_at_failures(queue)
                 self._settle()
         except Leave as leave:
+            # Whoever comes after us takes our end for that of all we had begun.
+            for queue in self._queues.values():
+                queue.drop()
             return leave.code
 
     def _patience(self) -> float | None:
         """Seconds to sleep in poll: none with work at hand, little when a ring must be polled, else
         for ever.
         """
+        if not all([queue.submit() for queue in self._queues.values()]):
+            return POLL_BUSY_S
         if self._waiting is not None:
             return None  # held rings do not run; the device's own descriptors move things on
         if any(queue.ready and queue.active for queue in self._queues.values()):
@@ -192,25 +201,25 @@ class Worker:
                 if (guest_addr, size, user_addr) in self._memory.regions:
                     self._change_memory(self._memory.without_region(guest_addr, size, user_addr))
             case control.StartRing(queue=index):
-                self._remove_kick(self._queue(index))
+                self._unwatch_queue(self._queue(index))
                 self._queue(index).start(command, fds, self._memory, self._features)
-                self._watch_kick(self._queue(index))
+                self._watch_queue(self._queue(index))
                 self._hook(self._device.ring_started, index)
             case control.StopRing(queue=index):
                 if not self._queue(index).started:
                     raise Refusal(f"queue {index} is not started")
-                self._remove_kick(self._queue(index))
+                self._unwatch_queue(self._queue(index))
                 base = self._queue(index).stop()
                 self._hook(self._device.ring_stopped, index)
                 return base
             case control.EnableRing(queue=index, enabled=enabled):
                 self._queue(index).set_enabled(enabled)
             case control.SetKick(queue=index):
-                self._remove_kick(self._queue(index))
+                self._unwatch_queue(self._queue(index))
                 old = self._queue(index).set_kick(fds[0] if fds else None)
                 if old is not None:
                     old.close()
-                self._watch_kick(self._queue(index))
+                self._watch_queue(self._queue(index))
             case control.SetCall(queue=index):
                 self._queue(index).set_call(fds[0] if fds else None)
             case control.SetErr(queue=index):
@@ -251,14 +260,17 @@ class Worker:
 
     def _detach(self) -> None:
         for queue in self._queues.values():
-            self._remove_kick(queue)
+            self._unwatch_queue(queue)
             queue.drop()
             queue.enabled = False
         self._memory = GuestMemory()
         self._features = 0
         self._hook(self._device.reset)
 
-    def _watch_kick(self, queue: Queue) -> None:
+    def _watch_queue(self, queue: Queue) -> None:
+        if queue.completions >= 0:
+            # It only has to wake the loop, which publishes in every turn.
+            self._watcher.add(queue.completions, lambda _mask: None)
         if queue.kick is None:
             return
 
@@ -270,7 +282,9 @@ class Worker:
 
         self._watcher.add(queue.kick.fileno(), ready)
 
-    def _remove_kick(self, queue: Queue) -> None:
+    def _unwatch_queue(self, queue: Queue) -> None:
+        if queue.completions >= 0:
+            self._watcher.remove(queue.completions)
         if queue.kick is not None:
             self._watcher.remove(queue.kick.fileno())
 
@@ -283,7 +297,7 @@ class Worker:
             raise Leave(0) from None
 
     def _ring_broken(self, queue: int, cause: str) -> None:
-        self._remove_kick(self._queues[queue])
+        self._unwatch_queue(self._queues[queue])
         self._answer(RingBroken(queue, cause))
 
     def _request_failed(self, request: Request, error: BaseException) -> None:
@@ -321,6 +335,22 @@ class Worker:
             self._log_failure(f"{name}.fail: {_described(error)}", error)
         if not request.finished:
             request.finish(0)
+
+    def _take_native(self, index: int, native: NativeDevice | None) -> None:
+        self._queues[index].native = native
+        if native is not None and native.completion_fd >= 0:
+            # It only has to wake the loop, which publishes in every turn.
+            self._watcher.add(native.completion_fd, lambda _mask: None)
+
+    def _look_at_failures(self, queue: Queue) -> None:
+        """Log what a native device has counted since the last look."""
+        native = queue.native
+        if native is None or native.failures == queue.failures_seen:
+            return
+        count, queue.failures_seen = native.failures - queue.failures_seen, native.failures
+        error = OSError(native.failure, os.strerror(native.failure))
+        where = f"{type(self._device).__name__}.native: queue {queue.index}"
+        self._log_failure(f"{where}: {count} requests failed, the last: {_described(error)}", error)
 
     def _hook(self, method: Callable[..., None], *args: object) -> None:
         """Call the device's own code; what it raises is logged with the method's name and ends

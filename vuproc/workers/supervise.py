@@ -133,7 +133,7 @@ class WorkerProcess:
         self._on_report = on_report
         self._channel: MasterChannel = master_end(ours)
         self._serial = 0
-        self._assigned = 0
+        self._assigned: int | None = None
         with theirs:
             self._process = forkserver.start(theirs, "vuproc-worker")
         self.pid: int = self._process.pid
@@ -161,9 +161,14 @@ class WorkerProcess:
             raise self._useless(error) from error
 
     def assigned(self) -> None:
-        """Wait until it has set up its queues. Raises `WorkerSetupError`, and then it is gone."""
+        """Wait until it has set up its queues, unless it was seen to have. Raises
+        `WorkerSetupError`, and then it is gone.
+        """
+        if self._assigned is None:
+            return
+        serial, self._assigned = self._assigned, None
         try:
-            self.wait(self._assigned, timeout=SETUP_DEADLINE)
+            self.wait(serial, timeout=SETUP_DEADLINE)
         except (WorkerRefused, WorkerLost) as error:
             raise self._useless(error) from error
 

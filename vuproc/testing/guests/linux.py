@@ -134,6 +134,11 @@ class LinuxGuest:
         line = self.process.wait_for(wanted, timeout_s, f"the script to say {text!r}")
         return line.removeprefix(MARK)
 
+    def said(self, text: str) -> bool:
+        """Whether the script has said a line that starts with `text`; does not wait for it."""
+        self.process.take_in()
+        return any(line.startswith(MARK + text) for line in self.process.lines)
+
     def finish(self, timeout_s: float = BOOT_TIMEOUT_S) -> Report:
         """Waits for the power to go off. `GuestFailed` if the script's status was not 0."""
         self.process.wait(timeout_s)

@@ -114,9 +114,13 @@ class GuestProcess:
                     pass
                 if not _readable(ended, deadline):
                     raise self._failed(f"waited {timeout_s:g} s for its end", deadline)
+        self.take_in()
+        return self._process.wait()
+
+    def take_in(self) -> None:
+        """Adds what was printed meanwhile to `lines`; does not wait for more."""
         while self._read(0.0):
             pass
-        return self._process.wait()
 
     def kill(self) -> None:
         """SIGKILL to the child and each of its family, by pid; returns when all are gone."""
@@ -125,8 +129,7 @@ class GuestProcess:
         self._process.wait(KILL_TIMEOUT_S)
         # What was forked between the look and the kill is in the session still.
         _kill_all(family(self.pid))
-        while self._read(0.0):
-            pass
+        self.take_in()
         self._output.close()
 
     def _read(self, deadline: float, *others: int) -> bool:

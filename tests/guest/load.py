@@ -1,0 +1,121 @@
+"""What guests do while the processes behind their disk die, and how it is checked afterwards."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tests.guest.files import check_file_system, sum_of
+from tests.guest.lagging import LaggingBlk
+from vuproc.spec.virtio import DeviceId
+from vuproc.testing.guests import VhostUserDevice, boot_qemu, boot_uml, clients
+from vuproc.testing.guests.linux import LinuxGuest, Report
+from vuproc.testing.serve import reference
+
+LONG = os.environ.get("VUPROC_LONG", "") not in ("", "0")
+FILES = 3
+"""Files that each writer writes in turn."""
+SIZE = 128 << 20
+BEGINS = "load=begins"
+ENDED = "load=ended"
+
+# Each writer makes one file after the other, with and without the page cache, and reads each back
+# from the disk. What it last meant to be in a file it keeps in memory, as a checksum.
+LOAD = """
+mke2fs -q -t ext4 /dev/vda
+mount -t ext4 /dev/vda /mnt
+dd if=/dev/urandom of=/tmp/seed bs=65536 count=4 2>/dev/null
+write_once() {
+    name=cpu$1.$(($2 % FILES))
+    { echo $1 $2; cat /tmp/seed; } | dd of=/tmp/now$1 bs=4096 conv=sync 2>/dev/null
+    if [ $(($2 % 2)) = 0 ]; then
+        dd if=/tmp/now$1 of=/mnt/$name bs=16384 oflag=direct 2>/dev/null
+    else
+        dd if=/tmp/now$1 of=/mnt/$name bs=4096 conv=fsync 2>/dev/null
+    fi
+    dd if=/mnt/$name of=/tmp/back$1 bs=8192 iflag=direct 2>/dev/null
+    cmp /tmp/now$1 /tmp/back$1 || say different $name
+    sha256sum </tmp/now$1 | cut -d' ' -f1 >/tmp/sum.$name
+}
+# Each file at least once, however slow the machine is.
+writer() {
+    round=0
+    while [ $round -lt FILES ] || [ $(date +%s) -lt $end ]; do
+        round=$((round + 1))
+        write_once $1 $round
+    done
+    say rounds$1 $round
+}
+# Keeps the queues full of large writes meanwhile.
+noise() {
+    while [ $(date +%s) -lt $end ]; do
+        dd if=/dev/zero of=/mnt/noise$1 bs=65536 count=128 conv=fsync 2>/dev/null
+    done
+}
+dmesg -c >/dev/null
+end=$(($(date +%s) + SECONDS))
+say load begins
+for cpu in CPUS; do
+    for task in writer noise; do
+        $task $cpu &
+        pids="${pids:-} $!"
+        taskset -p -c $cpu $! >/dev/null
+    done
+done
+for pid in $pids; do wait $pid; done
+say load ended
+umount /mnt
+dmesg -r | grep -iE 'error|fail|timeout|hung|aborted|corrupt' >/tmp/complaints || true
+say complaints $(wc -l </tmp/complaints)
+while IFS= read -r line; do say complaint "$line"; done </tmp/complaints
+for sum in /tmp/sum.*; do say ${sum#/tmp/sum.} $(cat $sum); done
+"""
+
+
+def _script(cpus: int, seconds: int) -> str:
+    words = {"FILES": FILES, "SECONDS": seconds, "CPUS": " ".join(map(str, range(cpus)))}
+    script = LOAD
+    for word, value in words.items():
+        script = script.replace(word, str(value))
+    return script
+
+
+def uml(socket: Path, seconds: int) -> LinuxGuest:
+    """User-Mode Linux with one queue, under load for so long."""
+    return boot_uml({socket: DeviceId.BLK}, script=_script(1, seconds), programs=[clients.mke2fs()])
+
+
+def qemu(socket: Path, seconds: int, *, reconnect_s: int | None = None) -> LinuxGuest:
+    """An emulated Linux with two queues, under load for so long."""
+    disk = VhostUserDevice(socket=socket, properties={"num-queues": 2}, reconnect_s=reconnect_s)
+    return boot_qemu([disk], script=_script(2, seconds), programs=[clients.mke2fs()])
+
+
+QUEUES: dict[Callable[..., LinuxGuest], int] = {uml: 1, qemu: 2}
+"""Of the disk that such a guest is given."""
+
+
+def new_disk(directory: Path, queues: int) -> tuple[Path, dict[str, Any]]:
+    """An empty image, and the device that serves it, out of order."""
+    image = directory / "disk.raw"
+    image.touch()
+    os.truncate(image, SIZE)
+    return image, {"type": reference(LaggingBlk), "image": str(image), "queues": queues}
+
+
+def check(report: Report, image: Path, cpus: int) -> None:
+    """The guest saw no fault, and the host finds what the guest wrote."""
+    assert "different" not in report.values, report.lines
+    complaints = [line for line in report.lines if line.startswith("complaint=")]
+    assert not complaints
+    assert report.values["complaints"] == "0"
+    sums: Mapping[str, str] = {
+        name: value for name, value in report.values.items() if name.startswith("cpu")
+    }
+    assert len(sums) == cpus * FILES
+    check_file_system(image)
+    assert {name: sum_of(image, name) for name in sums} == sums
+    rounds = [report.values[f"rounds{cpu}"] for cpu in range(cpus)]
+    print(f"files written and read back by each processor: {', '.join(rounds)}")
