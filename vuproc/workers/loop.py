@@ -26,6 +26,7 @@ from vuproc.shm.native import NativeDevice
 from vuproc.shm.request import Request
 from vuproc.shm.segment import Segment
 from vuproc.workers.queue import Queue
+from vuproc.workers.spin import LONGEST_NS, Spin
 from vuproc.workers.watch import HasFileno, Watcher
 
 POLL_BUSY_S = 0.0005
@@ -61,6 +62,8 @@ class Worker:
         self._features = 0
         self._queues: dict[int, Queue] = {}
         self._waiting: tuple[Command, tuple[Fd, ...]] | None = None
+        self._counters: QueueCounters | None = None
+        self._spin = Spin("off", lambda: 1)
         self._empty_looks = 0
         self._errors = 0
         self._errors_since = time.monotonic()
@@ -83,11 +86,18 @@ class Worker:
 
     def take(self, queues: tuple[int, ...], counters: Segment | None) -> None:
         """Be the one who serves `queues`, and let the device prepare each of them."""
+        options = self._device.options
+        cpus = len(os.sched_getaffinity(0))
+        if options.cpus:
+            os.sched_setaffinity(0, {options.cpus[queues[0] % len(options.cpus)]})
         for index in queues:
+            own = None if counters is None else QueueCounters(counters, index)
+            if self._counters is None:
+                self._counters = own
             self._queues[index] = Queue(
                 index,
                 self._device,
-                None if counters is None else QueueCounters(counters, index),
+                own,
                 self._chain_limit,
                 self._request_failed,
                 self._request_skipped,
@@ -96,18 +106,22 @@ class Worker:
         for index in queues:
             self._device.setup(index)
             self._take_native(index, self._device.native(index))
+        if len(queues) == 1:
+            # One of several could not look at the others meanwhile.
+            awake = (lambda: 1) if self._counters is None else self._counters.count_awake
+            self._spin = Spin(options.poll, awake, cpus)
 
     def run(self) -> int:
         """Serve until the master says `Exit` or goes away; returns the exit code."""
         try:
             while True:
-                self._watcher.poll(self._patience())
+                self._wait()
                 for queue in self._queues.values():
                     queue.publish()
                     if queue.polling:
                         queue.ready = True
                     if queue.ready and self._waiting is None:
-                        queue.run()
+                        queue.run(self._window(queue))
                     self._look_at_failures(queue)
                 self._settle()
         except Leave as leave:
@@ -115,6 +129,25 @@ class Worker:
             for queue in self._queues.values():
                 queue.drop()
             return leave.code
+
+    def _wait(self) -> None:
+        patience = self._patience()
+        if patience is not None:
+            self._watcher.poll(patience)
+            return
+        if self._counters is not None:
+            self._counters.set_awake(False)
+        began = time.monotonic_ns()
+        self._watcher.poll(None)
+        if self._counters is not None:
+            self._counters.set_awake(True)
+        self._spin.slept(time.monotonic_ns() - began)
+
+    def _window(self, queue: Queue) -> int:
+        """Nanoseconds that `queue` may look for more work when it has none."""
+        if queue.polling and len(self._queues) == 1:
+            return LONGEST_NS
+        return self._spin.window_ns
 
     def _patience(self) -> float | None:
         """Seconds to sleep in poll: none with work at hand, little when a ring must be polled, else
