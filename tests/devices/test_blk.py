@@ -14,6 +14,7 @@ import pytest
 from tests.devices.inline import QUEUE_SIZE, Inline
 from vuproc.devices import blk
 from vuproc.devices.blk import Blk, BlkOptions
+from vuproc.devices.blk_storage import check_direct
 from vuproc.spec.blk import (
     CONFIG,
     DISCARD_SEGMENT,
@@ -39,7 +40,15 @@ def image(tmp_path: Path) -> Path:
     return path
 
 
-ENGINES = ("sync", "python")
+ENGINES: dict[str, dict[str, object]] = {
+    "sync": {"engine": "sync"},
+    "python": {"engine": "python"},
+    "io_uring": {"engine": "io_uring"},
+    "direct-sync": {"engine": "sync", "direct": True},
+    "direct-python": {"engine": "python", "direct": True},
+    "direct-auto": {"engine": "auto", "direct": True},
+}
+"""What serves the disk: each is to do the same."""
 
 
 @pytest.fixture(params=ENGINES)
@@ -47,9 +56,16 @@ def disk(image: Path, request: pytest.FixtureRequest) -> Iterator[Disk]:
     made: list[Inline] = []
 
     def make(**options: object) -> Inline:
-        if "ram" not in options:
+        engine = dict(ENGINES[request.param])
+        if "ram" in options:
+            engine.pop("direct", None)
+        else:
             options.setdefault("image", str(image))
-        options.setdefault("engine", request.param)
+            problem = check_direct(str(image), 512) if "direct" in engine else None
+            if problem is not None:
+                print(f"not direct: {problem}")
+                del engine["direct"]
+        options = {**engine, **options}
         made.append(Inline(Blk(BlkOptions(**options))))  # type: ignore[arg-type]
         return made[-1]
 
@@ -294,8 +310,10 @@ def test_f11_error_of_flush_is_ioerr(disk: Disk) -> None:
     # What cannot be synced.
     reading, writing = os.pipe()
     os.dup2(reading, storage.fileno(), inheritable=False)
+    inline.register_files()
     assert inline.block(BlkType.FLUSH).status == BlkStatus.IOERR
     os.dup2(kept, storage.fileno(), inheritable=False)
+    inline.register_files()
     for number in (kept, reading, writing):
         os.close(number)
     (error,) = inline.errors

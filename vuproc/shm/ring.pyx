@@ -361,7 +361,11 @@ cdef class Ring(RequestOwner):
         end = self.now + spin_ns
         while self.now < end:
             for look in range(SPIN_LOOKS):
-                if self.available() or self.device is not None and self.device.reap():
+                if (
+                    self.available()
+                    or self.device is not None and self.device.reap()
+                    or self.uring is not None and self.uring.ready()
+                ):
                     self.now = clock_ns()
                     return True
                 vu_pause()

@@ -68,6 +68,7 @@ cdef class Uring:
     cdef int submit(self) noexcept nogil
     cdef int reap(self, Outcome *outcomes, int room) noexcept nogil
     cdef bint unsubmitted(self) noexcept nogil
+    cdef bint ready(self) noexcept nogil
     cdef int wait(self) noexcept nogil
     cdef int cancel(self) noexcept nogil
     cdef void finish(self) noexcept nogil

@@ -38,6 +38,7 @@ cdef extern from "uring.h" nogil:
     int vu_uring_push_cancel(Kernel *ring, uint64_t target, uint64_t user_data)
     void vu_uring_show(Kernel *ring)
     bint vu_uring_take(Kernel *ring, uint64_t *user_data, int32_t *result)
+    bint vu_uring_has(const Kernel *ring)
     bint vu_uring_owes(Kernel *ring)
 
 cdef enum:
@@ -185,6 +186,12 @@ cdef class Uring:
         if self.kernel == NULL:
             return False
         return self.waiting != <uint32_t>self.entries or vu_uring_waiting(self.kernel) != 0
+
+    cdef bint ready(self) noexcept nogil:
+        # True if `reap` would find something.
+        if self.kernel == NULL:
+            return False
+        return vu_uring_has(self.kernel) or vu_uring_owes(self.kernel)
 
     cdef int enter(self, unsigned complete, unsigned flags) noexcept nogil:
         # One system call: what was pushed, and wait for `complete` answers if the flags say so.

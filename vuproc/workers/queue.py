@@ -197,8 +197,7 @@ class Queue:
             if fd is not None:
                 fd.close()
         self.kick = self._call = self._err = None
-        self._uring = None
-        self.completions = -1
+        self._drop_uring()
         self._broken = False
         self.ready = False
 
@@ -304,12 +303,20 @@ class Queue:
         if self._broken or self._ring is None:
             return
         self._broken = True
-        self._uring = None
         self.ready = False
         # Not only if its content broke it: what the device still finishes must not be shown.
         self._ring.stop()
         self._signal_err()
         self._on_broken(self.index, cause)
+        self._drop_uring()
+
+    def _drop_uring(self) -> None:
+        """A ring that stops has waited for the kernel, if it was ever run."""
+        if self._uring is not None:
+            self._uring.close()
+            self._uring = None
+        if self.native is not None:
+            self.native.uring = None
         self.completions = -1
 
     def _point_call(self) -> None:
