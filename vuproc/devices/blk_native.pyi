@@ -28,4 +28,6 @@ class NativeBlk(NativeDevice):
         write_zeroes: tuple[int, int] = (0, 0),
     ) -> None:
         """`buffered` is the same image without O_DIRECT, for memory which that does not take; -1:
-        `fd` is open without. `discard`, `write_zeroes`: most sectors of one range, and most ranges of a request."""
+        `fd` is open without. `discard`, `write_zeroes`: most sectors of one range, and most ranges
+        of a request.
+        """

@@ -113,9 +113,9 @@ class Request:
         -1: as many bytes as fit before `done`. If the worker has an io_uring with this file
         (`Device.uring_files`), the kernel reads meanwhile and the request is completed when it has,
         in any order; otherwise this blocks. `buffered`, for a file opened with O_DIRECT: the same
-        without, used where the driver's memory is not aligned to 512. ValueError if it does not fit. OSError, and EIO at the
-        end of the file, either from here or later: then `Device.fail` gets request and error, as if
-        `handle` had raised it.
+        without, used where the driver's memory is not aligned to 512. ValueError if it does not
+        fit. OSError, and EIO at the end of the file, either from here or later: then `Device.fail`
+        gets request and error, as if `handle` had raised it.
         """
 
     def finish_pwritev(

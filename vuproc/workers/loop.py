@@ -153,7 +153,7 @@ class Worker:
         """Seconds to sleep in poll: none with work at hand, little when a ring must be polled, else
         for ever.
         """
-        if not all([queue.submit() for queue in self._queues.values()]):
+        if [queue for queue in self._queues.values() if not queue.submit()]:
             return POLL_BUSY_S
         if self._waiting is not None:
             return None  # held rings do not run; the device's own descriptors move things on

@@ -1,13 +1,14 @@
 """Tells when the kernel has finished what a dead worker had asked of it.
 
-A worker that dies in the middle of blocking calls is gone only when they are over. What it has given
-to io_uring outlives it: after its pidfd has become readable, reads may still arrive in guest memory
-and writes in the image. Running such a request again meanwhile would be a race: the driver could have
-its answer, use the buffer or the block anew, and then lose what it wrote to the earlier attempt.
+A worker that dies in the middle of blocking calls is gone only when they are over. What it has
+given to io_uring outlives it: after its pidfd has become readable, reads may still arrive in guest
+memory and writes in the image. Running such a request again meanwhile would be a race: the driver
+could have its answer, use the buffer or the block anew, and then lose what it wrote to the earlier
+attempt.
 
 The kernel lets go of a ring's registered files only when nothing of the ring is left. So a worker
-registers one more file, the *witness*: the in-flight record, opened once more and with a lock on the
-queue's part of it. Whoever goes on from the record waits until nobody holds such a lock.
+registers one more file, the *witness*: the in-flight record, opened once more and with a lock on
+the queue's part of it. Whoever goes on from the record waits until nobody holds such a lock.
 """
 
 from __future__ import annotations
