@@ -297,9 +297,7 @@ class Blk(Device):
             if kind == _IN:
                 offset, length = sector * SECTOR_SIZE, room - 1
                 self._check_range(offset, length)
-                request.finish_preadv(
-                    self._file, offset, length, done=_OK, buffered=self._buffered
-                )
+                request.finish_preadv(self._file, offset, length, done=_OK, buffered=self._buffered)
             elif kind == _OUT:
                 self._write(request, sector * SECTOR_SIZE, request.readable)
             elif kind == BlkType.FLUSH:
