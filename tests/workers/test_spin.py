@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def test_auto_gives_up_after_a_few_long_sleeps() -> None:
 
 
 def test_off_and_a_number_learn_nothing() -> None:
-    off, fixed = (Spin(poll, lambda: 1, 2, Clock()) for poll in ("off", 30))  # type: ignore[arg-type]
+    off, fixed = (Spin(poll, lambda: 1, 2, Clock()) for poll in ("off", 30))
     for sleep in (SHORT, LONG, LONG):
         off.slept(sleep)
         fixed.slept(sleep)
@@ -74,7 +75,7 @@ def test_no_window_for_a_while_after_others_took_the_cpu(monkeypatch: pytest.Mon
     class Usage:
         ru_nivcsw = 0
 
-    monkeypatch.setattr(spin.resource, "getrusage", lambda _who: Usage)
+    monkeypatch.setattr(resource, "getrusage", lambda _who: Usage)
     clock = Clock()
     window = Spin(30, lambda: 1, 2, clock)
     assert window.window_ns == 30_000

@@ -241,7 +241,9 @@ cdef class Ring(RequestOwner):
                 self.serve_one(&chain, 0)
                 # Small steps keep a driver busy that looks for itself, and one that sleeps is not
                 # to be called for each of them.
-                if self.batched >= STEP or self.now - self.batch_since >= BATCH_NS:
+                if self.batched >= STEP or (
+                    self.batched and self.now - self.batch_since >= BATCH_NS
+                ):
                     self.show()
                 if self.owed and self.now - self.owed_since >= BATCH_NS:
                     self.flush()
