@@ -25,7 +25,9 @@ KERNEL_BOUND_S = 30.0
 class Inline:
     """One queue of `device`. `errors` are the exceptions that its `handle` raised."""
 
-    def __init__(self, device: Any, ram: Ram | int = 16 << 20) -> None:
+    def __init__(
+        self, device: Any, ram: Ram | int = 16 << 20, size: int = QUEUE_SIZE
+    ) -> None:
         self.device = device
         self.errors: list[BaseException] = []
         self.ram = Ram(ram) if isinstance(ram, int) else ram
@@ -33,17 +35,17 @@ class Inline:
             (r.guest_addr, r.size, r.user_addr, r.mmap_offset, r.fd.fileno())
             for r in self.ram.regions
         )
-        self.queue = DriverQueue(self.ram, 0, QUEUE_SIZE)
+        self.queue = DriverQueue(self.ram, 0, size)
         self.ring = SplitRing(
             0,
-            QUEUE_SIZE,
+            size,
             self.memory,
             self.queue.desc,
             self.queue.avail,
             self.queue.used,
             0,
             features=int(Feature.VERSION_1 | Feature.INDIRECT_DESC),
-            chain_limit=QUEUE_SIZE,
+            chain_limit=size,
         )
         self._files = device.shared_files()
         device.shared = self._files

@@ -49,6 +49,8 @@ ENGINES: dict[str, dict[str, object]] = {
     "direct-auto": {"engine": "auto", "direct": True},
 }
 """What serves the disk: each is to do the same."""
+MOST_PIECES = 1024
+"""Of one system call (UIO_MAXIOV)."""
 
 
 @pytest.fixture(params=ENGINES)
@@ -127,6 +129,18 @@ def test_request_of_as_many_segments_as_seg_max_says(disk: Disk, indirect: bool)
     result = inline.block(BlkType.IN, 0, in_=[512] * count, indirect=indirect)
     assert result.data == b"".join(data)
     assert result.written == 512 * count + 1
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_request_of_more_pieces_than_one_call_takes(image: Path, engine: str) -> None:
+    pieces = 2 * MOST_PIECES - 100
+    inline = Inline(Blk(BlkOptions(image=str(image), engine=engine)), size=4096)  # type: ignore[arg-type]
+    data = [os.urandom(512) for _ in range(pieces)]
+    assert inline.block(BlkType.OUT, 0, data).status == BlkStatus.OK
+    result = inline.block(BlkType.IN, 0, in_=[512] * pieces)
+    assert (result.status, result.written) == (BlkStatus.OK, 512 * pieces + 1)
+    assert result.data == b"".join(data)
+    inline.close()
 
 
 def test_segments_need_not_be_whole_sectors(disk: Disk) -> None:

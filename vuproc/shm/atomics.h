@@ -73,6 +73,12 @@ static inline void vu_fence_full(void)
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
 
+/* A hint: the line is wanted soon. Any address will do. */
+static inline void vu_prefetch(const void *where)
+{
+    __builtin_prefetch(where);
+}
+
 /* For a loop that waits for another CPU's store. */
 static inline void vu_pause(void)
 {

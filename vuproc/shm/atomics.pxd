@@ -23,4 +23,5 @@ cdef extern from "atomics.h" nogil:
     uint64_t vu_and64(void *where, uint64_t bits)
     void vu_fence_full()
     void vu_pause()
+    void vu_prefetch(const void *where)
     void vu_compiler_barrier()

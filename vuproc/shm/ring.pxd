@@ -11,6 +11,7 @@ from vuproc.shm.request cimport Chain, Request, RequestOwner
 
 cdef enum:
     BATCH = 64                     # most completions published by one store of the used index
+    STEP = 8                       # completions that a native device shows at a time, with no call
     BATCH_NS = 100000              # and the longest that one waits for others
     SLICE_NS = 1000000             # the longest that a native device keeps its worker's loop waiting
     HELD = 2                       # a mark: in flight, and deferred by the native device
@@ -47,6 +48,8 @@ cdef class Ring(RequestOwner):
     cdef uint64_t batch_since      # ns, when the oldest of them was completed
     cdef iovec *pieces             # room for the pieces of one chain
     cdef int piece_room
+    cdef bint owed                 # shown, and the driver wants a call for it
+    cdef uint64_t owed_since       # ns
     cdef int call_fd               # -1: none
     cdef uint64_t now              # ns, the last look at the clock
     cdef void *current             # the Request inside `handle`; borrowed
@@ -65,6 +68,7 @@ cdef class Ring(RequestOwner):
     cdef void complete(
         self, uint16_t head, uint64_t written, uint64_t read, uint64_t nanoseconds
     ) noexcept nogil
+    cdef void show(self) noexcept nogil
     cdef int flush(self) noexcept nogil
     cdef void signal(self) noexcept nogil
 
@@ -84,6 +88,7 @@ cdef class Ring(RequestOwner):
     # The layout's part. Answers: 1 there is one, 0 there is none, -1 broken (`cause` is set).
     cdef int fetch(self, Chain *chain) noexcept nogil
     cdef int fetch_again(self, uint16_t head, Chain *chain) noexcept nogil
+    cdef void prefetch(self) noexcept nogil
     cdef int look(self) noexcept nogil
     cdef void note_begun(self, uint16_t head, uint8_t attempts) noexcept nogil
     cdef void note_survived(self, uint16_t head, uint8_t attempts) noexcept nogil

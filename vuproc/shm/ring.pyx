@@ -312,8 +312,15 @@ cdef class Ring(RequestOwner):
                 return -1
             if got:
                 fetched[0] += 1
+                self.prefetch()
                 self.serve_one(&chain, 0)
-                if self.batched and self.now - self.batch_since >= BATCH_NS:
+                # Small steps keep a driver busy that looks for itself, and one that sleeps is not
+                # to be called for each of them.
+                if self.batched >= STEP or (
+                    self.batched and self.now - self.batch_since >= BATCH_NS
+                ):
+                    self.show()
+                if self.owed and self.now - self.owed_since >= BATCH_NS:
                     self.flush()
             else:
                 self.device.submit()
@@ -472,9 +479,18 @@ cdef class Ring(RequestOwner):
 
     cdef int flush(self) noexcept nogil:
         cdef int count = self.batched
-        if count and self.commit():
+        if count:
+            self.show()
+        if self.owed:
+            self.owed = False
             self.signal()
         return count
+
+    cdef void show(self) noexcept nogil:
+        # Publish, and put off the call that the driver may want for it.
+        if self.commit() and not self.owed:
+            self.owed = True
+            self.owed_since = self.now
 
     cdef void signal(self) noexcept nogil:
         # O_NONBLOCK would be the front-end's flag too, so: look, then write. Should the front-end
@@ -603,6 +619,7 @@ cdef class Ring(RequestOwner):
             self.uring = None
         self.epoch += 1
         self.batched = 0
+        self.owed = False
         self.flying = 0
         self.resumed = self.survivors
         self.unbind()
@@ -613,6 +630,9 @@ cdef class Ring(RequestOwner):
 
     cdef int fetch_again(self, uint16_t head, Chain *chain) noexcept nogil:
         return 0
+
+    cdef void prefetch(self) noexcept nogil:
+        pass
 
     cdef int look(self) noexcept nogil:
         return 0

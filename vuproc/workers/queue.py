@@ -30,6 +30,8 @@ BUDGET = 256
 """Requests served in one turn, before other queues, control messages and watched descriptors get
 theirs.
 """
+NATIVE_BUDGET = 4096
+"""The same for a native device, which keeps an eye on the time as well."""
 KICK_BYTES = 8
 """What one kick is: the eventfd's counter; pipes and sockets carry the same eight bytes a kick."""
 
@@ -274,7 +276,7 @@ class Queue:
             return
         try:
             if self.native is not None:
-                more = ring.serve_native(self.native, self._on_error, BUDGET, spin_ns)
+                more = ring.serve_native(self.native, self._on_error, NATIVE_BUDGET, spin_ns)
             else:
                 fetched = ring.drain(self._device.handle, self._on_error, BUDGET)
                 more = fetched == BUDGET or (spin_ns > 0 and ring.spin(spin_ns))
