@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 from vuproc.shm.segment import HEADER_BYTES, PREFIX
 
-ORPHANS_DEADLINE = 5.0
+ORPHANS_DEADLINE = 20.0
 """Seconds in which the processes of a killed one must have ended, too."""
+OWNER_DEADLINE = 5.0
+"""Seconds in which somebody else's segment must have its owner's name in it, or be gone."""
 
 _PR_SET_CHILD_SUBREAPER = 36
 _SHM_ROOT = "/dev/shm"
@@ -44,6 +46,10 @@ class Holdings:
         for pid in _children() - self.children:
             _await_end(pid, deadline)
         now = Holdings.now()
+        deadline = time.monotonic() + OWNER_DEADLINE
+        while now.segments - self.segments and time.monotonic() < deadline:
+            select.select([], [], [], 0.02)
+            now = Holdings.now()
         if now.files - self.files or now.segments - self.segments:
             # What nobody refers to any more is no leak. Seldom needed, and slow.
             gc.collect()

@@ -14,10 +14,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from vuproc.admin import CLIENTS, PERMISSIONS, SUFFIX, AdminError, AdminServer, Request, ask
+from vuproc.admin import CLIENTS, PERMISSIONS, SUFFIX, AdminError, AdminServer, Request, Verb, ask
 from vuproc.listener import Listener
 
-BOUND_S = 10.0
+BOUND_S = 20.0
 
 
 class Loop:
@@ -26,7 +26,7 @@ class Loop:
     def __init__(self, path: Path) -> None:
         self.selector = selectors.DefaultSelector()
         listener = Listener(Path(f"{path}{SUFFIX}"), PERMISSIONS)
-        verbs = {"echo": self.echo, "fail": self.fail}
+        verbs: dict[str, Verb] = {"echo": self.echo, "fail": self.fail}
         self.server = AdminServer(listener, self.selector, verbs)
         self._wake, self._waker = socket.socketpair()
         self.selector.register(self._wake, selectors.EVENT_READ, lambda: None)
@@ -89,7 +89,7 @@ def test_an_unknown_verb_is_named(path: Path) -> None:
         ask(path, Request("dance"))
 
 
-@pytest.mark.parametrize("line", [b"nonsense\n", b"[]\n", b"{\"verb\": 3}\n", b"{}\n"])
+@pytest.mark.parametrize("line", [b"nonsense\n", b"[]\n", b'{"verb": 3}\n', b"{}\n"])
 def test_what_is_no_request_gets_an_error(path: Path, line: bytes) -> None:
     assert msgspec.json.decode(talk(path, line))["ok"] is False
 

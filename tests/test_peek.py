@@ -10,7 +10,7 @@ import pytest
 
 from vuproc.errors import ConnectionBroken, Disconnected, FramingError
 from vuproc.fd import Fd
-from vuproc.peek import PeekingReceiver, drop, untaken
+from vuproc.peek import PeekingReceiver, drop, untaken, was_read
 from vuproc.wire import encode, send
 
 WITH_PAYLOAD = encode(12, bytes(8))
@@ -22,6 +22,9 @@ class Ends:
         self.theirs, self.ours = socket.socketpair()
         self.parts = 0
         self.receiver = PeekingReceiver(self.ours, self._part)
+        assert not was_read(self.ours)
+        self.receiver.start()
+        assert was_read(self.ours)
 
     def _part(self) -> None:
         self.parts += 1
@@ -45,6 +48,10 @@ def file() -> Iterator[Fd]:
         yield made
 
 
+def is_taken(ends: Ends) -> bool:
+    return ends.receiver.taken
+
+
 def test_nothing_is_nothing(ends: Ends) -> None:
     assert ends.receiver.receive() is None
     assert untaken(ends.ours) == 0
@@ -60,7 +67,7 @@ def test_a_message_is_seen_first_and_taken_then(ends: Ends, data: bytes, file: F
     assert not ends.receiver.taken
     assert untaken(ends.ours) == len(data)
     taken = ends.receiver.take(message)
-    assert ends.receiver.taken
+    assert is_taken(ends)
     assert untaken(ends.ours) == 0
     assert (taken.request, taken.payload) == (message.request, message.payload)
     assert [os.path.sameopenfile(fd.fileno(), file.fileno()) for fd in taken.fds] == [True]
@@ -75,7 +82,9 @@ def test_a_successor_knows_whether_it_was_taken(ends: Ends) -> None:
     assert ends.receiver.receive() is not None
     with socket.socket(fileno=os.dup(ends.ours.fileno())) as copy:
         assert untaken(copy) == len(WITH_PAYLOAD)
+        assert was_read(copy)
         again = PeekingReceiver(copy, lambda: None)
+        again.start()
         message = again.receive()
         assert message is not None
         again.take(message)
@@ -90,7 +99,9 @@ def test_the_rest_can_be_dropped_with_its_descriptors(ends: Ends, file: Fd) -> N
     assert untaken(ends.ours) == len(WITH_PAYLOAD) - 3
     drop(ends.ours, untaken(ends.ours))
     assert untaken(ends.ours) == 0
-    message = PeekingReceiver(ends.ours, lambda: None).receive()
+    again = PeekingReceiver(ends.ours, lambda: None)
+    again.start()
+    message = again.receive()
     assert message is not None and message.request == 1
 
 
@@ -106,10 +117,10 @@ def test_a_message_in_parts_is_taken_as_it_comes(ends: Ends, cut: int, file: Fd)
     send(ends.theirs, WITH_PAYLOAD[cut:] + WITHOUT)
     message = ends.receiver.receive()
     assert message is not None and message.payload == bytes(8)
-    assert ends.receiver.taken and len(message.fds) == 1
+    assert is_taken(ends) and len(message.fds) == 1
     message.close()
     second = ends.receiver.receive()
-    assert second is not None and not ends.receiver.taken
+    assert second is not None and not is_taken(ends)
     ends.receiver.take(second)
     assert ends.parts == 1
 

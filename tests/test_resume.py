@@ -17,7 +17,7 @@ from vuproc.fdstore import FdStore, identity
 from vuproc.journal import Applying, Idle, Phase, Receiving, Replying
 from vuproc.outbox import CAPACITY, Outbox
 from vuproc.resume import Decision, decide
-from vuproc.systemd import Notifier
+from vuproc.systemd import HasFileno, Notifier
 
 SEEN = Applying(12, 9, bytes(8))
 """A message of 20 bytes."""
@@ -64,7 +64,7 @@ def outbox() -> Iterator[Outbox]:
 @pytest.fixture
 def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
     ours, theirs = socket.socketpair()
-    theirs.settimeout(10)
+    theirs.settimeout(20)
     yield ours, theirs
     ours.close()
     theirs.close()
@@ -171,7 +171,7 @@ class Manager(Notifier):
         super().__init__(None)
         self.told: list[tuple[str, ...]] = []
 
-    def store(self, name: str, *fds: Fd) -> bool:
+    def store(self, name: str, *fds: HasFileno) -> bool:
         self.told.append(("store", name))
         return True
 

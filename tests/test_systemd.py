@@ -18,7 +18,7 @@ from vuproc import systemd
 from vuproc.fd import Fd
 from vuproc.systemd import InheritError, Notifier, inherit
 
-BOUND_S = 10.0
+BOUND_S = 20.0
 
 
 class Manager:

@@ -90,9 +90,7 @@ class AdminServer:
         """Listen while there is room for another client."""
         room = len(self._clients) < CLIENTS
         if room and not self._accepting:
-            self._selector.register(
-                self._listener.fileno(), selectors.EVENT_READ, self._accept
-            )
+            self._selector.register(self._listener.fileno(), selectors.EVENT_READ, self._accept)
         elif not room and self._accepting:
             self._selector.unregister(self._listener.fileno())
         self._accepting = room

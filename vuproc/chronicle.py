@@ -6,6 +6,7 @@ The master calls it around each message, in this order: `take`, `begin` before e
 
 from __future__ import annotations
 
+import logging
 import socket
 from dataclasses import dataclass
 
@@ -17,13 +18,15 @@ from vuproc.fd import Fd
 from vuproc.fdstore import FdStore
 from vuproc.journal import Applying, Idle, Journal, JournalFull, Phase, Receiving, Replying
 from vuproc.outbox import Outbox
-from vuproc.peek import PeekingReceiver, drop, untaken
+from vuproc.peek import PeekingReceiver, drop, untaken, was_read
 from vuproc.resume import Decision, decide
 from vuproc.session import Offer, Session
 from vuproc.spec.vhost_user import FRONT_END
 from vuproc.systemd import HasFileno
 from vuproc.wire import Message, send
 from vuproc.workers.crew import Crew, CrewState
+
+log = logging.getLogger("vuproc.master")
 
 VERSION = 1
 """Of what is in a snapshot beside the session's own part."""
@@ -104,16 +107,26 @@ class Chronicle:
         chronicle = cls(estate, sock, journal, outbox, FdStore(estate.notifier, SESSION))
         chronicle.amended(session, crew)
         estate.notifier.store(JOURNAL, journal.fd)
+        chronicle.receiver.start()
         return chronicle
 
     @classmethod
     def unbegun(cls, estate: Estate) -> socket.socket | None:
         """The connection of a session that the predecessor did not come to begin, or None."""
-        if JOURNAL in estate.names(SESSION):
+        if JOURNAL in estate.names(SESSION) or CONNECTION not in estate.names(SESSION):
             return None
         connection = estate.take(CONNECTION)
+        if connection is None:
+            return None
+        sock = socket.socket(fileno=connection.take())
+        if was_read(sock):
+            # There was a journal, and it is not here. `take_up` sees to the rest.
+            log.error("the session of the last master is lost: %s was not kept", JOURNAL)
+            _hang_up(sock)
+            estate.notifier.remove(CONNECTION)
+            return None
         estate.forget(SESSION)
-        return None if connection is None else socket.socket(fileno=connection.take())
+        return sock
 
     @classmethod
     def take_up(cls, estate: Estate, offer: Offer) -> Resumed | None:
@@ -188,6 +201,7 @@ class Chronicle:
             outbox.close()
             raise
         chronicle = cls(estate, sock, journal, outbox, store)
+        chronicle.receiver.start()
         chronicle._names = tuple(store.held())
         chronicle._under_way = decision is not Decision.GO_ON
         begun = phase.begun if isinstance(phase, Applying) else 0
@@ -201,7 +215,7 @@ class Chronicle:
         if not self.receiver.taken:
             self._write(Applying(message.request, message.flags, message.payload))
             message = self.receiver.take(message)
-        if message.fds or not isinstance(self._phase, Applying):
+        if _may_carry_fds(message) or message.fds or not isinstance(self._phase, Applying):
             names = self._store.keep(message.fds)
             self._write(Applying(message.request, message.flags, message.payload, names))
         return message

@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """`vuproc run`: serve until told to stop."""
-    file = _load(options)
+    file = _of_the_last_master(options) or _load(options)
     if options.fd is not None:
         _check_descriptor(options.fd)
     if options.supervised:
@@ -230,13 +230,33 @@ def _ask(target: str, request: Request, *, patient_until: float = 0.0) -> dict[s
             time.sleep(LOOK_S)
 
 
-def _load(options: argparse.Namespace) -> DeviceFile:
-    """The device file with what the command line says over it."""
+def _of_the_last_master(options: argparse.Namespace) -> DeviceFile | None:
+    """The device file as the master had it that has died: nobody has asked for what it says by now.
+
+    None if there was no such master, or if it is of no use any more.
+    """
+    from vuproc.config_yaml import MAX_BYTES
+    from vuproc.estate import DEVICE_FILE
+    from vuproc.systemd import announced
+
+    content = announced(DEVICE_FILE, MAX_BYTES)
+    if content is None:
+        return None
+    try:
+        return _load(options, content)
+    except ConfigErrors:
+        return None
+
+
+def _load(options: argparse.Namespace, content: bytes | None = None) -> DeviceFile:
+    """The device file, or what `load` takes for its content, with what the command line says over
+    it.
+    """
     import msgspec
 
     from vuproc.config import check_socket_path, load
 
-    file = load(options.file)
+    file = load(options.file, content)
     if options.socket is not None:
         path = os.path.abspath(options.socket)
         for problem in check_socket_path(path, file.socket.mode):

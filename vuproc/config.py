@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,15 +51,20 @@ class DeviceFile:
     device_type: type[Device]
     options: Options
     """Of the type `device_type.options_type`."""
+    content: bytes = field(default=b"", repr=False, compare=False)
+    """What was read."""
 
     def make_device(self) -> Device:
         """A new instance of the device."""
         return self.device_type(self.options)
 
 
-def load(path: str | Path) -> DeviceFile:
-    """Read and check a device file. Raises ConfigErrors with everything that is wrong in it."""
-    return _Check(str(path)).file()
+def load(path: str | Path, content: bytes | None = None) -> DeviceFile:
+    """Read and check a device file. Raises ConfigErrors with everything that is wrong in it.
+
+    `content`: take this for what is in the file, and do not read it.
+    """
+    return _Check(str(path), content).file()
 
 
 def check_socket_path(path: str, mode: str = "server") -> list[str]:
@@ -85,8 +90,9 @@ def check_socket_path(path: str, mode: str = "server") -> list[str]:
 class _Check:
     """One pass over one device file."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, content: bytes | None) -> None:
         self._name = name
+        self._content = content
         self._path = Path(os.path.abspath(name))
         self._errors: list[ConfigError] = []
         self._converter = Converter(self._report, self._path.parent)
@@ -111,6 +117,7 @@ class _Check:
             type_ref=type_ref,
             device_type=type(device),
             options=device.options,
+            content=self._content or b"",
         )
 
     def _report(self, mark: Mark, message: str) -> None:
@@ -142,11 +149,13 @@ class _Check:
 
     def _text(self) -> str | None:
         try:
-            with open(self._path, "rb") as file:
-                data = file.read(MAX_BYTES + 1)
+            if self._content is None:
+                with open(self._path, "rb") as file:
+                    self._content = file.read(MAX_BYTES + 1)
         except OSError as error:
             self._report(_WHOLE, (error.strerror or "cannot be read").lower())
             return None
+        data = self._content
         if len(data) > MAX_BYTES:
             self._report(_WHOLE, f"more than {MAX_BYTES} bytes, too much for a device file")
             return None

@@ -4,6 +4,8 @@ The names:
 
     listener, lock       the listening socket, and the lock beside it
     admin, admin-lock    the same of the admin socket
+    device-file          what the device file says that is in force, in a memfd: a successor goes on
+                         with that and not with what is edited meanwhile
     shared.NAME          a file of the device's, such as the memory of a disk in memory
     session.connection   the front-end's socket; the other names under session. are the chronicle's
     worker.PID           the pidfd of a worker, by which a successor makes sure of its end
@@ -29,12 +31,13 @@ LISTENER = "listener"
 LOCK = "lock"
 ADMIN = "admin"
 ADMIN_LOCK = "admin-lock"
+DEVICE_FILE = "device-file"
 SHARED = "shared."
 SESSION = "session."
 WORKER = "worker."
 CHANNEL = "channel."
 
-_OURS = (LISTENER, LOCK, ADMIN, SHARED, SESSION, WORKER, CHANNEL)
+_OURS = (LISTENER, LOCK, ADMIN, DEVICE_FILE, SHARED, SESSION, WORKER, CHANNEL)
 
 WATCHDOG_SHARE = 3
 """Signs of life within one watchdog interval."""
@@ -53,6 +56,7 @@ class Estate:
         self._left = {name: list(fds) for name, fds in left.items()}
         self._found = {name: _inode(fds[0]) for name, fds in left.items() if len(fds) == 1}
         self._kept: dict[str, HasFileno] = {}
+        self._contents: set[str] = set()
         self._workers: set[str] = set()
         self._alive_at = 0.0
         self._heir = bool(left)
@@ -78,7 +82,9 @@ class Estate:
         fds = self._left.pop(name, [])
         if len(fds) == 1:
             return fds[0]
-        _close(fds)
+        if fds:
+            _close(fds)
+            self.notifier.remove(name)
         return None
 
     def take_all(self, prefix: str) -> list[tuple[str, Fd]]:
@@ -115,6 +121,21 @@ class Estate:
         """Have a descriptor forgotten that is kept."""
         if self._kept.pop(name, None) is not None:
             self.notifier.remove(name)
+
+    def keep_content(self, name: str, content: bytes) -> None:
+        """Have bytes kept in place of what is stored so, for a successor after a death alone."""
+        self.forget_content(name)
+        self._contents.add(name)
+        with Fd(os.memfd_create(f"vuproc-{name}", os.MFD_CLOEXEC)) as fd:
+            with open(fd.dup().take(), "wb") as file:
+                file.write(content)
+            self.notifier.store(name, fd)
+
+    def forget_content(self, name: str) -> None:
+        """Have bytes forgotten that are kept, by us or by our predecessor."""
+        _close(self._left.pop(name, []))
+        self._contents.discard(name)
+        self.notifier.remove(name)
 
     def give_on(self, name: str, fd: HasFileno) -> None:
         """A descriptor that is for a handover only: a service manager has it by itself."""
@@ -159,9 +180,10 @@ class Estate:
     def wind_up(self) -> None:
         """We end in order: there is to be no successor, and nothing for it in the store."""
         self.notifier.stopping()
-        for name in [*self._kept, *self._workers]:
+        for name in [*self._kept, *self._contents, *self._workers]:
             self.notifier.remove(name)
         self._kept.clear()
+        self._contents.clear()
         self._workers.clear()
 
 

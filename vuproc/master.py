@@ -8,6 +8,7 @@ the backlog.
 from __future__ import annotations
 
 import logging
+import os
 import selectors
 import signal
 import socket
@@ -195,6 +196,8 @@ class Master:
             for number in (signal.SIGTERM, signal.SIGINT, *self._on_request)
         }
         previous_wakeup = signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
+        # The program that this process was before may have held them back.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, previous)
         try:
             # Before the first front-end, which must not wait for imports.
             self.crew.start()
@@ -238,6 +241,20 @@ class Master:
             if limit is not None:
                 waits.append(limit - now)
         return max(0.0, min(waits)) if waits else None
+
+    def hold_signals(self) -> None:
+        """What has come and was not acted on, and what comes from now on, waits.
+
+        It waits over an exec, too: the next program hears of it in `run`.
+        """
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, *self._on_request))
+        signal.set_wakeup_fd(-1)
+        try:
+            numbers = self._wake.recv(64)
+        except BlockingIOError:
+            return
+        for number in numbers:
+            os.kill(os.getpid(), number)
 
     def _on_signal(self, number: int, _frame: object) -> None:
         """Nothing here: the number arrives at the wake-up socket."""

@@ -30,7 +30,10 @@ class PeekingReceiver(Receiver):
         self._on_part = on_part
         self._whole = False
         self._parts = False
-        sock.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, 0)
+
+    def start(self) -> None:
+        """Begin to look, from the first byte that was not taken: before the first `receive`."""
+        self._socket.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, 0)
 
     def receive(self) -> Message | None:
         """The next message, or None if it is not complete yet; raises what Receiver raises.
@@ -84,6 +87,11 @@ class PeekingReceiver(Receiver):
 def untaken(sock: socket.socket) -> int:
     """Bytes in the queue that were looked at and not taken, by whomever."""
     return max(0, sock.getsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF))
+
+
+def was_read(sock: socket.socket) -> bool:
+    """Whether a PeekingReceiver, of whomever, was ever started on the socket."""
+    return sock.getsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF) >= 0
 
 
 def drop(sock: socket.socket, count: int) -> None:

@@ -44,7 +44,7 @@ _SCOPES: Mapping[str, Scope] = MappingProxyType(
 )
 """Of the keys outside `device`; what is not here waits for the next session."""
 _DEVICE_FIELDS = frozenset({"type_ref", "device_type", "options"})
-_PATH_FIELDS = frozenset({"path", "base_dir"})
+_SOURCE_FIELDS = frozenset({"path", "base_dir", "content"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +99,10 @@ def compare(old: DeviceFile, new: DeviceFile, places: Mapping[str, Mark], *, con
         )
     )
     waits = any(change.scope in (Scope.SESSION, Scope.RESTART) for change in changes)
+    now = _merged(old, new, {key for key, scope, _ in outside if scope is Scope.NOW}, live)
     return Plan(
         changes=changes,
-        now=_merged(old, new, {key for key, scope, _ in outside if scope is Scope.NOW}, live),
+        now=now if waits else dataclasses.replace(now, content=new.content),
         later=new if waits else None,
         new_workers=live and bool(inside),
         config=new_config if live and inside and new_config != config else None,
@@ -134,7 +135,7 @@ _Found = tuple[str, Scope, str]
 def _outside(old: DeviceFile, new: DeviceFile) -> Iterator[_Found]:
     """What differs outside `device`."""
     for field in dataclasses.fields(DeviceFile):
-        if field.name in _DEVICE_FIELDS | _PATH_FIELDS:
+        if field.name in _DEVICE_FIELDS | _SOURCE_FIELDS:
             continue
         before, after = getattr(old, field.name), getattr(new, field.name)
         if isinstance(before, msgspec.Struct):

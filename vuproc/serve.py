@@ -23,7 +23,17 @@ from vuproc.config import DeviceFile
 from vuproc.config_space import ConfigSpace
 from vuproc.device import Device
 from vuproc.errors import SegmentInUse
-from vuproc.estate import ADMIN, ADMIN_LOCK, CHANNEL, LISTENER, LOCK, SHARED, WORKER, Estate
+from vuproc.estate import (
+    ADMIN,
+    ADMIN_LOCK,
+    CHANNEL,
+    DEVICE_FILE,
+    LISTENER,
+    LOCK,
+    SHARED,
+    WORKER,
+    Estate,
+)
 from vuproc.fd import Fd
 from vuproc.listener import Connector, Inherited, Listener, ListenError, Source
 from vuproc.master import Master
@@ -37,7 +47,7 @@ from vuproc.spec.virtio import Feature
 from vuproc.systemd import InheritError, Notifier, inherit
 from vuproc.upgrade import Again, Trial, become
 from vuproc.workers.crew import Crew, OnReport
-from vuproc.workers.predecessors import PredecessorAlive, channel_name, retire
+from vuproc.workers.predecessors import Leftovers, PredecessorAlive, channel_name, retire
 from vuproc.workers.stall import StallWatch
 from vuproc.workers.supervise import Forkserver, WorkerProcess, WorkerSetupError
 
@@ -75,7 +85,7 @@ def serve(file: DeviceFile, fd: int | None = None, again: Again | None = None) -
     how to start this program once more, for upgrades and reloads; there are none without.
     """
     logs.set_up(getattr(logging, file.log_level.upper()), file.path.stem)
-    _reap()
+    leftovers = Leftovers()
     try:
         estate = Estate(Notifier.from_environment(), inherit())
     except InheritError as error:
@@ -85,7 +95,7 @@ def serve(file: DeviceFile, fd: int | None = None, again: Again | None = None) -
         with ExitStack() as stack:
             stack.callback(estate.close)
             try:
-                _Service(file, fd, again, estate, stack).run()
+                _Service(file, fd, again, estate, leftovers, stack).run()
             except Exception as error:
                 if estate.has_heir:
                     _die(error)
@@ -116,6 +126,7 @@ class _Service:
         fd: int | None,
         again: Again | None,
         estate: Estate,
+        leftovers: Leftovers,
         stack: ExitStack,
     ) -> None:
         self._file = file
@@ -138,6 +149,7 @@ class _Service:
         self._shared_fds = shared
         self._forkserver = Forkserver([file.device_type.__module__] if _installed(file) else [])
         self._prepare = self._prepared(file, device)
+        estate.keep_content(DEVICE_FILE, file.content)
         config = ConfigSpace(device.config_space)
 
         def make_crew(master: Master) -> Crew:
@@ -164,6 +176,7 @@ class _Service:
         stack.callback(master.close)
         estate.live = lambda: [worker.pid for worker in self._workers()]
         master.add_chore(estate)
+        master.add_chore(leftovers)
         stall = StallWatch(file.stall_timeout, master.crew, lambda queue: snapshots[queue]())
         master.add_chore(stall)
         operations = Operations(file.type_ref, master, counters)
@@ -206,12 +219,17 @@ class _Service:
             if worker.pidfd is not None:
                 held[f"{WORKER}{worker.pid}"] = worker.pidfd
                 held[f"{CHANNEL}{channel_name(worker.pid, worker.queues)}"] = worker
-        become(self._again.run, held, self._estate.notifier.environment)
+        environment = self._estate.notifier.environment
+        # The new program is to read the file itself.
+        self._estate.forget_content(DEVICE_FILE)
+        become(self._again.run, held, environment, self.master.hold_signals)
+        self._estate.keep_content(DEVICE_FILE, self._file.content)
 
     def _set_file(self, file: DeviceFile, device: Device) -> None:
         """New workers are of another kind from now on, and the rest of the file has changed."""
         self._file = file
         self._prepare = self._prepared(file, device)
+        self._estate.keep_content(DEVICE_FILE, file.content)
 
     # Workers.
 
@@ -279,15 +297,6 @@ class _Service:
             shared.close()
             self._estate.keep(f"{SHARED}{name}", owners[name])
         return owners
-
-
-def _reap() -> None:
-    """Children of the program that this process was before."""
-    try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-    except ChildProcessError:
-        pass
 
 
 def _summary(groups: Sequence[tuple[int, ...]]) -> str:

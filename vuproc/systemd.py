@@ -14,7 +14,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Protocol
 
 from vuproc.errors import VuprocError
@@ -85,6 +85,20 @@ def inherit(environ: MutableMapping[str, str] = os.environ) -> dict[str, tuple[F
     for name, number in zip(named, numbers, strict=True):
         found[name] = (*found.get(name, ()), Fd(number))
     return found
+
+
+def announced(name: str, limit: int, environ: Mapping[str, str] = os.environ) -> bytes | None:
+    """What is in a file that `inherit` will find under a name, at most `limit` bytes of it.
+
+    None if there is none, or more than one. Nothing is taken over.
+    """
+    names = environ.get("LISTEN_FDNAMES", "").split(":")
+    if environ.get("LISTEN_PID") != str(os.getpid()) or names.count(name) != 1:
+        return None
+    try:
+        return os.pread(FIRST_FD + names.index(name), limit, 0)
+    except OSError:
+        return None
 
 
 class Notifier:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import selectors
-import signal
 import subprocess
 import sys
 import time
@@ -127,11 +126,16 @@ class Trial:
 
 
 def become(
-    command: tuple[str, ...], held: Mapping[str, HasFileno], more: Mapping[str, str]
+    command: tuple[str, ...],
+    held: Mapping[str, HasFileno],
+    more: Mapping[str, str],
+    hold_signals: Callable[[], None],
 ) -> None:
-    """Replace this program by `command`, which inherits `held` by name. Does not return.
+    """Replace this program by `command`, which inherits `held` by name. Returns only if that is out
+    of the question.
 
-    `more` goes into its environment.
+    `more` goes into its environment. `hold_signals` has signals wait, for without handlers they
+    would end the new program before it can act on them.
     """
     if len(held) > keeper.MAX_STORED:
         log.error("upgrade refused: %d descriptors are more than can be handed over", len(held))
@@ -141,10 +145,7 @@ def become(
         return
     log.info("becoming the new program")
     sys.stderr.flush()
-    # Until the new program has its handlers, these would end it.
-    signal.set_wakeup_fd(-1)
-    for number in (signal.SIGHUP, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
+    hold_signals()
     try:
         stored = [(name, fd.fileno()) for name, fd in held.items()]
         keeper.become(list(command), stored, {**os.environ, **more})

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import resource
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 FOREIGN_LIMIT = 0.05
@@ -21,6 +22,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
 
 _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 _CPUS = os.cpu_count() or 1
+_PROCESS_CLOCK = 2  # CPUCLOCK_SCHED of a process's clock: see clock_getcpuclockid(3)
 _BUSY = (0, 1, 2, 5, 6, 7)  # /proc/stat: user, nice, system, irq, softirq, steal
 
 T = TypeVar("T")
@@ -53,10 +55,14 @@ class Measured:
         return self.foreign <= FOREIGN_LIMIT and self.waited <= WAITED_LIMIT
 
 
-def measure(sample: Callable[[], T], processes: Iterable[int], tries: int) -> tuple[T, Measured]:
+def measure(
+    sample: Callable[[], T], processes: Iterable[int], tries: int, *, crowded: bool = False
+) -> tuple[T, Measured]:
     """Take the first clean one of up to `tries` samples, or else the least disturbed one.
 
-    processes: the pids that work for the sample; this one counts in.
+    processes: the pids that work for the sample; this one and what it ran and reaped meanwhile
+    count in. crowded: they have more threads than there are CPUs, so that they wait for each other
+    and only the time which others took tells of a disturbance.
     """
     pids = [*processes, os.getpid()]
     best: tuple[T, Measured] | None = None
@@ -64,11 +70,14 @@ def measure(sample: Callable[[], T], processes: Iterable[int], tries: int) -> tu
         if attempt:
             time.sleep(min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (attempt - 1)))
         began, busy, before = time.monotonic_ns(), _busy_ns(), [times(pid) for pid in pids]
+        reaped = _reaped_ns()
         value = sample()
         spent = [times(pid) - then for pid, then in zip(pids, before, strict=True)]
         wall, busy = time.monotonic_ns() - began, _busy_ns() - busy
-        foreign = (busy - sum(own.ran for own in spent)) / (wall * _CPUS) - _TICK_NS / wall
-        found = Measured(max(0.0, foreign), max(own.waited for own in spent) / wall)
+        own_ns = sum(own.ran for own in spent) + _reaped_ns() - reaped
+        foreign = (busy - own_ns) / (wall * _CPUS) - _TICK_NS / wall
+        waited = 0.0 if crowded else max(own.waited for own in spent) / wall
+        found = Measured(max(0.0, foreign), waited)
         if best is None or _worse(best[1], found):
             best = value, found
         if found.clean:
@@ -78,9 +87,10 @@ def measure(sample: Callable[[], T], processes: Iterable[int], tries: int) -> tu
 
 
 def times(pid: int) -> Times:
-    """All threads of a process together."""
+    """All threads of a process together; `ran` counts those that have ended as well."""
     tasks = f"/proc/{pid}/task"
-    return sum((_of_task(f"{tasks}/{task}") for task in os.listdir(tasks)), Times())
+    living = sum((_of_task(f"{tasks}/{task}") for task in os.listdir(tasks)), Times())
+    return replace(living, ran=time.clock_gettime_ns(~pid << 3 | _PROCESS_CLOCK))
 
 
 def ticks(pid: int) -> int:
@@ -90,28 +100,25 @@ def ticks(pid: int) -> int:
     return int(fields[11]) + int(fields[12])
 
 
-def children(pid: int) -> list[int]:
-    """The pids of its living children."""
-    found: list[int] = []
-    for task in os.listdir(f"/proc/{pid}/task"):
-        with open(f"/proc/{pid}/task/{task}/children", encoding="ascii") as listed:
-            found += (int(child) for child in listed.read().split())
-    return found
-
-
 def _of_task(path: str) -> Times:
     try:
         with open(f"{path}/schedstat", "rb") as schedstat:
             return Times(*(int(field) for field in schedstat.read().split()))
     except FileNotFoundError:
         # The thread has ended, or the kernel counts no waiting: then `foreign` has to do.
-        return Times(ticks(int(path.rpartition("/")[2])) * _TICK_NS)
+        return Times()
 
 
 def _busy_ns() -> int:
     with open("/proc/stat", encoding="ascii") as stat:
         fields = stat.readline().split()[1:]
     return sum(int(fields[i]) for i in _BUSY) * _TICK_NS
+
+
+def _reaped_ns() -> int:
+    """CPU time of the children that have ended and were waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return int((used.ru_utime + used.ru_stime) * 1e9)
 
 
 def _worse(one: Measured, other: Measured) -> bool:

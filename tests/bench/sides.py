@@ -13,6 +13,7 @@ from enum import Enum
 from typing import Any, Protocol
 
 from tests.bench import quiet
+from vuproc.admin import Request, ask
 from vuproc.device import Device
 from vuproc.fd import Fd
 from vuproc.testing.alone import read_blocks, ring_and_wait
@@ -128,11 +129,8 @@ class OnRing:
         self.name = name
         self._served = served
         self._works = works
-        with self.connected():
-            # The workers are children of the process which forks them.
-            (self.worker,) = (
-                worker for child in quiet.children(served.pid) for worker in quiet.children(child)
-            )
+        # Beside it there is one in waiting, which has no part in the work.
+        self.worker = int(ask(served.socket, Request("status"))["queues"][0]["pid"])
 
     def connected(self, *, kick: BellKind | None = BellKind.EVENTFD) -> Guest:
         """A guest with the ring started."""

@@ -16,6 +16,7 @@ QUICK = ["--rounds", "1", "--count", "64", "--tries", "1", "--span", "1", "--idl
 CLEAN, DIRTY = quiet.Measured(0.0, 0.0), quiet.Measured(1.0, 0.0)
 
 
+@pytest.mark.timeout(240)
 def test_the_bench_reports_every_side(capsys: pytest.CaptureFixture[str]) -> None:
     assert ring.main([*QUICK, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -69,12 +70,12 @@ def test_times_of_all_threads_are_counted() -> None:
     def spin() -> None:
         sum(range(200_000))
         begin.set()
-        end.wait(10)
+        end.wait(20)
 
     before = quiet.times(os.getpid())
     thread = threading.Thread(target=spin)
     thread.start()
-    assert begin.wait(10)
+    assert begin.wait(20)
     spent = quiet.times(os.getpid()) - before
     end.set()
     thread.join()

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from vuproc.admin import Request, ask
 from vuproc.errors import ProtocolError
 from vuproc.fd import Fd
 from vuproc.spec.vhost_user import FLAG_NEED_REPLY, FRONT_END, VERSION
@@ -28,9 +29,9 @@ from vuproc.testing.serve import Served
 from vuproc.wire import encode
 
 SECTOR = 512
-BROKEN_WITHIN_S = 5.0
-AT_ONCE_S = 3.0
-"""What "at once" may take: nothing waits for a deadline, but the machine may be busy."""
+BROKEN_WITHIN_S = 30.0
+AT_ONCE_S = 30.0
+"""What "at once" may take on a machine that is very busy: no test tells how fast anything is."""
 
 _serial = itertools.count(1)
 
@@ -48,6 +49,12 @@ def serves_newcomer(served: Served) -> None:
     """A fresh well-behaved client does I/O at once."""
     with served.guest(timeout_s=AT_ONCE_S) as guest:
         works(guest)
+
+
+def serving(served: Served) -> set[int]:
+    """The workers that have a queue. There is another one in waiting, or about to be started."""
+    queues = ask(served.socket, Request("status"), AT_ONCE_S)["queues"]
+    return {queue["pid"] for queue in queues if queue["pid"] is not None}
 
 
 def closed(front_end: FrontEnd) -> None:

@@ -77,7 +77,7 @@ class Gates:
         """Complete so many requests of a queue, the oldest first."""
         os.write(self._gates[queue].fileno(), b"\0" * count)
 
-    def await_taken(self, queue: int, count: int, timeout_s: float = 10.0) -> None:
+    def await_taken(self, queue: int, count: int, timeout_s: float = 30.0) -> None:
         """Wait until the device has so many more requests of a queue in its hands."""
         taken = self._taken[queue]
         poller = select.poll()

@@ -35,12 +35,6 @@ def family(leader: int) -> dict[int, Process]:
     return {pid: Process(pid, parents.get(pid, 0), files_of(pid)) for pid in members}
 
 
-def workers(leader: int) -> set[int]:
-    """The worker processes of a master: those that have a parent in between (the forkserver)."""
-    members = family(leader)
-    return {pid for pid, p in members.items() if p.parent in members and p.parent != leader}
-
-
 def files_of(pid: int) -> Counter[str]:
     """The kinds of what a process has open: `socket:`, `anon_inode:[eventfd]`, a path."""
     kinds: Counter[str] = Counter()

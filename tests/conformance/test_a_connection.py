@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from tests.conformance import processes
-from tests.conformance.checks import broken, closed, serves_newcomer, works
+from tests.conformance.checks import AT_ONCE_S, broken, closed, serves_newcomer, works
 from vuproc.fd import Fd
 from vuproc.spec.vhost_user import BACK_END, U64, VERSION, ProtocolFeature
 from vuproc.testing.bell import Bell
@@ -27,7 +27,7 @@ def test_a38_second_channel_closes_the_first(disk: Served) -> None:
             with Fd(theirs.detach()) as fd:
                 guest.front_end.request("SET_BACKEND_REQ_FD", [fd])
             guest.front_end.open_channel()
-            ours.settimeout(5.0)
+            ours.settimeout(AT_ONCE_S)
             assert ours.recv(1) == b""
         works(guest)
 
@@ -89,7 +89,7 @@ def test_a39_stray_reply_on_the_channel_closes_it_and_no_more(disk: Served) -> N
         channel = guest.front_end.open_channel()
         answer = encode(BACK_END.named("SHMEM_MAP").number, U64.pack(value=0), flags=VERSION | 4)
         channel.socket.send(answer)
-        channel.socket.settimeout(5.0)
+        channel.socket.settimeout(AT_ONCE_S)
         with contextlib.suppress(ConnectionResetError):
             assert channel.socket.recv(1) == b""
         works(guest)
@@ -174,7 +174,7 @@ def test_a41_client_that_never_reads_its_answers_is_let_go(disk: Served) -> None
     with contextlib.closing(left):
         left.set_protocol_features(ProtocolFeature.REPLY_ACK)
         _fill(left)
-        with disk.guest(timeout_s=10.0) as newcomer:
+        with disk.guest(timeout_s=2 * AT_ONCE_S) as newcomer:
             works(newcomer)
         closed(left)
 

@@ -14,6 +14,7 @@ from tests.conformance.checks import (
     broken,
     reaped,
     serves_newcomer,
+    serving,
     until,
     works,
 )
@@ -54,18 +55,18 @@ def guest_with_ring_in(disk: Served, doomed: RamRegion) -> Guest:
 def test_b08_memory_truncated_under_a_ring(own_disk: Served, doomed: RamRegion) -> None:
     """The worker dies of SIGBUS alone, is not started again and again, and a reset revives it."""
     with guest_with_ring_in(own_disk, doomed) as guest:
-        before = processes.workers(own_disk.pid)
+        before = serving(own_disk)
         os.ftruncate(doomed.fd.fileno(), 0)
         guest.queues[0].kick()
         assert guest.queues[0].err_bell.wait(BROKEN_WITHIN_S)
         assert until(lambda: guest.status() & Status.NEEDS_RESET)
         works(guest, 1)
-        after = processes.workers(own_disk.pid)
+        after = serving(own_disk)
         assert len(before - after) == 1, "one worker died"
         for _ in range(3):
             guest.queues[0].kick()
             works(guest, 1)
-        assert processes.workers(own_disk.pid) == after, "a worker is started again and again"
+        assert serving(own_disk) == after, "a worker is started again and again"
         # The VMM grows its file again, or not: new rings elsewhere work.
         guest.front_end.remove_region(doomed)
         guest.ram.regions.remove(doomed)
@@ -235,7 +236,8 @@ def test_b19_device_made_to_write_its_own_ring(disk: Served) -> None:
 def test_b23_b24_guest_memory_is_seen_by_workers_alone_and_by_no_core_dump(disk: Served) -> None:
     with disk.guest(queues=2) as guest:
         works(guest)
-        workers = processes.workers(disk.pid)
+        workers = serving(disk)
+        assert len(workers) == 4
         for pid in processes.family(disk.pid):
             flags = processes.guest_mapping_flags(pid)
             assert bool(flags) == (pid in workers)

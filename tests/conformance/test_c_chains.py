@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from tests.conformance.checks import broken, reaped, works
+from tests.conformance.checks import BROKEN_WITHIN_S, broken, reaped, works
 from vuproc.spec.blk import BlkStatus, BlkType
 from vuproc.spec.virtio import DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, Feature
 from vuproc.testing.block import NO_STATUS, Block, outcome
@@ -346,7 +346,7 @@ def test_broken_ring_is_announced_on_the_back_end_channel(disk: Served) -> None:
     with disk.guest(queues=2) as guest:
         channel = guest.front_end.open_channel()
         offer(guest, [], head=0xFFFF)
-        news = channel.receive(5.0)
+        news = channel.receive(BROKEN_WITHIN_S)
         assert news is not None
         assert news.name == "CONFIG_CHANGE_MSG"
         broken(guest)
@@ -356,7 +356,7 @@ def test_broken_ring_revives_by_stop_and_start_without_a_reset(disk: Served) -> 
     with disk.guest(queues=2) as guest:
         works(guest)
         offer(guest, [], head=0xFFFF)
-        assert guest.queues[0].err_bell.wait(5.0)
+        assert guest.queues[0].err_bell.wait(BROKEN_WITHIN_S)
         assert 0 <= guest.stop_queue(0) <= 0xFFFF
         guest.start_queue(0)
         works(guest)
@@ -365,7 +365,7 @@ def test_broken_ring_revives_by_stop_and_start_without_a_reset(disk: Served) -> 
 def test_broken_ring_revives_by_reset_device(disk: Served) -> None:
     with disk.guest(queues=2) as guest:
         offer(guest, [], head=0xFFFF)
-        assert guest.queues[0].err_bell.wait(5.0)
+        assert guest.queues[0].err_bell.wait(BROKEN_WITHIN_S)
         guest.front_end.request("RESET_DEVICE")
         assert guest.status() == 0
         guest.front_end.set_features(guest.front_end.features)
@@ -381,6 +381,6 @@ def test_broken_ring_disturbs_nobody_who_comes_next(disk: Served) -> None:
                 queue.ring.offer_head(0xFFFF)
                 queue.ring.publish()
                 queue.kick()
-            assert guest.queues[3].err_bell.wait(5.0)
+            assert guest.queues[3].err_bell.wait(BROKEN_WITHIN_S)
     with disk.guest(queues=4) as guest:
         works(guest)

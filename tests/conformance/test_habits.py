@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.conformance import processes
-from tests.conformance.checks import SECTOR, serves_newcomer, works
+from tests.conformance.checks import BROKEN_WITHIN_S, SECTOR, serves_newcomer, works
 from vuproc.fd import Fd
 from vuproc.spec.blk import CONFIG
 from vuproc.spec.vhost_user import VRING_NO_FD, ProtocolFeature
@@ -221,7 +221,7 @@ def test_error_descriptor_is_kept_over_ring_restarts(disk: Served) -> None:
         queue.ring.offer_head(0xFFFF)
         queue.ring.publish()
         queue.kick()
-        assert first.wait(5.0)
+        assert first.wait(BROKEN_WITHIN_S)
 
 
 def test_qemu_pauses_and_resumes_a_guest(disk: Served) -> None:

@@ -8,6 +8,8 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
+import pytest
+
 from tests.conformance import processes
 from tests.conformance.checks import header, serves_newcomer
 from tests.conformance.conftest import Footprint
@@ -147,6 +149,7 @@ class Attacker:
             front_end.closed_by_peer()
 
 
+@pytest.mark.timeout(240)
 def test_a_thousand_hostile_connections_leave_nothing_behind(disk_process: Served) -> None:
     served = disk_process
     attacker = Attacker(served, seed=1000)

@@ -1,4 +1,6 @@
 /* The build for crash tests: the process dies by SIGKILL before its k-th store to shared memory.
+ * A write to the call descriptor counts as one: between the last store of a batch and the
+ * interrupt is a place to die at, too.
  *
  * Two words, shared with forked children: the stores so far, and k (0: never), which begins as
  * VUPROC_CRASH_AT says. The first unit that is loaded makes them and says in VUPROC_CRASH_WORDS where
@@ -38,3 +40,10 @@ static inline void vu_crash_point(void)
     if (++vu_crash_words[0] == vu_crash_words[1])
         kill(getpid(), SIGKILL);
 }
+
+static inline ssize_t vu_crash_write(int fd, const void *from, size_t size)
+{
+    vu_crash_point();
+    return write(fd, from, size);
+}
+#define write(fd, from, size) vu_crash_write(fd, from, size)

@@ -39,7 +39,7 @@ MASSACRE = 0.05
 WARM_UP_KILLS = 8
 """Deaths before the master's memory is looked at for the first time: each path was taken then."""
 RSS_GROWTH_KIB = 4096
-SETTLE_S = 10.0
+SETTLE_S = 30.0
 DISKS = ("ram", "direct", "native")
 """In memory; an image past the page cache, by a handler in Python over io_uring, or natively."""
 LOOK_S = 0.05

@@ -7,7 +7,7 @@ device wishes it, and takes completions in its interrupt handler only.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tests.model.config import Config, Memory, passed, put
 from tests.model.worker import Access
@@ -24,8 +24,9 @@ class Violation(Exception):
 class Request(NamedTuple):
     """An outstanding request.
 
-    `begun`: how often a worker noted that it runs it; `runs`: how often one did, since the last
-    death where that sets no limit; `answered`: its result or an error is written.
+    `begun`: how often a worker noted that it runs it, and did not survive that where `attempts`
+    are counted; `runs`: how often one did, since the last death where that sets no limit;
+    `answered`: its result or an error is written.
     """
 
     number: int
@@ -135,7 +136,7 @@ class Guest:
             numbers = [self._request(d, head).number for head in access.heads]
             if numbers != sorted(numbers):
                 raise Violation(f"requests {numbers} are run again in this order")
-        elif access.kind == "store" and access.at in self.m.notes and access.value:
+        elif access.kind == "store" and access.value and not access.why:
             head = (access.at - self.m.notes.start) % self.c.size
             return self._changed(d, head, begun=self._request(d, head).begun + 1)
         elif access.kind == "run":
@@ -146,16 +147,24 @@ class Guest:
 
     def died(self, d: Driver) -> Driver:
         """The worker is dead: another may run all of it again, where that sets no limit."""
-        if self.c.at_most_once or self.c.poison is not None:
+        if self.c.at_most_once:
             return d
-        return d._replace(held=tuple(held and held._replace(runs=0) for held in d.held))
+        held = (
+            each if each is None or each.number == self.c.poison else each._replace(runs=0)
+            for each in d.held
+        )
+        return d._replace(held=tuple(held))
 
     def _ran(self, d: Driver, head: int) -> Driver:
         request = self._request(d, head)
-        limit = self.c.attempts if self.c.poison is not None else 1
-        if request.runs == limit:
+        if request.number == self.c.poison:
+            if request.runs == self.c.attempts:
+                raise Violation(f"request {request.number} runs once more")
+            return self._changed(d, head, runs=request.runs + 1)
+        if request.runs:
             raise Violation(f"request {request.number} runs once more")
-        return self._changed(d, head, runs=request.runs + 1, answered=True)
+        survived = self.c.poison is not None and request.begun > 0
+        return self._changed(d, head, runs=1, answered=True, begun=request.begun - survived)
 
     def _skipped(self, d: Driver, head: int, why: str) -> Driver:
         request = self._request(d, head)
@@ -163,7 +172,7 @@ class Guest:
             raise Violation(f"{why} of request {request.number}, begun {request.begun} times")
         return self._changed(d, head, answered=True)
 
-    def _changed(self, d: Driver, head: int, **changes: int) -> Driver:
+    def _changed(self, d: Driver, head: int, **changes: Any) -> Driver:
         request = self._request(d, head)._replace(**changes)
         return d._replace(held=_with(d.held, head, request))
 

@@ -139,14 +139,15 @@ MUTANTS = (
     Mutant(
         "attempts counted afterwards",
         "poison",
-        after("X3", "X1", "yield store(self.m.attempts + head, attempts + 1)"),
+        after("X", "X1", "yield store(self.m.attempts + head, attempts + 1)"),
     ),
     Mutant("no stage", "at most once", drop("X2")),
     Mutant(
         "the stage noted afterwards",
         "at most once",
-        after("X3", "X2", "yield store(self.m.stage + head, 1)"),
+        after("X", "X2", "yield store(self.m.stage + head, 1)"),
     ),
+    Mutant("attempts not taken back", "poison behind another", drop("X3")),
     # Completing a batch.
     Mutant("used.idx before the elements", "in order", swap("C1", "C3")),
     Mutant("no list of the batch", "in order", drop("C2")),
@@ -164,10 +165,10 @@ MUTANTS = (
             "            yield store(self.m.used_idx, (p.used + i + 1) % self.c.modulus)",
         ),
     ),
-    Mutant("marks cleared before used.idx", "one slot", swap("C3", "C4")),
+    Mutant("marks cleared before used.idx", "in order", swap("C3", "C4")),
     Mutant("marks not cleared", "one slot", drop("C4")),
     Mutant("the record's used index before the marks", "one slot", swap("C4", "C5")),
-    Mutant("the record's used index not moved", "in order", drop("C5")),
+    Mutant("the record's used index not moved", "one slot, two deaths", drop("C5")),
     Mutant(
         "fetching before the marks are cleared",
         "one slot",
@@ -191,11 +192,20 @@ MUTANTS = (
     Mutant("no last look", "one slot", change("S3", "idx == p.last", "True")),
     # Starting and stopping.
     Mutant("a record that begins at index 0", "one slot", drop("V1")),
-    Mutant("a record in force before its used index", "one slot", swap("V1", "V2")),
-    Mutant("a record never in force", "one slot", drop("V2")),
-    Mutant("a second worker at the old base", "stops", change("V3", " if fresh else used", "")),
+    Mutant("marks of a ring that is no more", "stops", drop("V2")),
+    Mutant("a record in force before its used index", "one slot", swap("V1", "V3")),
+    Mutant(
+        "a record in force before its marks are cleared", "stops, two deaths", swap("V2", "V3")
+    ),
+    Mutant("a record never in force", "one slot", drop("V3")),
+    Mutant("a second worker at the old base", "stops", change("V4", " if fresh else used", "")),
     Mutant("an answer before all is drained", "stops", change("Z0", "not p.ran", "True")),
     Mutant("a record in force after the stop", "stops", drop("Z1")),
+    Mutant(
+        "requests forgotten at the stop",
+        "stops, at most once",
+        change("Z1", "not p.left", "True"),
+    ),
     # Recovery.
     Mutant("marks of the last batch kept", "one slot", drop("R1")),
     Mutant(

@@ -18,13 +18,15 @@ T = TypeVar("T")
 class Control(NamedTuple):
     """The control process. `base`: at which the front-end last started the ring.
 
-    `stopping`: it has told the worker to stop and waits; `stops`, `deaths`: still to come.
+    `stopping`: it has told the worker to stop and waits; `stops`, `deaths`: still to come; `kept`:
+    the ring stopped with requests in its record.
     """
 
     base: int
     stopping: bool
     stops: int
     deaths: int
+    kept: bool = False
 
 
 class At(NamedTuple):
@@ -152,19 +154,26 @@ class Search:
         return nexts
 
     def _starts(self, state: State, control: Control) -> Iterator[Next]:
-        """The ring is stopped: it is set up as it was, or anew if the driver has nothing in it."""
+        """The ring is stopped: it goes on where it was, or the driver makes a new one.
+
+        Then all that is outstanding is given up. What was kept for the old ring is of no concern to
+        the new one, and only the control process can tell.
+        """
         words, driver = self.words.values[state.words], self.drivers.values[state.driver]
         worker = self._started(control.base, words, fresh=True)
-        yield "control starts the ring", state._replace(worker=worker)
-        if self.guest.idle(driver) and control.base:
+        going_on = self.controls.number(control._replace(kept=False))
+        yield "control starts the ring", state._replace(worker=worker, control=going_on)
+        if control.base:
             words = self.m.initial(self.c, 0, words)
+            if control.kept:
+                words = put(words, self.m.version, 0)
             yield (
                 "driver resets the ring, control starts it",
                 State(
                     self.words.number(words),
                     self.drivers.number(self.guest.initial(0, driver.sent)),
                     self._started(0, words, fresh=True),
-                    self.controls.number(control._replace(base=0)),
+                    self.controls.number(control._replace(base=0, kept=False)),
                 ),
             )
 
@@ -193,7 +202,8 @@ class Search:
             return self._dead(state._replace(driver=number))
         if access.kind == "stopped":
             control = self.controls.values[state.control]
-            control = control._replace(base=access.value, stopping=False)
+            kept = bool(access.heads)
+            control = control._replace(base=access.value, stopping=False, kept=kept)
             return State(step.words, number, self._nobody, self.controls.number(control))
         return State(step.words, number, step.worker, state.control)
 

@@ -23,7 +23,10 @@ SMALL = {
     "in order, three requests": Config(requests=3, in_order=True),
     "at most once": Config(size=1, requests=2, at_most_once=True),
     "poison": Config(size=1, requests=2, poison=0),
-    "stops": Config(size=1, requests=2, stops=1),
+    "poison behind another": Config(requests=2, in_order=True, poison=1, crashes=0),
+    "stops": Config(size=1, requests=2, batch=1, stops=1),
+    "stops, two deaths": Config(size=1, requests=1, batch=1, stops=1, crashes=2),
+    "stops, at most once": Config(size=1, requests=2, batch=1, stops=1, at_most_once=True),
 }
 """Looked at in every run of the tests."""
 
@@ -47,6 +50,7 @@ LARGE = {
     "poison among others": Config(requests=3, in_order=True, poison=1, crashes=0),
     "poison and a death": Config(requests=2, poison=0),
     "two stops": Config(requests=2, in_order=True, stops=2, crashes=2),
+    "a stop, out of order": Config(requests=2, stops=1),
 }
 """Minutes, and gigabytes."""
 

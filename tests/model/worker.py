@@ -2,8 +2,11 @@
 
 This is the specification of the native ring code. Each `yield` is one access to memory that is
 shared; between two of them the driver may move and the worker may die. All else is private to the
-worker and dies with it. The marks at the right are the names of the steps in docs/recovery.md and in
-the ring code; mutants.py takes them out or changes their order.
+worker and dies with it. The marks at the right are the names of the steps in docs/recovery.md and,
+as far as they store, in the ring code; mutants.py takes them out or changes their order.
+
+It leaves more open than the ring code does: when a batch is published, in which order requests are
+finished, whether the worker sleeps in between. Whatever the ring code chooses is among it.
 """
 
 from __future__ import annotations
@@ -68,12 +71,12 @@ class Worker:
             yield Choice("publish", (p, heads))
         if p.left:
             yield Choice("again", (p,))
-        elif stopping:
+        if stopping:
             if not p.ran:  # Z0
                 yield Choice("stop", (p,))
         elif p.asleep:
             yield Choice("wake", (p,))
-        else:
+        elif not p.left:
             yield Choice("fetch", (p,))
             if not (p.ran and self.c.in_order):
                 yield Choice("sleep", (p,))
@@ -109,7 +112,9 @@ class Worker:
             yield store(self.m.attempts + head, attempts + 1)  # X1
         if self.c.at_most_once:
             yield store(self.m.stage + head, 1)  # X2
-        yield Access("run", heads=(head,))  # X3
+        yield Access("run", heads=(head,))  # X
+        if self.c.poison is not None:
+            yield store(self.m.attempts + head, attempts, "survived")  # X3
 
     def publish(self, p: Private, heads: tuple[int, ...]) -> Program:
         """Complete a batch: the driver sees all of it at one store."""
@@ -158,15 +163,18 @@ class Worker:
         if (yield load(self.m.version)):
             return (yield from self.recover(used))
         yield store(self.m.record_used_idx, used)  # V1
-        yield store(self.m.version, 1)  # V2
-        last = base if fresh else used  # V3
+        for head in range(self.c.size):  # V2
+            if (yield load(self.m.inflight + head)):
+                yield store(self.m.inflight + head, 0)
+        yield store(self.m.version, 1)  # V3
+        last = base if fresh else used  # V4
         return Private(last, used)
 
     def recover(self, used: int) -> Program:
         """Find what a dead worker had fetched and not completed. May itself die anywhere."""
         count = (used - (yield load(self.m.record_used_idx))) % self.c.modulus
-        if count > self.c.batch:
-            yield broken("more was completed at once than a batch holds")
+        if count > self.c.size:
+            yield broken("more was completed at once than the ring holds")
         head = yield load(self.m.last_batch_head)
         for _ in range(count):  # R1
             yield store(self.m.inflight + head, 0)
@@ -199,9 +207,15 @@ class Worker:
         return p._replace(left=tuple(left), ran=(*p.ran, head))  # A3
 
     def stop(self, p: Private) -> Program:
-        """All is drained: the next start begins at its own base."""
-        yield store(self.m.version, 0)  # Z1
-        yield Access("stopped", value=p.last)
+        """Let go of the ring; the answer is the next start's base.
+
+        All is drained, and the record is of no use any more; or a dead worker left requests that
+        nobody has begun again, and they stay in the record for whoever starts the ring there.
+        """
+        if not p.left:  # Z1
+            yield store(self.m.version, 0)
+        base = (p.last - len(p.left)) % self.c.modulus
+        yield Access("stopped", value=base, heads=p.left)
         return p
 
 
@@ -209,8 +223,8 @@ def load(at: int) -> Access:
     return Access("load", at)
 
 
-def store(at: int, value: int) -> Access:
-    return Access("store", at, value)
+def store(at: int, value: int, why: str = "") -> Access:
+    return Access("store", at, value, why=why)
 
 
 def broken(why: str) -> Access:

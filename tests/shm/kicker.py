@@ -18,7 +18,7 @@ from vuproc.testing.ring import DriverRing
 
 SIZE = 16
 DEPTH = 3
-LOST_S = 5.0
+LOST_S = 15.0
 """A completion, or its call, that takes longer is lost."""
 
 

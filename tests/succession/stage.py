@@ -68,6 +68,8 @@ class Shared:
 
     def __init__(self) -> None:
         self._mapping = mmap.mmap(-1, 4096)
+        self.labels = Fd(os.memfd_create("labels"))
+        """A line for each step of the masters that were not to die."""
         self.words = memoryview(self._mapping).cast("q")
 
     def ring(self, index: int, field: int) -> int:
@@ -83,9 +85,16 @@ class Shared:
     def set_label(self, label: str) -> None:
         self._mapping[1024 : 1024 + LABEL_BYTES] = label.encode().ljust(LABEL_BYTES, b"\0")
 
+    def steps(self) -> list[str]:
+        """The label of each step, as `labels`."""
+        with open(self.labels.dup().take(), "rb") as file:
+            file.seek(0)
+            return file.read().decode().splitlines()
+
     def close(self) -> None:
         self.words.release()
         self._mapping.close()
+        self.labels.close()
 
 
 class Doom:
@@ -99,6 +108,8 @@ class Doom:
     def step(self, label: str) -> None:
         self._steps += 1
         self._shared.words[Shared.STEP] = self._steps
+        if not self._at:
+            os.write(self._shared.labels.fileno(), f"{label}\n".encode())
         if self._steps == self._at:
             self._shared.set_label(label)
             os.kill(os.getpid(), signal.SIGKILL)
@@ -267,8 +278,12 @@ class ServiceManager:
             if "FDSTORE" in fields:
                 self.stored.setdefault(fields["FDNAME"], []).extend(map(Fd, numbers))
             elif "FDSTOREREMOVE" in fields:
-                for fd in self.stored.pop(fields["FDNAME"], []):
-                    fd.close()
+                self.lose(fields["FDNAME"])
+
+    def lose(self, name: str) -> None:
+        """Close what is kept under a name."""
+        for fd in self.stored.pop(name, []):
+            fd.close()
 
     def close(self) -> None:
         self.listen()
@@ -283,28 +298,34 @@ class Outcome:
     """What became of a play."""
 
     masters: int
-    steps: int
-    """Of the last master."""
+    steps: list[str]
+    """The labels of the steps of the last master, which was not to die."""
     label: str
     """Where the first master died."""
     lost: bool
     """The front-end saw its connection end."""
     stored: list[str]
     """Names of what is left in the store."""
+    lost_name: str = ""
+    """What the service manager lost."""
 
 
 Script = Callable[[FrontEnd, Shared], None]
 
 
-def play(script: Script, dooms: Sequence[int] = ()) -> Outcome:
-    """Run the script of a front-end against masters, the first of which die at these steps."""
+def play(script: Script, dooms: Sequence[int] = (), loses: int | None = None) -> Outcome:
+    """Run the script of a front-end against masters, the first of which die at these steps.
+
+    `loses`: after the first death the service manager loses the descriptors under one name, this
+    one in the order of all.
+    """
     shared = Shared()
     manager = ServiceManager()
     ours, theirs = socket.socketpair()
     try:
         with _forked(lambda: _front_end(script, shared, ours, theirs)) as front_end:
             ours.close()
-            outcome = _supervise(manager, shared, theirs, front_end, list(dooms))
+            outcome = _supervise(manager, shared, theirs, front_end, list(dooms), loses)
             manager.listen()
             outcome.stored = sorted(manager.stored)
             outcome.label = shared.label
@@ -322,8 +343,10 @@ def _supervise(
     connection: socket.socket,
     front_end: Process,
     dooms: list[int],
+    loses: int | None,
 ) -> Outcome:
     masters = 0
+    lost_name = ""
     first: socket.socket | None = connection
     while True:
         doom = dooms.pop(0) if dooms else 0
@@ -336,6 +359,10 @@ def _supervise(
             code = master.wait(manager)
         manager.listen()
         if code == -signal.SIGKILL:
+            if loses is not None and loses < len(manager.stored):
+                lost_name = sorted(manager.stored)[loses]
+                manager.lose(lost_name)
+            loses = None
             continue
         played = front_end.wait(manager)
         # A successor that finds nothing may have come after the end, too.
@@ -343,7 +370,7 @@ def _supervise(
         assert lost or (code in (0, NO_SESSION) and played == 0), (
             f"master ended with {code}, front-end with {played}, after {shared.label!r}"
         )
-        return Outcome(masters, shared.words[Shared.STEP], "", lost, [])
+        return Outcome(masters, shared.steps(), "", lost, [], lost_name)
 
 
 NO_SESSION = 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 from collections.abc import Sequence
@@ -15,8 +16,8 @@ from vuproc.testing.frontend import FrontEnd
 from vuproc.testing.memory import Ram
 
 EVERY_STEP = bool(os.environ.get("VUPROC_EVERY_STEP"))
-"""The long form: a death at each step. Otherwise at every `STRIDE`th, from a random one on."""
-STRIDE = 9
+"""The long form: a death at each step. Otherwise at one of each kind."""
+SEED = 7
 FIRST_BASE = 40
 
 
@@ -84,16 +85,16 @@ def test_nobody_dies() -> None:
     assert outcome == Outcome(1, outcome.steps, "", False, [])
 
 
-def chosen(steps: int) -> list[int]:
+def chosen(steps: list[str]) -> list[int]:
     if EVERY_STEP:
-        return list(range(1, steps + 1))
-    return list(range(random.randrange(1, STRIDE + 1), steps + 1, STRIDE))
+        return list(range(1, len(steps) + 1))
+    last_of_its_kind = {label: number for number, label in enumerate(steps, 1)}
+    return sorted(last_of_its_kind.values())
 
 
 @pytest.mark.timeout(1200 if EVERY_STEP else 120)
 def test_a_master_dies_at_any_step() -> None:
-    steps = play(life_of_a_disk).steps
-    for step in chosen(steps):
+    for step in chosen(play(life_of_a_disk).steps):
         outcome = play(life_of_a_disk, [step])
         assert outcome.masters == 2
         assert outcome.stored == [], outcome
@@ -102,9 +103,28 @@ def test_a_master_dies_at_any_step() -> None:
 
 @pytest.mark.timeout(1200 if EVERY_STEP else 120)
 def test_successors_die_too() -> None:
-    steps = play(life_of_a_disk).steps
+    steps = len(play(life_of_a_disk).steps)
+    chance = random.Random(None if EVERY_STEP else SEED)
     for _ in range(500 if EVERY_STEP else 20):
-        dooms = [random.randrange(1, steps), *random.choices(range(1, 60), k=2)]
+        dooms = [chance.randrange(1, steps), *chance.choices(range(1, 60), k=2)]
         outcome = play(life_of_a_disk, dooms)
         assert outcome.stored == [], (dooms, outcome)
         assert not outcome.lost or outcome.masters > 1, (dooms, outcome)
+
+
+@pytest.mark.timeout(120)
+def test_a_descriptor_that_was_not_kept_ends_the_session() -> None:
+    """Whichever it is: nothing is resumed by half."""
+    steps = play(life_of_a_disk).steps
+    # Both rings run, and the front-end has asked for something.
+    quiet = steps.index("before take GET_CONFIG") + 1
+    names = []
+    for loses in itertools.count():
+        outcome = play(life_of_a_disk, [quiet], loses)
+        if not outcome.lost_name:
+            break
+        assert outcome.lost and outcome.stored == [], outcome
+        names.append(outcome.lost_name)
+    assert not outcome.lost
+    known = {"session.connection", "session.journal", "session.outbox-read", "session.outbox-write"}
+    assert known < set(names) and len(names) > len(known) + 5

@@ -98,7 +98,7 @@ def test_load_can_be_stopped_from_another_thread(vuproc_device: ServeDevice) -> 
         while generator.completed < 100 and thread.is_alive():
             guest.front_end.request("GET_FEATURES")
         generator.stop()
-        thread.join(10.0)
+        thread.join(30.0)
         assert done and done[0] >= 100
         arena.free()
         assert guest.do(out=[b"on"], in_=[2]).content == b"on"

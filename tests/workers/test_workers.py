@@ -22,7 +22,7 @@ from vuproc.testing.plugin import ServeDevice
 from vuproc.testing.serve import serve
 from vuproc.wire import encode
 
-BOUND_S = 20.0
+BOUND_S = 30.0
 
 
 def say(guest: Guest, text: str, queue: int = 0) -> str:
@@ -259,7 +259,7 @@ def test_an_idle_worker_does_not_wake_up(vuproc_device: ServeDevice) -> None:
             poller.register(pidfd, select.POLLIN)
             assert poller.poll(400) == []
             # The one that went to sleep after the last request may not have been counted yet.
-            assert _switches(pid) - before <= 1
+            assert _switches(pid) - before <= 2
         finally:
             os.close(pidfd)
 
@@ -287,7 +287,10 @@ def segment_of(pid: int) -> Segment:
     """The segment that process `pid` owns."""
     for entry in os.listdir("/dev/shm"):
         if f"/{entry}".startswith(PREFIX):
-            segment = Segment.attach(f"/{entry}")
+            try:
+                segment = Segment.attach(f"/{entry}")
+            except (OSError, ValueError):
+                continue  # somebody else's, which is just being made or taken away
             if segment.owner == pid:
                 return segment
             segment.close()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from msgspec import Meta
 
 from vuproc.device import Device
+from vuproc.devices.blk_native import NativeBlk
 from vuproc.devices.blk_storage import (
     Storage,
     check_direct,
@@ -17,6 +18,7 @@ from vuproc.devices.blk_storage import (
     new_memory,
     open_image,
 )
+from vuproc.devices.blk_uring import UringBlk
 from vuproc.fd import Fd
 from vuproc.options import FilePath, Options, Size
 from vuproc.spec.blk import (
@@ -32,7 +34,6 @@ from vuproc.spec.blk import (
 )
 
 if TYPE_CHECKING:
-    from vuproc.devices.blk_native import NativeBlk
     from vuproc.shm.request import Request
 
 MAX_RAM = 1 << 44
@@ -251,14 +252,7 @@ class Blk(Device):
         """The same in native code, unless the options or a subclass want `handle`."""
         if self.options.engine == "python" or type(self).handle is not Blk.handle:
             return None
-        # Imported here: whoever wants the handler in Python needs nothing of it.
-        from vuproc.devices.blk_native import NativeBlk
-
-        kind: type[NativeBlk] = NativeBlk
-        if self.uring_files(queue):
-            from vuproc.devices.blk_uring import UringBlk
-
-            kind = UringBlk
+        kind = UringBlk if self.uring_files(queue) else NativeBlk
         made = kind(
             self._open_storage.fileno(),
             self._size,

@@ -536,6 +536,7 @@ cdef class Ring(RequestOwner):
             self.now = clock_ns()
             with nogil:
                 self.device.reap()
+                self.device.submit()
         return self.flush()
 
     def notify_always(self):

@@ -41,7 +41,7 @@ class Guest:
         call: BellKind = BellKind.EVENTFD,
         kick: BellKind | None = BellKind.EVENTFD,
         start: bool = True,
-        timeout_s: float = 10.0,
+        timeout_s: float = 30.0,
     ) -> None:
         self.timeout_s = timeout_s
         self._call = call

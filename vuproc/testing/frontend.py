@@ -27,7 +27,7 @@ from vuproc.testing.errors import NoReply, Refused
 from vuproc.testing.memory import RamRegion
 from vuproc.wire import Message, Receiver, encode, reply, send
 
-REPLY_TIMEOUT = 10.0
+REPLY_TIMEOUT = 30.0
 """Seconds a reply may take. No real front-end has such a bound; a test needs one."""
 
 _TIMEVAL = struct.Struct("@ll")

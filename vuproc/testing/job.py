@@ -48,7 +48,7 @@ class Job:
     """One descriptor a request, pointing to a table (the queue must have INDIRECT_DESC)."""
     poll: bool = False
     """Watch used.idx and never sleep; else sleep on the call descriptor."""
-    stall_s: float = 10.0
+    stall_s: float = 30.0
     """Give up after this long without one completion."""
 
     def __post_init__(self) -> None:

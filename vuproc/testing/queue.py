@@ -135,7 +135,7 @@ class DriverQueue:
             raise ValueError("this queue is polled by the device")
         self.kick_bell.ring()
 
-    def wait(self, token: int, timeout_s: float = 10.0) -> Completion:
+    def wait(self, token: int, timeout_s: float = 30.0) -> Completion:
         """Sleep on the call descriptor until the request is completed. Raises NoCompletion.
 
         It never looks at the ring without a call once it has gone to sleep, as a driver that trusts
@@ -156,7 +156,7 @@ class DriverQueue:
         in_: Sequence[int] = (),
         *,
         indirect: bool = False,
-        timeout_s: float = 10.0,
+        timeout_s: float = 30.0,
     ) -> Completion:
         """Submit one request and wait for it."""
         return self.wait(self.submit(out, in_, indirect=indirect), timeout_s)

@@ -25,7 +25,7 @@ from vuproc.testing.frontend import FrontEnd
 
 START_TIMEOUT = 30.0
 """Seconds until the socket must be there. Importing the author's modules counts in."""
-STOP_TIMEOUT = 15.0
+STOP_TIMEOUT = 30.0
 """Seconds the process has to drain and leave after SIGTERM."""
 LOOK_S = 0.005
 """Pause between two looks at the kernel's list of sockets: nothing announces a listener."""
@@ -64,7 +64,7 @@ class Served:
         return Guest(self.socket, **options)
 
     def wait_for_line(
-        self, wanted: str | Callable[[str], bool], timeout_s: float = 10.0, *, after: int = 0
+        self, wanted: str | Callable[[str], bool], timeout_s: float = 30.0, *, after: int = 0
     ) -> str:
         """The first log line from number `after` on that holds `wanted`. Raises ServeFailed."""
         matches = wanted if callable(wanted) else lambda line: wanted in line
@@ -102,6 +102,19 @@ class Served:
             self._process.kill()
             self._process.wait()
         self._reader.join(STOP_TIMEOUT)
+
+    def end(self) -> None:
+        """SIGTERM, whatever comes of it, then SIGKILL.
+
+        One that is killed at once leaves its shared memory to the next that starts.
+        """
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(STOP_TIMEOUT)
+            except subprocess.TimeoutExpired:
+                pass
+        self.kill()
 
     def _listens(self) -> bool:
         """Whether the socket accepts connections; unlike a connection, looking changes nothing."""
@@ -177,7 +190,7 @@ def serve(
             if code != 0:
                 raise served._failed(f"vuproc run ended with exit code {code}")
         finally:
-            served.kill()
+            served.end()
 
 
 def reference(device: type[Device]) -> str:

@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -39,6 +40,11 @@ log = logging.getLogger("vuproc.master")
 
 STOP_DEADLINE = 3.0
 """Seconds a worker has to finish what is in flight before its ring stops; then it is killed."""
+
+UNANSWERED_MOST = 32
+"""Commands that a fresh worker is given before its first answer is waited for: both directions of
+the channel hold that many.
+"""
 
 EXIT_DEADLINE = 5.0
 """Seconds a worker has to leave at our own end."""
@@ -159,8 +165,7 @@ class Crew:
         setup = effect.setup
         # A ring that could not be drained goes on from its record if it goes on where it stopped.
         if self._kept.pop(setup.index, None) != setup.base:
-            records, offset = self._own_record(setup.index)
-            os.pwrite(records.fileno(), _EMPTY, offset + VERSION_AT)
+            self._empty_record(setup.index)
 
     def perform(self, effect: Effect) -> object:
         """Carry out one effect everywhere it matters; the result is what `Step.finish` takes."""
@@ -193,7 +198,7 @@ class Crew:
             case effects.StartRing(setup=setup):
                 self.broken.pop(setup.index, None)
                 self._seat_of[setup.index].forgive()
-                self._on(setup.index, self._start(setup, base=setup.base))
+                self._start_ring(setup)
                 self._stopped.discard(setup.index)
             case effects.StopRing(index=index):
                 return self._stop_ring(index)
@@ -234,14 +239,26 @@ class Crew:
                 self._replace(seat, str(error))
 
     def renew(self, seat: Seat) -> None:
-        """Replace a worker that is well; it finishes what is in flight first."""
+        """Replace a worker that is well by the standby; it finishes what is in flight first.
+
+        Raises `WorkerSetupError` if the new one cannot set up its queues: the old one stays.
+        """
+        successor = self.standby.take(seat.queues)
+        successor.assigned()
         try:
             for queue in seat.queues if seat.worker is not None else ():
                 self._finish_ring(seat, queue)
         except WorkerLost as error:
             self._bury(seat, str(error))
         seat.vacate()
-        self._fill(seat)
+        if seat.barred:
+            successor.exit(EXIT_DEADLINE)
+            return
+        seat.occupy(successor)
+        try:
+            self._resume(seat, -1)
+        except (WorkerLost, WorkerRefused) as error:
+            self._replace(seat, f"could not resume: {error}")
 
     @staticmethod
     def _finish_ring(seat: Seat, queue: int) -> None:
@@ -275,6 +292,22 @@ class Crew:
             return str(error)
         return None
 
+    def _start_ring(self, setup: effects.RingSetup) -> None:
+        """Start a ring where the front-end says.
+
+        A ring that could not be drained left requests in its record. The one that begins at the
+        same place may be another: a guest that was reset while its first request hung starts at 0
+        again. Then what was kept does not fit.
+        """
+        command = self._start(setup, base=setup.base)
+        try:
+            self._on(setup.index, command)
+        except WorkerRefused as error:
+            if setup.inflight is not None or not self._empty_record(setup.index):
+                raise
+            log.warning("queue %d: what was kept for it is forgotten: %s", setup.index, error)
+            self._on(setup.index, command)
+
     def _start(self, setup: effects.RingSetup, *, base: int | None = None) -> Prepared:
         """The command that starts a ring with its record: the front-end's region, or one of ours.
 
@@ -289,6 +322,13 @@ class Crew:
     def _own_record(self, index: int) -> tuple[Fd, int]:
         assert self._records is not None, "no session"
         return self._records, index * record_bytes(self._queue_size)
+
+    def _empty_record(self, index: int) -> bool:
+        """Have the next start of a ring find nothing to recover; whether there was a record."""
+        records, offset = self._own_record(index)
+        before = os.pread(records.fileno(), len(_EMPTY), offset + VERSION_AT)
+        os.pwrite(records.fileno(), _EMPTY, offset + VERSION_AT)
+        return before != _EMPTY
 
     def _drop_records(self) -> None:
         self._kept.clear()
@@ -438,6 +478,8 @@ class Crew:
 
         `hold` names a ring that is not to run again before the command that its worker died over.
         """
+        if seat.barred:
+            return
         try:
             self._occupy(seat, hold)
         except WorkerSetupError as error:
@@ -463,16 +505,19 @@ class Crew:
                 log.warning("the standby was of no use: %s", error)
 
     def _resume(self, seat: Seat, hold: int) -> None:
-        """Tell a fresh worker all it must know; every answer is waited for after all was said.
+        """Tell a fresh worker all it must know; answers are waited for after all was said.
 
         A driver waits meanwhile: each wait in between would be two changes of process more.
         """
         worker = seat.worker
         assert worker is not None
-        serials: list[int] = []
+        serials: deque[int] = deque()
         try:
             for command in self._history(seat.queues, hold):
                 serials.append(worker.post(*command))
+                if len(serials) > UNANSWERED_MOST:
+                    worker.assigned()
+                    worker.wait(serials.popleft())
         finally:
             # If it is gone already, its answer to this says why.
             worker.assigned()

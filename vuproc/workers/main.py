@@ -30,6 +30,7 @@ from vuproc.fd import Fd
 from vuproc.loader import build
 from vuproc.shm.segment import Segment
 from vuproc.workers.loop import Worker
+from vuproc.workers.nursery import die_with_parent
 
 EXIT_SETUP = 3
 """Exit code: the device could not be set up; the reason went to the master."""
@@ -38,6 +39,8 @@ EXIT_BUG = 70
 PREPARE_DEADLINE = 30.0
 """Seconds the master has for the first command; a standby waits for the second for ever."""
 _PR_SET_DUMPABLE = 4
+_IMPORTED_BY = os.getpid()
+"""In a worker: the forkserver."""
 
 
 class _Duplicate(Protocol):
@@ -112,9 +115,14 @@ def _described(error: BaseException) -> str:
 
 
 def _harden() -> None:
-    """Leave signals to the master, and keep guest memory out of core dumps and other processes'
-    reach.
+    """Leave signals to the master, outlive nobody, and keep guest memory out of core dumps and
+    other processes' reach.
     """
+    # The forkserver ends with the master. Whatever the device is doing then, it stops: the control
+    # channel says the same, but only between two batches.
+    die_with_parent()
+    if os.getppid() != _IMPORTED_BY != os.getpid():
+        os._exit(0)  # it was quicker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)

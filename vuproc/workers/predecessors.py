@@ -8,6 +8,7 @@ are asked to finish what is in flight.
 from __future__ import annotations
 
 import logging
+import os
 import select
 import signal
 import socket
@@ -23,6 +24,8 @@ from vuproc.workers.supervise import KILL_DEADLINE
 
 log = logging.getLogger("vuproc.master")
 
+LOOK_S = 1.0
+"""Seconds between two looks at children that have not ended."""
 FIRST_SERIAL = 1 << 32
 """Above any serial that our predecessor can have used."""
 
@@ -59,6 +62,43 @@ def retire(workers: Sequence[tuple[str, Fd]], channels: Sequence[tuple[str, Fd]]
     finally:
         for _, fd in workers:
             fd.close()
+
+
+class Leftovers:
+    """The children that this process has from the program that it was before.
+
+    They end by themselves, as the channels to them close; nobody else waits for them. A chore of
+    the master's loop. To be made before any child of our own.
+    """
+
+    def __init__(self) -> None:
+        self._children = set(_children())
+
+    def due(self) -> float | None:
+        """Seconds until the next look, None if there are none left."""
+        return LOOK_S if self._children else None
+
+    def tend(self) -> None:
+        """Take note of those that have ended."""
+        for pid in list(self._children):
+            try:
+                ended = os.waitpid(pid, os.WNOHANG)[0] != 0
+            except ChildProcessError:
+                ended = True
+            if ended:
+                self._children.remove(pid)
+
+    def close(self) -> None:
+        """The loop is over; whoever is left is our parent's now."""
+        self.tend()
+
+
+def _children() -> list[int]:
+    try:
+        with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as file:
+            return [int(word) for word in file.read().split()]
+    except OSError:
+        return []  # a kernel without that list
 
 
 class _Veteran:

@@ -1,16 +1,17 @@
 """Replaces workers that are well by others of a new kind, one at a time, without losing a request.
 
-Each finishes what is in flight before its successor, which has imported everything by then, goes on
-with its rings. If the first of the new kind does not start, nothing has changed.
+Each finishes what is in flight before its successor, which has set everything up by then, goes on
+with its rings. If one of the new kind does not start, all are of the old kind again.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from vuproc.workers.crew import Crew
 from vuproc.workers.seat import Seat
+from vuproc.workers.supervise import WorkerSetupError
 
 log = logging.getLogger("vuproc.master")
 
@@ -21,47 +22,78 @@ class Renewal:
     def __init__(self, crew: Crew) -> None:
         self._crew = crew
         self._left: list[Seat] = []
-        self._before: int | None = None
-        self._on_done: Callable[[], None] = lambda: None
-        self._on_failed: Callable[[], None] = lambda: None
+        self._renewed: list[Seat] = []
+        self._lost_before = 0
+        self._on_done: Callable[[], None] = _nothing
+        self._on_failed: Callable[[], None] = _nothing
 
     @property
     def under_way(self) -> bool:
-        """Whether there are workers of the old kind."""
+        """Whether there are workers to be replaced."""
         return bool(self._left)
 
     def begin(self, on_done: Callable[[], None], on_failed: Callable[[], None]) -> None:
-        """Begin, once the crew's standbys are started as workers of the new kind."""
+        """Begin, once the crew's standbys are started as workers of the new kind.
+
+        One of the two is called at the end; `on_failed` has standbys be of the old kind again.
+        """
         assert not self._left
-        self._left = list(self._crew.seats)
         self._on_done, self._on_failed = on_done, on_failed
-        self._crew.standby.stop()
-        self._crew.standby.refill()
-        # Until the first of the new kind is there.
-        self._before = self._crew.standby.restarts
+        self._go_through(self._crew.seats)
+
+    def _go_through(self, seats: Sequence[Seat]) -> None:
+        self._left, self._renewed = list(seats), []
+        standby = self._crew.standby
+        standby.stop()
+        self._lost_before = standby.restarts
+        standby.refill()
 
     def due(self) -> float | None:
         """Nothing is due that no descriptor announces, once a standby is ready."""
-        standby = self._crew.standby.worker
-        return 0.0 if self._left and standby is not None and standby.is_prepared else None
+        if not self._left:
+            return None
+        standby = self._crew.standby
+        ready = standby.worker is not None and standby.worker.is_prepared
+        return 0.0 if ready or standby.restarts != self._lost_before else None
 
     def tend(self) -> None:
         """Replace the next one, if there is a standby for it."""
         if not self._left:
             return
         standby = self._crew.standby
-        if self._before is not None and standby.restarts != self._before:
-            self._left.clear()
-            self._on_failed()
+        if standby.restarts != self._lost_before:
+            self._go_back()
             return
         if standby.worker is None or not standby.worker.is_prepared:
             return
-        self._before = None
-        self._crew.renew(self._left.pop(0))
+        try:
+            self._crew.renew(self._left[0])
+        except WorkerSetupError as error:
+            log.error("%s", error)
+            self._go_back()
+            return
+        self._renewed.append(self._left.pop(0))
         standby.refill()
         if not self._left:
             self._on_done()
 
+    def _go_back(self) -> None:
+        """The next of the new kind does not start. Those that did are of no use without it."""
+        renewed, failed = self._renewed, self._on_failed
+        # If that fails as well, there is nothing left to go back to.
+        self._on_done = self._on_failed = _nothing
+        self._left.clear()
+        failed()
+        if renewed:
+            self._go_through(renewed)
+        else:
+            self._crew.standby.stop()
+            self._crew.standby.refill()
+
     def close(self) -> None:
         """The loop is over."""
         self._left.clear()
+
+
+def _nothing() -> None:
+    pass

@@ -22,8 +22,10 @@ BACK_OFF = (0.0, 0.010, 0.050, 0.250, 1.0)
 """Seconds before the first, second, ... replacement in a crash loop."""
 BREAKER_DEATHS = 5
 BREAKER_WINDOW_S = 30.0
-END_GRACE = 0.05
-"""Seconds in which a worker that is lost may end by itself, before it is killed."""
+END_GRACE = 0.25
+"""Seconds in which a worker that is lost may end by itself, before it is killed. One that is dying
+is waited for no longer than it takes, which on a busy machine may be a while.
+"""
 LEAVE_S = 1.0
 """Seconds a worker that is well has to leave."""
 LAST_CAUSES = 8
@@ -60,8 +62,12 @@ class Seat:
 
     def spawn(self) -> None:
         """Fill the empty seat. Raises `WorkerSetupError`."""
+        self.occupy(self._spawn(self.queues))
+
+    def occupy(self, worker: WorkerProcess) -> None:
+        """Have a worker of these queues sit here; the seat is empty."""
         assert self.worker is None
-        self.worker = self._spawn(self.queues)
+        self.worker = worker
         self.since = time.monotonic()
         self._work_before = self._work(self.queues)
 
@@ -93,19 +99,28 @@ class Seat:
         return True
 
     def vacate(self) -> None:
-        """Have a worker that is well end by itself, and empty the seat."""
+        """Have a worker that is well end by itself, and empty the seat; as `bury`, for good if it
+        does not.
+        """
         worker, self.worker = self.worker, None
-        if worker is not None:
-            worker.exit(LEAVE_S)
+        if worker is not None and not worker.exit(LEAVE_S):
+            log.error("worker %d cannot be killed; its queues stay without one", worker.pid)
+            self.spawn_at = float("inf")
 
     def postpone(self) -> None:
         """The seat could not be filled: count that as a death."""
         self._count(from_outside=False)
 
+    @property
+    def barred(self) -> bool:
+        """The last worker could not be killed: nobody may follow."""
+        return self.spawn_at == float("inf")
+
     def forgive(self) -> None:
         """Close the breaker and forget what opened it."""
         self._deaths.clear()
-        self.spawn_at = min(self.spawn_at, time.monotonic())
+        if not self.barred:
+            self.spawn_at = min(self.spawn_at, time.monotonic())
 
     def _count(self, *, from_outside: bool) -> None:
         now = time.monotonic()

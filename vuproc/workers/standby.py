@@ -53,6 +53,7 @@ class Standby:
             self.worker = self._start()
         except (WorkerSetupError, OSError) as error:
             log.error("no standby: %s", error)
+            self.restarts += 1
             self.start_at = time.monotonic() + RETRY_S
 
     def wait_ready(self) -> None:

@@ -10,9 +10,11 @@ from __future__ import annotations
 import logging
 import os
 import select
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 import time
 import types
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +23,9 @@ from typing import Any
 
 import multiprocess
 import multiprocess.context
+import multiprocess.forkserver
 import multiprocess.popen_forkserver
+import multiprocess.process
 import multiprocess.reduction
 
 from vuproc import control
@@ -37,7 +41,7 @@ from vuproc.control import (
 )
 from vuproc.errors import VuprocError
 from vuproc.fd import Fd
-from vuproc.workers import main
+from vuproc.workers import main, nursery
 
 log = logging.getLogger("vuproc.worker")
 
@@ -70,10 +74,12 @@ class Forkserver:
 
     def __init__(self, preload: Sequence[str] = ()) -> None:
         self._context = multiprocess.get_context("forkserver")
-        self._context.set_forkserver_preload([main.__name__, *preload])
+        self._context.set_forkserver_preload([nursery.__name__, main.__name__, *preload])
+        self._place: Fd | None = None
 
     def start(self, sock: socket.socket, name: str) -> Any:
         """Start a process whose control channel is `sock`; returns the multiprocess Process."""
+        self._ensure()
         process = self._context.Process(
             target=main.run,
             args=(_Handle(sock.fileno()),),
@@ -83,6 +89,30 @@ class Forkserver:
         with _bare_main_module():
             process.start()
         return process
+
+    def _ensure(self) -> None:
+        """Have the server running, with nothing of it in the file system.
+
+        multiprocess makes a folder with a socket, which a master that is killed would leave behind.
+        So both go as soon as the server listens: a descriptor of the socket's place is enough to
+        connect to it.
+        """
+        server = multiprocess.forkserver._forkserver
+        config = multiprocess.process.current_process()._config
+        folder = tempfile.mkdtemp(prefix="vuproc-")
+        before = config.get("tempdir")
+        config["tempdir"] = folder
+        try:
+            server.ensure_running()
+            address = server._forkserver_address
+            if os.path.dirname(address) == folder:
+                if self._place is not None:
+                    self._place.close()
+                self._place = Fd(os.open(address, os.O_PATH | os.O_CLOEXEC))
+                server._forkserver_address = f"/proc/self/fd/{self._place.fileno()}"
+        finally:
+            config["tempdir"] = before
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 class _Handle:
@@ -292,16 +322,18 @@ class WorkerProcess:
         except ValueError:  # a real-time one, which has no name
             return None
 
-    def exit(self, timeout: float) -> None:
-        """Ask the process to end, and kill it if it has not after `timeout` seconds."""
+    def exit(self, timeout: float) -> bool:
+        """Ask the process to end, and kill it if it has not after `timeout` seconds; False if it
+        lives even so.
+        """
         try:
             self.call(control.Exit(), timeout=timeout)
         except (WorkerLost, WorkerRefused):
             pass
-        if not self.wait_end(timeout):
-            self.kill()
+        gone = self.wait_end(timeout) or self.kill()
         self._process.join(KILL_DEADLINE)
         self.close()
+        return gone
 
     def close(self) -> None:
         """Release the channel and the pidfd."""

@@ -109,7 +109,8 @@ int main(int count, char **words)
     if (file < 0 || fstat(file, &status) < 0)
         die("%s: %s", words[1], strerror(errno));
     if (!strcmp(words[2], "copy")) {
-        image = mmap(NULL, (size_t)status.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+        image = mmap(NULL, (size_t)status.st_size, PROT_READ | PROT_WRITE,
+                     MAP_SHARED | MAP_POPULATE, file, 0);
         if (image == MAP_FAILED)
             die("%s: %s", words[1], strerror(errno));
     }

@@ -1,0 +1,113 @@
+"""The bars that vuproc is to clear, each a ratio within one comparison of the preset `--bars`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tests.bench.findings import Finding, Row
+from tests.bench.ours import PYTHON, VERBS
+from tests.bench.work import WORKS, Case, Store
+
+NATIVE = "auto"
+READ = Case(WORKS["randread"])
+WRITE = Case(WORKS["randwrite"])
+TWO_QUEUES = Case(WORKS["randread"], queues=2)
+DIRECT = Case(WORKS["randread"], store=Store.DIRECT)
+ONE_SLEEPS = Case(WORKS["randread"], depth=1)
+ONE_POLLS = Case(WORKS["randread"], depth=1, polls=True)
+CHECKSUM = Case(WORKS["checksum"], depth=32)
+SCALING = "scaling"
+"""The comparison of CHECKSUM with two queues and with one, all in turn."""
+SLEEPERS = "rust preadv", "storage-daemon threads-nopoll", "storage-daemon io_uring-nopoll"
+SPINNERS = "storage-daemon threads", "storage-daemon io_uring"
+"""Peers which sleep at once when they have nothing to do, and those which look on for a while."""
+ENGINES = NATIVE, f"{NATIVE}:poll=off", PYTHON, VERBS
+"""What `--bars` measures of ours unless it is told."""
+ONE, TWO = ", 1 queue", ", 2 queues"
+
+CASES = READ, WRITE, TWO_QUEUES, DIRECT, ONE_SLEEPS, ONE_POLLS
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """`ours` is to be at least `least` times the best of `theirs`: names of sides or families."""
+
+    text: str
+    finding: str
+    ours: str
+    theirs: tuple[str, ...]
+    least: float
+
+
+def _work(case: Case, what: str) -> list[Bar]:
+    native, python, name = f"vuproc {NATIVE}", f"vuproc {PYTHON}", case.name
+    return [
+        Bar(f"native {what}, of the limit", name, native, ("limit",), 0.8),
+        Bar(f"native {what}, storage daemon's best", name, native, ("storage-daemon",), 4.0),
+        Bar(f"native {what}, the peer in Rust", name, native, ("rust preadv",), 1.2),
+        Bar(f"Python {what}, storage daemon's best", name, python, ("storage-daemon",), 2.0),
+        Bar(f"Python {what}, nbdkit's Python plugin", name, python, ("nbdkit python",), 10.0),
+    ]
+
+
+BARS = [
+    *_work(READ, "random read"),
+    *_work(WRITE, "random write"),
+    Bar("2 queues, the peer in Rust", TWO_QUEUES.name, f"vuproc {NATIVE}", ("rust preadv",), 1.0),
+    Bar("checksum, 2 queues of 1", SCALING, f"vuproc {VERBS}{TWO}", (f"vuproc {VERBS}{ONE}",), 1.9),
+    Bar("Python on O_DIRECT", DIRECT.name, f"vuproc {PYTHON}", (f"vuproc {NATIVE}",), 0.85),
+    Bar("depth 1, both sleep", ONE_SLEEPS.name, f"vuproc {NATIVE} poll=off", SLEEPERS, 1.0),
+    Bar("depth 1, both poll", ONE_POLLS.name, f"vuproc {NATIVE}", SPINNERS, 1.0),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of a bar. ratio None: it was not measured, `note` says why."""
+
+    text: str
+    least: float
+    ratio: float | None
+    note: str
+
+    def line(self) -> str:
+        if self.ratio is None:
+            return f"{self.text}: not measured ({self.note})"
+        said = "met" if self.ratio >= self.least else "missed"
+        return f"{self.text}: {self.ratio:.2f}, the bar is {self.least:g}: {said}{self.note}"
+
+    def as_data(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def verdicts(findings: Mapping[str, Finding]) -> list[Verdict]:
+    """Of all bars, by the names of the comparisons."""
+    return [_verdict(bar, findings.get(bar.finding)) for bar in BARS]
+
+
+def _verdict(bar: Bar, finding: Finding | None) -> Verdict:
+    if finding is None:
+        return Verdict(bar.text, bar.least, None, "not in this run")
+    ours, theirs = finding.row(bar.ours), _best(bar.theirs, finding)
+    for row, wanted in ((ours, bar.ours), (theirs, bar.theirs[0])):
+        if row is None:
+            return Verdict(bar.text, bar.least, None, finding.missing.get(wanted, f"no {wanted}"))
+    assert ours is not None
+    assert theirs is not None
+    found = finding.ratio(ours, theirs)
+    if found is None:
+        return Verdict(bar.text, bar.least, None, "never in the same round")
+    figures, undisturbed = found
+    note = f" (least {figures.min:.2f}, most {figures.max:.2f}, against {theirs.name}"
+    return Verdict(
+        bar.text, bar.least, figures.median, note + (")" if undisturbed else "; always disturbed)")
+    )
+
+
+def _best(names: tuple[str, ...], finding: Finding) -> Row | None:
+    rows = [finding.row(name) or finding.best(name) for name in names]
+    return max(
+        (row for row in rows if row is not None), key=lambda row: row.rate.median, default=None
+    )

@@ -1,0 +1,133 @@
+"""What grows as the work grows: `python -m tests.bench.scale`.
+
+Queues, devices, memory regions and guest memory from little to much, one at a time: memory, time to
+start, time of the barriers, requests. Figures of one run each; the machine's other work shows in
+the times, not in the memory. Exit code 1 if an idle worker uses the CPU or more memory than it may.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from tests.bench.scale_point import MIB, Point, Shape, measure
+
+AXES: dict[str, tuple[int, ...]] = {
+    "queues": (1, 2, 4, 8, 16, 32, 64),
+    "devices": (1, 2, 4, 8, 16, 32, 64),
+    "regions": (1, 8, 32, 128, 509),
+    "memory": tuple(64 * MIB << shift for shift in (0, 2, 4, 6, 8, 10)),
+}
+PRIVATE_BAR_KIB = 25 * 1024
+"""Private memory of an idle worker."""
+IDLE_BAR_NS = 1_000_000
+"""CPU time a second of one: a thousandth of a CPU."""
+SLACK = 1.25
+"""By so much a figure may grow more than its axis before it is called worse than linear."""
+FILES = 4096
+"""Open files that the guests of the largest points need."""
+
+COLUMNS = {
+    "start_ms": "start ms",
+    "rings_ms": "rings ms",
+    "worker_kib": "worker MiB",
+    "others_kib": "others MiB",
+    "table_ms": "table ms",
+    "region_ms": "region ms",
+    "rate": "kreq/s",
+    "cpu_ns": "CPU us",
+    "idle_ns": "idle us/s",
+}
+UNITS = {"worker_kib": 1024.0, "others_kib": 1024.0, "rate": 1e3, "cpu_ns": 1e3, "idle_ns": 1e3}
+GROWING = "start_ms", "rings_ms", "worker_kib", "others_kib", "table_ms", "region_ms", "cpu_ns"
+EXPLANATION = (
+    "start: `vuproc run` to its socket. rings: connection to the last ring running. worker: "
+    "private memory of the largest worker; others: of the device's other processes. table: "
+    "SET_MEM_TABLE with rings running, up to 64 regions; region: ADD_MEM_REG of the last ones. "
+    "kreq/s: all queues at once, a null device in Python. CPU: of a worker a request whose buffers "
+    "lie anywhere."
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print."""
+    options = _parser().parse_args(arguments)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
+    print(EXPLANATION)
+    found: dict[str, dict[int, Point]] = {}
+    fine = True
+    for axis in options.axes:
+        found[axis] = points = {}
+        print(f"\n{axis:>10}  " + "  ".join(f"{name:>10}" for name in COLUMNS.values()), flush=True)
+        for size in AXES[axis]:
+            if size > (options.most or size):
+                continue
+            shape = replace(Shape(), **{axis: size})
+            points[size] = measure(shape, requests=options.requests, idle_s=options.idle)
+            print(_line(axis, size, points[size]), flush=True)
+        fine &= _judge(axis, points)
+    if options.json:
+        data = {
+            axis: [{axis: size, **asdict(point)} for size, point in points.items()]
+            for axis, points in found.items()
+        }
+        options.json.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    return 0 if fine else 1
+
+
+def _line(axis: str, size: int, point: Point) -> str:
+    shown = f"{size // MIB} MiB" if axis == "memory" else str(size)
+    cells = [
+        f"{getattr(point, name) / UNITS.get(name, 1.0):10.{1 if name != 'cpu_ns' else 2}f}"
+        for name in COLUMNS
+    ]
+    return f"{shown:>10}  " + "  ".join(cells)
+
+
+def _judge(axis: str, points: dict[int, Point]) -> bool:
+    """Say what grew more than its axis; whether idle workers kept their bars."""
+    if not points:
+        return True
+    first, last = min(points), max(points)
+    for name in GROWING:
+        before, after = getattr(points[first], name), getattr(points[last], name)
+        if before and after / before > SLACK * last / first:
+            print(f"worse than linear: {COLUMNS[name]} grew {after / before:.1f} times")
+    memory = max(point.worker_kib for point in points.values())
+    idle = max(point.idle_ns for point in points.values())
+    kept = memory <= PRIVATE_BAR_KIB and idle <= IDLE_BAR_NS
+    print(
+        f"largest worker {memory / 1024:.1f} MiB (bar {PRIVATE_BAR_KIB // 1024}), busiest idle "
+        f"worker {idle / 1e3:.0f} us a second (bar {IDLE_BAR_NS // 1000}): "
+        f"{'kept' if kept else 'not kept'}"
+    )
+    return kept
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.scale", description=__doc__)
+    add = parser.add_argument
+    add("--axes", type=_axes, default=list(AXES), help=f"{','.join(AXES)} (all)")
+    add("--most", type=int, help="leave out larger sizes than this (memory is in bytes)")
+    add("--requests", type=int, default=200_000, help="of each of a point's two runs (200000)")
+    add("--idle", type=float, default=1.0, help="seconds to watch idleness (1)")
+    add("--json", type=Path, help="write everything there")
+    return parser
+
+
+def _axes(text: str) -> list[str]:
+    chosen = text.split(",")
+    if unknown := [each for each in chosen if each not in AXES]:
+        raise argparse.ArgumentTypeError(f"{unknown[0]} is none of {', '.join(AXES)}")
+    return chosen
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""The comparison of vuproc with its peers runs and reports; how fast anything is, no test says."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.bench import __main__ as bench
+from tests.bench import bars, scale, scale_point
+from tests.bench.backends import Missing, Running
+from tests.bench.clients import fio, percentile_ns
+from tests.bench.clients.compiled import build
+from tests.bench.clients.fio import Fio, outcome
+from tests.bench.contenders import Taken
+from tests.bench.findings import Finding, Row
+from tests.bench.work import WORKS, Case
+from vuproc.testing.guests import clients
+from vuproc.testing.guests.errors import ClientMissing
+
+FIO = """#!/bin/sh
+if [ "$1" = --enghelp ]; then echo "Available IO engines: psync libblkio"; exit; fi
+for word; do case $word in --number_ios=*) count=${word#*=};; esac; done
+echo "fio: a warning"
+echo '{"jobs": [{"error": 0, "write": {"total_ios": '$count', "iops": 14.0, "clat_ns": {}}}]}'
+"""
+
+QUICK = ["--rounds", "1", "--count", "32", "--tries", "1", "--span", "1", "--depths", "4"]
+
+
+def run(tmp_path: Path, *arguments: str) -> dict[str, dict[str, object]]:
+    """The rows of the one comparison that the command made, by name."""
+    file = tmp_path / "found.json"
+    images = ["--tmpfs", str(tmp_path), "--directory", str(tmp_path)]
+    assert bench.main([*QUICK, *images, "--json", str(file), *arguments]) == 0
+    (comparison,) = json.loads(file.read_text())["comparisons"]
+    assert not comparison["missing"], comparison["missing"]
+    return {row["name"]: row for row in comparison["rows"]}
+
+
+def test_the_built_in_driver_drives_every_engine(tmp_path: Path) -> None:
+    rows = run(
+        tmp_path,
+        *("--clients", "builtin", "--engine", "python,verbs", "--queues", "2"),
+        *("--peers", "none", "--limits", "call"),
+    )
+    assert {"vuproc python", "vuproc verbs"} <= set(rows)
+    for row in rows.values():
+        assert row["rounds"] == 1
+
+
+def test_libblkio_drives_vuproc_and_the_limit_is_measured(tmp_path: Path) -> None:
+    try:
+        clients.libblkio()
+        build("blkio")
+    except (ClientMissing, Missing) as missing:
+        pytest.skip(str(missing))
+    rows = run(tmp_path, "--clients", "libblkio", "--engine", "python", "--peers", "none")
+    assert set(rows) == {"limit: preadv", "limit: memcpy", "vuproc python"}
+
+
+@pytest.mark.parametrize(
+    ("peer", "program"),
+    [("storage-daemon threads-nopoll", "qemu-storage-daemon"), ("nbdkit file", "nbdkit")],
+)
+def test_a_peer_is_measured_where_it_is_installed(tmp_path: Path, peer: str, program: str) -> None:
+    if shutil.which(program) is None:
+        pytest.skip(f"there is no {program} here")
+    arguments = ["--clients", "builtin", "--engine", "verbs", "--limits", "call"]
+    rows = run(tmp_path, *arguments, "--works", "randwrite", "--peers", peer)
+    assert {"vuproc verbs", peer} <= set(rows)
+
+
+def test_a_null_device_moves_no_data(tmp_path: Path) -> None:
+    arguments = ["--clients", "builtin", "--stores", "null", "--peers", "none"]
+    assert set(run(tmp_path, *arguments)) == {"vuproc verbs"}
+
+
+def test_percentiles_are_those_of_the_histogram() -> None:
+    latency = [0] * 496
+    latency[3], latency[40] = 98, 2
+    assert percentile_ns(latency, 50) == 4
+    assert percentile_ns(latency, 99) > 100
+    assert percentile_ns([0] * 496, 50) == 0
+
+
+def test_the_report_of_fio_is_understood() -> None:
+    percentile = {"50.000000": 1000, "99.000000": 3000}
+    read = {"total_ios": 500, "iops": 1000.0, "runtime": 500, "clat_ns": {"percentile": percentile}}
+    found = outcome({"error": 0, "read": read}, "read")
+    assert (found.completed, found.seconds, found.p50_ns, found.p99_ns) == (500, 0.5, 1000, 3000)
+
+
+def test_fio_is_run_where_it_has_the_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub = tmp_path / "fio"
+    stub.write_text(FIO)
+    stub.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    fio.program.cache_clear()
+    try:
+        with Fio().connect(Running(tmp_path / "socket", list), Case(WORKS["seqwrite"])) as runs:
+            found = runs.run(7)
+    finally:
+        fio.program.cache_clear()
+    assert (found.completed, found.failed, found.seconds) == (7, 0, 0.5)
+
+
+def taken(rate: float, clean: bool = True) -> Taken:
+    return Taken(rate, 1.0, 2.0, 3.0, 0.0, clean)
+
+
+def finding(ours: list[Taken], theirs: list[Taken]) -> Finding:
+    rows = [
+        Row("vuproc auto", "vuproc", 1, dict(enumerate(ours))),
+        Row("rust preadv", "rust preadv", 1, dict(enumerate(theirs))),
+    ]
+    return Finding(bars.READ.name, "title", "client", rows, {})
+
+
+def test_a_ratio_compares_undisturbed_samples_of_the_same_round() -> None:
+    found = finding([taken(2), taken(9, False)], [taken(1), taken(1)])
+    ratio = found.ratio(*found.rows)
+    assert ratio is not None
+    assert (ratio[0].median, ratio[1]) == (2.0, True)
+
+
+def test_a_bar_says_what_it_was_measured_against() -> None:
+    found = finding([taken(3)], [taken(2)])
+    lines = [verdict.line() for verdict in bars.verdicts({found.name: found})]
+    assert "native random read, the peer in Rust: 1.50, the bar is 1.2: met" in lines[2]
+    assert "not measured" in lines[0]
+
+
+def test_a_point_of_the_scale_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--axes", "queues", "--most", "1", "--requests", "64", "--idle", "0.01"]
+    assert scale.main(arguments) in (0, 1)
+    assert "largest worker" in capsys.readouterr().out
+
+
+def test_more_regions_than_one_message_holds_are_added() -> None:
+    shape = scale_point.Shape(regions=66)
+    point = scale_point.measure(shape, requests=64, idle_s=0.01)
+    assert point.table_ms > 0
+    assert point.region_ms > 0
