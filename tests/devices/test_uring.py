@@ -307,7 +307,7 @@ def test_many_at_a_time(tmp_path: Path, depth: int) -> None:
     path = tmp_path / "image"
     path.write_bytes(b"".join(bytes([n]) * 512 for n in range(64)))
     for engine in ("io_uring", "python"):
-        inline = Inline(Blk(BlkOptions(image=str(path), engine=engine)))  # type: ignore[arg-type]
+        inline = Inline(Blk(BlkOptions(image=str(path), engine=engine)))
         tokens = {}
         for n in range(depth):
             header = REQUEST_HEADER.pack(type=BlkType.IN, sector=n % 64)
