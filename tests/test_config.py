@@ -582,11 +582,13 @@ device:
   type: blk
   queues: 4
   queue_size: 256
+  poll: auto
   image: {folder.path}/disk.raw
   readonly: false
   serial: demo-0
   block_size: 512
   cache: writeback
+  engine: auto
 exit_on_disconnect: false
 workers: [[0], [1], [2], [3]]
 stall_timeout: 30.0

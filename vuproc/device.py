@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
@@ -11,6 +11,7 @@ from vuproc.fd import Fd
 from vuproc.options import Options
 
 if TYPE_CHECKING:
+    from vuproc.shm.native import NativeDevice
     from vuproc.shm.request import Request
 
 
@@ -103,6 +104,24 @@ class Device:
 
         Raise if that is impossible: the worker ends and the reason is logged.
         """
+
+    def uring_files(self, queue: int) -> Sequence[int | HasFileno]:
+        """Open files, at most 3, which requests of `queue` are to be served from by io_uring.
+
+        Called at each start of the ring, after `setup`. What `Request.finish_preadv` and its like
+        do with these files goes on while other requests are handled, and so does what a native
+        device begins by itself. Worth it where a call would wait for a disk: files opened with
+        O_DIRECT, block devices. Where the kernel has no io_uring to give, the calls block.
+        """
+        return ()
+
+    def native(self, queue: int) -> NativeDevice | None:
+        """What serves `queue` in native code, one object a queue; None: `handle` does.
+
+        Called once, after `setup`. Everything but `handle` is called as ever, and `fail` only for
+        requests of a dead worker that are not to run again.
+        """
+        return None
 
     def handle(self, request: Request) -> None:
         """Serve one request and return None; it is completed then, unless `defer` was called.

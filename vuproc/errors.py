@@ -55,6 +55,22 @@ class RequestFinished(VuprocError):
         return f"queue {self.queue}: request {self.head} is finished already"
 
 
+class UringUnavailable(VuprocError):
+    """The kernel gives no io_uring, or none that would do; blocking calls do the same work.
+
+    `step` is what was tried, `errno` and `reason` are what the kernel said to it.
+    """
+
+    def __init__(self, step: str, errno: int, reason: str) -> None:
+        super().__init__(step, errno, reason)
+        self.step = step
+        self.errno = errno
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"no io_uring: {self.step}: {self.reason.lower()}"
+
+
 class RequestAbandoned(VuprocError):
     """A request that is completed without being run again; what `Device.fail` gets for it.
 

@@ -151,7 +151,7 @@ def _class_of(ref: str, module: ModuleType, attribute: str) -> type[Device]:
 
 
 def _check_class(ref: str, device: type[Device]) -> None:
-    if device.handle is Device.handle:
+    if device.handle is Device.handle and device.native is Device.native:
         raise DeviceLoadError(ref, f"{device.__name__} has no method handle")
     number = getattr(device, "device_id", None)
     if number is None:

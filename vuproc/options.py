@@ -6,8 +6,9 @@ reference page all come from its annotations.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
@@ -21,6 +22,8 @@ PERMISSIONS = "permissions"
 
 MAX_QUEUES = 256
 """Queues of one device: SET_VRING_KICK, CALL and ERR carry the index in 8 bits (vhost-user)."""
+MAX_POLL_US = 10_000
+"""Microseconds that a worker may look for work before it sleeps: commands wait for so long."""
 MIN_QUEUE_SIZE = 2
 MAX_QUEUE_SIZE = 32768
 """Entries of the largest split virtqueue (virtio 1.2, 2.6)."""
@@ -61,6 +64,25 @@ class Options(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         int, Meta(ge=1, le=MAX_QUEUES, description="Number of virtqueues, a worker process each.")
     ] = 1
     queue_size: QueueSize = 256
+    poll: Annotated[
+        Literal["auto", "off"] | Annotated[int, Meta(ge=1, le=MAX_POLL_US)],
+        Meta(
+            description="How long a worker looks for more work before it sleeps: auto, as long as "
+            "that has paid of late; off, not at all; or so many microseconds. Never while more "
+            "workers are awake than there are CPUs."
+        ),
+    ] = "auto"
+    cpus: (
+        Annotated[
+            tuple[Annotated[int, Meta(ge=0)], ...],
+            Meta(
+                min_length=1,
+                description="CPUs to pin the workers to: the one of queue 0 to the first, of queue "
+                "1 to the second, and so on, in a circle.",
+            ),
+        ]
+        | None
+    ) = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield (field, message) for each thing wrong which no single field's type can say.
@@ -69,4 +91,6 @@ class Options(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         absolute; it may look at files. `field` "" means the options as a whole. Call
         `super().problems()` first when overriding.
         """
-        yield from ()
+        absent = sorted(set(self.cpus or ()) - os.sched_getaffinity(0))
+        if absent:
+            yield "cpus", f"no such CPU here: {', '.join(map(str, absent))}"

@@ -16,8 +16,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-UNITS = ("memory", "counters", "request", "inflight", "ring", "split")
-SOURCES = ("errors.py", "shm/__init__.py", "shm/segment.py")
+UNITS = (
+    *(f"vuproc/shm/{name}" for name in ("memory", "counters", "uring", "request", "inflight")),
+    *("vuproc/shm/native", "vuproc/shm/ring", "vuproc/shm/split"),
+    *("vuproc/devices/blk_native", "crash_native"),
+)
+SOURCES = ("errors.py", "shm/__init__.py", "shm/segment.py", "devices/__init__.py")
+NATIVE = Path(__file__).with_name("crash_native.pyx")
+"""The devices that are swept beside the handler in Python."""
 # Asked for here: the first call of this module is not safe in several threads.
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 INCLUDE = sysconfig.get_path("include")
@@ -28,9 +34,9 @@ HOOK = Path(__file__).with_name("crash_points.h")
 
 def crash_build() -> Path:
     """A directory with a package `vuproc` of the instrumented units, kept for a day after use."""
-    shm = ROOT / "vuproc" / "shm"
-    inputs = [HOOK, Path(__file__), *(ROOT / "vuproc" / name for name in SOURCES)]
-    inputs += sorted([*shm.glob("*.pyx"), *shm.glob("*.pxd"), *shm.glob("*.h")])
+    inputs = [HOOK, NATIVE, Path(__file__), *(ROOT / "vuproc" / name for name in SOURCES)]
+    for folder in (ROOT / "vuproc" / "shm", ROOT / "vuproc" / "devices"):
+        inputs += sorted([*folder.glob("*.pyx"), *folder.glob("*.pxd"), *folder.glob("*.h")])
     digest = hashlib.sha256(f"{sys.version} {version('Cython')}".encode())
     for path in inputs:
         digest.update(path.read_bytes())
@@ -59,7 +65,9 @@ def _forget_old(home: Path) -> None:
 
 def _build(into: Path) -> None:
     package = into / "vuproc"
-    shutil.copytree(ROOT / "vuproc" / "shm", package / "shm", ignore=_only_sources)
+    for name in ("shm", "devices"):
+        shutil.copytree(ROOT / "vuproc" / name, package / name, ignore=_only_sources)
+    shutil.copy(NATIVE, into)
     (package / "__init__.py").touch()
     for name in SOURCES:
         shutil.copy(ROOT / "vuproc" / name, package / name)
@@ -72,8 +80,8 @@ def _only_sources(_: str, names: list[str]) -> list[str]:
 
 
 def _compile(into: Path, unit: str) -> None:
-    source = f"vuproc/shm/{unit}.pyx"
-    target = f"vuproc/shm/{unit}{SUFFIX}"
+    source = f"{unit}.pyx"
+    target = f"{unit}{SUFFIX}"
     _run(into, sys.executable, "-m", "cython", "-3", source)
     _run(
         into,

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import os
+import struct
 
 from tests.crash.scenario import Scenario
 from tests.shm.guest import DATA, INDIRECT, NEXT, WRITE, Guest, descriptor
 
 TABLES = DATA + 0x8000
 LENGTH = 8
+SECTOR = 512
+EMPTY = 0xFF
+"""What stands where the device is to write."""
 NO_NOTIFY = 1
 
 
 def answer(number: int) -> bytes:
     """What the device is to write for request `number`."""
     return (number ^ 0x5A5A5A5A5A5A5A5A).to_bytes(LENGTH, "little")
+
+
+def writes(number: int) -> bool:
+    """Whether request `number` of a disk is a write of its answer; the others read it."""
+    return number % 2 == 1
 
 
 class Wrong(Exception):
@@ -29,6 +38,13 @@ class Driver:
         self.guest = Guest(scenario.size, scenario.base)
         self.guest.taken = (scenario.base - scenario.lost) & 0xFFFF
         self.guest.set_used_idx(self.guest.taken)
+        self.image = -1
+        if scenario.device == "blk":
+            self.image = os.memfd_create("image", os.MFD_CLOEXEC)
+            os.ftruncate(self.image, SECTOR * (scenario.total + 1))
+            for number in range(scenario.total + 1):
+                if not writes(number):
+                    os.pwrite(self.image, answer(number), SECTOR * number)
         self.kick = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         step = 1 if scenario.indirect else 2
         self.free = list(range(0, scenario.size - step + 1, step))
@@ -43,6 +59,8 @@ class Driver:
     def close(self) -> None:
         self.guest.__exit__(None, None, None)
         os.close(self.kick)
+        if self.image >= 0:
+            os.close(self.image)
 
     @property
     def done(self) -> bool:
@@ -93,24 +111,42 @@ class Driver:
         self.submit()
         return True
 
+    def check_image(self) -> None:
+        """Each write must be there."""
+        for number in filter(writes, range(1, self.sent + 1) if self.image >= 0 else ()):
+            found = os.pread(self.image, LENGTH, SECTOR * number)
+            if found != answer(number):
+                raise Wrong(f"request {number} left {found.hex()} in the image")
+
     def _build(self, head: int, number: int) -> None:
         guest = self.guest
         at = DATA + 64 * head
-        guest.write(at, number.to_bytes(LENGTH, "little") + bytes(LENGTH))
+        readable, room = self._contents(number)
+        guest.write(at, readable + bytes([EMPTY]) * room)
+        end = at + len(readable)
         if self.scenario.indirect:
-            table = descriptor(at, LENGTH, NEXT, 1) + descriptor(at + LENGTH, LENGTH, WRITE)
+            table = descriptor(at, len(readable), NEXT, 1) + descriptor(end, room, WRITE)
             guest.write(TABLES + 32 * head, table)
             guest.set_desc(head, TABLES + 32 * head, len(table), INDIRECT)
         else:
-            guest.chain(head, [(at, LENGTH, False), (at + LENGTH, LENGTH, True)])
+            guest.chain(head, [(at, len(readable), False), (end, room, True)])
+
+    def _contents(self, number: int) -> tuple[bytes, int]:
+        """What request `number` gives to read, and the room for its answer."""
+        if self.scenario.device != "blk":
+            return number.to_bytes(LENGTH, "little"), LENGTH
+        header = struct.pack("<IIQ", writes(number), number, number)
+        return (header + answer(number), 1) if writes(number) else (header, LENGTH + 1)
 
     def _completed(self, head: int, length: int) -> None:
         number = self.waiting.pop(head, None)
         if number is None:
             raise Wrong(f"head {head} came back and was not outstanding")
-        if length == LENGTH:
-            found = self.guest.read(DATA + 64 * head + LENGTH, LENGTH)
-            if found != answer(number):
+        readable, room = self._contents(number)
+        if length == room:
+            found = self.guest.read(DATA + 64 * head + len(readable), room)
+            wanted = answer(number) if room >= LENGTH else b""
+            if found != (wanted + b"\0")[:room]:
                 raise Wrong(f"request {number} was answered with {found.hex()}")
         elif length or self.scenario.resubmit == "run":
             raise Wrong(f"request {number} came back with {length} bytes")

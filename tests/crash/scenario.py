@@ -30,6 +30,8 @@ class Scenario:
     """Requests which a back-end before ours has lost: the used index is behind for good."""
     budget: int = 100
     """Requests of one drain."""
+    device: Literal["python", "native", "blk"] = "python"
+    """A handler in Python, the same in native code, or the native disk."""
 
     def __post_init__(self) -> None:
         heads = self.size if self.indirect else self.size // 2
@@ -55,11 +57,19 @@ SCENARIOS = (
     Scenario("at_most_once_deferred", resubmit="fail", defer=True, total=5, window=3),
     Scenario("one_entry", size=1, indirect=True, base=65534, event_idx=True, total=4, window=1),
     Scenario("alert", alert=True, event_idx=True, base=65530, total=8, window=4),
+    Scenario("native", device="native", event_idx=True, base=65533, total=6, window=3),
+    Scenario("native_deferred", device="native", defer=True, indirect=True, total=7, window=4),
+    Scenario("native_budget", device="native", budget=1, total=4, window=3, fresh=False),
+    Scenario("native_at_most_once", device="native", resubmit="drop", total=5, window=3),
+    Scenario("blk", device="blk", base=65534, total=6, window=3),
+    Scenario("blk_indirect", device="blk", indirect=True, event_idx=True, size=4, total=7),
 )
 SMALL = (
     Scenario("small", total=2, window=2),
     Scenario("small_event_idx", event_idx=True, base=65535, total=2, window=2, size=4),
     Scenario("small_deferred", defer=True, indirect=True, size=2, total=3, window=2),
     Scenario("small_at_most_once", resubmit="drop", event_idx=True, total=2, window=2),
+    Scenario("small_native", device="native", defer=True, event_idx=True, total=3, window=2),
+    Scenario("small_blk", device="blk", total=2, window=2),
 )
 """For two crashes in one run: each store of the first life with each of the second."""

@@ -26,6 +26,8 @@ from pathlib import Path
 from tests.crash.counted import TAGS, CountedBlk
 from tests.crash.verified import BLOCK_SIZE, Findings, VerifiedQueue
 from vuproc.admin import Request, ask
+from vuproc.devices.blk_storage import check_direct
+from vuproc.spec.blk import SECTOR_SIZE
 from vuproc.spec.virtio import Feature
 from vuproc.testing.serve import Served, reference, serve
 
@@ -38,6 +40,8 @@ WARM_UP_KILLS = 8
 """Deaths before the master's memory is looked at for the first time: each path was taken then."""
 RSS_GROWTH_KIB = 4096
 SETTLE_S = 30.0
+DISKS = ("ram", "direct", "native")
+"""In memory; an image past the page cache, by a handler in Python over io_uring, or natively."""
 LOOK_S = 0.05
 
 
@@ -154,18 +158,36 @@ class Killer:
             self.kills += 1
 
 
-def soak(*, kills: int, queues: int, seed: int, period_s: float = 0.02) -> Result:
-    """Kill `kills` workers, one every `period_s` seconds on average, and verify everything."""
+def soak(
+    *,
+    kills: int,
+    queues: int,
+    seed: int,
+    period_s: float = 0.02,
+    disk: str = "ram",
+    directory: Path | None = None,
+) -> Result:
+    """Kill `kills` workers, one every `period_s` seconds on average, and verify everything.
+
+    `disk` is one of `DISKS`; images lie in `directory`, which must be on a disk for "direct".
+    """
     result = Result()
-    with tempfile.TemporaryDirectory(prefix="vuproc-soak-") as name:
+    with tempfile.TemporaryDirectory(prefix="vuproc-soak-", dir=directory) as name:
         counts = Path(name, "executions")
         counts.touch()
         os.truncate(counts, queues * TAGS)
-        device = {
-            "type": reference(CountedBlk),
-            "ram": queues * BLOCKS * BLOCK_SIZE,
-            "executions": str(counts),
-        }
+        device: dict[str, object] = {"type": reference(CountedBlk), "executions": str(counts)}
+        if disk == "native":
+            device = {"type": "blk"}
+        if disk == "ram":
+            device["ram"] = queues * BLOCKS * BLOCK_SIZE
+        else:
+            image = Path(name, "image")
+            image.write_bytes(bytes(queues * BLOCKS * BLOCK_SIZE))
+            problem = check_direct(str(image), SECTOR_SIZE)
+            if problem is not None:
+                print(f"not direct: {problem}")
+            device |= {"image": str(image), "direct": problem is None}
         began = time.monotonic()
         with serve(device, queues=queues) as served:
             try:
@@ -173,6 +195,8 @@ def soak(*, kills: int, queues: int, seed: int, period_s: float = 0.02) -> Resul
             finally:
                 result.log = served.lines
         result.seconds = time.monotonic() - began
+        if disk == "native":
+            return result  # it counts nothing
         with counts.open("rb") as file:
             for queue, findings in enumerate(result.queues):
                 file.seek(queue * TAGS + 1)
@@ -248,12 +272,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--queues", type=int, default=4)
     parser.add_argument("--period", type=float, default=0.02, help="seconds from kill to kill")
+    parser.add_argument("--disk", choices=DISKS, default="ram")
+    parser.add_argument("--directory", type=Path, help="where images lie")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
     parser.add_argument("--log", action="store_true", help="show the device's log, too")
     options = parser.parse_args(arguments)
     print(f"seed            {options.seed}", flush=True)
     result = soak(
-        kills=options.kills, queues=options.queues, seed=options.seed, period_s=options.period
+        kills=options.kills,
+        queues=options.queues,
+        seed=options.seed,
+        period_s=options.period,
+        disk=options.disk,
+        directory=options.directory,
     )
     if options.log:
         print("\n".join(result.log))

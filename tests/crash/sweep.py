@@ -190,6 +190,7 @@ class Run:
             most = 1 if self.scenario.resubmit in EXECUTED_ONCE else 1 + self.crashes
             if ran[number] > most:
                 raise Wrong(f"request {number} was executed {ran[number]} times")
+        self.driver.check_image()
         if not self.driver.guest.intact():
             raise Wrong("bytes outside of guest memory were changed")
         # Version 0, and no mark is left.

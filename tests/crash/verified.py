@@ -86,7 +86,12 @@ class VerifiedQueue:
         self._since = 0.0
         allocate = guest.ram.allocate
         self._free = [
-            _Slot(allocate(_HEADER.size), allocate(BLOCK_SIZE), allocate(1), allocate(_TABLE.size))
+            _Slot(
+                allocate(_HEADER.size),
+                allocate(BLOCK_SIZE, BLOCK_SIZE),
+                allocate(1),
+                allocate(_TABLE.size),
+            )
             for _ in range(depth)
         ]
 

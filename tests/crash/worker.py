@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import select
 import signal
 import struct
 from collections.abc import Callable
 from mmap import mmap
+from typing import Any
 
 from tests.crash.driver import LENGTH, Driver, answer
 from tests.shm.guest import F_EVENT_IDX, F_INDIRECT, PARTS, user
@@ -41,19 +43,19 @@ class Journal:
     """What the devices of all lives did, in memory that outlives them: (life, number, kind)."""
 
     def __init__(self) -> None:
-        self._memory = mmap(-1, 1 << 16)
+        self.memory = mmap(-1, 1 << 16)
 
     def append(self, life: int, number: int, kind: int) -> None:
-        (count,) = struct.unpack_from("<Q", self._memory)
-        struct.pack_into("<III", self._memory, 8 + 12 * count, life, number, kind)
-        struct.pack_into("<Q", self._memory, 0, count + 1)
+        (count,) = struct.unpack_from("<Q", self.memory)
+        struct.pack_into("<III", self.memory, 8 + 12 * count, life, number, kind)
+        struct.pack_into("<Q", self.memory, 0, count + 1)
 
     def entries(self) -> list[tuple[int, int, int]]:
-        (count,) = struct.unpack_from("<Q", self._memory)
-        return [struct.unpack_from("<III", self._memory, 8 + 12 * i) for i in range(count)]
+        (count,) = struct.unpack_from("<Q", self.memory)
+        return [struct.unpack_from("<III", self.memory, 8 + 12 * i) for i in range(count)]
 
     def clear(self) -> None:
-        struct.pack_into("<Q", self._memory, 0, 0)
+        struct.pack_into("<Q", self.memory, 0, 0)
 
 
 class Worker:
@@ -89,6 +91,16 @@ class Worker:
         self.ring.set_call(guest.call)
         self.ring.resubmit = self.scenario.resubmit
         self.ring.on_skip = self.skip
+        self.native: Any = None
+        if self.scenario.device != "python":
+            # Built beside the units under test, and nowhere else.
+            made: Any = importlib.import_module("crash_native")
+            self.native = (
+                made.Disk(driver.image, 1 << 20, block_size=1)
+                if self.scenario.device == "blk"
+                else made.Answering()
+            )
+            self.native.prepare(journal.memory, life, self.scenario.defer)
 
     def serve(self, control: int) -> None:
         """Until told to stop: scan, then sleep until the next kick."""
@@ -98,7 +110,7 @@ class Worker:
         poller.register(self.driver.kick, select.POLLIN)
         kicks = 0
         while True:
-            while self.work() or self.deferred or self.ring.arm():
+            while self.work() or self.ring.in_flight or self.ring.arm():
                 pass
             os.write(control, IDLE.pack(b"i", kicks))
             ready = dict(poller.poll())
@@ -111,6 +123,10 @@ class Worker:
 
     def work(self) -> bool:
         """One turn: True if the budget ended it."""
+        if self.native is not None:
+            more = self.ring.serve_native(self.native, self.failed, self.scenario.budget)
+            self.ring.publish()
+            return more
         fetched = self.ring.drain(self.handle, self.failed, self.scenario.budget)
         # The oldest is kept back as long as there is something newer.
         while len(self.deferred) > (1 if fetched else 0):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import select
 from collections.abc import Sequence
+from typing import Any
 
-from vuproc.device import Device
+from vuproc.errors import UringUnavailable
 from vuproc.shm.memory import GuestMemory
 from vuproc.shm.request import Request
 from vuproc.shm.split import SplitRing
+from vuproc.shm.uring import Uring
 from vuproc.spec.blk import REQUEST_HEADER
 from vuproc.spec.virtio import Feature
 from vuproc.testing.block import Outcome, outcome
@@ -15,12 +19,15 @@ from vuproc.testing.memory import Ram
 from vuproc.testing.queue import Completion, DriverQueue
 
 QUEUE_SIZE = 256
+KERNEL_BOUND_S = 30.0
 
 
 class Inline:
     """One queue of `device`. `errors` are the exceptions that its `handle` raised."""
 
-    def __init__(self, device: Device, ram: Ram | int = 16 << 20) -> None:
+    def __init__(
+        self, device: Any, ram: Ram | int = 16 << 20, size: int = QUEUE_SIZE
+    ) -> None:
         self.device = device
         self.errors: list[BaseException] = []
         self.ram = Ram(ram) if isinstance(ram, int) else ram
@@ -28,29 +35,71 @@ class Inline:
             (r.guest_addr, r.size, r.user_addr, r.mmap_offset, r.fd.fileno())
             for r in self.ram.regions
         )
-        self.queue = DriverQueue(self.ram, 0, QUEUE_SIZE)
+        self.queue = DriverQueue(self.ram, 0, size)
         self.ring = SplitRing(
             0,
-            QUEUE_SIZE,
+            size,
             self.memory,
             self.queue.desc,
             self.queue.avail,
             self.queue.used,
             0,
             features=int(Feature.VERSION_1 | Feature.INDIRECT_DESC),
-            chain_limit=QUEUE_SIZE,
+            chain_limit=size,
         )
         self._files = device.shared_files()
         device.shared = self._files
         device.setup(0)
+        self.native = device.native(0)
+        self._uring: Uring | None = None
+        self.register_files()
+
+    def register_files(self) -> None:
+        """Make the io_uring that the device wants, of what its descriptors are by now."""
+        self._drop_uring()
+        files = self.device.uring_files(0)
+        try:
+            self._uring = Uring(QUEUE_SIZE, files) if files else None
+        except UringUnavailable as error:
+            print(f"blocking calls: {error}")
+        if self.native is not None:
+            self.native.uring = self._uring
+        else:
+            self.ring.uring = self._uring
+
+    def _drop_uring(self) -> None:
+        if self._uring is not None:
+            self._uring.close()
+            self._uring = None
+
+    @property
+    def syncs(self) -> int:
+        """How often a disk's image was synced."""
+        return int((self.native or self.device._storage).syncs)
 
     def chain(
         self, out: Sequence[bytes] = (), in_: Sequence[int] = (), *, indirect: bool = False
     ) -> Completion:
         """Any chain, served at once."""
         token = self.queue.submit(out, in_, indirect=indirect)
-        self.ring.drain(self.device.handle, self._fail, 16)
+        if self.native is None:
+            self.ring.drain(self.device.handle, self._fail, 16)
+            self._await_kernel()
+        else:
+            failures = self.native.failures
+            self.ring.serve_native(self.native, self._fail, 16)
+            self._await_kernel()
+            if self.native.failures != failures:
+                self.errors.append(OSError(self.native.failure, os.strerror(self.native.failure)))
         return self.queue.wait(token)
+
+    def _await_kernel(self) -> None:
+        """Complete what io_uring was given, as the worker's loop does."""
+        while self.ring.in_flight:
+            assert self._uring is not None
+            assert select.select([self._uring], [], [], KERNEL_BOUND_S)[0]
+            self.ring.collect(self._fail)
+            self.ring.publish()
 
     def block(
         self,
@@ -68,6 +117,7 @@ class Inline:
     def close(self) -> None:
         """Take everything down again."""
         self.ring.stop()
+        self._drop_uring()
         self.device.teardown()
         for file in self._files.values():
             file.close()

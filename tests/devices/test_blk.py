@@ -14,7 +14,7 @@ import pytest
 from tests.devices.inline import QUEUE_SIZE, Inline
 from vuproc.devices import blk
 from vuproc.devices.blk import Blk, BlkOptions
-from vuproc.devices.blk_storage import Storage
+from vuproc.devices.blk_storage import check_direct
 from vuproc.spec.blk import (
     CONFIG,
     DISCARD_SEGMENT,
@@ -40,13 +40,34 @@ def image(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def disk(image: Path) -> Iterator[Disk]:
+ENGINES: dict[str, dict[str, object]] = {
+    "sync": {"engine": "sync"},
+    "python": {"engine": "python"},
+    "io_uring": {"engine": "io_uring"},
+    "direct-sync": {"engine": "sync", "direct": True},
+    "direct-python": {"engine": "python", "direct": True},
+    "direct-auto": {"engine": "auto", "direct": True},
+}
+"""What serves the disk: each is to do the same."""
+MOST_PIECES = 1024
+"""Of one system call (UIO_MAXIOV)."""
+
+
+@pytest.fixture(params=ENGINES)
+def disk(image: Path, request: pytest.FixtureRequest) -> Iterator[Disk]:
     made: list[Inline] = []
 
     def make(**options: object) -> Inline:
-        if "ram" not in options:
+        engine = dict(ENGINES[request.param])
+        if "ram" in options:
+            engine.pop("direct", None)
+        else:
             options.setdefault("image", str(image))
+            problem = check_direct(str(image), 512) if "direct" in engine else None
+            if problem is not None:
+                print(f"not direct: {problem}")
+                del engine["direct"]
+        options = {**engine, **options}
         made.append(Inline(Blk(BlkOptions(**options))))  # type: ignore[arg-type]
         return made[-1]
 
@@ -110,6 +131,18 @@ def test_request_of_as_many_segments_as_seg_max_says(disk: Disk, indirect: bool)
     assert result.written == 512 * count + 1
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_request_of_more_pieces_than_one_call_takes(image: Path, engine: str) -> None:
+    pieces = 2 * MOST_PIECES - 100
+    inline = Inline(Blk(BlkOptions(image=str(image), engine=engine)), size=4096)  # type: ignore[arg-type]
+    data = [os.urandom(512) for _ in range(pieces)]
+    assert inline.block(BlkType.OUT, 0, data).status == BlkStatus.OK
+    result = inline.block(BlkType.IN, 0, in_=[512] * pieces)
+    assert (result.status, result.written) == (BlkStatus.OK, 512 * pieces + 1)
+    assert result.data == b"".join(data)
+    inline.close()
+
+
 def test_segments_need_not_be_whole_sectors(disk: Disk) -> None:
     inline = disk()
     data = os.urandom(1024)
@@ -137,10 +170,10 @@ def test_data_and_status_in_one_descriptor(disk: Disk) -> None:
     assert result.data == (PATTERN + bytes([BlkStatus.OK]),)
 
 
-def test_flush_syncs_the_image(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
-    synced = count_syncs(monkeypatch)
-    assert disk().block(BlkType.FLUSH).status == BlkStatus.OK
-    assert synced == [True]
+def test_flush_syncs_the_image(disk: Disk) -> None:
+    inline = disk()
+    assert inline.block(BlkType.FLUSH).status == BlkStatus.OK
+    assert inline.syncs == 1
 
 
 def test_get_id_is_the_serial_padded_with_zeros(disk: Disk) -> None:
@@ -284,17 +317,22 @@ def test_f11_full_disk_is_ioerr(disk: Disk) -> None:
     assert inline.block(BlkType.OUT, SECTORS // 2, [PATTERN]).status == BlkStatus.OK
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
-def test_f11_error_of_flush_is_ioerr(
-    disk: Disk, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
-    def broken(self: Storage) -> None:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(Storage, "flush", broken)
+def test_f11_error_of_flush_is_ioerr(disk: Disk) -> None:
     inline = disk()
+    storage = inline.device._storage
+    kept = os.dup(storage.fileno())
+    # What cannot be synced.
+    reading, writing = os.pipe()
+    os.dup2(reading, storage.fileno(), inheritable=False)
+    inline.register_files()
     assert inline.block(BlkType.FLUSH).status == BlkStatus.IOERR
-    assert len(inline.errors) == 1
+    os.dup2(kept, storage.fileno(), inheritable=False)
+    inline.register_files()
+    for number in (kept, reading, writing):
+        os.close(number)
+    (error,) = inline.errors
+    assert isinstance(error, OSError)
+    assert error.errno == errno.EINVAL
     assert inline.block(BlkType.IN, 0, in_=[512]).status == BlkStatus.OK
 
 
@@ -330,49 +368,42 @@ def test_payload_spread_over_descriptors_is_gathered(disk: Disk, image: Path) ->
 # The write cache.
 
 
-def test_writeback_leaves_syncing_to_flush(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
-    synced = count_syncs(monkeypatch)
-    disk().block(BlkType.OUT, 0, [PATTERN])
-    assert synced == []
+def test_writeback_leaves_syncing_to_flush(disk: Disk) -> None:
+    inline = disk()
+    inline.block(BlkType.OUT, 0, [PATTERN])
+    assert inline.syncs == 0
 
 
-def test_writethrough_syncs_each_change(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
-    synced = count_syncs(monkeypatch)
+def test_writethrough_syncs_each_change(disk: Disk) -> None:
     inline = disk(cache="writethrough")
     inline.block(BlkType.OUT, 0, [PATTERN])
     inline.block(BlkType.DISCARD, out=[ranges((0, 8, 0))])
     inline.block(BlkType.WRITE_ZEROES, out=[ranges((0, 8, 0))])
-    assert synced == [True] * 3
+    assert inline.syncs == 3
 
 
-def test_driver_switches_the_cache_by_config_space(
-    disk: Disk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    synced = count_syncs(monkeypatch)
+def test_driver_switches_the_cache_by_config_space(disk: Disk) -> None:
     inline = disk()
     wce = CONFIG.offsets["wce"]
     inline.device.config_written(wce, b"\0")
     inline.block(BlkType.OUT, 0, [PATTERN])
-    assert synced == [True]
+    assert inline.syncs == 1
     inline.device.config_written(wce, b"\1")
     inline.block(BlkType.OUT, 0, [PATTERN])
-    assert synced == [True]
+    assert inline.syncs == 1
     inline.device.config_written(wce, b"\0")
     inline.device.reset()
     inline.block(BlkType.OUT, 0, [PATTERN])
-    assert synced == [True]
+    assert inline.syncs == 1
 
 
-def test_driver_without_any_cache_feature_gets_writethrough(
-    disk: Disk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    synced = count_syncs(monkeypatch)
+def test_driver_without_any_cache_feature_gets_writethrough(disk: Disk) -> None:
     inline = disk()
     inline.device.features_acked(int(BlkFeature.BLK_SIZE))
     inline.block(BlkType.OUT, 0, [PATTERN])
     inline.device.features_acked(int(BlkFeature.FLUSH))
     inline.block(BlkType.OUT, 0, [PATTERN])
-    assert synced == [True]
+    assert inline.syncs == 1
 
 
 @pytest.mark.parametrize(
@@ -426,12 +457,6 @@ def test_read_only_disk_offers_ro_and_nothing_that_changes_it(image: Path) -> No
 def test_each_queue_may_have_its_own_worker(image: Path) -> None:
     device = Blk(BlkOptions(image=str(image), queues=3))
     assert device.queue_groups() == [(0,), (1,), (2,)]
-
-
-def count_syncs(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    synced: list[bool] = []
-    monkeypatch.setattr(Storage, "flush", lambda self: synced.append(True))
-    return synced
 
 
 class FileSizeLimit:

@@ -45,15 +45,15 @@ def test_zeros_are_written_where_the_file_system_cannot_zero(
     assert content(storage) == expected + b"\xff" * (SIZE - len(expected))
 
 
-def test_zeros_are_written_where_the_block_device_cannot_zero(storage: Storage) -> None:
+def test_zeros_are_written_where_theblock_device_cannot_zero(storage: Storage) -> None:
     # The ioctl on a regular file says ENOTTY.
-    storage._block_device = True
+    storage.block_device = True
     storage.write_zeroes(0, 4096, unmap=True)
     assert content(storage) == bytes(4096) + b"\xff" * (SIZE - 4096)
 
 
-def test_discard_keeps_the_data_where_the_block_device_cannot_discard(storage: Storage) -> None:
-    storage._block_device = True
+def test_discard_keeps_the_data_where_theblock_device_cannot_discard(storage: Storage) -> None:
+    storage.block_device = True
     storage.discard(0, SIZE)
     assert content(storage) == b"\xff" * SIZE
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import mmap
 import os
 import stat
 import struct
@@ -12,6 +13,8 @@ from types import MappingProxyType
 
 from vuproc.fd import Fd
 
+DIRECT_ALIGNMENT = 512
+"""What the driver's memory must be aligned to for O_DIRECT to be tried."""
 ZERO_CHUNK = 1 << 20
 """Bytes of zeros written at a time where the kernel cannot zero a range by itself."""
 
@@ -28,11 +31,16 @@ _UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY, errno.EI
 
 
 class Storage:
-    """An open file of a fixed size. Owns `fd`, and is done with by `close`."""
+    """An open file of a fixed size. Owns its descriptors, and is done with by `close`.
 
-    def __init__(self, fd: Fd) -> None:
+    `buffered` is the same file without O_DIRECT, if `fd` has that.
+    """
+
+    def __init__(self, fd: Fd, buffered: Fd | None = None) -> None:
         self.fd = fd
-        self._block_device = stat.S_ISBLK(os.fstat(fd.fileno()).st_mode)
+        self.buffered = fd if buffered is None else buffered
+        self.syncs = 0
+        self.block_device = stat.S_ISBLK(os.fstat(fd.fileno()).st_mode)
 
     def fileno(self) -> int:
         """The descriptor, for the verbs of a request."""
@@ -40,6 +48,7 @@ class Storage:
 
     def flush(self) -> None:
         """Return once all that was written is on stable storage. Raises OSError."""
+        self.syncs += 1
         os.fdatasync(self.fileno())
 
     def discard(self, offset: int, length: int) -> None:
@@ -47,14 +56,14 @@ class Storage:
 
         A file system without holes keeps the data, which a discard allows. Raises OSError.
         """
-        if self._block_device:
+        if self.block_device:
             self._ioctl(_BLKDISCARD, offset, length)
         else:
             self._fallocate(_PUNCH_HOLE | _KEEP_SIZE, offset, length)
 
     def write_zeroes(self, offset: int, length: int, *, unmap: bool) -> None:
         """Make the range read as zeros; `unmap`: it may become a hole. Raises OSError."""
-        if self._block_device:
+        if self.block_device:
             done = self._ioctl(_BLKZEROOUT, offset, length)
         else:
             done = (unmap and self._fallocate(_PUNCH_HOLE | _KEEP_SIZE, offset, length)) or (
@@ -66,6 +75,7 @@ class Storage:
     def close(self) -> None:
         """Close the descriptor; a second time is fine."""
         self.fd.close()
+        self.buffered.close()
 
     def _ioctl(self, operation: int, offset: int, length: int) -> bool:
         try:
@@ -91,16 +101,48 @@ class Storage:
         zeros = memoryview(bytes(min(length, ZERO_CHUNK)))
         end = offset + length
         while offset < end:
-            written = os.pwrite(self.fileno(), zeros[: end - offset], offset)
+            written = os.pwrite(self.buffered.fileno(), zeros[: end - offset], offset)
             if written == 0:
                 raise OSError(errno.EIO, "nothing was written")
             offset += written
 
 
-def open_image(path: str, *, readonly: bool) -> Storage:
-    """Open a raw image. Raises OSError."""
-    flags = os.O_RDONLY if readonly else os.O_RDWR
-    return Storage(Fd(os.open(path, flags | os.O_CLOEXEC)))
+def open_image(path: str, *, readonly: bool, direct: bool = False) -> Storage:
+    """Open a raw image; `direct`: past the page cache. Raises OSError."""
+    flags = (os.O_RDONLY if readonly else os.O_RDWR) | os.O_CLOEXEC
+    buffered = Fd(os.open(path, flags))
+    if not direct:
+        return Storage(buffered)
+    try:
+        return Storage(Fd(os.open(path, flags | os.O_DIRECT)), buffered)
+    except OSError:
+        buffered.close()
+        raise
+
+
+def check_direct(path: str, block_size: int) -> str | None:
+    """Why an image cannot be served past the page cache in blocks of that size; None: it can.
+
+    The file system is asked by reading a block. Raises OSError.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return "its file system has no O_DIRECT"
+    try:
+        size = os.lseek(descriptor, 0, os.SEEK_END)
+        with mmap.mmap(-1, 2 * mmap.PAGESIZE) as memory, memoryview(memory) as view:
+            with view[DIRECT_ALIGNMENT : DIRECT_ALIGNMENT + block_size] as block:
+                os.preadv(descriptor, [block], min(block_size, max(0, size - block_size)))
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return f"it cannot be read in blocks of {block_size} with O_DIRECT; try a larger block_size"
+    finally:
+        os.close(descriptor)
+    return None
 
 
 def new_memory(size: int) -> Fd:

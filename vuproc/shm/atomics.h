@@ -73,6 +73,22 @@ static inline void vu_fence_full(void)
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
 
+/* A hint: the line is wanted soon. Any address will do. */
+static inline void vu_prefetch(const void *where)
+{
+    __builtin_prefetch(where);
+}
+
+/* For a loop that waits for another CPU's store. */
+static inline void vu_pause(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
 /* The compiler may not move memory accesses over this, nor read again after it what was copied
  * before it. No instruction. */
 static inline void vu_compiler_barrier(void)

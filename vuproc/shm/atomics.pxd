@@ -22,4 +22,6 @@ cdef extern from "atomics.h" nogil:
     uint64_t vu_or64(void *where, uint64_t bits)
     uint64_t vu_and64(void *where, uint64_t bits)
     void vu_fence_full()
+    void vu_pause()
+    void vu_prefetch(const void *where)
     void vu_compiler_barrier()

@@ -22,7 +22,8 @@ cdef struct Block:
     uint64_t latency[BUCKET_COUNT] # from fetch to completion: bucket i holds 2^i <= ns < 2^(i+1)
     uint64_t latency_total         # sum of all, in ns
     uint64_t busy                  # 0, or 1 + the head of the request in the device's code
-    uint64_t reserved[22]
+    uint64_t awake                 # 1 unless the worker of the queue sleeps
+    uint64_t reserved[21]
 
 
 cdef inline void add(uint64_t *word, uint64_t amount) noexcept nogil:

@@ -51,6 +51,12 @@ class QueueCounters:
     def beat(self) -> None:
         """Advance the heartbeat word."""
 
+    def set_awake(self, awake: bool) -> None:
+        """Say whether the worker sleeps."""
+
+    def count_awake(self) -> int:
+        """The number of queues, of all in the buffer, whose workers do not sleep."""
+
     def clear(self) -> None:
         """Set the whole block to zero."""
 

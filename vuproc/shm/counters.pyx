@@ -100,6 +100,21 @@ cdef class QueueCounters:
         """Advance the heartbeat word."""
         add(&self.block.heartbeat, 1)
 
+    def set_awake(self, bint awake):
+        """Say whether the worker sleeps."""
+        vu_store_relaxed64(&self.block.awake, awake)
+
+    def count_awake(self):
+        """The number of queues, of all in the buffer, whose workers do not sleep."""
+        cdef Block *blocks = <Block *>self._view.buf
+        cdef Py_ssize_t i, found = 0
+        if not self._held:
+            return 0
+        # SAFETY: whole blocks of the buffer that the view pins.
+        for i in range(self._view.len // <Py_ssize_t>sizeof(Block)):
+            found += vu_load_relaxed64(&blocks[i].awake) != 0
+        return found
+
     def clear(self):
         """Set the whole block to zero."""
         cdef uint64_t *words = <uint64_t *>self.block

@@ -5,6 +5,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from posix.uio cimport iovec
 
 from vuproc.shm.memory cimport GuestMemory
+from vuproc.shm.uring cimport Operation, Outcome, Uring
 
 
 cdef enum:
@@ -15,6 +16,7 @@ cdef enum:
 cdef enum:
     CLOSED = 0                     # also what an object is that no ring has opened
     OPEN = 1
+    HANDED = 2                     # the kernel has it; nobody else touches it
 
 
 cdef struct Chain:
@@ -41,9 +43,12 @@ cdef struct Extent:
 cdef class RequestOwner:
     cdef readonly int queue
     cdef uint64_t epoch            # requests of another epoch are detached
+    cdef public Uring uring        # what `finish_preadv` and its like go through; None: they block
     cdef readonly Py_ssize_t lost  # requests that were dropped while open; they stay in flight
 
     cdef void request_closed(self, Request request) noexcept
+    # A native device has ended a request that it had deferred.
+    cdef void native_done(self, uint16_t head, uint64_t written) noexcept nogil
 
 
 @cython.final
@@ -53,6 +58,9 @@ cdef class Request:
     cdef uint64_t epoch
     cdef uint64_t started          # ns, when it was fetched
     cdef uint64_t used             # bytes to report; set when closed
+    cdef uint64_t wanted           # bytes that the kernel is to move, while it has the request
+    cdef bytes done                # what it ends with then
+    cdef Operation operation
     cdef uint64_t total_readable
     cdef uint64_t total_writable
     cdef iovec *pieces             # inline_pieces, or allocated
@@ -75,4 +83,15 @@ cdef class Request:
     cdef void note_extent(self, uint64_t start, uint64_t end) noexcept
     cdef int check(self) except -1
     cdef tuple views(self, uint32_t first, uint32_t count, bint readonly)
+    cdef int hand_over(
+        self, Operation operation, object given, object buffered, int64_t offset, uint64_t wanted,
+        bytes done, bint durable,
+    ) except -1
+    cdef int finish_now(
+        self, Operation operation, int fd, int64_t offset, uint64_t wanted, bytes done,
+        bint durable,
+    ) except -1
+    cdef object take_back(self, const Outcome *outcome)
+    cdef void give_up(self) noexcept
+    cdef int finish_with(self, bytes done) except -1
     cdef object transfer(self, Cursor *cursor, bint out, int fd, int64_t offset, Py_ssize_t n)

@@ -46,7 +46,7 @@ class Request:
 
     @property
     def finished(self) -> bool:
-        """True once finished, or once the ring has stopped or broken."""
+        """True once finished, given to the kernel, or once the ring has stopped or broken."""
 
     @property
     def deferred(self) -> bool:
@@ -97,6 +97,44 @@ class Request:
         Returns how many were written and moves the cursor. Raises OSError if none could be
         written; ValueError if `n` is more than `readable`.
         """
+
+    def finish_preadv(
+        self,
+        file: int | HasFileno,
+        offset: int,
+        n: int = -1,
+        *,
+        done: bytes = b"",
+        buffered: int | HasFileno | None = None,
+    ) -> None:
+        """Read `n` bytes of a file at the cursor, store `done` as the last bytes, and complete.
+
+        The last act of a handler: the request is not the handler's any more when this returns.
+        -1: as many bytes as fit before `done`. If the worker has an io_uring with this file
+        (`Device.uring_files`), the kernel reads meanwhile and the request is completed when it has,
+        in any order; otherwise this blocks. `buffered`, for a file opened with O_DIRECT: the same
+        without, used where the driver's memory is not aligned to 512. ValueError if it does not
+        fit. OSError, and EIO at the end of the file, either from here or later: then `Device.fail`
+        gets request and error, as if `handle` had raised it.
+        """
+
+    def finish_pwritev(
+        self,
+        file: int | HasFileno,
+        offset: int,
+        n: int = -1,
+        *,
+        done: bytes = b"",
+        durable: bool = False,
+        buffered: int | HasFileno | None = None,
+    ) -> None:
+        """Write `n` bytes (-1: all that are left) at the read cursor to a file, then as above.
+
+        `durable`: they are on stable storage before the request is completed.
+        """
+
+    def finish_fdatasync(self, file: int | HasFileno, *, done: bytes = b"") -> None:
+        """Bring what was written to the file before to stable storage, then as above."""
 
     def defer(self) -> None:
         """Keep the request open after `handle` returns, to be finished later."""

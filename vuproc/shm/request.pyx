@@ -5,22 +5,32 @@ cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
-from libc.errno cimport EINTR, errno
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.errno cimport EBUSY, EINTR, EIO, ENOMEM, errno
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 from posix.uio cimport iovec, preadv, pwritev
 
-from os import strerror
+from vuproc.shm.uring cimport READ, SYNC, WRITE, Operation, Outcome
+
+from os import RWF_DSYNC, strerror
 
 from vuproc.errors import RequestFinished
 
 cdef extern from "Python.h":
     int PyObject_AsFileDescriptor(object file) except -1
 
+cdef extern from "<unistd.h>" nogil:
+    int fdatasync(int fd)
+
+cdef uint32_t DURABLY = RWF_DSYNC
+
 cdef enum:
     # Pieces that one system call takes (Linux UIO_MAXIOV).
     IOV_MAX = 1024
+    # What memory and lengths must be a multiple of for O_DIRECT to be tried.
+    DIRECT_ALIGNMENT = 512
     # Most bytes that a read without a number gives: the length is the driver's choice.
     READ_LIMIT = 1 << 24
 
@@ -29,6 +39,9 @@ cdef class RequestOwner:
     """What hands out requests and takes them back: the base of every ring."""
 
     cdef void request_closed(self, Request request) noexcept:
+        pass
+
+    cdef void native_done(self, uint16_t head, uint64_t written) noexcept nogil:
         pass
 
 
@@ -97,6 +110,14 @@ cdef int cut(iovec *pieces, const Cursor *cursor, uint64_t n, iovec *out) noexce
         piece += 1
         within = 0
     return count
+
+
+cdef bint aligned(const iovec *pieces, int count) noexcept nogil:
+    cdef uintptr_t bits = 0
+    cdef int i
+    for i in range(count):
+        bits |= <uintptr_t>pieces[i].iov_base | pieces[i].iov_len
+    return count < IOV_MAX and bits % DIRECT_ALIGNMENT == 0
 
 
 @cython.final
@@ -320,6 +341,121 @@ cdef class Request:
         self.check()
         return self.transfer(&self.reading, True, PyObject_AsFileDescriptor(file), offset, n)
 
+    def finish_preadv(
+        self, file, int64_t offset, Py_ssize_t n=-1, *, bytes done not None=b"", buffered=None
+    ):
+        """Read `n` bytes of a file at the cursor, end with `done`, and complete the request."""
+        cdef uint64_t room, wanted
+        self.check()
+        room = self.writing.left - min(<uint64_t>len(done), self.writing.left)
+        wanted = room if n < 0 else n
+        if wanted > room:
+            raise ValueError(f"{n} bytes and {len(done)} to end with, of {self.writing.left}")
+        self.hand_over(READ, file, buffered, offset, wanted, done, False)
+
+    def finish_pwritev(
+        self, file, int64_t offset, Py_ssize_t n=-1, *, bytes done not None=b"",
+        bint durable=False, buffered=None,
+    ):
+        """Write `n` bytes at the read cursor to a file, end with `done`, complete the request."""
+        cdef uint64_t wanted
+        self.check()
+        wanted = self.reading.left if n < 0 else n
+        if wanted > self.reading.left:
+            raise ValueError(f"{n} bytes wanted of {self.reading.left}")
+        self.hand_over(WRITE, file, buffered, offset, wanted, done, durable)
+
+    def finish_fdatasync(self, file, *, bytes done not None=b""):
+        """Bring what was written to stable storage, end with `done`, complete the request."""
+        self.check()
+        self.hand_over(SYNC, file, None, 0, 0, done, True)
+
+    cdef int hand_over(
+        self, Operation operation, object given, object buffered, int64_t offset, uint64_t wanted,
+        bytes done, bint durable,
+    ) except -1:
+        cdef iovec block[IOV_MAX]
+        cdef Cursor *cursor = &self.writing if operation == READ else &self.reading
+        cdef int fd = PyObject_AsFileDescriptor(given)
+        cdef int file = -1, count = 0, answer
+        if <uint64_t>len(done) > self.total_writable:
+            raise ValueError(f"{len(done)} bytes to end with, of {self.total_writable}")
+        if self.owner.uring is not None:
+            file = self.owner.uring.index_of(fd)
+        if wanted and (file >= 0 or buffered is not None):
+            count = cut(self.pieces, cursor, wanted, block)
+            if count == IOV_MAX:
+                # Perhaps not all of it.
+                file = -1
+            if buffered is not None and not aligned(block, count):
+                fd = PyObject_AsFileDescriptor(buffered)
+                file = -1
+        if file < 0:
+            return self.finish_now(operation, fd, offset, wanted, done, durable)
+        answer = self.owner.uring.begin(
+            operation, file, block, count, offset, DURABLY if durable and wanted else 0,
+            <uint64_t><void *>self,
+        )
+        if answer in (-EBUSY, -ENOMEM):
+            return self.finish_now(operation, fd, offset, wanted, done, durable)
+        if answer < 0:
+            raise OSError(-answer, strerror(-answer))
+        # `take_back` or `give_up` answers it; until then the kernel has our address.
+        Py_INCREF(self)
+        self.operation = operation
+        self.wanted = wanted
+        self.done = done
+        self.state = HANDED
+        return 0
+
+    cdef int finish_now(
+        self, Operation operation, int fd, int64_t offset, uint64_t wanted, bytes done,
+        bint durable,
+    ) except -1:
+        # The same by blocking calls.
+        cdef Cursor *cursor = &self.writing if operation == READ else &self.reading
+        cdef uint64_t moved, left = wanted
+        cdef int failure = 0
+        while left:
+            moved = self.transfer(cursor, operation == WRITE, fd, offset, left)
+            if moved == 0:
+                raise OSError(EIO, f"{left} of {wanted} bytes are behind the end of the file")
+            offset += <int64_t>moved
+            left -= moved
+        if durable:
+            with nogil:
+                if fdatasync(fd):
+                    failure = errno
+            if failure:
+                raise OSError(failure, strerror(failure))
+        return self.finish_with(done)
+
+    cdef object take_back(self, const Outcome *outcome):
+        # The kernel has finished. The request is complete, or the handler's again: the OSError.
+        cdef Cursor *cursor = &self.writing if self.operation == READ else &self.reading
+        cdef uint64_t left = self.wanted - outcome.moved
+        Py_DECREF(self)
+        self.state = OPEN
+        self.is_deferred = True
+        advance(self.pieces, cursor, outcome.moved)
+        if outcome.error:
+            return OSError(outcome.error, strerror(outcome.error))
+        if left:
+            return OSError(EIO, f"{left} of {self.wanted} bytes are behind the end of the file")
+        self.finish_with(self.done)
+        return None
+
+    cdef void give_up(self) noexcept:
+        # The kernel has finished, and nobody wants the request any more.
+        self.state = CLOSED
+        Py_DECREF(self)
+
+    cdef int finish_with(self, bytes done) except -1:
+        if done:
+            self.put(-<int64_t>len(done), done)
+        self.close(self.count_written())
+        return 0
+
     cdef object transfer(self, Cursor *cursor, bint out, int fd, int64_t offset, Py_ssize_t n):
         cdef iovec block[IOV_MAX]
         cdef uint64_t wanted, done = 0
@@ -374,5 +510,6 @@ cdef class Request:
         return (
             f"<Request queue={self.number} head={self._head} readable={self.reading.left}"
             f"/{self.total_readable} writable={self.writing.left}/{self.total_writable}"
-            f"{' finished' if not self.is_open() else ' deferred' if self.is_deferred else ''}>"
+            f"{' handed over' if self.state == HANDED else ' finished' if not self.is_open() else ''}"
+            f"{' deferred' if self.is_open() and self.is_deferred else ''}>"
         )

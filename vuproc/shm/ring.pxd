@@ -5,17 +5,27 @@ from posix.uio cimport iovec
 
 from vuproc.shm.counters cimport QueueCounters
 from vuproc.shm.memory cimport GuestMemory
+from vuproc.shm.native cimport NativeDevice
 from vuproc.shm.request cimport Chain, Request, RequestOwner
 
 
 cdef enum:
     BATCH = 64                     # most completions published by one store of the used index
+    STEP = 8                       # completions that a native device shows at a time, with no call
     BATCH_NS = 100000              # and the longest that one waits for others
+    SLICE_NS = 1000000             # the longest that a native device keeps its worker's loop waiting
+    HELD = 2                       # a mark: in flight, and deferred by the native device
 
 
 cdef struct Completion:
     uint16_t head
     uint32_t length
+
+
+cdef struct Flight:
+    # A request that a native device has.
+    uint64_t began                 # ns, when it was fetched
+    uint64_t readable
 
 
 cdef class Ring(RequestOwner):
@@ -38,18 +48,27 @@ cdef class Ring(RequestOwner):
     cdef uint64_t batch_since      # ns, when the oldest of them was completed
     cdef iovec *pieces             # room for the pieces of one chain
     cdef int piece_room
+    cdef bint owed                 # shown, and the driver wants a call for it
+    cdef uint64_t owed_since       # ns
     cdef int call_fd               # -1: none
     cdef uint64_t now              # ns, the last look at the clock
     cdef void *current             # the Request inside `handle`; borrowed
     cdef bint draining
     cdef readonly bint stopped
+    cdef NativeDevice device       # None unless `serve_native` was called
+    cdef Flight *flights           # by head; NULL without a native device
     cdef const char *cause         # what `fetch` or `look` found; NULL: nothing
     cdef object failure            # the RingError, once broken
 
-    # For native devices: no GIL, no Python objects.
+    # No GIL, no Python objects.
+    cdef int attach(self, NativeDevice device) except -1
+    cdef int serve_batch(self, int budget, uint64_t spin_ns, int *fetched) noexcept nogil
+    cdef void serve_one(self, Chain *chain, uint8_t attempts) noexcept nogil
+    cdef bint await_work(self, uint64_t spin_ns) noexcept nogil
     cdef void complete(
         self, uint16_t head, uint64_t written, uint64_t read, uint64_t nanoseconds
     ) noexcept nogil
+    cdef void show(self) noexcept nogil
     cdef int flush(self) noexcept nogil
     cdef void signal(self) noexcept nogil
 
@@ -58,6 +77,9 @@ cdef class Ring(RequestOwner):
     cdef int serve(
         self, Request request, object handle, object on_error, uint8_t attempts, object reason
     ) except -1
+    cdef int request_failed(self, Request request, object on_error, object error) except -1
+    cdef int submit(self) except -1
+    cdef void abandon(self) noexcept
     cdef object check_sound(self)
     cdef object break_ring(self)
     cdef void detach(self) noexcept
@@ -66,6 +88,7 @@ cdef class Ring(RequestOwner):
     # The layout's part. Answers: 1 there is one, 0 there is none, -1 broken (`cause` is set).
     cdef int fetch(self, Chain *chain) noexcept nogil
     cdef int fetch_again(self, uint16_t head, Chain *chain) noexcept nogil
+    cdef void prefetch(self) noexcept nogil
     cdef int look(self) noexcept nogil
     cdef void note_begun(self, uint16_t head, uint8_t attempts) noexcept nogil
     cdef void note_survived(self, uint16_t head, uint8_t attempts) noexcept nogil

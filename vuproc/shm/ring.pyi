@@ -4,7 +4,9 @@ from typing import Literal
 from vuproc.errors import RingError
 from vuproc.shm.inflight import Recovered
 from vuproc.shm.memory import GuestMemory
+from vuproc.shm.native import NativeDevice
 from vuproc.shm.request import Request
+from vuproc.shm.uring import Uring
 
 class Ring:
     """What split and packed rings share: batches, counters, notification. Not made directly."""
@@ -90,8 +92,39 @@ class Ring:
         Raises RingError, after publishing what is complete, if the driver broke the ring.
         """
 
+    uring: Uring | None
+    """What the verbs that finish a request go through, for the files that it knows; None: they
+    block. The ring closes it when it stops or breaks, and waits for what is in flight first."""
+
+    def collect(self, on_error: Callable[[Request, BaseException], None]) -> int:
+        """Complete what `uring` has finished, and show it to the driver; return how many.
+
+        To be called when the ring's descriptor is readable. An error of the kernel goes to
+        `on_error`, and the request is finished on return.
+        """
+
+    def serve_native(
+        self,
+        device: NativeDevice,
+        on_error: Callable[[Request, BaseException], None],
+        budget: int,
+        spin_ns: int = 0,
+    ) -> bool:
+        """As `drain` by a native device, without the GIL: until the ring stays empty for `spin_ns`
+        (False), or the budget or a slice of time is used up (True: there may be more).
+
+        Recovered requests that are not to run go to `on_skip`, as in `drain`. The device belongs to
+        the ring from the first call on, until the ring stops or breaks.
+        """
+
+    def spin(self, nanoseconds: int) -> bool:
+        """Look for work for so long, asking for no kick; True as soon as there is some."""
+
     def publish(self) -> int:
-        """Show finished requests to the driver and notify it if it wants that; return how many."""
+        """Show finished requests to the driver and notify it if it wants that; return how many.
+
+        Those which a native device has ended in the meantime are among them.
+        """
 
     def notify_always(self) -> None:
         """Notify the driver whether it wants that or not (after a restart or a new call fd)."""

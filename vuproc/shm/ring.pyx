@@ -2,19 +2,33 @@
 """What split and packed rings share: the loop over requests, batches, counters and notification."""
 
 from libc.errno cimport EAGAIN, EINTR, errno
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport abort, calloc, free, malloc
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from posix.unistd cimport write
 
+from vuproc.shm.atomics cimport vu_pause
 from vuproc.shm.counters cimport QueueCounters, add, set_busy
 from vuproc.shm.memory cimport GuestMemory
+from vuproc.shm.native cimport NativeDevice
 from vuproc.shm.request cimport CLOSED, OPEN, Chain, Request
+
+from vuproc.shm.uring cimport Outcome
+
+from os import strerror
 
 from vuproc.errors import RingError
 from vuproc.shm.inflight import POISON_ATTEMPTS
 
 cdef int POISON = POISON_ATTEMPTS
+
+cdef enum:
+    # Looks at the ring between two at the clock, while spinning.
+    SPIN_LOOKS = 16
+    OUTCOMES = 64
+    # Requests after which the kernel is told of what there is for it, in the middle of a batch: the
+    # disk is not to wait for the last of them.
+    SUBMIT = 16
 
 cdef extern from "<poll.h>" nogil:
     cdef struct pollfd:
@@ -37,6 +51,7 @@ cdef class Ring(RequestOwner):
     def __dealloc__(self):
         free(self.marks)
         free(self.pieces)
+        free(self.flights)
 
     cdef int allocate(self, Py_ssize_t size, uint32_t limit) except -1:
         # Twice the descriptors: each may cross from one region into the next. What crosses more
@@ -153,12 +168,216 @@ cdef class Ring(RequestOwner):
                     break
                 if self.batched and self.now - self.batch_since >= BATCH_NS:
                     self.flush()
+                if self.uring is not None and fetched % SUBMIT == 0:
+                    self.submit()
         finally:
             self.draining = False
             self.flush()
+            if self.uring is not None:
+                self.submit()
         if got < 0:
             raise self.break_ring()
         return fetched
+
+    cdef int submit(self) except -1:
+        cdef int answer
+        with nogil:
+            answer = self.uring.submit()
+        if answer < 0:
+            # What is begun could not be ended: as our own death.
+            raise OSError(-answer, strerror(-answer))
+        return 0
+
+    def collect(self, object on_error):
+        """Complete what io_uring has finished, and show it to the driver; return how many."""
+        cdef Outcome outcomes[OUTCOMES]
+        cdef Request request
+        cdef int count, i, total = 0
+        cdef object failure = None
+        if self.uring is None:
+            return 0
+        count = OUTCOMES
+        while count == OUTCOMES:
+            with nogil:
+                count = self.uring.reap(outcomes, OUTCOMES)
+            if count < 0:
+                raise OSError(-count, strerror(-count))
+            total += count
+            for i in range(count):
+                # SAFETY: a tag of `hand_over`, which keeps the request until this.
+                request = <Request><void *>outcomes[i].tag
+                try:
+                    error = request.take_back(&outcomes[i])
+                    if error is not None:
+                        self.request_failed(request, on_error, error)
+                except BaseException as raised:
+                    failure = raised
+        self.flush()
+        if failure is not None:
+            raise failure
+        return total
+
+    cdef int request_failed(self, Request request, object on_error, object error) except -1:
+        if self.counters is not None:
+            add(&self.counters.block.errors, 1)
+        try:
+            on_error(request, error)
+        finally:
+            # No handler is left that would finish it.
+            if request.is_open():
+                request.close(request.count_written())
+        return 0
+
+    cdef void abandon(self) noexcept:
+        # Wait for the kernel as for a blocking call: guest memory may go when this returns.
+        cdef Outcome outcomes[OUTCOMES]
+        cdef int count = self.uring.cancel(), i
+        while count >= 0 and self.uring.in_flight:
+            count = self.uring.wait()
+            if count >= 0:
+                count = self.uring.reap(outcomes, OUTCOMES)
+            for i in range(count):
+                # SAFETY: as in `collect`.
+                (<Request><void *>outcomes[i].tag).give_up()
+        if count < 0:
+            abort()
+
+    def serve_native(
+        self, NativeDevice device not None, object on_error, int budget, uint64_t spin_ns=0
+    ):
+        """As `drain` by a native device; False if the ring was found empty and stayed so."""
+        cdef Chain chain
+        cdef int got = 1, fetched = 0
+        cdef uint8_t attempts, stage
+        cdef object reason
+        cdef uint64_t failures = device.failures
+        if self.draining:
+            raise RuntimeError("serve_native called from a handler")
+        self.check_sound()
+        if self.stopped:
+            return False
+        if self.device is not device:
+            self.attach(device)
+        self.draining = True
+        self.refuse_kicks()
+        if self.owes_call:
+            self.owes_call = False
+            self.signal()
+        self.now = clock_ns()
+        try:
+            while self.resumed < self.survivors and fetched < budget:
+                got = self.resume(&chain, &attempts, &stage)
+                if got < 0:
+                    break
+                fetched += 1
+                reason = "poison" if attempts >= POISON else self.policy if stage else None
+                if reason is not None:
+                    self.serve(self.request_of(&chain), None, on_error, attempts, reason)
+                    continue
+                with nogil:
+                    self.serve_one(&chain, attempts)
+            with nogil:
+                if got > 0:
+                    got = self.serve_batch(budget, spin_ns, &fetched)
+                device.submit()
+        finally:
+            self.draining = False
+            self.flush()
+            if self.counters is not None and device.failures != failures:
+                add(&self.counters.block.errors, device.failures - failures)
+        if got < 0:
+            raise self.break_ring()
+        return got > 0
+
+    cdef int attach(self, NativeDevice device) except -1:
+        if self.device is not None:
+            raise RuntimeError("the ring has another native device already")
+        if device.owner is not None:
+            raise RuntimeError("the native device serves another ring")
+        self.flights = <Flight *>calloc(self.size, sizeof(Flight))
+        if self.flights == NULL:
+            raise MemoryError
+        self.device = device
+        device.owner = self
+        return 0
+
+    cdef int serve_batch(self, int budget, uint64_t spin_ns, int *fetched) noexcept nogil:
+        # Up to the budget or the end of the slice: 1. All that there was: 0. A broken ring: -1.
+        cdef Chain chain
+        cdef uint64_t end = self.now + SLICE_NS
+        cdef int got
+        while fetched[0] < budget:
+            got = self.fetch(&chain)
+            if got < 0:
+                return -1
+            if got:
+                fetched[0] += 1
+                self.prefetch()
+                self.serve_one(&chain, 0)
+                # Small steps keep a driver busy that looks for itself, and one that sleeps is not
+                # to be called for each of them.
+                if self.batched >= STEP or (
+                    self.batched and self.now - self.batch_since >= BATCH_NS
+                ):
+                    self.show()
+                if self.owed and self.now - self.owed_since >= BATCH_NS:
+                    self.flush()
+            else:
+                self.device.submit()
+                self.device.reap()
+                # The driver may answer what it is shown with new work, without a kick.
+                if not self.flush() and not self.await_work(spin_ns):
+                    return 0
+            if self.now >= end:
+                return 1
+        return 1
+
+    cdef void serve_one(self, Chain *chain, uint8_t attempts) noexcept nogil:
+        cdef uint16_t head = chain.head
+        cdef uint64_t began = self.now
+        cdef int64_t written
+        self.flights[head].began = began
+        self.flights[head].readable = chain.readable
+        self.marks[head] = HELD
+        if self.counters is not None:
+            set_busy(self.counters.block, 1 + <uint64_t>head)
+        self.note_begun(head, attempts)
+        written = self.device.serve(chain)
+        self.now = clock_ns()
+        if self.counters is not None:
+            set_busy(self.counters.block, 0)
+            add(&self.counters.block.heartbeat, 1)
+        self.note_survived(head, attempts)
+        if written >= 0:
+            self.native_done(head, written)
+
+    cdef void native_done(self, uint16_t head, uint64_t written) noexcept nogil:
+        # Not HELD: completed already, or the ring has gone on without it.
+        if head >= self.size or self.marks[head] != HELD:
+            return
+        self.marks[head] = 1
+        self.complete(head, written, self.flights[head].readable, self.now - self.flights[head].began)
+
+    cdef bint await_work(self, uint64_t spin_ns) noexcept nogil:
+        # Look again and again for at most `spin_ns`, with kicks refused; True: there is something.
+        cdef uint64_t end
+        cdef int look
+        if spin_ns == 0:
+            return False
+        self.now = clock_ns()
+        end = self.now + spin_ns
+        while self.now < end:
+            for look in range(SPIN_LOOKS):
+                if (
+                    self.available()
+                    or self.device is not None and self.device.reap()
+                    or self.uring is not None and self.uring.ready()
+                ):
+                    self.now = clock_ns()
+                    return True
+                vu_pause()
+            self.now = clock_ns()
+        return False
 
     cdef int resume(self, Chain *chain, uint8_t *attempts, uint8_t *stage) except -2:
         # The next request of a predecessor, its chain read anew; -1: the chain is malformed.
@@ -210,14 +429,7 @@ cdef class Ring(RequestOwner):
                 if request.state == OPEN and not request.is_deferred and request.is_open():
                     request.close(request.count_written())
             except BaseException as error:
-                if self.counters is not None:
-                    add(&self.counters.block.errors, 1)
-                try:
-                    on_error(request, error)
-                finally:
-                    # No handler is left that would finish it.
-                    if request.is_open():
-                        request.close(request.count_written())
+                self.request_failed(request, on_error, error)
         finally:
             self.current = NULL
             self.now = clock_ns()
@@ -267,9 +479,18 @@ cdef class Ring(RequestOwner):
 
     cdef int flush(self) noexcept nogil:
         cdef int count = self.batched
-        if count and self.commit():
+        if count:
+            self.show()
+        if self.owed:
+            self.owed = False
             self.signal()
         return count
+
+    cdef void show(self) noexcept nogil:
+        # Publish, and put off the call that the driver may want for it.
+        if self.commit() and not self.owed:
+            self.owed = True
+            self.owed_since = self.now
 
     cdef void signal(self) noexcept nogil:
         # O_NONBLOCK would be the front-end's flag too, so: look, then write. Should the front-end
@@ -300,8 +521,22 @@ cdef class Ring(RequestOwner):
         if self.counters is not None:
             add(&self.counters.block.call_errors, 1)
 
+    def spin(self, uint64_t nanoseconds):
+        """Look for work for so long, asking for no kick; True as soon as there is some."""
+        cdef bint found
+        if self.failure is not None or self.stopped:
+            return False
+        with nogil:
+            found = self.await_work(nanoseconds)
+        return found
+
     def publish(self):
         """Show finished requests to the driver and notify it if it wants that; return how many."""
+        if self.device is not None:
+            self.now = clock_ns()
+            with nogil:
+                self.device.reap()
+                self.device.submit()
         return self.flush()
 
     def notify_always(self):
@@ -366,8 +601,26 @@ cdef class Ring(RequestOwner):
 
     cdef void detach(self) noexcept:
         # From here on no pointer into guest memory is left in the ring, and its requests know.
+
+        cdef Py_ssize_t head
+        if self.device is not None:
+            for head in range(self.size):
+                if self.marks[head] == HELD:
+                    self.marks[head] = 1
+            with nogil:
+                self.device.settle()
+            if self.device.uring is not None:
+                self.device.uring.close()
+                self.device.uring = None
+            self.device.owner = None
+            self.device = None
+        if self.uring is not None:
+            self.abandon()
+            self.uring.close()
+            self.uring = None
         self.epoch += 1
         self.batched = 0
+        self.owed = False
         self.flying = 0
         self.resumed = self.survivors
         self.unbind()
@@ -378,6 +631,9 @@ cdef class Ring(RequestOwner):
 
     cdef int fetch_again(self, uint16_t head, Chain *chain) noexcept nogil:
         return 0
+
+    cdef void prefetch(self) noexcept nogil:
+        pass
 
     cdef int look(self) noexcept nogil:
         return 0

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 
 from vuproc.testing.bell import Bell, BellKind
 from vuproc.testing.errors import NoCompletion
-from vuproc.testing.job import Job, Stats
+from vuproc.testing.job import SECTOR, Job, Stats
 from vuproc.testing.load import LoadGenerator
 from vuproc.testing.memory import Block, Ram
 from vuproc.testing.ring import DriverRing, ring_layout
+
+SEGMENT_ALIGN = 16
+"""Bytes to which the guest address of a segment that is not whole sectors is aligned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +237,8 @@ class DriverQueue:
     def _segment(self, blocks: list[Block], size: int) -> Block | None:
         if size == 0:
             return None
-        block = self._ram.allocate(size)
+        # Whole sectors lie as in real drivers: O_DIRECT of the back-end wants it.
+        block = self._ram.allocate(size, SECTOR if size % SECTOR == 0 else SEGMENT_ALIGN)
         blocks.append(block)
         return block
 

@@ -9,6 +9,7 @@ the device has finished what is in flight. The master has a deadline for that.
 from __future__ import annotations
 
 import logging
+import os
 import select
 import time
 import traceback
@@ -21,9 +22,11 @@ from vuproc.errors import MemoryFault, RequestAbandoned, RingError
 from vuproc.fd import Fd
 from vuproc.shm.counters import QueueCounters
 from vuproc.shm.memory import GuestMemory
+from vuproc.shm.native import NativeDevice
 from vuproc.shm.request import Request
 from vuproc.shm.segment import Segment
 from vuproc.workers.queue import Queue
+from vuproc.workers.spin import LONGEST_NS, Spin
 from vuproc.workers.watch import HasFileno, Watcher
 
 POLL_BUSY_S = 0.0005
@@ -59,6 +62,8 @@ class Worker:
         self._features = 0
         self._queues: dict[int, Queue] = {}
         self._waiting: tuple[Command, tuple[Fd, ...]] | None = None
+        self._counters: QueueCounters | None = None
+        self._spin = Spin("off", lambda: 1)
         self._empty_looks = 0
         self._errors = 0
         self._errors_since = time.monotonic()
@@ -81,11 +86,18 @@ class Worker:
 
     def take(self, queues: tuple[int, ...], counters: Segment | None) -> None:
         """Be the one who serves `queues`, and let the device prepare each of them."""
+        options = self._device.options
+        cpus = len(os.sched_getaffinity(0))
+        if options.cpus:
+            os.sched_setaffinity(0, {options.cpus[queues[0] % len(options.cpus)]})
         for index in queues:
+            own = None if counters is None else QueueCounters(counters, index)
+            if self._counters is None:
+                self._counters = own
             self._queues[index] = Queue(
                 index,
                 self._device,
-                None if counters is None else QueueCounters(counters, index),
+                own,
                 self._chain_limit,
                 self._request_failed,
                 self._request_skipped,
@@ -93,26 +105,56 @@ class Worker:
             )
         for index in queues:
             self._device.setup(index)
+            self._take_native(index, self._device.native(index))
+        if len(queues) == 1:
+            # One of several could not look at the others meanwhile.
+            awake = (lambda: 1) if self._counters is None else self._counters.count_awake
+            self._spin = Spin(options.poll, awake, cpus)
 
     def run(self) -> int:
         """Serve until the master says `Exit` or goes away; returns the exit code."""
         try:
             while True:
-                self._watcher.poll(self._patience())
+                self._wait()
                 for queue in self._queues.values():
                     queue.publish()
                     if queue.polling:
                         queue.ready = True
                     if queue.ready and self._waiting is None:
-                        queue.run()
+                        queue.run(self._window(queue))
+                    self._look_at_failures(queue)
                 self._settle()
         except Leave as leave:
+            # Whoever comes after us takes our end for that of all we had begun.
+            for queue in self._queues.values():
+                queue.drop()
             return leave.code
+
+    def _wait(self) -> None:
+        patience = self._patience()
+        if patience is not None:
+            self._watcher.poll(patience)
+            return
+        if self._counters is not None:
+            self._counters.set_awake(False)
+        began = time.monotonic_ns()
+        self._watcher.poll(None)
+        if self._counters is not None:
+            self._counters.set_awake(True)
+        self._spin.slept(time.monotonic_ns() - began)
+
+    def _window(self, queue: Queue) -> int:
+        """Nanoseconds that `queue` may look for more work when it has none."""
+        if queue.polling and len(self._queues) == 1:
+            return LONGEST_NS
+        return self._spin.window_ns
 
     def _patience(self) -> float | None:
         """Seconds to sleep in poll: none with work at hand, little when a ring must be polled, else
         for ever.
         """
+        if [queue for queue in self._queues.values() if not queue.submit()]:
+            return POLL_BUSY_S
         if self._waiting is not None:
             return None  # held rings do not run; the device's own descriptors move things on
         if any(queue.ready and queue.active for queue in self._queues.values()):
@@ -192,25 +234,25 @@ class Worker:
                 if (guest_addr, size, user_addr) in self._memory.regions:
                     self._change_memory(self._memory.without_region(guest_addr, size, user_addr))
             case control.StartRing(queue=index):
-                self._remove_kick(self._queue(index))
+                self._unwatch_queue(self._queue(index))
                 self._queue(index).start(command, fds, self._memory, self._features)
-                self._watch_kick(self._queue(index))
+                self._watch_queue(self._queue(index))
                 self._hook(self._device.ring_started, index)
             case control.StopRing(queue=index):
                 if not self._queue(index).started:
                     raise Refusal(f"queue {index} is not started")
-                self._remove_kick(self._queue(index))
+                self._unwatch_queue(self._queue(index))
                 base = self._queue(index).stop()
                 self._hook(self._device.ring_stopped, index)
                 return base
             case control.EnableRing(queue=index, enabled=enabled):
                 self._queue(index).set_enabled(enabled)
             case control.SetKick(queue=index):
-                self._remove_kick(self._queue(index))
+                self._unwatch_queue(self._queue(index))
                 old = self._queue(index).set_kick(fds[0] if fds else None)
                 if old is not None:
                     old.close()
-                self._watch_kick(self._queue(index))
+                self._watch_queue(self._queue(index))
             case control.SetCall(queue=index):
                 self._queue(index).set_call(fds[0] if fds else None)
             case control.SetErr(queue=index):
@@ -251,14 +293,17 @@ class Worker:
 
     def _detach(self) -> None:
         for queue in self._queues.values():
-            self._remove_kick(queue)
+            self._unwatch_queue(queue)
             queue.drop()
             queue.enabled = False
         self._memory = GuestMemory()
         self._features = 0
         self._hook(self._device.reset)
 
-    def _watch_kick(self, queue: Queue) -> None:
+    def _watch_queue(self, queue: Queue) -> None:
+        if queue.completions >= 0:
+            # It only has to wake the loop, which publishes in every turn.
+            self._watcher.add(queue.completions, lambda _mask: None)
         if queue.kick is None:
             return
 
@@ -270,7 +315,9 @@ class Worker:
 
         self._watcher.add(queue.kick.fileno(), ready)
 
-    def _remove_kick(self, queue: Queue) -> None:
+    def _unwatch_queue(self, queue: Queue) -> None:
+        if queue.completions >= 0:
+            self._watcher.remove(queue.completions)
         if queue.kick is not None:
             self._watcher.remove(queue.kick.fileno())
 
@@ -283,7 +330,7 @@ class Worker:
             raise Leave(0) from None
 
     def _ring_broken(self, queue: int, cause: str) -> None:
-        self._remove_kick(self._queues[queue])
+        self._unwatch_queue(self._queues[queue])
         self._answer(RingBroken(queue, cause))
 
     def _request_failed(self, request: Request, error: BaseException) -> None:
@@ -321,6 +368,22 @@ class Worker:
             self._log_failure(f"{name}.fail: {_described(error)}", error)
         if not request.finished:
             request.finish(0)
+
+    def _take_native(self, index: int, native: NativeDevice | None) -> None:
+        self._queues[index].native = native
+        if native is not None and native.completion_fd >= 0:
+            # It only has to wake the loop, which publishes in every turn.
+            self._watcher.add(native.completion_fd, lambda _mask: None)
+
+    def _look_at_failures(self, queue: Queue) -> None:
+        """Log what a native device has counted since the last look."""
+        native = queue.native
+        if native is None or native.failures == queue.failures_seen:
+            return
+        count, queue.failures_seen = native.failures - queue.failures_seen, native.failures
+        error = OSError(native.failure, os.strerror(native.failure))
+        where = f"{type(self._device).__name__}.native: queue {queue.index}"
+        self._log_failure(f"{where}: {count} requests failed, the last: {_described(error)}", error)
 
     def _hook(self, method: Callable[..., None], *args: object) -> None:
         """Call the device's own code; what it raises is logged with the method's name and ends

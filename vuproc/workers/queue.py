@@ -7,23 +7,31 @@ not held by a memory change.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 
 from vuproc import control
 from vuproc.device import Device
-from vuproc.errors import MemoryFault, RingError
+from vuproc.errors import MemoryFault, RingError, UringUnavailable
 from vuproc.fd import Fd
 from vuproc.shm.counters import QueueCounters
-from vuproc.shm.inflight import SplitRecord
+from vuproc.shm.inflight import SplitRecord, record_bytes
 from vuproc.shm.memory import GuestMemory
+from vuproc.shm.native import NativeDevice
 from vuproc.shm.request import Request
 from vuproc.shm.split import SplitRing
+from vuproc.shm.uring import Uring
+from vuproc.workers import witness
+
+log = logging.getLogger("vuproc.worker")
 
 BUDGET = 256
 """Requests served in one turn, before other queues, control messages and watched descriptors get
 theirs.
 """
+NATIVE_BUDGET = 4096
+"""The same for a native device, which keeps an eye on the time as well."""
 KICK_BYTES = 8
 """What one kick is: the eventfd's counter; pipes and sockets carry the same eight bytes a kick."""
 
@@ -53,6 +61,12 @@ class Queue:
         self.ready = False
         """There may be work: drain before the next sleep."""
         self.kick: Fd | None = None
+        self.native: NativeDevice | None = None
+        """What serves the requests, if it is not the device's `handle`."""
+        self.completions = -1
+        """Readable while io_uring has completed something; -1: there is no io_uring."""
+        self.failures_seen = 0
+        """Those of its failures that have been looked at."""
         self._device = device
         self._counters = counters
         self._chain_limit = chain_limit
@@ -60,6 +74,7 @@ class Queue:
         self._on_skip = on_skip
         self._on_broken = on_broken
         self._ring: SplitRing | None = None
+        self._uring: Uring | None = None
         self._call: Fd | None = None
         self._err: Fd | None = None
         self._broken = False
@@ -89,8 +104,8 @@ class Queue:
     ) -> None:
         """Build the ring over `memory` and mark it for one immediate pass.
 
-        Takes the descriptors on success. Raises `MemoryFault` or `RingError`, and then has changed
-        nothing.
+        Takes the descriptors on success. Raises `MemoryFault` or `RingError`, and then has taken
+        none; if the kernel is at work still for a worker that died, the queue has no ring.
         """
         record = SplitRecord(fds[0].fileno(), command.record_offset, command.size)
         ring = SplitRing(
@@ -108,16 +123,54 @@ class Queue:
         )
         ring.resubmit = self._device.resubmit
         ring.on_skip = self._on_skip
+        # A ring of our own that is there still waits for the kernel by itself.
         self.drop()
+        try:
+            uring = self._make_uring(ring, command, fds[0])
+        except RingError:
+            ring.stop(keep=True)
+            raise
         supply = iter(fds)
         next(supply).close()  # the record is mapped
         self.kick = next(supply) if command.kick else None
         self._call = next(supply) if command.call else None
         self._err = next(supply) if command.err else None
         self._ring = ring
+        if uring is not None:
+            self.completions = uring.fileno()
+            if self.native is not None:
+                self.native.uring = uring
+            else:
+                ring.uring = uring
+        self._uring = uring
         self._point_call()
         self.enabled = command.enabled
         self.ready = True
+
+    def _make_uring(self, ring: SplitRing, command: control.StartRing, record: Fd) -> Uring | None:
+        """The io_uring of a ring, if its device wants one and the kernel has one to give.
+
+        Before that, whatever a dead worker's has under way in the kernel is waited for: it may
+        write to the memory or the blocks of requests that are to be run again.
+        """
+        extent = command.record_offset, record_bytes(command.size)
+        if ring.recovered:
+            try:
+                witness.wait(record, *extent)
+            except witness.StillBusy as error:
+                raise RingError(self.index, ring.next_avail, str(error)) from error
+        files = self._device.uring_files(self.index)
+        if not files:
+            return None
+        try:
+            held = witness.hold(record, *extent)
+            try:
+                return Uring(command.size, [*files, held])
+            finally:
+                held.close()
+        except (UringUnavailable, OSError) as error:
+            log.warning("queue %d: requests block, for there is %s", self.index, error)
+            return None
 
     def stop(self) -> int:
         """Stop the ring, with nothing in the device's hands; the value that answers `StopRing`.
@@ -146,6 +199,7 @@ class Queue:
             if fd is not None:
                 fd.close()
         self.kick = self._call = self._err = None
+        self._drop_uring()
         self._broken = False
         self.ready = False
 
@@ -212,22 +266,37 @@ class Queue:
             return
         self.ready = True
 
-    def run(self) -> None:
-        """Serve up to `BUDGET` requests; sets `ready` if more may be waiting."""
+    def run(self, spin_ns: int = 0) -> None:
+        """Serve up to `BUDGET` requests, and look for more for `spin_ns` before the driver is asked
+        to kick; sets `ready` if more may be waiting.
+        """
         ring = self._ring
         if ring is None or not self.active:
             self.ready = False
             return
         try:
-            fetched = ring.drain(self._device.handle, self._on_error, BUDGET)
-            self.ready = fetched == BUDGET or ring.arm()
+            if self.native is not None:
+                more = ring.serve_native(self.native, self._on_error, NATIVE_BUDGET, spin_ns)
+            else:
+                fetched = ring.drain(self._device.handle, self._on_error, BUDGET)
+                more = fetched == BUDGET or (spin_ns > 0 and ring.spin(spin_ns))
+            self.ready = more or ring.arm()
         except RingError as error:
             self.break_ring(str(error))
 
     def publish(self) -> None:
-        """Publish what the device finished outside of `run`."""
+        """Publish what the device, or the kernel, finished outside of `run`."""
         if self._ring is not None and not self._broken:
+            self._ring.collect(self._on_error)
             self._ring.publish()
+
+    def submit(self) -> bool:
+        """False if io_uring cannot take all that was begun just now: call again soon."""
+        uring = self._uring
+        if uring is None or self._broken or not uring.pending:
+            return True
+        uring.submit_all()
+        return not uring.pending
 
     def break_ring(self, cause: str) -> None:
         """Stop touching the ring for good, tell the front-end by the error descriptor and the
@@ -241,6 +310,16 @@ class Queue:
         self._ring.stop()
         self._signal_err()
         self._on_broken(self.index, cause)
+        self._drop_uring()
+
+    def _drop_uring(self) -> None:
+        """A ring that stops has waited for the kernel, if it was ever run."""
+        if self._uring is not None:
+            self._uring.close()
+            self._uring = None
+        if self.native is not None:
+            self.native.uring = None
+        self.completions = -1
 
     def _point_call(self) -> None:
         if self._ring is not None:

@@ -1,0 +1,130 @@
+"""The window before a sleep: what it learns, whom it gives way to, and the options that say so."""
+
+from __future__ import annotations
+
+import os
+import resource
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vuproc.admin import Request, ask
+from vuproc.options import Options
+from vuproc.shm.counters import QueueCounters, block_bytes
+from vuproc.testing.plugin import ServeDevice
+from vuproc.workers import spin
+from vuproc.workers.spin import FIRST_NS, LONGEST_NS, Spin
+
+SHORT, LONG = 5_000, 10 * LONGEST_NS
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1 << 40
+
+    def __call__(self) -> int:
+        return self.now
+
+
+def auto(awake: int = 1, cpus: int = 2, clock: Clock | None = None) -> Spin:
+    return Spin("auto", lambda: awake, cpus, clock or Clock())
+
+
+def test_auto_begins_without_and_grows_with_short_sleeps() -> None:
+    window = auto()
+    assert window.window_ns == 0
+    seen = []
+    for _ in range(5):
+        window.slept(SHORT)
+        seen.append(window.window_ns)
+    # Past the longest the next sleep would not be short.
+    assert seen[:3] == [FIRST_NS, 2 * FIRST_NS, 4 * FIRST_NS]
+    assert max(seen) <= LONGEST_NS
+
+
+def test_auto_gives_up_after_a_few_long_sleeps() -> None:
+    window = auto()
+    for _ in range(3):
+        window.slept(SHORT)
+    for _ in range(3):
+        window.slept(LONG)
+    assert window.window_ns == 0
+
+
+def test_off_and_a_number_learn_nothing() -> None:
+    off, fixed = (Spin(poll, lambda: 1, 2, Clock()) for poll in ("off", 30))
+    for sleep in (SHORT, LONG, LONG):
+        off.slept(sleep)
+        fixed.slept(sleep)
+    assert (off.window_ns, fixed.window_ns) == (0, 30_000)
+
+
+def test_no_window_while_more_workers_are_awake_than_there_are_cpus() -> None:
+    crowd = [3]
+    clock = Clock()
+    window = Spin(30, lambda: crowd[0], 2, clock)
+    assert window.window_ns == 0
+    crowd[0] = 2
+    assert window.window_ns == 0  # not looked at again yet
+    clock.now += spin.CHECK_NS
+    assert window.window_ns == 30_000
+
+
+def test_no_window_for_a_while_after_others_took_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Usage:
+        ru_nivcsw = 0
+
+    monkeypatch.setattr(resource, "getrusage", lambda _who: Usage)
+    clock = Clock()
+    window = Spin(30, lambda: 1, 2, clock)
+    assert window.window_ns == 30_000
+    Usage.ru_nivcsw += spin.MOST_TAKEN + 1
+    clock.now += spin.CHECK_NS
+    assert window.window_ns == 0
+    clock.now += spin.REFRAIN_NS // 2
+    assert window.window_ns == 0
+    clock.now += spin.REFRAIN_NS
+    assert window.window_ns == 30_000
+
+
+def test_workers_awake_are_counted_over_all_queues() -> None:
+    memory = bytearray(block_bytes(3))
+    queues = [QueueCounters(memory, i) for i in range(3)]
+    queues[0].set_awake(True)
+    queues[2].set_awake(True)
+    assert queues[1].count_awake() == 2
+    queues[0].set_awake(False)
+    assert queues[1].count_awake() == 1
+    for queue in queues:
+        queue.release()
+
+
+def test_absent_cpu_is_a_problem_of_the_device_file() -> None:
+    there = max(os.sched_getaffinity(0))
+    assert list(Options(cpus=(there,)).problems()) == []
+    ((field, message),) = Options(cpus=(there, 100_000)).problems()
+    assert (field, message) == ("cpus", "no such CPU here: 100000")
+
+
+@pytest.mark.parametrize("engine", ["sync", "python"])
+@pytest.mark.parametrize("poll", ["auto", "off", 2000])
+def test_each_way_to_wait_serves(
+    vuproc_device: ServeDevice, tmp_path: Path, engine: str, poll: Any
+) -> None:
+    image = tmp_path / "disk.raw"
+    image.write_bytes(bytes(1 << 20))
+    there = min(os.sched_getaffinity(0))
+    served = vuproc_device(
+        {"type": "blk", "image": str(image), "engine": engine, "poll": poll, "cpus": [there]}
+    )
+    header = (1).to_bytes(4, "little") + bytes(12)
+    with served.guest() as guest:
+        for number in range(100):
+            done = guest.do(0, [header, bytes([number]) * 512], [1])
+            assert done.data[-1] == b"\0"
+        (queue,) = ask(served.socket, Request("status"))["queues"]
+        assert os.sched_getaffinity(queue["pid"]) == {there}
+    assert image.read_bytes()[:512] == bytes([99]) * 512
+
+

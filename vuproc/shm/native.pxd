@@ -1,0 +1,69 @@
+"""C interface for devices served without Python: subclass NativeDevice and override `serve`.
+
+A chain is two byte streams in host memory, checked by the ring: the readable pieces, then the
+writable ones. The driver may change the bytes at any time, so copy once and decide on the copy.
+"""
+
+from libc.stdint cimport int64_t, uint16_t, uint64_t
+from posix.uio cimport iovec
+
+from vuproc.shm.request cimport Chain, RequestOwner
+from vuproc.shm.uring cimport Uring
+
+
+cdef enum:
+    DEFERRED = -1                  # what `serve` answers if it will call `complete` later
+    # Pieces that one system call takes (Linux UIO_MAXIOV).
+    IOV_MAX = 1024
+
+
+cdef class NativeDevice:
+    cdef RequestOwner owner        # the ring that is served; None without one
+    cdef readonly uint64_t failures
+    cdef readonly int failure      # errno of the last of them
+    cdef public int completion_fd  # readable while `reap` has something to do; -1: none
+    # The ring's io_uring, with the files of `Device.uring_files` by their index; None: there is none
+    # to be had. The worker waits for its completions and closes it; both may come at any time.
+    cdef public Uring uring
+
+    # To override. All are called without the GIL, by one thread.
+    #
+    # One request, whose `chain` and pieces are valid until it returns: the bytes written (the used
+    # length), or DEFERRED.
+    cdef int64_t serve(self, Chain *chain) noexcept nogil
+    # For devices that defer. The last `serve` of a batch is over: start what was only queued.
+    cdef void submit(self) noexcept nogil
+    # `complete` what has ended in the meantime, without waiting; the number of them.
+    cdef int reap(self) noexcept nogil
+    # Return when nothing that was deferred touches guest memory any more, and forget it all: the
+    # ring is going away. What is completed in here is ignored.
+    cdef void settle(self) noexcept nogil
+
+    # To call.
+    #
+    # Complete a deferred request; from `serve`, `submit` and `reap` only.
+    cdef void complete(self, uint16_t head, uint64_t written) noexcept nogil
+    # Count a request that failed for a reason worth a line in the log: an errno.
+    cdef void fail(self, int reason) noexcept nogil
+
+
+# Copy `n` bytes from offset `at` of the readable stream, or into the writable one; the number that
+# there were.
+cdef uint64_t copy_out(const Chain *chain, uint64_t at, void *to, uint64_t n) noexcept nogil
+cdef uint64_t copy_in(const Chain *chain, uint64_t at, const void *data, uint64_t n) noexcept nogil
+
+# The pieces of `n` bytes from offset `at` of the writable (or readable) stream, at most `room` of
+# them; their number. They may be fewer bytes than `n`: at the end of the stream, or of the room.
+cdef int cut_pieces(
+    const Chain *chain, bint writable, uint64_t at, uint64_t n, iovec *out, int room
+) noexcept nogil
+
+# Read `n` bytes of a file into the writable stream at `at`, or write them from the readable one.
+# Answers the bytes moved: fewer than `n` at the end of the file (`reason` 0) or on an error
+# (`reason` is the errno).
+cdef uint64_t read_file(
+    const Chain *chain, uint64_t at, uint64_t n, int fd, int64_t offset, int *reason
+) noexcept nogil
+cdef uint64_t write_file(
+    const Chain *chain, uint64_t at, uint64_t n, int fd, int64_t offset, int *reason
+) noexcept nogil

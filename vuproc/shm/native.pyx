@@ -1,0 +1,141 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, auto_pickle=False
+"""Devices served without Python: their base class, and verbs over one chain of descriptors."""
+
+from libc.errno cimport EINTR, errno
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+from posix.uio cimport iovec, preadv, pwritev
+
+from vuproc.shm.request cimport Chain
+
+cdef extern from "<unistd.h>" nogil:
+    Py_ssize_t pread(int fd, void *to, size_t n, int64_t offset)
+    Py_ssize_t pwrite(int fd, const void *data, size_t n, int64_t offset)
+
+
+cdef class NativeDevice:
+    """What serves the requests of one queue without Python. Subclass it in Cython."""
+
+    def __cinit__(self):
+        self.completion_fd = -1
+
+    cdef int64_t serve(self, Chain *chain) noexcept nogil:
+        return 0
+
+    cdef void submit(self) noexcept nogil:
+        pass
+
+    cdef int reap(self) noexcept nogil:
+        return 0
+
+    cdef void settle(self) noexcept nogil:
+        pass
+
+    cdef void complete(self, uint16_t head, uint64_t written) noexcept nogil:
+        if self.owner is not None:
+            self.owner.native_done(head, written)
+
+    cdef void fail(self, int reason) noexcept nogil:
+        self.failures += 1
+        self.failure = reason
+
+
+cdef int cut_pieces(
+    const Chain *chain, bint writable, uint64_t at, uint64_t n, iovec *out, int room
+) noexcept nogil:
+    cdef iovec *piece = chain.pieces
+    cdef uint32_t left = chain.readable_count
+    cdef uint64_t total = chain.readable, here
+    cdef int count = 0
+    if writable:
+        piece += chain.readable_count
+        left = chain.writable_count
+        total = chain.writable
+    if at >= total:
+        return 0
+    n = min(n, total - at)
+    # The pieces of a stream add up to its total: at < total, so the walk ends inside them.
+    while at >= piece.iov_len:
+        at -= piece.iov_len
+        piece += 1
+        left -= 1
+    while n and left and count < room:
+        here = min(<uint64_t>piece.iov_len - at, n)
+        if here:
+            # SAFETY: at < iov_len and at + here <= iov_len: inside a piece that the ring checked.
+            out[count].iov_base = <char *>piece.iov_base + at
+            out[count].iov_len = here
+            count += 1
+        n -= here
+        at = 0
+        piece += 1
+        left -= 1
+    return count
+
+
+cdef uint64_t copy_out(const Chain *chain, uint64_t at, void *to, uint64_t n) noexcept nogil:
+    cdef iovec piece
+    cdef uint64_t done = 0
+    while done < n and cut_pieces(chain, False, at + done, n - done, &piece, 1):
+        # SAFETY: the piece is inside the chain, and no longer than what is left of `n`.
+        memcpy(<char *>to + done, piece.iov_base, piece.iov_len)
+        done += piece.iov_len
+    return done
+
+
+cdef uint64_t copy_in(const Chain *chain, uint64_t at, const void *data, uint64_t n) noexcept nogil:
+    cdef iovec piece
+    cdef uint64_t done = 0
+    while done < n and cut_pieces(chain, True, at + done, n - done, &piece, 1):
+        # SAFETY: the piece is inside the chain, and no longer than what is left of `n`.
+        memcpy(piece.iov_base, <const char *>data + done, piece.iov_len)
+        done += piece.iov_len
+    return done
+
+
+cdef uint64_t read_file(
+    const Chain *chain, uint64_t at, uint64_t n, int fd, int64_t offset, int *reason
+) noexcept nogil:
+    return transfer(chain, False, at, n, fd, offset, reason)
+
+
+cdef uint64_t write_file(
+    const Chain *chain, uint64_t at, uint64_t n, int fd, int64_t offset, int *reason
+) noexcept nogil:
+    return transfer(chain, True, at, n, fd, offset, reason)
+
+
+cdef uint64_t transfer(
+    const Chain *chain, bint out, uint64_t at, uint64_t n, int fd, int64_t offset, int *reason
+) noexcept nogil:
+    # The kernel copies: guest memory that went away is EFAULT here and no SIGBUS.
+    cdef uint64_t done = 0
+    cdef Py_ssize_t moved
+    reason[0] = 0
+    while done < n:
+        moved = move(chain, out, at + done, n - done, fd, offset + <int64_t>done)
+        if moved > 0:
+            done += moved
+        elif moved == 0:
+            break
+        elif errno != EINTR:
+            reason[0] = errno
+            break
+    return done
+
+
+cdef Py_ssize_t move(
+    const Chain *chain, bint out, uint64_t at, uint64_t n, int fd, int64_t offset
+) noexcept nogil:
+    # One system call. A single piece, which most requests have, is spared the kernel's copy of it.
+    cdef iovec block[IOV_MAX]
+    cdef int count = cut_pieces(chain, not out, at, n, block, IOV_MAX)
+    if count == 0:
+        return 0
+    if count == 1:
+        if out:
+            return pwrite(fd, block[0].iov_base, block[0].iov_len, offset)
+        return pread(fd, block[0].iov_base, block[0].iov_len, offset)
+    if out:
+        return pwritev(fd, block, count, offset)
+    return preadv(fd, block, count, offset)
