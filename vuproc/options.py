@@ -55,7 +55,7 @@ class Options(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     json_schema: ClassVar[Mapping[str, Any]] = {}
     """Keywords added to the JSON Schema of these options: what no single field can say."""
-    live: ClassVar[frozenset[str]] = frozenset()
+    live: ClassVar[frozenset[str]] = frozenset({"poll", "cpus"})
     """Options that may change while a front-end is connected: workers started with the new value
     can go on with the rings of those that had the old one.
     """

@@ -66,7 +66,7 @@ class BlkOptions(Options, kw_only=True):
     json_schema: ClassVar[Mapping[str, Any]] = {
         "oneOf": [{"required": ["image"]}, {"required": ["ram"]}]
     }
-    live: ClassVar[frozenset[str]] = frozenset({"serial", "cache"})
+    live: ClassVar[frozenset[str]] = Options.live | {"serial", "cache"}
 
     image: Annotated[FilePath, Meta(description="A raw file or a block device.")] | None = None
     ram: (
