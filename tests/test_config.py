@@ -588,6 +588,7 @@ device:
   serial: demo-0
   block_size: 512
   cache: writeback
+  direct: false
   engine: auto
 exit_on_disconnect: false
 workers: [[0], [1], [2], [3]]
