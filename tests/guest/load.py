@@ -18,6 +18,8 @@ LONG = os.environ.get("VUPROC_LONG", "") not in ("", "0")
 FILES = 3
 """Files that each writer writes in turn."""
 SIZE = 128 << 20
+LAGGING = "lagging"
+"""In Python and out of order; the other engines are the disk's own."""
 BEGINS = "load=begins"
 ENDED = "load=ended"
 
@@ -97,12 +99,15 @@ QUEUES: dict[Callable[..., LinuxGuest], int] = {uml: 1, qemu: 2}
 """Of the disk that such a guest is given."""
 
 
-def new_disk(directory: Path, queues: int) -> tuple[Path, dict[str, Any]]:
-    """An empty image, and the device that serves it, out of order."""
+def new_disk(directory: Path, queues: int, engine: str = LAGGING) -> tuple[Path, dict[str, Any]]:
+    """An empty image, and the device that serves it by such an engine."""
     image = directory / "disk.raw"
     image.touch()
     os.truncate(image, SIZE)
-    return image, {"type": reference(LaggingBlk), "image": str(image), "queues": queues}
+    kind = (
+        {"type": reference(LaggingBlk)} if engine == LAGGING else {"type": "blk", "engine": engine}
+    )
+    return image, {**kind, "image": str(image), "queues": queues}
 
 
 def check(report: Report, image: Path, cpus: int) -> None:

@@ -23,7 +23,7 @@ from tests.guest.deaths import (
     kill_all,
     meanwhile,
 )
-from tests.guest.load import BEGINS, ENDED, LONG, QUEUES, check, new_disk, qemu, uml
+from tests.guest.load import BEGINS, ENDED, LAGGING, LONG, QUEUES, check, new_disk, qemu, uml
 from vuproc.admin import Request, ask
 from vuproc.testing import serve
 from vuproc.testing.errors import ServeFailed
@@ -42,12 +42,19 @@ SUPERVISED = ("--supervised",)
 Boot = Callable[[Path, int], LinuxGuest]
 
 pytestmark = pytest.mark.timeout(300)
-each_guest = pytest.mark.parametrize("boot", [uml, qemu], ids=["uml", "qemu"])
 
 
-@each_guest
-def test_a_guest_notices_nothing_of_workers_that_are_killed(tmp_path: Path, boot: Boot) -> None:
-    image, device = new_disk(tmp_path, QUEUES[boot])
+def each(*engines: tuple[Boot, str]) -> pytest.MarkDecorator:
+    """These guests, each with the engine of its disk."""
+    names = [f"{'uml' if boot is uml else 'qemu'}-{engine}" for boot, engine in engines]
+    return pytest.mark.parametrize(("boot", "engine"), engines, ids=names)
+
+
+@each((uml, LAGGING), (uml, "io_uring"), (qemu, LAGGING), (qemu, "sync"))
+def test_a_guest_notices_nothing_of_workers_that_are_killed(
+    tmp_path: Path, boot: Boot, engine: str
+) -> None:
+    image, device = new_disk(tmp_path, QUEUES[boot], engine)
     with serve(device) as served, boot(served.socket, LOAD_S) as guest:
         killer = WorkerKiller(served.socket)
         guest.wait_for(BEGINS)
@@ -64,9 +71,11 @@ def test_a_guest_notices_nothing_of_workers_that_are_killed(tmp_path: Path, boot
     check(report, image, QUEUES[boot])
 
 
-@each_guest
-def test_a_guest_notices_nothing_of_masters_that_are_killed(tmp_path: Path, boot: Boot) -> None:
-    image, device = new_disk(tmp_path, QUEUES[boot])
+@each((uml, LAGGING), (qemu, "io_uring"))
+def test_a_guest_notices_nothing_of_masters_that_are_killed(
+    tmp_path: Path, boot: Boot, engine: str
+) -> None:
+    image, device = new_disk(tmp_path, QUEUES[boot], engine)
     with serve(device, arguments=SUPERVISED) as served, boot(served.socket, LOAD_S) as guest:
         killer = MasterKiller(served.socket)
         guest.wait_for(BEGINS)
@@ -79,9 +88,9 @@ def test_a_guest_notices_nothing_of_masters_that_are_killed(tmp_path: Path, boot
     check(report, image, QUEUES[boot])
 
 
-@each_guest
-def test_a_guest_notices_nothing_of_upgrades(tmp_path: Path, boot: Boot) -> None:
-    image, device = new_disk(tmp_path, QUEUES[boot])
+@each((uml, "sync"), (qemu, LAGGING))
+def test_a_guest_notices_nothing_of_upgrades(tmp_path: Path, boot: Boot, engine: str) -> None:
+    image, device = new_disk(tmp_path, QUEUES[boot], engine)
     with serve(device, arguments=SUPERVISED) as served, boot(served.socket, LOAD_S) as guest:
         upgrader = Upgrader(served.socket)
         guest.wait_for(BEGINS)
