@@ -87,9 +87,7 @@ class Rejects:
         with make() as victim:
             prepare(victim)
             with attached(fds()) as sent, pytest.raises(Refused):
-                victim.front_end.request(
-                    name, sent, payload=payload, need_reply=True, **fields
-                )
+                victim.front_end.request(name, sent, payload=payload, need_reply=True, **fields)
             works(victim)
         with make() as victim:
             prepare(victim)

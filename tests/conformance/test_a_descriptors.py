@@ -144,8 +144,12 @@ def test_a16_fewer_descriptors_than_regions(disk: Served) -> None:
 @pytest.mark.parametrize("name", ["SET_BACKEND_REQ_FD", "ADD_MEM_REG"])
 def test_a16_message_that_needs_a_descriptor_has_none(rejects: Rejects, name: str) -> None:
     payload = FRONT_END.named(name).payload
-    rejects(name, payload=payload.encode(guest_addr=1 << 40, size=4096, user_addr=1 << 40)
-            if payload.heads else b"")
+    rejects(
+        name,
+        payload=payload.encode(guest_addr=1 << 40, size=4096, user_addr=1 << 40)
+        if payload.heads
+        else b"",
+    )
 
 
 @pytest.mark.parametrize("name", ["SET_VRING_CALL", "SET_VRING_ERR"])

@@ -128,9 +128,7 @@ def test_a29_device_that_never_finishes_is_replaced(gated: Served, gates: Gates)
         gated.wait_for_line("queue 0")
 
 
-def test_a30_memory_is_replaced_when_the_last_request_is_done(
-    gated: Served, gates: Gates
-) -> None:
+def test_a30_memory_is_replaced_when_the_last_request_is_done(gated: Served, gates: Gates) -> None:
     with gated.guest(queues=2) as guest:
         tokens = submitted(guest, gates, 0, 2) + submitted(guest, gates, 1, 2)
         change = Pending(lambda: guest.front_end.set_memory(guest.ram.regions))

@@ -25,9 +25,7 @@ def test_a10_features_that_were_not_offered(rejects: Rejects, extra: int) -> Non
     rejects("SET_FEATURES", value=Feature.VERSION_1 | extra)
 
 
-@pytest.mark.parametrize(
-    "extra", [ProtocolFeature.LOG_SHMFD, ProtocolFeature.XEN_MMAP, 1 << 63]
-)
+@pytest.mark.parametrize("extra", [ProtocolFeature.LOG_SHMFD, ProtocolFeature.XEN_MMAP, 1 << 63])
 def test_a10_protocol_features_that_were_not_offered(disk: Served, extra: int) -> None:
     with disk.connect() as front_end:
         front_end.request("GET_PROTOCOL_FEATURES")
@@ -73,9 +71,10 @@ def test_a31_config_is_padded_past_its_end(disk: Served) -> None:
         assert len(whole) == 1024
         assert not any(whole[256:])
         for offset, size in ((0, 1), (0, 60), (8, 57), (60, 200), (1000, 24), (2000, 8)):
-            assert guest.front_end.get_config(offset, size) == whole.ljust(4096, b"\0")[
-                offset : offset + size
-            ]
+            assert (
+                guest.front_end.get_config(offset, size)
+                == whole.ljust(4096, b"\0")[offset : offset + size]
+            )
         works(guest)
 
 

@@ -166,9 +166,7 @@ def test_c27_kick_storm_on_an_empty_ring(grouped: bool) -> None:
 def test_c28_driver_that_does_not_kick_is_seen_at_the_next_kick(disk: Served) -> None:
     with disk.guest(queues=2) as guest:
         queue = guest.queues[0]
-        tokens = [
-            queue.submit([Block.header(BlkType.IN)], [512, 1], kick=False) for _ in range(10)
-        ]
+        tokens = [queue.submit([Block.header(BlkType.IN)], [512, 1], kick=False) for _ in range(10)]
         queue.kick()
         assert [queue.wait(token).data[1] for token in tokens] == [b"\0"] * 10
 

@@ -25,9 +25,7 @@ KERNEL_BOUND_S = 30.0
 class Inline:
     """One queue of `device`. `errors` are the exceptions that its `handle` raised."""
 
-    def __init__(
-        self, device: Any, ram: Ram | int = 16 << 20, size: int = QUEUE_SIZE
-    ) -> None:
+    def __init__(self, device: Any, ram: Ram | int = 16 << 20, size: int = QUEUE_SIZE) -> None:
         self.device = device
         self.errors: list[BaseException] = []
         self.ram = Ram(ram) if isinstance(ram, int) else ram

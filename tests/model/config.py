@@ -78,9 +78,7 @@ class Memory:
         self.next = self._row("desc[{}].next", config.size)
         self.counter = self._row("desc[{}].counter", config.size)
 
-    def initial(
-        self, config: Config, origin: int, before: tuple[int, ...] = ()
-    ) -> tuple[int, ...]:
+    def initial(self, config: Config, origin: int, before: tuple[int, ...] = ()) -> tuple[int, ...]:
         """An empty ring whose indices begin at `origin`; the record is as it was `before`."""
         words = [0] * self.record
         words[self.avail_idx] = words[self.used_idx] = origin

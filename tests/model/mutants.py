@@ -194,9 +194,7 @@ MUTANTS = (
     Mutant("a record that begins at index 0", "one slot", drop("V1")),
     Mutant("marks of a ring that is no more", "stops", drop("V2")),
     Mutant("a record in force before its used index", "one slot", swap("V1", "V3")),
-    Mutant(
-        "a record in force before its marks are cleared", "stops, two deaths", swap("V2", "V3")
-    ),
+    Mutant("a record in force before its marks are cleared", "stops, two deaths", swap("V2", "V3")),
     Mutant("a record never in force", "one slot", drop("V3")),
     Mutant("a second worker at the old base", "stops", change("V4", " if fresh else used", "")),
     Mutant("an answer before all is drained", "stops", change("Z0", "not p.ran", "True")),

@@ -136,8 +136,7 @@ class Search:
         words, driver, worker, control = state
         now = self.controls.values[control]
         nexts: list[Next] = [
-            (step, self._after(step, state))
-            for step in self._steps_of(words, worker, now.stopping)
+            (step, self._after(step, state)) for step in self._steps_of(words, worker, now.stopping)
         ]
         for label, words_after, driver_after in self._moves_of(words, driver):
             nexts.append((label, State(words_after, driver_after, worker, control)))
@@ -233,9 +232,7 @@ class Search:
             if at.between is not None:
                 choices = self.worker.choices(at.between, stopping)
                 starts = (self._settled(At(choice), now) for choice in choices)
-            known = self._steps[key] = [
-                step for start in starts for step in self._step(start, now)
-            ]
+            known = self._steps[key] = [step for start in starts for step in self._step(start, now)]
         return known
 
     def _step(self, at: At, words: Words) -> Iterator[Step]:
@@ -253,9 +250,7 @@ class Search:
                 return
             words = put(words, access.at, 0)
         after = self._settled(At(at.of, (*at.got, got)), words)
-        yield Step(
-            at.of.name, access, got, self.words.number(words), self.workers.number(after)
-        )
+        yield Step(at.of.name, access, got, self.words.number(words), self.workers.number(after))
 
     def _settled(self, at: At, words: Words) -> At:
         """Past the loads from the record, which nobody else changes, and past a program's end."""

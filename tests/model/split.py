@@ -1,6 +1,6 @@
 """The models of the split ring's protocol, small and large, and the command that looks at them.
 
-    python -m tests.model.split [--large] [--mutants]
+python -m tests.model.split [--large] [--mutants]
 """
 
 from __future__ import annotations

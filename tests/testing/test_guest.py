@@ -144,10 +144,7 @@ def test_back_end_that_does_not_answer(vuproc_device: ServeDevice) -> None:
 
 def test_device_file_by_its_path(tmp_path: Path) -> None:
     (tmp_path / "device.yaml").write_text(
-        "socket: ./here.sock\n"
-        "device:\n"
-        f"  type: {authors_devices.__file__}:Echo\n"
-        "  queues: 2\n"
+        f"socket: ./here.sock\ndevice:\n  type: {authors_devices.__file__}:Echo\n  queues: 2\n"
     )
     with serve(tmp_path / "device.yaml") as served:
         assert served.socket == tmp_path / "here.sock"
@@ -183,9 +180,9 @@ def test_reference_to_a_class_is_found_again() -> None:
     from vuproc.devices.blk import Blk
 
     assert reference(Blk) == "vuproc.devices.blk:Blk"
-    assert reference(Entropy).endswith("authors_devices:Entropy") or reference(
-        Entropy
-    ).endswith("authors_devices.py:Entropy")
+    assert reference(Entropy).endswith("authors_devices:Entropy") or reference(Entropy).endswith(
+        "authors_devices.py:Entropy"
+    )
 
 
 def test_options_do_not_go_with_a_path(tmp_path: Path) -> None:

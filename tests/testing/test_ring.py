@@ -190,9 +190,11 @@ def test_every_chain_comes_back_exactly_once_over_the_wrap(data: st.DataObject) 
                 in_flight[head] = count
                 pair.ring.publish()
             pair.device.fetch()
-            for head in data.draw(st.lists(st.sampled_from(sorted(in_flight)), unique=True)) if (
-                in_flight
-            ) else ():
+            for head in (
+                data.draw(st.lists(st.sampled_from(sorted(in_flight)), unique=True))
+                if (in_flight)
+                else ()
+            ):
                 pair.device.complete(head, head)
                 del in_flight[head]
             for head, length in pair.ring.reap():

@@ -126,5 +126,3 @@ def test_each_way_to_wait_serves(
         (queue,) = ask(served.socket, Request("status"))["queues"]
         assert os.sched_getaffinity(queue["pid"]) == {there}
     assert image.read_bytes()[:512] == bytes([99]) * 512
-
-
