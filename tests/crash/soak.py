@@ -109,11 +109,12 @@ class Result:
         }
         executed = sum(times * count for times, count in self.executions.items())
         spread = ", ".join(f"{n} times: {count}" for n, count in sorted(self.executions.items()))
+        rate = f"{executed / max(1, self.requests):.4f} a request ({spread})"
         lines = [
             f"kills           {self.kills} in {self.seconds:.1f} s",
             f"requests        {self.requests} (the device's counters have {self.served})",
             *(f"{kind:15} {count}" for kind, count in counts.items()),
-            f"executions      {executed / max(1, self.requests):.4f} a request ({spread})",
+            f"executions      {rate if self.executions else 'not counted by this disk'}",
             f"longest stall   {self.longest_stall_s * 1000:.1f} ms",
             *(
                 f"{name:15} {before} before, {after} after"
