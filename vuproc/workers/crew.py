@@ -458,7 +458,7 @@ class Crew:
         if not seat.bury(cause):
             return
         reason = None
-        if seat.last_signal is signal.SIGBUS:
+        if seat.untold or seat.last_signal is signal.SIGBUS:
             reason = self._truncation(seat)
         if seat.crash_looping:
             reason = f"{BREAKER_DEATHS} deaths without work in between, the last: {seat.causes[-1]}"
@@ -489,6 +489,8 @@ class Crew:
                 self._give_up(seat, str(error))
         except (WorkerLost, WorkerRefused) as error:
             self._bury(seat, f"could not resume: {error}")
+        finally:
+            seat.tell()
 
     def _occupy(self, seat: Seat, hold: int = -1) -> None:
         """Seat the standby, or a new worker if that is of no use, and bring it up to date."""

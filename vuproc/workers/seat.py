@@ -52,6 +52,7 @@ class Seat:
         self._work = work
         self._work_before = 0
         self._deaths: deque[float] = deque(maxlen=BREAKER_DEATHS)
+        self._untold: WorkerProcess | None = None
 
     @property
     def crash_looping(self) -> bool:
@@ -75,19 +76,40 @@ class Seat:
         """Make sure that the worker is dead, log how it ended, and empty the seat.
 
         False if it was empty. A worker that the kernel does not let die keeps the seat empty for
-        good: no second one may touch its rings.
+        good: no second one may touch its rings. How one ended that had done its work changes
+        nothing for its successor, for which a driver waits: `tell` finds out and says it later.
         """
+        self.tell()
         worker = self.worker
         if worker is None:
             return False
         self.worker = None
         # Its channel may close a moment before its end can be seen; what ended it is worth knowing.
         by_itself = worker.wait_end(END_GRACE)
+        if by_itself and self._has_worked():
+            self._untold = worker
+            self._count(from_outside=False)
+            return True
         if not worker.kill():
             log.error("worker %d cannot be killed; its queues stay without one", worker.pid)
             self.spawn_at = float("inf")
             return True
-        how = worker.ending() if by_itself else cause
+        self._tell(worker, worker.ending() if by_itself else cause)
+        self._count(from_outside=by_itself and self.last_signal is signal.SIGKILL)
+        return True
+
+    @property
+    def untold(self) -> bool:
+        """How the last worker ended is not known yet."""
+        return self._untold is not None
+
+    def tell(self) -> None:
+        """Log how the last worker ended, if that was put off."""
+        worker, self._untold = self._untold, None
+        if worker is not None:
+            self._tell(worker, worker.ending())
+
+    def _tell(self, worker: WorkerProcess, how: str) -> None:
         self.last_signal = worker.ended_by_signal()
         worker.close()
         self.restarts += 1
@@ -95,8 +117,6 @@ class Seat:
         log.warning(
             "%s: worker %d ended (%s), starting another", name_queues(self.queues), worker.pid, how
         )
-        self._count(from_outside=by_itself and self.last_signal is signal.SIGKILL)
-        return True
 
     def vacate(self) -> None:
         """Have a worker that is well end by itself, and empty the seat; as `bury`, for good if it
@@ -124,7 +144,7 @@ class Seat:
 
     def _count(self, *, from_outside: bool) -> None:
         now = time.monotonic()
-        if self._work(self.queues) != self._work_before or from_outside:
+        if self._has_worked() or from_outside:
             self._deaths.clear()
             self.spawn_at = now
             return
@@ -132,3 +152,6 @@ class Seat:
             self._deaths.popleft()
         self.spawn_at = now + BACK_OFF[min(len(self._deaths), len(BACK_OFF) - 1)]
         self._deaths.append(now)
+
+    def _has_worked(self) -> bool:
+        return self._work(self.queues) != self._work_before
