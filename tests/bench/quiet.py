@@ -104,8 +104,9 @@ def _of_task(path: str) -> Times:
     try:
         with open(f"{path}/schedstat", "rb") as schedstat:
             return Times(*(int(field) for field in schedstat.read().split()))
-    except FileNotFoundError:
-        # The thread has ended, or the kernel counts no waiting: then `foreign` has to do.
+    except (FileNotFoundError, ProcessLookupError):
+        # The thread has ended, before the file was opened or after that. Or the kernel counts no
+        # waiting: then `foreign` has to do.
         return Times()
 
 
