@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 UNITS = (
     *(f"vuproc/shm/{name}" for name in ("memory", "counters", "uring", "request", "inflight")),
-    *("vuproc/shm/native", "vuproc/shm/ring", "vuproc/shm/split"),
+    *(f"vuproc/shm/{name}" for name in ("native", "completions", "ring", "split")),
     *("vuproc/devices/blk_native", "crash_native"),
 )
 SOURCES = ("errors.py", "shm/__init__.py", "shm/segment.py", "devices/__init__.py")

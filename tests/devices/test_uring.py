@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.devices.inline import KERNEL_BOUND_S, QUEUE_SIZE, Inline
+from tests.kernel import has_uring
 from vuproc import Device, Request
 from vuproc.devices.blk import Blk, BlkOptions
-from vuproc.errors import RequestFinished, UringUnavailable
+from vuproc.errors import RequestFinished
 from vuproc.shm.uring import Uring
 from vuproc.spec.blk import REQUEST_HEADER, BlkStatus, BlkType
 from vuproc.testing.queue import Completion
@@ -49,16 +50,6 @@ class Handed(Device):
 def whole(done: Completion) -> bytes:
     """All writable bytes, whatever the device says it wrote."""
     return b"".join(done.data)
-
-
-def available() -> bool:
-    """Whether there is io_uring here; says why not."""
-    try:
-        Uring(1, [0]).close()
-    except UringUnavailable as error:
-        print(f"blocking calls: {error}")
-        return False
-    return True
 
 
 @pytest.fixture
@@ -194,7 +185,7 @@ def test_memory_that_is_not_aligned_takes_the_other_file(tmp_path: Path) -> None
 
 
 def test_requests_come_back_in_any_order(image: int) -> None:
-    if not available():
+    if not has_uring():
         return
     reading, writing = os.pipe()
     inline = Inline(Handed([image, reading]))
@@ -223,7 +214,7 @@ def test_requests_come_back_in_any_order(image: int) -> None:
 
 
 def test_a_ring_that_stops_takes_its_requests_back_from_the_kernel(image: int) -> None:
-    if not available():
+    if not has_uring():
         return
     reading, writing = os.pipe()
     inline = Inline(Handed([reading]))
@@ -255,7 +246,7 @@ def test_a_ring_that_stops_takes_its_requests_back_from_the_kernel(image: int) -
 
 
 def test_the_native_disk_answers_in_any_order_and_lets_go_at_the_end(tmp_path: Path) -> None:
-    if not available():
+    if not has_uring():
         return
     path = tmp_path / "image"
     path.write_bytes(bytes(8 * PAGE))

@@ -6,16 +6,13 @@ checked for that; a ring which reads twice is found out within some thousand of 
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import AbstractContextManager
 
 import pytest
 
+from tests.shm.companion import beside
 from tests.shm.guest import (
     DATA,
     HOLE,
@@ -39,25 +36,12 @@ TABLE = DATA + 0x1000
 pytestmark = pytest.mark.timeout(120)
 
 
-@contextmanager
-def toggled(guest: Guest, width: int, values: tuple[int, int], *addresses: int) -> Iterator[None]:
+def toggled(
+    guest: Guest, width: int, values: tuple[int, int], *addresses: int
+) -> AbstractContextManager[None]:
     """Another process stores both values in the fields by turns."""
-    arguments = [guest.fd, width, *values, *(places(addr, width)[0][0] for addr in addresses)]
-    with subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("toggler.py")), *map(str, arguments)],
-        pass_fds=[guest.fd],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    ) as process:
-        try:
-            assert process.stdin is not None and process.stdout is not None
-            assert process.stdout.readline() == b"ready\n"
-            yield
-            assert process.poll() is None
-            process.stdin.close()
-            assert process.wait(30) == 0
-        finally:
-            process.kill()
+    fields = (places(addr, width)[0][0] for addr in addresses)
+    return beside(guest, "toggler.py", width, *values, *fields)
 
 
 Shape = tuple[int, tuple[int, ...], tuple[int, ...]]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
+from tests.shm.companion import beside
 from tests.shm.guest import F_EVENT_IDX, F_INDIRECT, RING, Guest, places
 from vuproc.errors import RingError
 from vuproc.shm.request import Request
@@ -42,32 +40,19 @@ def test_c23_b26_fields_that_change_while_they_are_read(features: int) -> None:
         raise error
 
     with Guest(8) as guest:
-        arguments = [guest.fd, guest.size, places(RING, 1)[0][0], RING, places(TABLE, 1)[0][0]]
-        with subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("flipper.py")), *map(str, arguments)],
-            pass_fds=[guest.fd],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        ) as flipper:
-            try:
-                assert flipper.stdout is not None and flipper.stdin is not None
-                assert flipper.stdout.readline() == b"ready\n"
-                begin = time.monotonic()
-                ring = guest.ring(features, chain_limit=16)
-                while (spent := time.monotonic() - begin) < BOUND_S:
-                    if spent > RUN_S and served > 200 and len(causes) >= 5:
-                        break
-                    try:
-                        ring.drain(handle, on_error, 64)
-                        ring.arm()
-                    except RingError as error:
-                        causes[error.cause] += 1
-                        ring = guest.ring(features, chain_limit=16)
-                assert flipper.poll() is None
-                flipper.stdin.close()
-                assert flipper.wait(30) == 0
-            finally:
-                flipper.kill()
+        places_of = guest.size, places(RING, 1)[0][0], RING, places(TABLE, 1)[0][0]
+        with beside(guest, "flipper.py", *places_of):
+            begin = time.monotonic()
+            ring = guest.ring(features, chain_limit=16)
+            while (spent := time.monotonic() - begin) < BOUND_S:
+                if spent > RUN_S and served > 200 and len(causes) >= 5:
+                    break
+                try:
+                    ring.drain(handle, on_error, 64)
+                    ring.arm()
+                except RingError as error:
+                    causes[error.cause] += 1
+                    ring = guest.ring(features, chain_limit=16)
         assert guest.intact()
     # It was a race indeed: requests went through and the ring broke for many a reason.
     assert served > 200

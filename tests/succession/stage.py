@@ -29,8 +29,8 @@ from vuproc.journal import Journal, Phase
 from vuproc.master import Master
 from vuproc.outbox import Outbox
 from vuproc.peek import PeekingReceiver
+from vuproc.serve import PROTOCOL_FEATURES
 from vuproc.session import Offer
-from vuproc.spec.vhost_user import ProtocolFeature
 from vuproc.spec.virtio import Feature
 from vuproc.systemd import Notifier
 from vuproc.testing.frontend import FrontEnd
@@ -44,16 +44,7 @@ LABEL_BYTES = 200
 
 OFFER = Offer(
     features=int(Feature.VERSION_1 | Feature.PROTOCOL_FEATURES),
-    protocol_features=int(
-        ProtocolFeature.MQ
-        | ProtocolFeature.REPLY_ACK
-        | ProtocolFeature.BACKEND_REQ
-        | ProtocolFeature.CONFIG
-        | ProtocolFeature.INFLIGHT_SHMFD
-        | ProtocolFeature.RESET_DEVICE
-        | ProtocolFeature.CONFIGURE_MEM_SLOTS
-        | ProtocolFeature.STATUS
-    ),
+    protocol_features=int(PROTOCOL_FEATURES),
     num_queues=QUEUES,
     queue_size=128,
     config_size=16,

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.crash.soak import soak
+from tests.kernel import has_uring
 from tests.workers.scripted import Scripted
 from vuproc import control
 from vuproc.devices.blk import Blk, BlkOptions
@@ -44,16 +45,6 @@ BOUND_S = 30.0
 PAGE = 4096
 PAGES = 256
 SIZE = 64
-
-
-def available() -> bool:
-    """Whether there is io_uring here; says why not."""
-    try:
-        Uring(1, [0]).close()
-    except UringUnavailable as error:
-        print(f"not run: {error}")
-        return False
-    return True
 
 
 def is_direct(image: Path) -> bool:
@@ -114,7 +105,7 @@ time.sleep(1000)
 
 
 def test_the_witness_stays_until_the_kernel_has_finished() -> None:
-    if not available():
+    if not has_uring():
         return
     record, size = make_records(2, SIZE)
     mine, others = (record, size // 2, size // 2), (record, 0, size // 2)
@@ -155,7 +146,7 @@ def test_nothing_arrives_in_guest_memory_once_the_witness_has_gone(tmp_path: Pat
     fd = os.open(image, os.O_RDONLY)
     os.fsync(fd)
     os.close(fd)
-    if not available() or not is_direct(image):
+    if not has_uring() or not is_direct(image):
         return
     record, _ = make_records(1, SIZE)
     memory = os.memfd_create("guest")

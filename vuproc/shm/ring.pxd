@@ -3,23 +3,16 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from posix.uio cimport iovec
 
-from vuproc.shm.counters cimport QueueCounters
+from vuproc.shm.completions cimport Completions
 from vuproc.shm.memory cimport GuestMemory
 from vuproc.shm.native cimport NativeDevice
-from vuproc.shm.request cimport Chain, Request, RequestOwner
+from vuproc.shm.request cimport Chain, Request
 
 
 cdef enum:
-    BATCH = 64                     # most completions published by one store of the used index
     STEP = 8                       # completions that a native device shows at a time, with no call
-    BATCH_NS = 100000              # and the longest that one waits for others
     SLICE_NS = 1000000             # the longest that a native device keeps its worker's loop waiting
     HELD = 2                       # a mark: in flight, and deferred by the native device
-
-
-cdef struct Completion:
-    uint16_t head
-    uint32_t length
 
 
 cdef struct Flight:
@@ -28,30 +21,21 @@ cdef struct Flight:
     uint64_t readable
 
 
-cdef class Ring(RequestOwner):
+cdef class Ring(Completions):
     cdef GuestMemory memory
-    cdef QueueCounters counters
     cdef readonly Py_ssize_t size
     cdef uint32_t limit            # most descriptors of one chain
     cdef uint16_t last_avail       # next entry to fetch, free-running
     cdef uint16_t last_used        # next entry to complete; private, never read back (rule R3)
     cdef uint8_t *marks            # marks[head]: in flight, from fetch to used.idx's store
-    cdef Py_ssize_t flying         # fetched and not completed
     cdef tuple found               # Recovered requests; None without a record
     cdef Py_ssize_t survivors      # their number
     cdef Py_ssize_t resumed        # and how many of them were taken up again
     cdef bint owes_call            # the driver may have missed what a predecessor completed
     cdef object policy             # "drop" or "fail"; None: run again
     cdef public object on_skip
-    cdef Completion batch[BATCH]   # completed and not published
-    cdef int batched
-    cdef uint64_t batch_since      # ns, when the oldest of them was completed
     cdef iovec *pieces             # room for the pieces of one chain
     cdef int piece_room
-    cdef bint owed                 # shown, and the driver wants a call for it
-    cdef uint64_t owed_since       # ns
-    cdef int call_fd               # -1: none
-    cdef uint64_t now              # ns, the last look at the clock
     cdef void *current             # the Request inside `handle`; borrowed
     cdef bint draining
     cdef readonly bint stopped
@@ -60,17 +44,12 @@ cdef class Ring(RequestOwner):
     cdef const char *cause         # what `fetch` or `look` found; NULL: nothing
     cdef object failure            # the RingError, once broken
 
-    # No GIL, no Python objects.
+    cdef bint begin(self, str what) except -1
     cdef int attach(self, NativeDevice device) except -1
+    # No GIL, no Python objects.
     cdef int serve_batch(self, int budget, uint64_t spin_ns, int *fetched) noexcept nogil
     cdef void serve_one(self, Chain *chain, uint8_t attempts) noexcept nogil
     cdef bint await_work(self, uint64_t spin_ns) noexcept nogil
-    cdef void complete(
-        self, uint16_t head, uint64_t written, uint64_t read, uint64_t nanoseconds
-    ) noexcept nogil
-    cdef void show(self) noexcept nogil
-    cdef int flush(self) noexcept nogil
-    cdef void signal(self) noexcept nogil
 
     cdef Request request_of(self, Chain *chain)
     cdef int resume(self, Chain *chain, uint8_t *attempts, uint8_t *stage) except -2
@@ -93,7 +72,6 @@ cdef class Ring(RequestOwner):
     cdef void note_begun(self, uint16_t head, uint8_t attempts) noexcept nogil
     cdef void note_survived(self, uint16_t head, uint8_t attempts) noexcept nogil
     cdef void note_end(self) noexcept nogil
-    cdef bint commit(self) noexcept nogil
     cdef int ask_kicks(self) noexcept nogil
     cdef void refuse_kicks(self) noexcept nogil
     cdef bint available(self) noexcept nogil

@@ -1,18 +1,15 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, auto_pickle=False
-"""What split and packed rings share: the loop over requests, batches, counters and notification."""
+"""What split and packed rings share: the loops over requests, and what a predecessor has left."""
 
-from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport abort, calloc, free, malloc
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
-from posix.unistd cimport write
 
 from vuproc.shm.atomics cimport vu_pause
-from vuproc.shm.counters cimport QueueCounters, add, set_busy
+from vuproc.shm.completions cimport BATCH_NS, Completions, clock_ns
+from vuproc.shm.counters cimport add, set_busy
 from vuproc.shm.memory cimport GuestMemory
 from vuproc.shm.native cimport NativeDevice
 from vuproc.shm.request cimport CLOSED, OPEN, Chain, Request
-
 from vuproc.shm.uring cimport Outcome
 
 from os import strerror
@@ -30,22 +27,7 @@ cdef enum:
     # disk is not to wait for the last of them.
     SUBMIT = 16
 
-cdef extern from "<poll.h>" nogil:
-    cdef struct pollfd:
-        int fd
-        short events
-        short revents
-    short POLLOUT
-    int poll(pollfd *fds, unsigned long count, int timeout)
-
-
-cdef inline uint64_t clock_ns() noexcept nogil:
-    cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
-    return <uint64_t>now.tv_sec * 1000000000 + <uint64_t>now.tv_nsec
-
-
-cdef class Ring(RequestOwner):
+cdef class Ring(Completions):
     """The device side of one virtqueue, whatever its layout."""
 
     def __dealloc__(self):
@@ -63,7 +45,6 @@ cdef class Ring(RequestOwner):
             raise MemoryError
         self.size = size
         self.limit = limit
-        self.call_fd = -1
         return 0
 
     @property
@@ -100,11 +81,6 @@ cdef class Ring(RequestOwner):
         self.policy = None if value == "run" else value
 
     @property
-    def unpublished(self):
-        """Requests finished and not shown to the driver yet."""
-        return self.batched
-
-    @property
     def next_avail(self):
         """The free-running 16-bit index of the next entry to fetch."""
         return self.last_avail
@@ -119,10 +95,6 @@ cdef class Ring(RequestOwner):
         """Why the ring is broken; None while it is sound."""
         return self.failure
 
-    def set_call(self, int fd):
-        """Notify the driver through `fd` (borrowed); -1: do not notify."""
-        self.call_fd = fd if fd >= 0 else -1
-
     def drain(self, object handle, object on_error, int budget):
         """Fetch and handle up to `budget` requests; return how many were fetched."""
         cdef Chain chain
@@ -131,17 +103,8 @@ cdef class Ring(RequestOwner):
         cdef uint64_t epoch = self.epoch
         cdef uint8_t attempts, stage
         cdef object reason
-        if self.draining:
-            raise RuntimeError("drain called from a handler")
-        self.check_sound()
-        if self.stopped:
+        if not self.begin("drain"):
             return 0
-        self.draining = True
-        self.refuse_kicks()
-        if self.owes_call:
-            self.owes_call = False
-            self.signal()
-        self.now = clock_ns()
         try:
             while fetched < budget:
                 attempts = 0
@@ -178,6 +141,21 @@ cdef class Ring(RequestOwner):
         if got < 0:
             raise self.break_ring()
         return fetched
+
+    cdef bint begin(self, str what) except -1:
+        # A turn begins; False: the ring is stopped.
+        if self.draining:
+            raise RuntimeError(f"{what} called from a handler")
+        self.check_sound()
+        if self.stopped:
+            return False
+        self.draining = True
+        self.refuse_kicks()
+        if self.owes_call:
+            self.owes_call = False
+            self.signal()
+        self.now = clock_ns()
+        return True
 
     cdef int submit(self) except -1:
         cdef int answer
@@ -251,20 +229,11 @@ cdef class Ring(RequestOwner):
         cdef uint8_t attempts, stage
         cdef object reason
         cdef uint64_t failures = device.failures
-        if self.draining:
-            raise RuntimeError("serve_native called from a handler")
-        self.check_sound()
-        if self.stopped:
+        if not self.begin("serve_native"):
             return False
-        if self.device is not device:
-            self.attach(device)
-        self.draining = True
-        self.refuse_kicks()
-        if self.owes_call:
-            self.owes_call = False
-            self.signal()
-        self.now = clock_ns()
         try:
+            if self.device is not device:
+                self.attach(device)
             while self.resumed < self.survivors and fetched < budget:
                 got = self.resume(&chain, &attempts, &stage)
                 if got < 0:
@@ -461,66 +430,6 @@ cdef class Ring(RequestOwner):
             self.now - request.started,
         )
 
-    cdef void complete(
-        self, uint16_t head, uint64_t written, uint64_t read, uint64_t nanoseconds
-    ) noexcept nogil:
-        # `head` is in flight and is completed once only; its Request's state sees to that.
-        if self.batched == 0:
-            self.batch_since = self.now
-        self.batch[self.batched].head = head
-        # 2^32 bytes are legal, and a used length of them is not to be had.
-        self.batch[self.batched].length = <uint32_t>min(written, <uint64_t>0xffffffff)
-        self.batched += 1
-        self.flying -= 1
-        if self.counters is not None:
-            self.counters.completed(read, written, nanoseconds)
-        if self.batched == BATCH:
-            self.flush()
-
-    cdef int flush(self) noexcept nogil:
-        cdef int count = self.batched
-        if count:
-            self.show()
-        if self.owed:
-            self.owed = False
-            self.signal()
-        return count
-
-    cdef void show(self) noexcept nogil:
-        # Publish, and put off the call that the driver may want for it.
-        if self.commit() and not self.owed:
-            self.owed = True
-            self.owed_since = self.now
-
-    cdef void signal(self) noexcept nogil:
-        # O_NONBLOCK would be the front-end's flag too, so: look, then write. Should the front-end
-        # fill the descriptor in between, the write blocks this worker and nobody else.
-        cdef pollfd look
-        cdef uint64_t one = 1
-        cdef Py_ssize_t sent
-        cdef int ready
-        if self.call_fd < 0:
-            return
-        look.fd = self.call_fd
-        look.events = POLLOUT
-        look.revents = 0
-        ready = poll(&look, 1, 0)
-        if ready == 0:
-            # Full: what is in there and not read yet wakes the driver as well.
-            return
-        while ready > 0:
-            sent = write(self.call_fd, &one, sizeof(one))
-            if sent >= 0:
-                if self.counters is not None:
-                    add(&self.counters.block.calls, 1)
-                return
-            if errno == EAGAIN:
-                return
-            if errno != EINTR:
-                break
-        if self.counters is not None:
-            add(&self.counters.block.call_errors, 1)
-
     def spin(self, uint64_t nanoseconds):
         """Look for work for so long, asking for no kick; True as soon as there is some."""
         cdef bint found
@@ -538,10 +447,6 @@ cdef class Ring(RequestOwner):
                 self.device.reap()
                 self.device.submit()
         return self.flush()
-
-    def notify_always(self):
-        """Notify the driver whether it wants that or not."""
-        self.signal()
 
     def arm(self):
         """Ask for a kick at the next request; True if there is work already."""
@@ -646,10 +551,6 @@ cdef class Ring(RequestOwner):
 
     cdef void note_end(self) noexcept nogil:
         pass
-
-    cdef bint commit(self) noexcept nogil:
-        self.batched = 0
-        return False
 
     cdef int ask_kicks(self) noexcept nogil:
         return 0

@@ -1,0 +1,101 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, auto_pickle=False
+"""The far end of a ring: completed requests are batched, shown to the driver, and announced."""
+
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from posix.unistd cimport write
+
+from vuproc.shm.counters cimport add
+from vuproc.shm.request cimport RequestOwner
+
+cdef extern from "<poll.h>" nogil:
+    cdef struct pollfd:
+        int fd
+        short events
+        short revents
+    short POLLOUT
+    int poll(pollfd *fds, unsigned long count, int timeout)
+
+
+cdef class Completions(RequestOwner):
+    """What a ring has completed; how it is published is the layout's affair."""
+
+    def __cinit__(self):
+        self.call_fd = -1
+
+    @property
+    def unpublished(self):
+        """Requests finished and not shown to the driver yet."""
+        return self.batched
+
+    def set_call(self, int fd):
+        """Notify the driver through `fd` (borrowed); -1: do not notify."""
+        self.call_fd = fd if fd >= 0 else -1
+
+    def notify_always(self):
+        """Notify the driver whether it wants that or not."""
+        self.signal()
+
+    cdef void complete(
+        self, uint16_t head, uint64_t written, uint64_t read, uint64_t nanoseconds
+    ) noexcept nogil:
+        # `head` is in flight and is completed once only; its Request's state sees to that.
+        if self.batched == 0:
+            self.batch_since = self.now
+        self.batch[self.batched].head = head
+        # 2^32 bytes are legal, and a used length of them is not to be had.
+        self.batch[self.batched].length = <uint32_t>min(written, <uint64_t>0xffffffff)
+        self.batched += 1
+        self.flying -= 1
+        if self.counters is not None:
+            self.counters.completed(read, written, nanoseconds)
+        if self.batched == BATCH:
+            self.flush()
+
+    cdef int flush(self) noexcept nogil:
+        cdef int count = self.batched
+        if count:
+            self.show()
+        if self.owed:
+            self.owed = False
+            self.signal()
+        return count
+
+    cdef void show(self) noexcept nogil:
+        # Publish, and put off the call that the driver may want for it.
+        if self.commit() and not self.owed:
+            self.owed = True
+            self.owed_since = self.now
+
+    cdef void signal(self) noexcept nogil:
+        # O_NONBLOCK would be the front-end's flag too, so: look, then write. Should the front-end
+        # fill the descriptor in between, the write blocks this worker and nobody else.
+        cdef pollfd look
+        cdef uint64_t one = 1
+        cdef Py_ssize_t sent
+        cdef int ready
+        if self.call_fd < 0:
+            return
+        look.fd = self.call_fd
+        look.events = POLLOUT
+        look.revents = 0
+        ready = poll(&look, 1, 0)
+        if ready == 0:
+            # Full: what is in there and not read yet wakes the driver as well.
+            return
+        while ready > 0:
+            sent = write(self.call_fd, &one, sizeof(one))
+            if sent >= 0:
+                if self.counters is not None:
+                    add(&self.counters.block.calls, 1)
+                return
+            if errno == EAGAIN:
+                return
+            if errno != EINTR:
+                break
+        if self.counters is not None:
+            add(&self.counters.block.call_errors, 1)
+
+    cdef bint commit(self) noexcept nogil:
+        self.batched = 0
+        return False
