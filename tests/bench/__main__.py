@@ -70,10 +70,15 @@ class Bench:
     def _scaling(self, client: Client) -> Finding:
         """The work for a CPU on one queue and on two, side by side."""
         case = replace(bars.CHECKSUM, span=self._options.span)
+        both = (replace(case, queues=1), bars.ONE), (replace(case, queues=2), bars.TWO)
         entries = [
-            self._entry(side, replace(case, queues=queues), client, label)
+            Entry(bars.LIMIT + label, open_limit("call", each, self._images, label))
+            for each, label in both
+        ]
+        entries += [
+            self._entry(side, each, client, label)
             for side in [*self._ours, *self._peers]
-            for queues, label in ((1, bars.ONE), (2, bars.TWO))
+            for each, label in both
             if side.name in (f"vuproc {ours.VERBS}", "rust preadv")
         ]
         title = f"{case.work.title}, {case.store.value}, depth {case.depth}, one queue and two"

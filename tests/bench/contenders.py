@@ -77,7 +77,7 @@ def open_contender(
 
 
 @contextmanager
-def open_limit(how: str, case: Case, images: Images) -> Iterator[Contender]:
+def open_limit(how: str, case: Case, images: Images, label: str = "") -> Iterator[Contender]:
     """The same work over the same kind of buffers by a loop in C: `call`, or `copy` of a mapping.
 
     With O_DIRECT `call` is io_uring at the case's depth. Raises Missing.
@@ -92,7 +92,7 @@ def open_limit(how: str, case: Case, images: Images) -> Iterator[Contender]:
     name = "memcpy" if how == "copy" else "io_uring" if direct else call
     arguments: list[str | Path] = [image, "direct" if direct else how, *case.words]
     with program("limit", arguments) as connection:
-        yield Contender(f"{LIMIT}: {name}", LIMIT, case, connection, connection.pids)
+        yield Contender(f"{LIMIT}: {name}{label}", LIMIT, case, connection, connection.pids)
 
 
 def _clean(measured: Measured) -> bool:

@@ -32,7 +32,7 @@ def lines(finding: Finding) -> list[str]:
 
 
 def _cells(finding: Finding, row: Row) -> list[str]:
-    limit = finding.best("limit")
+    limit = finding.best("limit", row.queues)
     ratio = None if limit is None else finding.ratio(row, limit)
     latency = row.figures(lambda taken: taken.p50_ns).median > 0
     return [

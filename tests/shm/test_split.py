@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -26,12 +27,22 @@ from vuproc.shm.request import Request
 from vuproc.shm.ring import Ring
 from vuproc.shm.split import SplitRing
 
+LONG_NS, SHORT_NS = 500_000, 20_000
+"""Longer than any call is put off, and short enough for many requests to pass meanwhile."""
+
 
 @pytest.fixture
 def guest() -> Iterator[Guest]:
     with Guest() as made:
         yield made
         assert made.intact()
+
+
+def work(nanoseconds: int) -> None:
+    """Keep the CPU busy."""
+    end = time.monotonic_ns() + nanoseconds
+    while time.monotonic_ns() < end:
+        pass
 
 
 # What is lawful.
@@ -161,6 +172,39 @@ def test_batches_are_published_as_they_fill() -> None:
         # At most 64 are held back, and those no longer than 100 us.
         assert all(i - shown <= 64 for i, shown in enumerate(seen))
         assert guest.reap() == [(head, 0) for head in range(200)]
+
+
+def test_what_is_done_does_not_wait_for_the_next_long_request(guest: Guest) -> None:
+    ring = guest.ring()
+    for head in range(4):
+        guest.submit(head, [(DATA, 8, True)])
+    seen = []
+
+    def handle(request: Request) -> None:
+        seen.append((guest.used_idx, guest.calls()))
+        work(LONG_NS)
+
+    assert ring.drain(handle, fail, 4) == 4
+    assert seen == [(0, 0), (1, 1), (2, 1), (3, 1)]
+
+
+def test_a_sleeping_driver_with_much_waiting_is_woken_less_often() -> None:
+    with Guest(256) as guest:
+        ring = guest.ring()
+        for head in range(256):
+            guest.submit(head, [(DATA, 8, True)])
+        calls = []
+
+        def handle(request: Request) -> None:
+            calls.append(guest.calls())
+            work(SHORT_NS)
+
+        began = time.monotonic_ns()
+        assert ring.drain(handle, fail, 256) == 256
+        spent = time.monotonic_ns() - began
+        # One in 400 us, for a quarter of what waits takes longer; near the end one in 100 us. How
+        # fast the machine is does not matter: slower requests are fewer to a call.
+        assert 2 <= sum(calls) < spent / 200_000
 
 
 def test_the_driver_gets_its_answers_before_more_work_is_looked_for(guest: Guest) -> None:

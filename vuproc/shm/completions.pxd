@@ -10,6 +10,8 @@ from vuproc.shm.request cimport RequestOwner
 cdef enum:
     BATCH = 64                     # most completions published by one store of the used index
     BATCH_NS = 100000              # and the longest that one waits for others
+    CALL_NS = 400000               # the longest that a call waits while there is a lot to do
+    CALL_SHARE = 4                 # that is: more than three times of what it is to tell
 
 
 cdef struct Completion:
@@ -31,6 +33,7 @@ cdef class Completions(RequestOwner):
     cdef uint64_t batch_since      # ns, when the oldest of them was completed
     cdef bint owed                 # shown, and the driver wants a call for it
     cdef uint64_t owed_since       # ns
+    cdef int untold                # shown since then
     cdef int call_fd               # -1: none
     cdef uint64_t now              # ns, the last look at the clock
 
@@ -41,6 +44,10 @@ cdef class Completions(RequestOwner):
     cdef int flush(self) noexcept nogil
     cdef void show(self) noexcept nogil
     cdef void signal(self) noexcept nogil
+    cdef bint show_is_due(self, uint64_t step) noexcept nogil
+    cdef bint call_is_due(self, uint64_t step) noexcept nogil
 
     # The layout's part: publish the batch, and say whether the driver wants a call for it.
     cdef bint commit(self) noexcept nogil
+    # And how many requests the driver has waiting, as far as a look without obligations tells.
+    cdef uint16_t backlog(self) noexcept nogil

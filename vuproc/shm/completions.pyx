@@ -63,9 +63,27 @@ cdef class Completions(RequestOwner):
 
     cdef void show(self) noexcept nogil:
         # Publish, and put off the call that the driver may want for it.
+        cdef int count = self.batched
         if self.commit() and not self.owed:
             self.owed = True
             self.owed_since = self.now
+            self.untold = 0
+        if self.owed:
+            self.untold += count
+
+    # Both are asked after a request which took `step` ns; the next chance is taken to be as far off.
+
+    cdef bint show_is_due(self, uint64_t step) noexcept nogil:
+        return self.batched and self.now - self.batch_since + step >= BATCH_NS
+
+    cdef bint call_is_due(self, uint64_t step) noexcept nogil:
+        # A driver that wakes up takes a CPU from somebody, perhaps another worker. One that has a
+        # lot waiting still loses nothing if it hears of the first a bit later; with little waiting
+        # it is to have the time to send more.
+        cdef uint64_t waits = self.now - self.owed_since + step
+        if not self.owed or waits < BATCH_NS:
+            return False
+        return waits >= CALL_NS or <int>self.backlog() < (CALL_SHARE - 1) * self.untold
 
     cdef void signal(self) noexcept nogil:
         # O_NONBLOCK would be the front-end's flag too, so: look, then write. Should the front-end
@@ -99,3 +117,6 @@ cdef class Completions(RequestOwner):
     cdef bint commit(self) noexcept nogil:
         self.batched = 0
         return False
+
+    cdef uint16_t backlog(self) noexcept nogil:
+        return 0

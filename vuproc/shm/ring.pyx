@@ -5,7 +5,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport abort, calloc, free, malloc
 
 from vuproc.shm.atomics cimport vu_pause
-from vuproc.shm.completions cimport BATCH_NS, Completions, clock_ns
+from vuproc.shm.completions cimport Completions, clock_ns
 from vuproc.shm.counters cimport add, set_busy
 from vuproc.shm.memory cimport GuestMemory
 from vuproc.shm.native cimport NativeDevice
@@ -100,7 +100,7 @@ cdef class Ring(Completions):
         cdef Chain chain
         cdef Request request
         cdef int got = 0, fetched = 0
-        cdef uint64_t epoch = self.epoch
+        cdef uint64_t epoch = self.epoch, began
         cdef uint8_t attempts, stage
         cdef object reason
         if not self.begin("drain"):
@@ -117,19 +117,22 @@ cdef class Ring(Completions):
                         reason = self.policy
                 else:
                     got = self.fetch(&chain)
-                if got == 0 and self.batched:
+                if got == 0 and (self.batched or self.owed):
                     # The driver may answer what it is shown with new work, without a kick.
                     self.flush()
                     got = self.fetch(&chain)
                 if got <= 0:
                     break
                 fetched += 1
+                began = self.now
                 request = self.request_of(&chain)
                 self.serve(request, handle, on_error, attempts, reason)
                 if self.epoch != epoch:
                     # The handler stopped the ring.
                     break
-                if self.batched and self.now - self.batch_since >= BATCH_NS:
+                if self.show_is_due(self.now - began):
+                    self.show()
+                if self.call_is_due(self.now - began):
                     self.flush()
                 if self.uring is not None and fetched % SUBMIT == 0:
                     self.submit()
@@ -273,7 +276,7 @@ cdef class Ring(Completions):
     cdef int serve_batch(self, int budget, uint64_t spin_ns, int *fetched) noexcept nogil:
         # Up to the budget or the end of the slice: 1. All that there was: 0. A broken ring: -1.
         cdef Chain chain
-        cdef uint64_t end = self.now + SLICE_NS
+        cdef uint64_t end = self.now + SLICE_NS, began
         cdef int got
         while fetched[0] < budget:
             got = self.fetch(&chain)
@@ -282,14 +285,13 @@ cdef class Ring(Completions):
             if got:
                 fetched[0] += 1
                 self.prefetch()
+                began = self.now
                 self.serve_one(&chain, 0)
                 # Small steps keep a driver busy that looks for itself, and one that sleeps is not
                 # to be called for each of them.
-                if self.batched >= STEP or (
-                    self.batched and self.now - self.batch_since >= BATCH_NS
-                ):
+                if self.batched >= STEP or self.show_is_due(self.now - began):
                     self.show()
-                if self.owed and self.now - self.owed_since >= BATCH_NS:
+                if self.call_is_due(self.now - began):
                     self.flush()
             else:
                 self.device.submit()

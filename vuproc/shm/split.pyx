@@ -169,6 +169,12 @@ cdef class SplitRing(Ring):
         # Acquire as in `look`, though nothing is read on the strength of it.
         return vu_load_acquire16(self.avail + 2) != self.last_avail
 
+    cdef uint16_t backlog(self) noexcept nogil:
+        # Relaxed: nothing is read on the strength of it, and what it says is only believed as far
+        # as the ring is long.
+        cdef uint16_t idx = vu_load_relaxed16(self.avail + 2)
+        return <uint16_t>min(<Py_ssize_t><uint16_t>(idx - self.last_avail), self.size)
+
     cdef int look(self) noexcept nogil:
         # Acquire: pairs with the driver's write barrier between ring[] and avail.idx; entries and
         # descriptors are read after it.

@@ -88,9 +88,9 @@ static void lane_run(struct lane *lane)
     struct blkio_completion done[BATCH];
     struct blkioq *queue = queues[lane->index];
     uint64_t submitted = 0, completed = 0, now = now_ns();
-    while (submitted < work.depth && submitted < lane->count)
+    while (submitted < work.depth && lane_next(lane))
         submit(lane, submitted++, now);
-    while (completed < lane->count) {
+    while (completed < submitted) {
         int got = blkioq_do_io(queue, done, work.polls ? 0 : 1, BATCH, NULL);
         check("do_io", got);
         if (!got)
@@ -101,7 +101,7 @@ static void lane_run(struct lane *lane)
             lane_record(lane, now - started[lane->index][slot]);
             lane->failed += done[i].ret != 0;
             completed++;
-            if (submitted < lane->count) {
+            if (lane_next(lane)) {
                 submitted++;
                 submit(lane, slot, now);
             }

@@ -1,8 +1,8 @@
 /* What the bench's programs in C have in common: lanes, one thread each, and a histogram.
  *
  * A program is started with WORK (see `work_parse`), gets ready and prints "ready". Then for each
- * line with a number on its standard input every lane makes so many requests, and one line of JSON
- * comes back. It ends with its standard input.
+ * line with a number on its standard input the lanes make so many requests each on average, and one
+ * line of JSON comes back. It ends with its standard input.
  */
 #ifndef BENCH_LANE_H
 #define BENCH_LANE_H
@@ -21,6 +21,7 @@
 /* As in vuproc/testing/job.py: eight buckets to each power of two of nanoseconds. */
 #define BUCKETS 496
 #define MOST_LANES 64
+#define SHARE 8
 
 struct work {
     uint64_t block, span;
@@ -31,14 +32,15 @@ struct work {
 struct lane {
     pthread_t thread;
     unsigned index;
-    uint64_t count, failed, began, ended, random, cursor;
+    uint64_t share, failed, began, ended, random, cursor;
     uint64_t histogram[BUCKETS];
 };
 
 static struct work work;
 static struct lane lanes[MOST_LANES];
+static uint64_t total, given; /* requests of this round, and those that lanes have taken */
 
-/* Make `lane->count` requests, put their latencies down and count the failed ones. */
+/* Make requests while `lane_next` gives some, put their latencies down and count the failed ones. */
 static void lane_run(struct lane *lane);
 
 __attribute__((noreturn, format(printf, 1, 2))) static void die(const char *format, ...)
@@ -66,6 +68,20 @@ static inline void lane_record(struct lane *lane, uint64_t ns)
         bucket = (power - 2) * 8 + (unsigned)((ns >> (power - 3)) & 7);
     }
     lane->histogram[bucket]++;
+}
+
+/* Whether there is one more request to make. The lanes take them from what is left for all, some at
+ * a time: one that is ahead goes on, so that all are busy until the end. */
+static inline int lane_next(struct lane *lane)
+{
+    if (!lane->share) {
+        uint64_t before = __atomic_fetch_add(&given, SHARE, __ATOMIC_RELAXED);
+        if (before >= total)
+            return 0;
+        lane->share = total - before < SHARE ? total - before : SHARE;
+    }
+    lane->share--;
+    return 1;
 }
 
 /* The byte at which the lane's next block lies. Sequential lanes have a part of the span each. */
@@ -124,9 +140,11 @@ static void *lane_thread(void *argument)
 static inline void lanes_round(uint64_t count)
 {
     uint64_t began = UINT64_MAX, ended = 0, failed = 0;
+    total = count * work.lanes;
+    given = 0;
     for (unsigned i = 0; i < work.lanes; i++) {
         lanes[i].index = i;
-        lanes[i].count = count;
+        lanes[i].share = 0;
         lanes[i].failed = 0;
         lanes[i].random += i + 1;
         memset(lanes[i].histogram, 0, sizeof lanes[i].histogram);
@@ -140,7 +158,7 @@ static inline void lanes_round(uint64_t count)
         failed += lanes[i].failed;
     }
     printf("{\"completed\": %llu, \"failed\": %llu, \"seconds\": %.9f, \"latency\": [",
-           (unsigned long long)(count * work.lanes), (unsigned long long)failed,
+           (unsigned long long)total, (unsigned long long)failed,
            (double)(ended - began) / 1e9);
     for (unsigned bucket = 0; bucket < BUCKETS; bucket++) {
         uint64_t sum = 0;

@@ -71,13 +71,15 @@ static void lane_direct(struct lane *lane, char *buffers)
     uint64_t submitted = 0, completed = 0, slot;
     int32_t result;
     uring_open(&ring, work.depth);
-    while (completed < lane->count) {
-        while (submitted < lane->count && submitted - completed < work.depth) {
+    for (;;) {
+        while (submitted - completed < work.depth && lane_next(lane)) {
             slot = submitted < work.depth ? submitted : uring_free(&ring);
             uring_put(&ring, file, work.writes, buffers + slot * work.block, work.block,
                       lane_place(lane), slot);
             submitted++;
         }
+        if (completed == submitted)
+            break;
         uring_enter(&ring);
         while (uring_take(&ring, &slot, &result)) {
             lane->failed += result != (int32_t)work.block;
@@ -94,7 +96,7 @@ static void lane_run(struct lane *lane)
         lane_direct(lane, buffers);
         return;
     }
-    for (uint64_t i = 0; i < lane->count; i++)
+    for (uint64_t i = 0; lane_next(lane); i++)
         serve(lane, buffers + i % work.depth * work.block);
 }
 

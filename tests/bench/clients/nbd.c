@@ -126,9 +126,9 @@ static void lane_run(struct lane *lane)
     struct connection *to = &connections[lane->index];
     uint64_t submitted = 0, completed = 0, now = now_ns(), slot;
     to->held = to->out_size = 0;
-    while (submitted < work.depth && submitted < lane->count)
+    while (submitted < work.depth && lane_next(lane))
         ask(lane, to, submitted++, now);
-    while (completed < lane->count) {
+    while (completed < submitted) {
         size_t at = 0, size;
         if (to->out_size)
             send_all(to->fd, to->out, to->out_size);
@@ -145,7 +145,7 @@ static void lane_run(struct lane *lane)
             at += size;
             lane_record(lane, now - to->started[slot]);
             completed++;
-            if (submitted < lane->count) {
+            if (lane_next(lane)) {
                 submitted++;
                 ask(lane, to, slot, now);
             }
