@@ -145,6 +145,7 @@ class _Service:
         for counter in counters:
             stack.callback(counter.release)
         snapshots = [counter.snapshot for counter in counters]
+        self._count_command = lambda queue: counters[queue].count_command()
 
         self._shared_fds = shared
         self._forkserver = Forkserver([file.device_type.__module__] if _installed(file) else [])
@@ -246,7 +247,9 @@ class _Service:
 
     def _start_worker(self, on_report: OnReport) -> WorkerProcess:
         shared = list(self._shared_fds.values())
-        worker = WorkerProcess(self._forkserver, self._prepare, shared, on_report)
+        worker = WorkerProcess(
+            self._forkserver, self._prepare, shared, on_report, self._count_command
+        )
         if worker.pidfd is not None:
             self._estate.keep_worker(worker.pid, worker.pidfd)
         return worker

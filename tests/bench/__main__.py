@@ -19,7 +19,7 @@ from tests.bench.clients import Client
 from tests.bench.clients.builtin import Builtin
 from tests.bench.clients.compiled import Blkio, Nbd, build
 from tests.bench.clients.fio import Fio, program
-from tests.bench.contenders import open_contender, open_limit
+from tests.bench.contenders import LIMIT, open_contender, open_limit
 from tests.bench.findings import Finding
 from tests.bench.images import Images
 from tests.bench.options import WAITS, parser
@@ -72,7 +72,7 @@ class Bench:
         case = replace(bars.CHECKSUM, span=self._options.span)
         both = (replace(case, queues=1), bars.ONE), (replace(case, queues=2), bars.TWO)
         entries = [
-            Entry(bars.LIMIT + label, open_limit("call", each, self._images, label))
+            Entry(LIMIT + label, open_limit("call", each, self._images, label))
             for each, label in both
         ]
         entries += [

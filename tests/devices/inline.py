@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vuproc.errors import UringUnavailable
+from vuproc.shm.counters import QueueCounters
 from vuproc.shm.memory import GuestMemory
 from vuproc.shm.request import Request
 from vuproc.shm.split import SplitRing
@@ -25,7 +26,13 @@ KERNEL_BOUND_S = 30.0
 class Inline:
     """One queue of `device`. `errors` are the exceptions that its `handle` raised."""
 
-    def __init__(self, device: Any, ram: Ram | int = 16 << 20, size: int = QUEUE_SIZE) -> None:
+    def __init__(
+        self,
+        device: Any,
+        ram: Ram | int = 16 << 20,
+        size: int = QUEUE_SIZE,
+        counters: QueueCounters | None = None,
+    ) -> None:
         self.device = device
         self.errors: list[BaseException] = []
         self.ram = Ram(ram) if isinstance(ram, int) else ram
@@ -44,6 +51,7 @@ class Inline:
             0,
             features=int(Feature.VERSION_1 | Feature.INDIRECT_DESC),
             chain_limit=size,
+            counters=counters,
         )
         self._files = device.shared_files()
         device.shared = self._files

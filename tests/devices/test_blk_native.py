@@ -10,6 +10,7 @@ import pytest
 from tests.devices.inline import Inline
 from vuproc.devices.blk import Blk, BlkOptions
 from vuproc.errors import RingError
+from vuproc.shm.counters import BLOCK_SIZE, QueueCounters
 from vuproc.shm.request import Request
 from vuproc.spec.blk import BlkStatus, BlkType
 
@@ -69,6 +70,19 @@ def test_budget_ends_a_turn_and_more_is_told(pair: tuple[Inline, Inline]) -> Non
     assert inline.queue.wait(tokens[1]).written == 513
     assert inline.ring.serve_native(inline.native, inline._fail, 2) is False
     assert inline.queue.wait(tokens[2]).written == 513
+
+
+def test_command_ends_a_turn_after_one_request(image: Path) -> None:
+    counters = QueueCounters(bytearray(BLOCK_SIZE), 0)
+    inline = Inline(Blk(BlkOptions(image=str(image))), counters=counters)
+    tokens = [inline.queue.submit([bytes(16)], [512, 1]) for _ in range(9)]
+    counters.count_command()
+    assert inline.ring.serve_native(inline.native, inline._fail, 16) is True
+    assert counters.snapshot().requests == 1
+    counters.heed()
+    assert inline.ring.serve_native(inline.native, inline._fail, 16) is False
+    assert [inline.queue.wait(token).written for token in tokens] == [513] * 9
+    inline.close()
 
 
 def test_handler_of_a_subclass_is_what_serves(image: Path) -> None:

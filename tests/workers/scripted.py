@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import time
 from typing import Annotated
 
 from msgspec import Meta
@@ -77,6 +78,9 @@ class Scripted(Device):
         if self._first_time():
             ctypes.string_at(0)
         request.write(b"alive")
+
+    def do_nap(self, request: Request, argument: str) -> None:
+        time.sleep(float(argument))
 
     def do_hang(self, request: Request, argument: str) -> None:
         if self._first_time():

@@ -107,6 +107,19 @@ def test_an_exception_in_a_watch_callback_is_logged_and_ends_nothing(
         assert say(guest, "echo on") == "on"
 
 
+def test_a_command_does_not_wait_for_all_that_is_queued(vuproc_device: ServeDevice) -> None:
+    # All of them would take longer than a worker may take for an answer.
+    served = vuproc_device(Scripted)
+    with served.guest() as guest:
+        pid = say(guest, "pid")
+        naps = [guest.submit(0, [b"nap 0.1"], [8]) for _ in range(40)]
+        guest.wait(naps[0], BOUND_S)
+        done = guest.stop_queue(0)
+        assert 2 <= done < 40
+        guest.start_queue(0)
+        assert say(guest, "pid") == pid
+
+
 def test_a_deferred_request_is_completed_from_a_watch_callback(
     vuproc_device: ServeDevice, tmp_path: Path
 ) -> None:

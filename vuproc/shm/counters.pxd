@@ -23,7 +23,8 @@ cdef struct Block:
     uint64_t latency_total         # sum of all, in ns
     uint64_t busy                  # 0, or 1 + the head of the request in the device's code
     uint64_t awake                 # 1 unless the worker of the queue sleeps
-    uint64_t reserved[21]
+    uint64_t commands              # the master's: those sent to the queue's worker
+    uint64_t reserved[20]
 
 
 cdef inline void add(uint64_t *word, uint64_t amount) noexcept nogil:
@@ -41,7 +42,9 @@ cdef class QueueCounters:
     cdef Block _nowhere            # what is counted into after `release`
     cdef Block *block
     cdef readonly Py_ssize_t queue
+    cdef uint64_t heeded           # `commands` when the worker last found none
 
     cdef void completed(
         self, uint64_t bytes_read, uint64_t bytes_written, uint64_t nanoseconds
     ) noexcept nogil
+    cdef bint told(self) noexcept nogil

@@ -54,6 +54,17 @@ class QueueCounters:
     def set_awake(self, awake: bool) -> None:
         """Say whether the worker sleeps."""
 
+    def count_command(self) -> None:
+        """The master has sent the queue's worker a command, and says so after that."""
+
+    def heed(self) -> None:
+        """The worker is about to look for commands. A ring that serves requests stops, with more to
+        do, after the one during which another is counted.
+        """
+
+    def unheed(self) -> None:
+        """It has found one, and there may be another: the ring is to stop after one request."""
+
     def count_awake(self) -> int:
         """The number of queues, of all in the buffer, whose workers do not sleep."""
 

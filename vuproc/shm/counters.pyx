@@ -8,7 +8,9 @@ from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport uint64_t, uintptr_t
 from libc.string cimport memset
 
-from vuproc.shm.atomics cimport vu_load_relaxed64, vu_store_relaxed64
+from vuproc.shm.atomics cimport (
+    vu_load_acquire64, vu_load_relaxed64, vu_store_relaxed64, vu_store_release64,
+)
 
 cdef extern from *:
     """
@@ -103,6 +105,23 @@ cdef class QueueCounters:
     def set_awake(self, bint awake):
         """Say whether the worker sleeps."""
         vu_store_relaxed64(&self.block.awake, awake)
+
+    def count_command(self):
+        """The master has sent the queue's worker a command."""
+        # Release: pairs with the acquire load of `heed`. What is counted there is in the channel.
+        vu_store_release64(&self.block.commands, vu_load_relaxed64(&self.block.commands) + 1)
+
+    def heed(self):
+        """The worker is about to look for commands: those counted so far will be found."""
+        self.heeded = vu_load_acquire64(&self.block.commands)
+
+    def unheed(self):
+        """It has found one, and there may be another."""
+        self.heeded = vu_load_relaxed64(&self.block.commands) - 1
+
+    cdef bint told(self) noexcept nogil:
+        # Relaxed: it only has the worker look at its channel.
+        return vu_load_relaxed64(&self.block.commands) != self.heeded
 
     def count_awake(self):
         """The number of queues, of all in the buffer, whose workers do not sleep."""

@@ -11,7 +11,6 @@ from vuproc.shm.request cimport Chain, Request
 
 cdef enum:
     STEP = 8                       # completions that a native device shows at a time, with no call
-    SLICE_NS = 1000000             # the longest that a native device keeps its worker's loop waiting
     HELD = 2                       # a mark: in flight, and deferred by the native device
 
 
@@ -47,8 +46,11 @@ cdef class Ring(Completions):
     cdef bint begin(self, str what) except -1
     cdef int attach(self, NativeDevice device) except -1
     # No GIL, no Python objects.
-    cdef int serve_batch(self, int budget, uint64_t spin_ns, int *fetched) noexcept nogil
+    cdef int serve_batch(
+        self, int budget, uint64_t slice_ns, uint64_t spin_ns, int *fetched
+    ) noexcept nogil
     cdef void serve_one(self, Chain *chain, uint8_t attempts) noexcept nogil
+    cdef bint wanted(self) noexcept nogil
     cdef bint await_work(self, uint64_t spin_ns) noexcept nogil
 
     cdef Request request_of(self, Chain *chain)

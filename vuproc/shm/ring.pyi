@@ -1,5 +1,5 @@
 from collections.abc import Callable
-from typing import Literal
+from typing import Final, Literal
 
 from vuproc.errors import RingError
 from vuproc.shm.inflight import Recovered
@@ -7,6 +7,9 @@ from vuproc.shm.memory import GuestMemory
 from vuproc.shm.native import NativeDevice
 from vuproc.shm.request import Request
 from vuproc.shm.uring import Uring
+
+SLICE_NS: Final[int]
+"""The longest that a native device keeps its worker's loop waiting."""
 
 class Ring:
     """What split and packed rings share: batches, counters, notification. Not made directly."""
@@ -85,7 +88,8 @@ class Ring:
 
         Recovered requests come first, in their order; before them, the driver is notified once
         whether it wants that or not, even if there are none. Kicks are suppressed; what is
-        finished is published in batches, at the end at the latest.
+        finished is published in batches, at the end at the latest. Fewer than there are if the
+        counters tell of a command for the worker meanwhile.
         A request which `handle` neither finished nor deferred is finished on return. An exception
         from `handle`, or a return value other than None (as TypeError), goes to `on_error`; an
         exception from `on_error` comes out of here after what is complete was published.
@@ -109,9 +113,11 @@ class Ring:
         on_error: Callable[[Request, BaseException], None],
         budget: int,
         spin_ns: int = 0,
+        slice_ns: int = SLICE_NS,
     ) -> bool:
         """As `drain` by a native device, without the GIL: until the ring stays empty for `spin_ns`
-        (False), or the budget or a slice of time is used up (True: there may be more).
+        (False), or the budget or a slice of time is used up, or the counters tell of a command for
+        the worker (True: there may be more).
 
         Recovered requests that are not to run go to `on_skip`, as in `drain`. The device belongs to
         the ring from the first call on, until the ring stops or breaks.

@@ -19,6 +19,8 @@ from vuproc.shm.inflight import POISON_ATTEMPTS
 
 cdef int POISON = POISON_ATTEMPTS
 
+SLICE_NS = 1_000_000
+
 cdef enum:
     # Looks at the ring between two at the clock, while spinning.
     SPIN_LOOKS = 16
@@ -136,6 +138,8 @@ cdef class Ring(Completions):
                     self.flush()
                 if self.uring is not None and fetched % SUBMIT == 0:
                     self.submit()
+                if self.wanted():
+                    break
         finally:
             self.draining = False
             self.flush()
@@ -224,7 +228,12 @@ cdef class Ring(Completions):
             abort()
 
     def serve_native(
-        self, NativeDevice device not None, object on_error, int budget, uint64_t spin_ns=0
+        self,
+        NativeDevice device not None,
+        object on_error,
+        int budget,
+        uint64_t spin_ns=0,
+        uint64_t slice_ns=SLICE_NS,
     ):
         """As `drain` by a native device; False if the ring was found empty and stayed so."""
         cdef Chain chain
@@ -250,7 +259,7 @@ cdef class Ring(Completions):
                     self.serve_one(&chain, attempts)
             with nogil:
                 if got > 0:
-                    got = self.serve_batch(budget, spin_ns, &fetched)
+                    got = self.serve_batch(budget, slice_ns, spin_ns, &fetched)
                 device.submit()
         finally:
             self.draining = False
@@ -273,10 +282,12 @@ cdef class Ring(Completions):
         device.owner = self
         return 0
 
-    cdef int serve_batch(self, int budget, uint64_t spin_ns, int *fetched) noexcept nogil:
-        # Up to the budget or the end of the slice: 1. All that there was: 0. A broken ring: -1.
+    cdef int serve_batch(
+        self, int budget, uint64_t slice_ns, uint64_t spin_ns, int *fetched
+    ) noexcept nogil:
+        # Up to the budget, the end of the slice or a command of the master: 1. All that there was: 0. A broken ring: -1.
         cdef Chain chain
-        cdef uint64_t end = self.now + SLICE_NS, began
+        cdef uint64_t end = self.now + slice_ns, began
         cdef int got
         while fetched[0] < budget:
             got = self.fetch(&chain)
@@ -299,9 +310,13 @@ cdef class Ring(Completions):
                 # The driver may answer what it is shown with new work, without a kick.
                 if not self.flush() and not self.await_work(spin_ns):
                     return 0
-            if self.now >= end:
+            if self.now >= end or self.wanted():
                 return 1
         return 1
+
+    cdef bint wanted(self) noexcept nogil:
+        # The worker's loop has something to do besides the requests.
+        return self.counters is not None and self.counters.told()
 
     cdef void serve_one(self, Chain *chain, uint8_t attempts) noexcept nogil:
         cdef uint16_t head = chain.head

@@ -24,8 +24,9 @@ from vuproc.shm.counters import QueueCounters
 from vuproc.shm.memory import GuestMemory
 from vuproc.shm.native import NativeDevice
 from vuproc.shm.request import Request
+from vuproc.shm.ring import SLICE_NS
 from vuproc.shm.segment import Segment
-from vuproc.workers.queue import Queue
+from vuproc.workers.queue import ALONE_NS, Queue
 from vuproc.workers.spin import LONGEST_NS, Spin
 from vuproc.workers.watch import HasFileno, Watcher
 
@@ -58,11 +59,12 @@ class Worker:
         self._device = device
         self._chain_limit = chain_limit
         self._watcher = Watcher()
+        self._hooks: set[int] = set()
         self._memory = GuestMemory()
         self._features = 0
         self._queues: dict[int, Queue] = {}
         self._waiting: tuple[Command, tuple[Fd, ...]] | None = None
-        self._counters: QueueCounters | None = None
+        self._counters: list[QueueCounters] = []
         self._spin = Spin("off", lambda: 1)
         self._empty_looks = 0
         self._errors = 0
@@ -77,10 +79,13 @@ class Worker:
         number = fd if isinstance(fd, int) else fd.fileno()
         events = select.EPOLLOUT if write else select.EPOLLIN
         self._watcher.add(number, lambda _mask: self._hook(callback), events)
+        self._hooks.add(number)
 
     def unwatch(self, fd: int | HasFileno) -> None:
         """Stop calling back for `fd`."""
-        self._watcher.remove(fd if isinstance(fd, int) else fd.fileno())
+        number = fd if isinstance(fd, int) else fd.fileno()
+        self._watcher.remove(number)
+        self._hooks.discard(number)
 
     # The loop.
 
@@ -92,8 +97,8 @@ class Worker:
             os.sched_setaffinity(0, {options.cpus[queues[0] % len(options.cpus)]})
         for index in queues:
             own = None if counters is None else QueueCounters(counters, index)
-            if self._counters is None:
-                self._counters = own
+            if own is not None:
+                self._counters.append(own)
             self._queues[index] = Queue(
                 index,
                 self._device,
@@ -108,7 +113,7 @@ class Worker:
             self._take_native(index, self._device.native(index))
         if len(queues) == 1:
             # One of several could not look at the others meanwhile.
-            awake = (lambda: 1) if self._counters is None else self._counters.count_awake
+            awake = self._counters[0].count_awake if self._counters else lambda: 1
             self._spin = Spin(options.poll, awake, cpus)
 
     def run(self) -> int:
@@ -121,7 +126,7 @@ class Worker:
                     if queue.polling:
                         queue.ready = True
                     if queue.ready and self._waiting is None:
-                        queue.run(self._window(queue))
+                        queue.run(self._window(queue), self._slice())
                     self._look_at_failures(queue)
                 self._settle()
         except Leave as leave:
@@ -132,15 +137,17 @@ class Worker:
 
     def _wait(self) -> None:
         patience = self._patience()
+        for counters in self._counters:
+            counters.heed()
         if patience is not None:
             self._watcher.poll(patience)
             return
-        if self._counters is not None:
-            self._counters.set_awake(False)
+        if self._counters:
+            self._counters[0].set_awake(False)
         began = time.monotonic_ns()
         self._watcher.poll(None)
-        if self._counters is not None:
-            self._counters.set_awake(True)
+        if self._counters:
+            self._counters[0].set_awake(True)
         self._spin.slept(time.monotonic_ns() - began)
 
     def _window(self, queue: Queue) -> int:
@@ -148,6 +155,10 @@ class Worker:
         if queue.polling and len(self._queues) == 1:
             return LONGEST_NS
         return self._spin.window_ns
+
+    def _slice(self) -> int:
+        """Nanoseconds that a native device may go on for, with work at hand."""
+        return SLICE_NS if self._hooks or len(self._queues) > 1 else ALONE_NS
 
     def _patience(self) -> float | None:
         """Seconds to sleep in poll: none with work at hand, little when a ring must be polled, else
@@ -173,8 +184,9 @@ class Worker:
             raise Leave(0) from None
         if received is None:
             return
-        command, fds = received
-        self._waiting = (command, fds)
+        for counters in self._counters:
+            counters.unheed()
+        self._waiting = received
         self._settle()
 
     def _settle(self) -> None:

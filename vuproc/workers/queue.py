@@ -20,6 +20,7 @@ from vuproc.shm.inflight import SplitRecord, record_bytes
 from vuproc.shm.memory import GuestMemory
 from vuproc.shm.native import NativeDevice
 from vuproc.shm.request import Request
+from vuproc.shm.ring import SLICE_NS
 from vuproc.shm.split import SplitRing
 from vuproc.shm.uring import Uring
 from vuproc.workers import witness
@@ -30,8 +31,10 @@ BUDGET = 256
 """Requests served in one turn, before other queues, control messages and watched descriptors get
 theirs.
 """
-NATIVE_BUDGET = 4096
+NATIVE_BUDGET = 65536
 """The same for a native device, which keeps an eye on the time as well."""
+ALONE_NS = 10_000_000
+"""The longest turn of a native device if nobody else waits for one. A command ends it."""
 KICK_BYTES = 8
 """What one kick is: the eventfd's counter; pipes and sockets carry the same eight bytes a kick."""
 
@@ -266,9 +269,9 @@ class Queue:
             return
         self.ready = True
 
-    def run(self, spin_ns: int = 0) -> None:
+    def run(self, spin_ns: int = 0, slice_ns: int = SLICE_NS) -> None:
         """Serve up to `BUDGET` requests, and look for more for `spin_ns` before the driver is asked
-        to kick; sets `ready` if more may be waiting.
+        to kick; sets `ready` if more may be waiting. slice_ns: the longest turn, if it is native.
         """
         ring = self._ring
         if ring is None or not self.active:
@@ -276,7 +279,9 @@ class Queue:
             return
         try:
             if self.native is not None:
-                more = ring.serve_native(self.native, self._on_error, NATIVE_BUDGET, spin_ns)
+                more = ring.serve_native(
+                    self.native, self._on_error, NATIVE_BUDGET, spin_ns, slice_ns
+                )
             else:
                 fetched = ring.drain(self._device.handle, self._on_error, BUDGET)
                 more = fetched == BUDGET or (spin_ns > 0 and ring.spin(spin_ns))

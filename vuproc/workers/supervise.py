@@ -147,7 +147,8 @@ def _bare_main_module() -> Iterator[None]:
 class WorkerProcess:
     """One worker process and its control channel: a standby until `assign` gives it its queues.
 
-    `on_report` gets what it says unasked: `RingBroken` and `Logged`.
+    `on_report` gets what it says unasked: `RingBroken` and `Logged`. `on_command(queue)` follows
+    each command to the worker of that queue, which may be busy with requests.
     """
 
     def __init__(
@@ -156,11 +157,13 @@ class WorkerProcess:
         prepare: control.Prepare,
         shared: Sequence[Fd],
         on_report: Callable[[RingBroken | Logged], None],
+        on_command: Callable[[int], None],
     ) -> None:
         """Start the process and have it prepare; does not wait for that."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.queues: tuple[int, ...] = ()
         self._on_report = on_report
+        self._on_command = on_command
         self._channel: MasterChannel = master_end(ours)
         self._serial = 0
         self._assigned: int | None = None
@@ -240,6 +243,8 @@ class WorkerProcess:
             self._channel.send(numbered, fds)
         except ChannelError as error:
             raise self._lost(str(error)) from error
+        for queue in self.queues:
+            self._on_command(queue)
         return self._serial
 
     def wait(self, serial: int, *, timeout: float = COMMAND_DEADLINE) -> int:
