@@ -419,7 +419,9 @@ def test_what_is_done_before_a_suspect_is_published_before_it(guest: Guest, reco
     ring = restart(guest, record)
     seen: list[tuple[int, int]] = []
     ring.drain(lambda request: seen.append((request.head, guest.used_idx)), fail, 10)
-    assert seen == [(0, 0), (1, 0), (2, 2)]
+    # The first one's answer may be shown before the second as well, if it took long.
+    assert [head for head, _ in seen] == [0, 1, 2]
+    assert seen[2] == (2, 2)
 
 
 @pytest.mark.parametrize("resubmit", ["drop", "fail"])

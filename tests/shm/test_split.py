@@ -202,7 +202,7 @@ def test_a_sleeping_driver_with_much_waiting_is_woken_less_often() -> None:
         began = time.monotonic_ns()
         assert ring.drain(handle, fail, 256) == 256
         spent = time.monotonic_ns() - began
-        # One in 400 us, for a quarter of what waits takes longer; near the end one in 100 us. How
+        # One in 400 us, for half of what waits takes longer; near the end one in 100 us. How
         # fast the machine is does not matter: slower requests are fewer to a call.
         assert 2 <= sum(calls) < spent / 200_000
 

@@ -10,8 +10,7 @@ from vuproc.shm.request cimport RequestOwner
 cdef enum:
     BATCH = 64                     # most completions published by one store of the used index
     BATCH_NS = 100000              # and the longest that one waits for others
-    CALL_NS = 400000               # the longest that a call waits while there is a lot to do
-    CALL_SHARE = 4                 # that is: more than three times of what it is to tell
+    CALL_NS = 400000               # the longest that a call waits, with more to do than to tell
 
 
 cdef struct Completion:

@@ -77,13 +77,13 @@ cdef class Completions(RequestOwner):
         return self.batched and self.now - self.batch_since + step >= BATCH_NS
 
     cdef bint call_is_due(self, uint64_t step) noexcept nogil:
-        # A driver that wakes up takes a CPU from somebody, perhaps another worker. One that has a
-        # lot waiting still loses nothing if it hears of the first a bit later; with little waiting
-        # it is to have the time to send more.
+        # To wake a driver costs us some microseconds, and takes a CPU from somebody, perhaps from
+        # another worker. One that has a lot waiting still loses nothing if it hears of the first a
+        # bit later; before half of it is done, it is to have the time to send more.
         cdef uint64_t waits = self.now - self.owed_since + step
         if not self.owed or waits < BATCH_NS:
             return False
-        return waits >= CALL_NS or <int>self.backlog() < (CALL_SHARE - 1) * self.untold
+        return waits >= CALL_NS or <int>self.backlog() < self.untold
 
     cdef void signal(self) noexcept nogil:
         # O_NONBLOCK would be the front-end's flag too, so: look, then write. Should the front-end
