@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from tests.shm.guest import DATA, Guest, fail, take
 from vuproc.shm.counters import BLOCK_SIZE, BUCKETS, CountersSnapshot, QueueCounters, block_bytes
 from vuproc.shm.request import Request
+
+LONG_NS = 30_000_000_000
 
 
 @pytest.fixture
@@ -85,6 +88,10 @@ def test_a_command_ends_the_turn_after_the_request_that_is_served(guest: Guest) 
     assert ring.drain(handle, fail, 10) == 1
     ours.heed()
     assert ring.drain(handle, fail, 10) == 1
+    masters.count_command()
+    began = time.monotonic_ns()
+    assert ring.spin(LONG_NS) is False
+    assert time.monotonic_ns() - began < LONG_NS
     assert ring.arm() is False
 
 

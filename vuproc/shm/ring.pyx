@@ -362,6 +362,8 @@ cdef class Ring(Completions):
                     self.now = clock_ns()
                     return True
                 vu_pause()
+            if self.wanted():
+                return False
             self.now = clock_ns()
         return False
 
