@@ -1,4 +1,6 @@
-"""An in-flight record for the ring's tests, whose every byte they may read and write."""
+"""An in-flight record for the ring's tests, whose every byte they may read and write, and rings on
+it.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ import struct
 from types import TracebackType
 from typing import NamedTuple
 
+from tests.shm.guest import DATA, F_INDIRECT, Guest, fail
 from vuproc.shm.inflight import SplitRecord, record_bytes
+from vuproc.shm.split import SplitRing
 
 HEADER = struct.Struct("<QHHHH")
 ENTRY = struct.Struct("<BBBxHHQ")
@@ -91,3 +95,28 @@ class Record:
 
     def _at(self, head: int) -> int:
         return self.offset + HEADER.size + ENTRY.size * head
+
+
+def start(guest: Guest, record: Record, base: int = 0, features: int = F_INDIRECT) -> SplitRing:
+    """The front-end starts the ring."""
+    return guest.ring(features, base=base, record=record.map(), fresh=True)
+
+
+def restart(guest: Guest, record: Record) -> SplitRing:
+    """The worker before has died; the ring goes on."""
+    return guest.ring(record=record.map())
+
+
+def heads(ring: SplitRing, **attributes: object) -> list[int]:
+    """Drain and finish everything; the heads that were run."""
+    for name, value in attributes.items():
+        setattr(ring, name, value)
+    seen: list[int] = []
+    ring.drain(lambda request: seen.append(request.head), fail, 1000)
+    return seen
+
+
+def submit(guest: Guest, *heads: int) -> None:
+    """Offer a request with 8 device-writable bytes at each of these heads."""
+    for head in heads:
+        guest.submit(head, [(DATA, 8, True)])
