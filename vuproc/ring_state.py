@@ -91,10 +91,10 @@ class Ring(msgspec.Struct, frozen=True, kw_only=True):
         """Whether all is there but perhaps the base."""
         return self.size > 0 and self.addresses is not None and self.kicked
 
-    def roles(self) -> dict[str, Fd | None]:
-        """The descriptors that this ring keeps open, by what each is for."""
+    def roles(self) -> tuple[tuple[str, Fd | None], ...]:
+        """The descriptors that this ring keeps open, each behind a word for what it is for."""
         record = None if self.inflight is None else self.inflight.fd
-        return {"kick": self.kick, "call": self.call, "err": self.err, "inflight": record}
+        return ("kick", self.kick), ("call", self.call), ("err", self.err), ("inflight", record)
 
     def stopped(self) -> Ring:
         """The ring after its stop: it starts again when a new SET_VRING_KICK comes."""

@@ -74,13 +74,16 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
         The order is fixed: back-end channel, in-flight region, memory, then ring by ring.
         """
-        wanted: list[tuple[str, Fd | None]] = [("backend", self.backend_channel)]
-        wanted.append(("inflight", None if self.inflight is None else self.inflight.fd))
-        wanted.extend((f"region-{i}", region.fd) for i, region in enumerate(self.regions))
-        for ring in self.rings:
-            wanted.extend((f"{role}-{ring.index}", fd) for role, fd in ring.roles().items())
         roles: dict[Fd, str] = {}
-        for role, fd in wanted:
-            if fd is not None:
-                roles.setdefault(fd, role)
+        if self.backend_channel is not None:
+            roles[self.backend_channel] = "backend"
+        if self.inflight is not None:
+            roles.setdefault(self.inflight.fd, "inflight")
+        for i, region in enumerate(self.regions):
+            roles.setdefault(region.fd, f"region-{i}")
+        # Of each ring, at every message: a name is made for what is there alone.
+        for ring in self.rings:
+            for role, fd in ring.roles():
+                if fd is not None and fd not in roles:
+                    roles[fd] = f"{role}-{ring.index}"
         return roles
