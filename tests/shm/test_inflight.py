@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator
 
 import pytest
 
@@ -17,22 +16,6 @@ from vuproc.shm.request import Request
 from vuproc.shm.split import SplitRing
 from vuproc.spec.inflight import split_record_bytes
 from vuproc.spec.vhost_user import INFLIGHT_SPLIT_DESC, INFLIGHT_SPLIT_HEADER
-
-
-@pytest.fixture
-def guest() -> Iterator[Guest]:
-    with Guest() as made:
-        yield made
-        assert made.intact()
-
-
-@pytest.fixture
-def record() -> Iterator[Record]:
-    with Record(8) as made:
-        yield made
-        # The record before it in the file is another queue's.
-        assert not any(made.bytes[: made.offset])
-
 
 # Layout.
 

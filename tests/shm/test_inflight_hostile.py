@@ -2,28 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.shm.guest import Guest, take
 from tests.shm.record import ENTRY, HEADER, Record, heads, restart, start, submit
 from vuproc.errors import RingError
-
-
-@pytest.fixture
-def guest() -> Iterator[Guest]:
-    with Guest() as made:
-        yield made
-        assert made.intact()
-
-
-@pytest.fixture
-def record() -> Iterator[Record]:
-    with Record(8) as made:
-        yield made
-        # The record before it in the file is another queue's.
-        assert not any(made.bytes[: made.offset])
 
 
 def expect_refused(guest: Guest, record: Record, cause: str) -> None:

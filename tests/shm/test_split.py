@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -29,13 +28,6 @@ from vuproc.shm.split import SplitRing
 
 LONG_NS, SHORT_NS = 500_000, 20_000
 """Longer than any call is put off, and short enough for many requests to pass meanwhile."""
-
-
-@pytest.fixture
-def guest() -> Iterator[Guest]:
-    with Guest() as made:
-        yield made
-        assert made.intact()
 
 
 def work(nanoseconds: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -26,13 +26,6 @@ from tests.shm.guest import (
 )
 from vuproc.errors import RingError
 from vuproc.shm.request import Request
-
-
-@pytest.fixture
-def guest() -> Iterator[Guest]:
-    with Guest() as made:
-        yield made
-        assert made.intact()
 
 
 @pytest.mark.parametrize("entry", [8, 9, 0x7FFF, 0xFFFF])

@@ -1,7 +1,6 @@
 """C interface of the far end of a ring: what was completed, and how the driver hears of it."""
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from vuproc.shm.counters cimport QueueCounters
 from vuproc.shm.request cimport RequestOwner
@@ -16,12 +15,6 @@ cdef enum:
 cdef struct Completion:
     uint16_t head
     uint32_t length
-
-
-cdef inline uint64_t clock_ns() noexcept nogil:
-    cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
-    return <uint64_t>now.tv_sec * 1000000000 + <uint64_t>now.tv_nsec
 
 
 cdef class Completions(RequestOwner):

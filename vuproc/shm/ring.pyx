@@ -5,7 +5,8 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport abort, calloc, free, malloc
 
 from vuproc.shm.atomics cimport vu_pause
-from vuproc.shm.completions cimport Completions, clock_ns
+from vuproc.shm.clock cimport clock_ns
+from vuproc.shm.completions cimport Completions
 from vuproc.shm.counters cimport add, set_busy
 from vuproc.shm.memory cimport GuestMemory
 from vuproc.shm.native cimport NativeDevice

@@ -5,9 +5,10 @@ from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EINTR, errno
 from libc.stdint cimport int64_t, uint64_t
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from posix.uio cimport iovec, preadv
 from posix.unistd cimport read, write
+
+from vuproc.shm.clock cimport clock_ns
 
 from os import strerror
 
@@ -22,12 +23,6 @@ cdef extern from "poll.h" nogil:
 
 cdef enum:
     TURN = 8192                   # reads between two looks at signals
-
-
-cdef inline uint64_t now_ns() noexcept nogil:
-    cdef timespec t
-    clock_gettime(CLOCK_MONOTONIC, &t)
-    return <uint64_t>t.tv_sec * 1000000000 + <uint64_t>t.tv_nsec
 
 
 def read_blocks(int fd, memory, *, size_t arena, job) -> float:
@@ -51,7 +46,7 @@ def read_blocks(int fd, memory, *, size_t arena, job) -> float:
             raise ValueError(f"arena at {arena:#x} does not fit its memory of {view.len} bytes")
         data = <char *>view.buf + arena
         piece.iov_len = block
-        begin = now_ns()
+        begin = clock_ns()
         while done < count:
             stop = min(count, done + TURN)
             with nogil:
@@ -75,14 +70,14 @@ def read_blocks(int fd, memory, *, size_t arena, job) -> float:
             elif failure:
                 raise OSError(failure, strerror(failure)) if failure > 0 else EOFError("short read")
             PyErr_CheckSignals()
-        return (now_ns() - begin) / 1e9
+        return (clock_ns() - begin) / 1e9
     finally:
         PyBuffer_Release(&view)
 
 
 def ring_and_wait(int ours, int theirs, uint64_t count) -> float:
     """Write the eventfd `ours` and sleep until `theirs` is written, `count` times; the seconds."""
-    cdef uint64_t value, i, begin = now_ns()
+    cdef uint64_t value, i, begin = clock_ns()
     cdef int failure = 0
     with nogil:
         for i in range(count):
@@ -92,7 +87,7 @@ def ring_and_wait(int ours, int theirs, uint64_t count) -> float:
                 break
     if failure:
         raise OSError(failure, strerror(failure))
-    return (now_ns() - begin) / 1e9
+    return (clock_ns() - begin) / 1e9
 
 
 def answer(int ours, int theirs, int life) -> None:

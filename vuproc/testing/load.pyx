@@ -11,11 +11,11 @@ from libc.errno cimport EINTR, errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from posix.unistd cimport read, write
 
 from vuproc.testing.ring cimport DESC_INDIRECT, DESC_NEXT, DESC_WRITE, DriverRing, SplitDesc
-from vuproc.shm.atomics cimport vu_load_relaxed64, vu_store_relaxed64
+from vuproc.shm.atomics cimport vu_load_relaxed64, vu_pause, vu_store_relaxed64
+from vuproc.shm.clock cimport clock_ns
 
 from vuproc.testing.errors import BackendFault, LoadStalled
 from vuproc.testing.job import Kind, Stats
@@ -29,14 +29,6 @@ cdef extern from "poll.h" nogil:
     short POLLIN
 
 cdef extern from * nogil:
-    """
-    #if defined(__x86_64__) || defined(__i386__)
-    #define vu_relax() __builtin_ia32_pause()
-    #else
-    #define vu_relax() __atomic_signal_fence(__ATOMIC_SEQ_CST)
-    #endif
-    """
-    void vu_relax()
     int __builtin_clzll(unsigned long long value)
 
 
@@ -56,12 +48,6 @@ cdef struct Slot:
     uint64_t started_ns
     uint64_t sector
     uint8_t writes
-
-
-cdef inline uint64_t now_ns() noexcept nogil:
-    cdef timespec t
-    clock_gettime(CLOCK_MONOTONIC, &t)
-    return <uint64_t>t.tv_sec * 1000000000 + <uint64_t>t.tv_nsec
 
 
 cdef inline uint64_t mix(uint64_t x) noexcept nogil:
@@ -178,14 +164,14 @@ cdef class LoadGenerator:
         if self.started:
             raise RuntimeError("a load generator runs once")
         self.started = True
-        begin = self.progress_ns = now_ns()
+        begin = self.progress_ns = clock_ns()
         while True:
             with nogil:
                 result = self.turn()
             if result != 0:
                 break
             PyErr_CheckSignals()
-        end = now_ns()
+        end = clock_ns()
         if result == -1:
             raise BackendFault(f"used element names head {self.bad_head}, which is not in flight")
         if result == -2:
@@ -210,7 +196,7 @@ cdef class LoadGenerator:
 
     cdef int turn(self) noexcept nogil:
         """Go on until the job's end (1), a look at signals (0), a bad head (-1) or a stall (-2)."""
-        cdef uint64_t now = now_ns()
+        cdef uint64_t now = clock_ns()
         cdef uint64_t turn_end = now + <uint64_t>WAIT_MS * 1000000
         cdef uint32_t head = 0, length = 0
         cdef int got
@@ -238,7 +224,7 @@ cdef class LoadGenerator:
                     self.bad_head = head
                     return -1
                 if not any:
-                    now = now_ns()
+                    now = clock_ns()
                     any = True
                 self.finish(self.slot_of_head[head], now)
             if any:
@@ -249,13 +235,13 @@ cdef class LoadGenerator:
                 continue
             if self.polling:
                 spins += 1
-                vu_relax()
+                vu_pause()
                 if spins < SPINS:
                     continue
                 spins = 0
             elif self.sleep() < 0:
                 return -2
-            now = now_ns()
+            now = clock_ns()
             if now - self.progress_ns > self.stall_ns:
                 return -2
             if now > turn_end:
