@@ -107,6 +107,15 @@ def test_an_exception_in_a_watch_callback_is_logged_and_ends_nothing(
         assert say(guest, "echo on") == "on"
 
 
+def test_one_queue_may_finish_the_requests_of_another(vuproc_device: ServeDevice) -> None:
+    # Queue 0 has had its turn by then, and nothing else wakes the worker.
+    with vuproc_device(Scripted, queues=2, shared_worker=True).guest(queues=2) as guest:
+        kept = guest.submit(0, [b"keep"], [64])
+        assert say(guest, "echo kept", 0) == "kept"
+        assert say(guest, "drop", 1) == "dropped"
+        assert guest.wait(kept, BOUND_S).content[:4] == b"kept"
+
+
 def test_a_command_does_not_wait_for_all_that_is_queued(vuproc_device: ServeDevice) -> None:
     # All of them would take longer than a worker may take for an answer.
     served = vuproc_device(Scripted)

@@ -36,7 +36,7 @@ cdef class Completions(RequestOwner):
     cdef int flush(self) noexcept nogil
     cdef void show(self) noexcept nogil
     cdef void signal(self) noexcept nogil
-    cdef bint show_is_due(self, uint64_t step) noexcept nogil
+    cdef void pace(self, uint64_t step, int most) noexcept nogil
     cdef bint call_is_due(self, uint64_t step) noexcept nogil
 
     # The layout's part: publish the batch, and say whether the driver wants a call for it.

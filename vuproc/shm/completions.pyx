@@ -71,10 +71,15 @@ cdef class Completions(RequestOwner):
         if self.owed:
             self.untold += count
 
-    # Both are asked after a request which took `step` ns; the next chance is taken to be as far off.
-
-    cdef bint show_is_due(self, uint64_t step) noexcept nogil:
-        return self.batched and self.now - self.batch_since + step >= BATCH_NS
+    cdef void pace(self, uint64_t step, int most) noexcept nogil:
+        # After a request which took `step` ns: publish and call, if the next chance to do so, which
+        # is taken to be as far off, would be too late. At most `most` requests are held back.
+        if self.batched >= most or (
+            self.batched and self.now - self.batch_since + step >= BATCH_NS
+        ):
+            self.show()
+        if self.call_is_due(step):
+            self.flush()
 
     cdef bint call_is_due(self, uint64_t step) noexcept nogil:
         # To wake a driver costs us some microseconds, and takes a CPU from somebody, perhaps from

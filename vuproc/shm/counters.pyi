@@ -33,7 +33,9 @@ class CountersSnapshot(NamedTuple):
 
 @final
 class QueueCounters:
-    """One queue's block in a shared buffer: one process writes it, any may read it."""
+    """One queue's block in a shared buffer: each word has one writer, the queue's worker or, for
+    that of the commands, the master; any process may read it.
+    """
 
     queue: int
     def __init__(self, buffer: Buffer | Segment, queue: int) -> None:

@@ -9,7 +9,7 @@ from vuproc.shm.request import Request
 from vuproc.shm.uring import Uring
 
 SLICE_NS: Final[int]
-"""The longest that a native device keeps its worker's loop waiting."""
+"""The longest turn of a native device, unless more is asked for."""
 
 class Ring:
     """What split and packed rings share: batches, counters, notification. Not made directly."""

@@ -6,7 +6,7 @@ from libc.stdlib cimport abort, calloc, free, malloc
 
 from vuproc.shm.atomics cimport vu_pause
 from vuproc.shm.clock cimport clock_ns
-from vuproc.shm.completions cimport Completions
+from vuproc.shm.completions cimport BATCH, Completions
 from vuproc.shm.counters cimport add, set_busy
 from vuproc.shm.memory cimport GuestMemory
 from vuproc.shm.native cimport NativeDevice
@@ -133,10 +133,7 @@ cdef class Ring(Completions):
                 if self.epoch != epoch:
                     # The handler stopped the ring.
                     break
-                if self.show_is_due(self.now - began):
-                    self.show()
-                if self.call_is_due(self.now - began):
-                    self.flush()
+                self.pace(self.now - began, BATCH)
                 if self.uring is not None and fetched % SUBMIT == 0:
                     self.submit()
                 if self.wanted():
@@ -241,7 +238,7 @@ cdef class Ring(Completions):
         cdef int got = 1, fetched = 0
         cdef uint8_t attempts, stage
         cdef object reason
-        cdef uint64_t failures = device.failures
+        cdef uint64_t failures = device.failures, began
         if not self.begin("serve_native"):
             return False
         try:
@@ -256,10 +253,14 @@ cdef class Ring(Completions):
                 if reason is not None:
                     self.serve(self.request_of(&chain), None, on_error, attempts, reason)
                     continue
+                began = self.now
                 with nogil:
                     self.serve_one(&chain, attempts)
+                    self.pace(self.now - began, STEP)
+                if self.wanted():
+                    break
             with nogil:
-                if got > 0:
+                if got > 0 and self.resumed == self.survivors:
                     got = self.serve_batch(budget, slice_ns, spin_ns, &fetched)
                 device.submit()
         finally:
@@ -301,10 +302,7 @@ cdef class Ring(Completions):
                 self.serve_one(&chain, 0)
                 # Small steps keep a driver busy that looks for itself, and one that sleeps is not
                 # to be called for each of them.
-                if self.batched >= STEP or self.show_is_due(self.now - began):
-                    self.show()
-                if self.call_is_due(self.now - began):
-                    self.flush()
+                self.pace(self.now - began, STEP)
             else:
                 self.device.submit()
                 self.device.reap()

@@ -13,6 +13,7 @@ import os
 import select
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable
 
 from vuproc import control
@@ -63,7 +64,7 @@ class Worker:
         self._memory = GuestMemory()
         self._features = 0
         self._queues: dict[int, Queue] = {}
-        self._waiting: tuple[Command, tuple[Fd, ...]] | None = None
+        self._waiting: deque[tuple[Command, tuple[Fd, ...]]] = deque()
         self._counters: list[QueueCounters] = []
         self._spin = Spin("off", lambda: 1)
         self._empty_looks = 0
@@ -125,8 +126,8 @@ class Worker:
                     queue.publish()
                     if queue.polling:
                         queue.ready = True
-                    if queue.ready and self._waiting is None:
-                        queue.run(self._window(queue), self._slice())
+                    if queue.ready and not self._waiting:
+                        queue.run(self._window(queue), self._slice(queue))
                     self._look_at_failures(queue)
                 self._settle()
         except Leave as leave:
@@ -139,6 +140,10 @@ class Worker:
         patience = self._patience()
         for counters in self._counters:
             counters.heed()
+        if patience is None and any(queue.publish() for queue in self._queues.values()):
+            # Another queue's handler, or a hook, has finished requests since their queue's turn; a
+            # command may wait for just these.
+            patience = 0.0
         if patience is not None:
             self._watcher.poll(patience)
             return
@@ -156,9 +161,10 @@ class Worker:
             return LONGEST_NS
         return self._spin.window_ns
 
-    def _slice(self) -> int:
+    def _slice(self, queue: Queue) -> int:
         """Nanoseconds that a native device may go on for, with work at hand."""
-        return SLICE_NS if self._hooks or len(self._queues) > 1 else ALONE_NS
+        others = self._hooks or queue.finishes_later or len(self._queues) > 1
+        return SLICE_NS if others else ALONE_NS
 
     def _patience(self) -> float | None:
         """Seconds to sleep in poll: none with work at hand, little when a ring must be polled, else
@@ -166,7 +172,7 @@ class Worker:
         """
         if [queue for queue in self._queues.values() if not queue.submit()]:
             return POLL_BUSY_S
-        if self._waiting is not None:
+        if self._waiting:
             return None  # held rings do not run; the device's own descriptors move things on
         if any(queue.ready and queue.active for queue in self._queues.values()):
             self._empty_looks = 0
@@ -186,19 +192,23 @@ class Worker:
             return
         for counters in self._counters:
             counters.unheed()
-        self._waiting = received
+        self._waiting.append(received)
         self._settle()
 
     def _settle(self) -> None:
-        """Carry out the waiting command if the rings it concerns are idle by now, and answer it."""
-        if self._waiting is None:
-            return
-        command, fds = self._waiting
-        for index in self._needs_idle(command):
-            queue = self._queues.get(index)
-            if queue is not None and queue.in_flight:
-                return
-        self._waiting = None
+        """Carry out the waiting commands in their order, each as soon as the rings it concerns are
+        idle, and answer them.
+        """
+        while self._waiting:
+            command, fds = self._waiting[0]
+            for index in self._needs_idle(command):
+                queue = self._queues.get(index)
+                if queue is not None and queue.in_flight:
+                    return
+            self._waiting.popleft()
+            self._carry_out(command, fds)
+
+    def _carry_out(self, command: Command, fds: tuple[Fd, ...]) -> None:
         kept = False
         try:
             value = self._apply(command, fds)

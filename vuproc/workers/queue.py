@@ -28,8 +28,8 @@ from vuproc.workers import witness
 log = logging.getLogger("vuproc.worker")
 
 BUDGET = 256
-"""Requests served in one turn, before other queues, control messages and watched descriptors get
-theirs.
+"""Requests served in one turn, before other queues and watched descriptors get theirs. A command
+of the master ends a turn sooner.
 """
 NATIVE_BUDGET = 65536
 """The same for a native device, which keeps an eye on the time as well."""
@@ -96,6 +96,11 @@ class Queue:
     def polling(self) -> bool:
         """The ring has no kick descriptor, so somebody has to look at it."""
         return self.active and self.kick is None
+
+    @property
+    def finishes_later(self) -> bool:
+        """The native device, or the kernel for it, goes on with requests between two turns."""
+        return self.native is not None and (self.completions >= 0 or self.native.completion_fd >= 0)
 
     @property
     def in_flight(self) -> int:
@@ -289,11 +294,12 @@ class Queue:
         except RingError as error:
             self.break_ring(str(error))
 
-    def publish(self) -> None:
-        """Publish what the device, or the kernel, finished outside of `run`."""
-        if self._ring is not None and not self._broken:
-            self._ring.collect(self._on_error)
-            self._ring.publish()
+    def publish(self) -> int:
+        """Publish what the device, or the kernel, finished outside of `run`; how many that were."""
+        if self._ring is None or self._broken:
+            return 0
+        collected = self._ring.collect(self._on_error)
+        return collected + self._ring.publish()
 
     def submit(self) -> bool:
         """False if io_uring cannot take all that was begun just now: call again soon."""
