@@ -58,8 +58,8 @@ def block_bytes(Py_ssize_t queues):
 
 @cython.final
 cdef class QueueCounters:
-    """One queue's block in a shared buffer: each word has one writer, the queue's worker or, for that
-    of the commands, the master; any process may read it.
+    """One queue's block in a shared buffer: each word has one writer, the queue's worker or, for
+    that of the commands, the master; any process may read it.
     """
 
     def __cinit__(self, object buffer, Py_ssize_t queue):

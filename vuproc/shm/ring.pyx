@@ -250,13 +250,13 @@ cdef class Ring(Completions):
                     break
                 fetched += 1
                 reason = "poison" if attempts >= POISON else self.policy if stage else None
+                began = self.now
                 if reason is not None:
                     self.serve(self.request_of(&chain), None, on_error, attempts, reason)
-                    continue
-                began = self.now
-                with nogil:
-                    self.serve_one(&chain, attempts)
-                    self.pace(self.now - began, STEP)
+                else:
+                    with nogil:
+                        self.serve_one(&chain, attempts)
+                self.pace(self.now - began, STEP)
                 if self.wanted():
                     break
             with nogil:
@@ -287,7 +287,8 @@ cdef class Ring(Completions):
     cdef int serve_batch(
         self, int budget, uint64_t slice_ns, uint64_t spin_ns, int *fetched
     ) noexcept nogil:
-        # Up to the budget, the end of the slice or a command of the master: 1. All that there was: 0. A broken ring: -1.
+        # Up to the budget, the end of the slice or a command of the master: 1. All that there was:
+        # 0. A broken ring: -1.
         cdef Chain chain
         cdef uint64_t end = self.now + slice_ns, began
         cdef int got
