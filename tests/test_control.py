@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from vuproc import control
+from vuproc import control, texts
 from vuproc.control import (
     ChannelClosed,
     ChannelError,
@@ -168,3 +168,53 @@ def test_reports_arrive_as_they_were_sent(ends: Ends) -> None:
     worker.send(Done(9, 17))
     assert master.receive() == (RingBroken(3, "cause"), ())
     assert master.receive() == (Done(9, 17), ())
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"\x83\xa4type\xa6Failed\xa6serial\x01\xa6reason\xa2\xff\xfe", b"\x91" * 60_000],
+    ids=["not UTF-8", "nested"],
+)
+def test_a7_a_datagram_that_python_refuses_to_read_is_an_error(ends: Ends, data: bytes) -> None:
+    master, _, _, theirs = ends
+    theirs.send(data)
+    with pytest.raises(ChannelError, match="not a message"):
+        master.receive()
+
+
+HOSTILE = {
+    "long": "x" * 100_000,
+    "a lone surrogate": "before \ud800 after",
+    "control characters": "\x1b[2J\x00 vuproc disk: ERROR: queue 0: broken",
+    "many lines": "\n" * 100_000,
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+@pytest.mark.parametrize("make", [control.Failed, control.RingBroken, control.Logged])
+def test_a7_a_report_takes_any_text_and_makes_it_fit(
+    ends: Ends, make: type[control.Failed | control.RingBroken | control.Logged], text: str
+) -> None:
+    master, worker, _, _ = ends
+    report = make(1, text)
+    worker.send(report)
+    received = master.receive()
+    assert received == (report, ())
+    shown = msgspec.structs.astuple(report)[1]
+    assert len(shown.encode()) <= texts.BLOCK_BYTES
+    assert shown.replace("\n", "").isprintable()
+
+
+def test_a7_the_master_makes_fit_what_a_worker_did_not(ends: Ends) -> None:
+    master, _, _, theirs = ends
+    theirs.send(msgspec.msgpack.encode({"type": "Failed", "serial": 1, "reason": "\n" * 50_000}))
+    received = master.receive()
+    assert received is not None and isinstance(received[0], control.Failed)
+    assert len(received[0].reason) <= texts.LINE_BYTES
+
+
+def test_c12_how_long_a_peer_was_waited_for_is_rounded(ends: Ends) -> None:
+    master, _, _, _ = ends
+    with pytest.raises(ChannelError, match=r"read nothing for 0\.01 s$"):
+        while True:
+            master.send(control.Detach(serial=1), timeout=0.0100000314)

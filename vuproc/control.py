@@ -17,7 +17,9 @@ from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 import msgspec
+from msgspec.structs import force_setattr
 
+from vuproc import texts
 from vuproc.errors import VuprocError
 from vuproc.fd import Fd
 
@@ -27,6 +29,8 @@ MAX_FDS = 253
 """Descriptors in one datagram, the kernel's SCM_MAX_FD."""
 SEND_DEADLINE = 1.0
 """Seconds a sender waits for room in the peer's queue before it calls the peer stuck."""
+CAUSE_BYTES = 512
+"""Bytes of the longest cause of a broken ring: the state of a session holds one for every ring."""
 _FD_SIZE = array.array("i").itemsize
 
 
@@ -216,25 +220,41 @@ class Done(msgspec.Struct, frozen=True, tag=True):
     value: int = 0
 
 
+# What is text here may be a device author's, or the guest's. Each message makes its own fit, when it
+# is made as well as when it is received: the worker can send it, and nobody has to trust a worker.
+
+
 class Failed(msgspec.Struct, frozen=True, tag=True):
-    """The command `serial` was refused and changed nothing."""
+    """The command `serial` was refused and changed nothing. `reason` is a `texts.line`."""
 
     serial: int
     reason: str
 
+    def __post_init__(self) -> None:
+        force_setattr(self, "reason", texts.line(self.reason))
+
 
 class RingBroken(msgspec.Struct, frozen=True, tag=True):
-    """The driver broke the rules of this ring; the worker no longer touches it."""
+    """The driver broke the rules of this ring; the worker no longer touches it.
+
+    `cause` is a `texts.line` of at most `CAUSE_BYTES`.
+    """
 
     queue: int
     cause: str
 
+    def __post_init__(self) -> None:
+        force_setattr(self, "cause", texts.line(self.cause, CAUSE_BYTES))
+
 
 class Logged(msgspec.Struct, frozen=True, tag=True):
-    """A line for the log. `level` is the logging module's number."""
+    """What the log is to show, a `texts.block`. `level` is the logging module's number."""
 
     level: int
     text: str
+
+    def __post_init__(self) -> None:
+        force_setattr(self, "text", texts.block(self.text))
 
 
 AnyReport = Done | Failed | RingBroken | Logged
@@ -283,7 +303,7 @@ class Channel(Generic[Out, In]):
                 return
             except BlockingIOError:
                 if not self.wait(deadline - time.monotonic(), select.POLLOUT):
-                    raise ChannelError(f"peer read nothing for {timeout} s") from None
+                    raise ChannelError(f"peer read nothing for {texts.seconds(timeout)}") from None
             except OSError as error:
                 raise ChannelClosed(f"cannot send: {error.strerror}") from error
 
@@ -309,9 +329,10 @@ class Channel(Generic[Out, In]):
             if not data:
                 raise ChannelClosed("closed by the peer")
             return self._decoder.decode(data), fds
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            # msgspec leaves text that is not UTF-8, and nesting without end, to Python's errors.
             _close_all(fds)
-            raise ChannelError(f"not a message: {error}") from error
+            raise ChannelError(f"not a message: {texts.described(error)}") from error
         except ChannelError:
             _close_all(fds)
             raise
