@@ -29,8 +29,10 @@ MAX_FDS = 253
 """Descriptors in one datagram, the kernel's SCM_MAX_FD."""
 SEND_DEADLINE = 1.0
 """Seconds a sender waits for room in the peer's queue before it calls the peer stuck."""
-CAUSE_BYTES = 512
-"""Bytes of the longest cause of a broken ring: the state of a session holds one for every ring."""
+CAUSE_BYTES = 256
+"""Bytes of the longest cause of a broken ring, or of a death: the state of a session and its status
+hold some for every ring.
+"""
 _FD_SIZE = array.array("i").itemsize
 
 
@@ -220,8 +222,8 @@ class Done(msgspec.Struct, frozen=True, tag=True):
     value: int = 0
 
 
-# What is text here may be a device author's, or the guest's. Each message makes its own fit, when it
-# is made as well as when it is received: the worker can send it, and nobody has to trust a worker.
+# What is text here may be a device author's, or the guest's. Each message makes its own fit, when
+# it is made as well as when it is received: a worker can send it, and the master trusts no worker.
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):

@@ -25,15 +25,18 @@ that they have started. Descriptors are plain numbers here, as nothing of vuproc
 
 import array
 import ctypes
+import errno
 import fcntl
 import os
 import resource
 import select
 import signal
 import socket
+import stat
 import struct
 import sys
 import time
+from collections.abc import Callable
 
 MAX_STORED = 4096
 """Descriptors that are kept, as many as a master takes over."""
@@ -59,6 +62,12 @@ WATCHDOG_S = 60.0
 """Seconds without a sign of life after which a master that is up is killed. Longer than it may wait
 for a worker to start.
 """
+PREFIX = "vuproc keeper: "
+"""What each line of ours begins with."""
+LINE_BYTES = select.PIPE_BUF - 1
+"""Bytes of the longest line: with its end, a pipe that has room takes it as a whole."""
+TELL_S = 1.0
+"""Seconds between two attempts to say that lines were lost."""
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
 
 _PR_SET_PDEATHSIG = 1
@@ -75,6 +84,7 @@ class Keeper:
         self.master = 0  # its process id, 0: none
         self._command = command
         self._stored: list[tuple[str, int]] = _inherited()
+        self._output = ErrorOutput(PREFIX)
         self._up_since: float | None = None
         self._watchdog = 0.0
         self._ever_up = False
@@ -112,26 +122,28 @@ class Keeper:
 
     def _patience(self) -> float | None:
         """Milliseconds until something is due that no descriptor announces."""
+        waits = []
+        if (lost := self._output.due()) is not None:
+            waits.append(lost)
         if self._orphans_until:
-            due = self._orphans_until
+            waits.append(self._orphans_until - time.monotonic())
         elif self._start_at is not None:
-            due = self._start_at
+            waits.append(self._start_at - time.monotonic())
         elif self._up_since is not None:
-            due = self._watchdog
-        else:
-            return None
-        return max(0.0, due - time.monotonic()) * 1000 + 1
+            waits.append(self._watchdog - time.monotonic())
+        return max(0.0, min(waits)) * 1000 + 1 if waits else None
 
     def _tend(self) -> None:
+        self._output.tell()
         now = time.monotonic()
         if self._orphans_until:
             if not _kill_children(self.master):
                 self._orphans_until = 0.0
             elif now >= self._orphans_until:
-                _say("a process of the last master cannot be killed")
+                self._say("a process of the last master cannot be killed")
                 self._orphans_until = 0.0
         if self._up_since is not None and now >= self._watchdog:
-            _say(f"master {self.master} has shown no life for {WATCHDOG_S:g} s, killing it")
+            self._say(f"master {self.master} has shown no life for {WATCHDOG_S:g} s, killing it")
             os.kill(self.master, signal.SIGKILL)
             self._watchdog = now + WATCHDOG_S
         due = self._start_at is not None and now >= self._start_at
@@ -157,7 +169,7 @@ class Keeper:
                     sender = sender if user == os.getuid() else 0
             taken = False
             if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-                _say("a message was too long, or there is no room for its descriptors")
+                self._say("a message was too long, or there is no room for its descriptors")
             elif self.master and sender == self.master:
                 taken = self._obey(data, list(numbers))
             if not taken:
@@ -182,7 +194,7 @@ class Keeper:
         if "FDSTORE" not in fields:
             return False
         if len(self._stored) + len(numbers) > MAX_STORED:
-            _say(f"more than {MAX_STORED} descriptors, {name} is not kept")
+            self._say(f"more than {MAX_STORED} descriptors, {name} is not kept")
             return False
         self._stored += [(name, number) for number in numbers]
         return True
@@ -232,7 +244,7 @@ class Keeper:
         try:
             pid = os.fork()
         except OSError as error:
-            _say(f"cannot start a master: {error.strerror}")
+            self._say(f"cannot start a master: {error.strerror}")
             self._again(1)
             return
         if pid:
@@ -244,7 +256,8 @@ class Keeper:
             if os.getppid() == keeper:
                 become(self._command, self._stored, environ)
         except BaseException as error:
-            _say(f"cannot start {self._command[0]}: {error}")
+            # Not through a descriptor of before: they may be mixed up.
+            ErrorOutput(PREFIX).write(f"{PREFIX}cannot start {self._command[0]}: {error}")
         finally:
             os._exit(127)
 
@@ -275,7 +288,7 @@ class Keeper:
             self._end(0 if -code in (signal.SIGTERM, signal.SIGINT) else max(code, 1))
         else:
             how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-            _say(f"master {pid} ended ({how}), starting another")
+            self._say(f"master {pid} ended ({how}), starting another")
             up_s = 0.0 if up_since is None else time.monotonic() - up_since
             stable = up_s >= STABLE_S or (up_since is not None and code == -signal.SIGKILL)
             self._failures = 0 if stable else self._failures + 1
@@ -286,10 +299,10 @@ class Keeper:
         if self._failures > FAILURES_MOST:
             self._failures = 0
             if not self._drop(SESSION, prefix=True):
-                _say("giving up")
+                self._say("giving up")
                 self._end(max(code, 1))
                 return
-            _say("no master survives this session: the front-end is disconnected")
+            self._say("no master survives this session: the front-end is disconnected")
         pause = BACK_OFF_S[min(self._failures, len(BACK_OFF_S) - 1)]
         self._start_at = time.monotonic() + pause
 
@@ -298,6 +311,98 @@ class Keeper:
         self._code = code
         _close([number for _, number in self._stored])
         self._stored.clear()
+
+    def _say(self, text: str) -> None:
+        self._output.write(PREFIX + text)
+
+
+class ErrorOutput:
+    """Standard error, for one who must not wait for whoever reads it.
+
+    A line for which there is no room is lost and counted; the count is shown once there is room.
+    Stands in this file, which imports nothing of vuproc, and is the master's as well. `prefix` is
+    what the line with the count begins with, `number` the descriptor.
+    """
+
+    def __init__(self, prefix: str, number: int = 2) -> None:
+        self.lost = 0
+        self._prefix = prefix
+        self._encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
+        self._rest = b""
+        self._tell_at = 0.0
+        self._socket: socket.socket | None = None
+        self._own = -1
+        self._write = self._way(number)
+
+    def write(self, text: str) -> None:
+        """Show `text`, which may be several lines, each as far as `LINE_BYTES` go."""
+        for line in text.encode(self._encoding, "backslashreplace").split(b"\n"):
+            if not (self.tell() and self._put(line)):
+                self.lost += 1
+                self._tell_at = time.monotonic() + TELL_S
+
+    def tell(self) -> bool:
+        """Show how many lines were lost, if some were; whether that is said."""
+        if self.lost:
+            notice = f"{self._prefix}{self.lost} lines were not shown, as nobody read them"
+            if not self._put(notice.encode(self._encoding, "backslashreplace")):
+                self._tell_at = time.monotonic() + TELL_S
+                return False
+            self.lost = 0
+        return True
+
+    def due(self) -> float | None:
+        """Seconds until `tell` is worth another try, or None if nothing was lost."""
+        return max(0.0, self._tell_at - time.monotonic()) if self.lost else None
+
+    def close(self) -> None:
+        """Close what was opened for this; the descriptor itself stays."""
+        _close([self._own] if self._own >= 0 else [])
+        if self._socket is not None:
+            self._socket.close()
+
+    def _put(self, line: bytes) -> bool:
+        try:
+            self._rest = self._rest[self._write(self._rest) :] if self._rest else b""
+            if self._rest:
+                return False
+            data = line[:LINE_BYTES] + b"\n"
+            self._rest = data[self._write(data) :]
+        except OSError as error:
+            # For any other reason nobody can ever read it, and it counts as shown.
+            return error.errno not in (errno.EAGAIN, errno.ENOSPC, errno.EDQUOT)
+        return True
+
+    def _way(self, number: int) -> Callable[[bytes], int]:
+        """How to write without waiting: the descriptor's own flags are those of its other users,
+        so O_NONBLOCK must not be set there.
+        """
+        try:
+            mode = os.fstat(number).st_mode
+        except OSError:
+            return len  # closed: nobody is there to read
+        if stat.S_ISSOCK(mode):
+            stream = self._socket = socket.socket(fileno=os.dup(number))
+            return lambda data: stream.send(data, socket.MSG_DONTWAIT)
+        if not (stat.S_ISFIFO(mode) or os.isatty(number)):
+            return lambda data: os.write(number, data)
+        try:
+            flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+            self._own = os.open(f"/proc/self/fd/{number}", flags)
+        except OSError:
+            return lambda data: _write_if_ready(number, data)
+        return lambda data: os.write(self._own, data)
+
+
+def _write_if_ready(number: int, data: bytes) -> int:
+    """As write(2), where the open file cannot be opened anew: another user's. The room that poll
+    has seen is enough, unless somebody else takes it in between.
+    """
+    poller = select.poll()
+    poller.register(number, select.POLLOUT)
+    if not poller.poll(0):
+        raise BlockingIOError(errno.EAGAIN, "no room")
+    return os.write(number, data)
 
 
 def become(command: list[str], stored: list[tuple[str, int]], environ: dict[str, str]) -> None:
@@ -366,17 +471,10 @@ def _prctl(option: int, value: int) -> None:
     ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
-def _say(text: str) -> None:
-    try:
-        os.write(2, f"vuproc keeper: {text}\n".encode())
-    except OSError:
-        pass
-
-
 def main(arguments: list[str]) -> int:
     """Keep the command that the arguments are."""
     if not arguments:
-        _say("no command to run")
+        ErrorOutput(PREFIX).write(f"{PREFIX}no command to run")
         return 2
     return Keeper(arguments).run()
 

@@ -3,44 +3,67 @@
 from __future__ import annotations
 
 import logging
-import sys
-import time
 
-BURST = 20
-"""Lines from one place in the code that are printed within `PERIOD_S` seconds."""
-PERIOD_S = 5.0
+from vuproc import texts
+from vuproc.keeper import ErrorOutput
+from vuproc.log_limit import LogLimit, place_of
+
+PLACES_MOST = 1024
+"""Places whose lines are counted at a time: every worker is one, every line of code another."""
 
 
-class RateLimit(logging.Filter):
-    """Lets `BURST` records from one line of code through each `PERIOD_S`, then says how many it
-    held back.
+class Log(logging.Handler):
+    """Writes what vuproc logs to `output`, and never waits for that.
 
-    A hostile front-end or driver decides how often a line is logged, so every line is limited.
+    A chore of the master's loop: what was not shown is counted, and the counts come by themselves.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str, output: ErrorOutput) -> None:
         super().__init__()
-        self._seen: dict[tuple[str, int], tuple[float, int]] = {}
+        self._prefix = f"vuproc {texts.line(name)}: "
+        self._output = output
+        self._limit = LogLimit(PLACES_MOST)
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        where = (record.pathname, record.lineno)
-        now = time.monotonic()
-        begun, count = self._seen.get(where, (now, 0))
-        if now - begun > PERIOD_S:
-            if count > BURST:
-                record.msg = f"{record.getMessage()} ({count - BURST} more like it were not shown)"
-                record.args = ()
-            begun, count = now, 0
-        self._seen[where] = (begun, count + 1)
-        return count < BURST
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show one record, or count it."""
+        place = place_of(record)
+        if self._limit.admits(place.key, lambda: texts.logged(record), burst=place.burst):
+            self._show(record.levelname, texts.logged(record))
+
+    def _show(self, level: str, text: str) -> None:
+        # What follows the first line stands further right: nothing in a text can look like a line
+        # of this log.
+        self._output.write(f"{self._prefix}{level}: " + text.replace("\n", "\n  "))
+
+    def due(self) -> float | None:
+        """Seconds until there may be something to say."""
+        waits = [each for each in (self._limit.due(), self._output.due()) if each is not None]
+        return min(waits, default=None)
+
+    def tend(self) -> None:
+        """Say what is due."""
+        self._tell(self._limit.counts())
+        self._output.tell()
+
+    def close(self) -> None:
+        """Say what was counted so far. More may follow."""
+        self._tell(self._limit.counts(all_of_them=True))
+        self._output.tell()
+        super().close()
+
+    def _tell(self, counts: list[str]) -> None:
+        for text in counts:
+            self._show("WARNING", text)
 
 
-def set_up(level: int, name: str) -> None:
-    """Send the log of all of vuproc to standard error, each line starting with `name`."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter(f"vuproc {name}: %(levelname)s: %(message)s"))
-    handler.addFilter(RateLimit())
+def set_up(level: int, name: str) -> Log:
+    """Send the log of all of vuproc to standard error, each event starting with `name`.
+
+    Once a process.
+    """
+    log = Log(name, ErrorOutput(f"vuproc {texts.line(name)}: WARNING: "))
     logger = logging.getLogger("vuproc")
-    logger.handlers[:] = [handler]
+    logger.handlers[:] = [log]
     logger.setLevel(level)
     logger.propagate = False
+    return log

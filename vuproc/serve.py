@@ -9,7 +9,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -84,37 +83,45 @@ def serve(file: DeviceFile, fd: int | None = None, again: Again | None = None) -
     `fd` is an inherited socket, listening or connected, to use instead of the file's. `again` is
     how to start this program once more, for upgrades and reloads; there are none without.
     """
-    logs.set_up(getattr(logging, file.log_level.upper()), file.path.stem)
     leftovers = Leftovers()
+    level = getattr(logging, file.log_level.upper())
     try:
-        estate = Estate(Notifier.from_environment(), inherit())
+        left = inherit()
     except InheritError as error:
+        logs.set_up(level, file.path.stem)
         log.error("%s", error)
         return EXIT_FAILURE
+    # Not before: it opens a descriptor, which must not be taken for an inherited one.
+    output = logs.set_up(level, file.path.stem)
+    estate = Estate(Notifier.from_environment(), left)
     try:
         with ExitStack() as stack:
             stack.callback(estate.close)
             try:
-                _Service(file, fd, again, estate, leftovers, stack).run()
+                _Service(file, fd, again, estate, leftovers, stack, output).run()
             except Exception as error:
                 if estate.has_heir:
                     _die(error)
                 raise
             estate.wind_up()
-    except _REFUSALS as error:
-        log.error("%s", error)
+    except Exception as error:
+        _explain(error)
         return EXIT_FAILURE
     return EXIT_OK
 
 
 def _die(error: Exception) -> NoReturn:
     """End like one that is killed: whoever comes after us goes on from what is stored."""
+    _explain(error)
+    os._exit(EXIT_FAILURE)
+
+
+def _explain(error: Exception) -> None:
+    """Not left to Python, which would wait for whoever reads its standard error."""
     if isinstance(error, _REFUSALS):
         log.error("%s", error)
     else:
         log.critical("the master failed", exc_info=error)
-    sys.stderr.flush()
-    os._exit(EXIT_FAILURE)
 
 
 class _Service:
@@ -128,6 +135,7 @@ class _Service:
         estate: Estate,
         leftovers: Leftovers,
         stack: ExitStack,
+        output: logs.Log,
     ) -> None:
         self._file = file
         self._estate = estate
@@ -176,6 +184,7 @@ class _Service:
         )
         stack.callback(master.close)
         estate.live = lambda: [worker.pid for worker in self._workers()]
+        master.add_chore(output)
         master.add_chore(estate)
         master.add_chore(leftovers)
         stall = StallWatch(file.stall_timeout, master.crew, lambda queue: snapshots[queue]())

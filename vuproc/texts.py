@@ -78,16 +78,17 @@ def traceback_of(error: BaseException) -> str:
 
 
 def logged(record: logging.LogRecord) -> str:
-    """What a log record says, as a `block`, with the traceback of the exception that is its own.
+    """What a log record says, as a `block`, with the traceback of the exception it is about.
 
     One whose arguments do not fit says so.
     """
     try:
         parts = [record.getMessage()]
-    except Exception as error:
-        parts = [f"{record.pathname}:{record.lineno}: cannot be put together: {described(error)}"]
-    if record.exc_info and record.exc_info[1] is not None:
-        parts.append(traceback_of(record.exc_info[1]))
+    except Exception as bad:
+        parts = [f"{record.pathname}:{record.lineno}: cannot be put together: {described(bad)}"]
+    error = record.exc_info[1] if record.exc_info else None
+    if error is not None:
+        parts.append(traceback_of(error))
     if record.stack_info:
         parts.append(record.stack_info)
     return block("\n".join(parts))

@@ -11,7 +11,6 @@ import logging
 import os
 import selectors
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -144,12 +143,12 @@ def become(
         log.error("upgrade refused: %s cannot be executed", command[0])
         return
     log.info("becoming the new program")
-    sys.stderr.flush()
     hold_signals()
     try:
         stored = [(name, fd.fileno()) for name, fd in held.items()]
         keeper.become(list(command), stored, {**os.environ, **more})
     except OSError as error:
-        log.error("cannot become %s: %s", command[0], error.strerror)
-    # The descriptors are in disorder by now.
+        # The descriptors are in disorder by now, the log's among them.
+        text = f"vuproc: ERROR: cannot become {command[0]}: {error.strerror}"
+        keeper.ErrorOutput("vuproc: WARNING: ").write(text)
     os._exit(EXIT_NOT_EXECUTED)

@@ -10,6 +10,7 @@ import pytest
 from tests.workers.scripted import Scripted, ScriptedOptions
 from vuproc import control
 from vuproc.control import Done, Failed, MasterChannel, master_end, worker_end
+from vuproc.workers.log import WorkerLog
 from vuproc.workers.loop import Worker
 
 
@@ -33,7 +34,7 @@ class Busy:
 def pair() -> Iterator[tuple[MasterChannel, Worker]]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     master, channel = master_end(ours), worker_end(theirs)
-    worker = Worker(channel, Scripted(ScriptedOptions()), 8)
+    worker = Worker(channel, Scripted(ScriptedOptions()), 8, WorkerLog(channel))
     yield master, worker
     worker._watcher.close()
     master.close()

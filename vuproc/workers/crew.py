@@ -7,6 +7,7 @@ by the standby, brought to where the session's state says, and asked once more.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import signal
@@ -14,16 +15,19 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from msgspec.structs import replace
 
-from vuproc import control, effects
+from vuproc import control, effects, texts
 from vuproc.config_space import ConfigSpace
 from vuproc.control import Logged, RingBroken
 from vuproc.effects import Effect, EffectFailed
 from vuproc.fd import Fd
+from vuproc.log_limit import apart
 from vuproc.shm.inflight import record_bytes
 from vuproc.workers.commands import Prepared, prepared, regions_of, start_ring, truncation
+from vuproc.workers.log import MASTER_TAKES
 from vuproc.workers.record import make_records
 from vuproc.workers.seat import BREAKER_DEATHS, Seat
 from vuproc.workers.standby import Standby
@@ -89,7 +93,8 @@ class Crew:
         on_broken: Callable[[int, str], None],
     ) -> None:
         self.config = config
-        self.standby = Standby(lambda: start(self._report))
+        self._worker_numbers = itertools.count()
+        self.standby = Standby(lambda: start(partial(self._report, next(self._worker_numbers))))
         self.seats = [Seat(queues, self.standby.take, work) for queues in groups]
         self.broken: dict[int, str] = {}
         """Cause by queue, for the rings that nobody serves until they are set up anew."""
@@ -552,13 +557,16 @@ class Crew:
                     return f"guest memory was truncated: {cause}"
         return None
 
-    def _report(self, report: RingBroken | Logged) -> None:
+    def _report(self, worker: int, report: RingBroken | Logged) -> None:
         if isinstance(report, Logged):
-            logging.getLogger("vuproc.device").log(report.level, "%s", report.text)
+            # A worker keeps to bounds of its own; this one is for a worker that does not.
+            place = apart(("worker", worker), MASTER_TAKES)
+            logging.getLogger("vuproc.device").log(report.level, "%s", report.text, extra=place)
         else:
             self._break(report.queue, report.cause)
 
     def _break(self, queue: int, cause: str) -> None:
         if queue not in self.broken:
+            cause = texts.line(cause, control.CAUSE_BYTES)
             self.broken[queue] = cause
             self._on_broken(queue, cause)

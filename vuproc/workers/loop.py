@@ -11,13 +11,13 @@ from __future__ import annotations
 import logging
 import os
 import select
+import sys
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable
 
-from vuproc import control
-from vuproc.control import ChannelClosed, Command, Done, Failed, Logged, RingBroken, WorkerChannel
+from vuproc import control, texts
+from vuproc.control import ChannelClosed, Command, Done, Failed, RingBroken, WorkerChannel
 from vuproc.device import Device
 from vuproc.errors import MemoryFault, RequestAbandoned, RingError
 from vuproc.fd import Fd
@@ -27,19 +27,15 @@ from vuproc.shm.native import NativeDevice
 from vuproc.shm.request import Request
 from vuproc.shm.ring import SLICE_NS
 from vuproc.shm.segment import Segment
+from vuproc.workers.log import WorkerLog
 from vuproc.workers.queue import ALONE_NS, Queue
 from vuproc.workers.spin import LONGEST_NS, Spin
-from vuproc.workers.watch import HasFileno, Watcher
+from vuproc.workers.watch import Callback, HasFileno, Watcher
 
 POLL_BUSY_S = 0.0005
 """How long a ring without a kick descriptor sleeps between two looks when it was found empty."""
 POLL_SPINS = 64
 """Looks at an empty polled ring before the first such sleep."""
-LOGGED_ERRORS = 5
-"""Failures of the device's code that are logged in full within `LOG_PERIOD_S`; the rest are
-counted.
-"""
-LOG_PERIOD_S = 5.0
 PEEK_BYTES = 16
 """Bytes of an abandoned request that are shown in the log: a header's worth."""
 
@@ -55,12 +51,15 @@ class Leave(Exception):
 class Worker:
     """Serves queues of `device` as the master's commands say: those that `take` names."""
 
-    def __init__(self, channel: WorkerChannel, device: Device, chain_limit: int) -> None:
+    def __init__(
+        self, channel: WorkerChannel, device: Device, chain_limit: int, said: WorkerLog
+    ) -> None:
         self._channel = channel
         self._device = device
+        self._said = said
         self._chain_limit = chain_limit
         self._watcher = Watcher()
-        self._hooks: set[int] = set()
+        self._hooks: dict[int, Callback] = {}
         self._memory = GuestMemory()
         self._features = 0
         self._queues: dict[int, Queue] = {}
@@ -68,25 +67,37 @@ class Worker:
         self._counters: list[QueueCounters] = []
         self._spin = Spin("off", lambda: 1)
         self._empty_looks = 0
-        self._errors = 0
-        self._errors_since = time.monotonic()
         device.attach(self)
         self._watcher.add(channel.fileno(), self._control)
 
     # What the device may ask of its worker (vuproc.device.Watcher).
 
     def watch(self, fd: int | HasFileno, callback: Callable[[], None], *, write: bool) -> None:
-        """Call `callback` when the device's own descriptor is readable (or writable)."""
+        """Call `callback` when the device's own descriptor is readable (or writable), until it
+        fails.
+        """
         number = fd if isinstance(fd, int) else fd.fileno()
-        events = select.EPOLLOUT if write else select.EPOLLIN
-        self._watcher.add(number, lambda _mask: self._hook(callback), events)
-        self._hooks.add(number)
+
+        def ready(_mask: int) -> None:
+            try:
+                callback()
+            except Exception as error:
+                # What it has not read is there still: it would be called again at once, for ever.
+                then = ""
+                if self._hooks.get(number) is ready:
+                    self.unwatch(number)
+                    then = f"; descriptor {number} is no longer watched"
+                self._failed(_name(callback), error, then=then)
+
+        self._watcher.add(number, ready, select.EPOLLOUT if write else select.EPOLLIN)
+        self._hooks[number] = ready
 
     def unwatch(self, fd: int | HasFileno) -> None:
         """Stop calling back for `fd`."""
         number = fd if isinstance(fd, int) else fd.fileno()
-        self._watcher.remove(number)
-        self._hooks.discard(number)
+        hook = self._hooks.pop(number, None)
+        if hook is not None:
+            self._watcher.remove(number, hook)
 
     # The loop.
 
@@ -130,7 +141,9 @@ class Worker:
                         queue.run(self._window(queue), self._slice(queue))
                     self._look_at_failures(queue)
                 self._settle()
+                self._said.tend()
         except Leave as leave:
+            self._said.tend(at_last=True)
             # Whoever comes after us takes our end for that of all we had begun.
             for queue in self._queues.values():
                 queue.drop()
@@ -150,7 +163,7 @@ class Worker:
         if self._counters:
             self._counters[0].set_awake(False)
         began = time.monotonic_ns()
-        self._watcher.poll(None)
+        self._watcher.poll(self._said.due())
         if self._counters:
             self._counters[0].set_awake(True)
         self._spin.slept(time.monotonic_ns() - began)
@@ -311,7 +324,7 @@ class Worker:
         try:
             self._device.config_written(offset, data)
         except Exception as error:
-            raise Refusal(f"config_written: {type(error).__name__}: {error}") from error
+            raise Refusal(f"config_written: {texts.described(error)}") from error
 
     def _detach(self) -> None:
         for queue in self._queues.values():
@@ -345,7 +358,7 @@ class Worker:
 
     # What goes to the master.
 
-    def _answer(self, report: Done | Failed | RingBroken | Logged) -> None:
+    def _answer(self, report: Done | Failed | RingBroken) -> None:
         try:
             self._channel.send(report)
         except ChannelClosed:
@@ -360,16 +373,19 @@ class Worker:
         on.
         """
         name = type(self._device).__name__
-        where = f"{name}.handle: queue {request.queue}, head {request.head}"
-        self._log_failure(f"{where}: {_described(error)}", error)
+        about = f"queue {request.queue}, head {request.head}"
+        self._failed(f"{name}.handle", error, about)
         if request.finished:
             return
+        self._fail(request, error)
+        if not request.finished:
+            request.finish()
+
+    def _fail(self, request: Request, error: BaseException) -> None:
         try:
             self._device.fail(request, error)
         except Exception as again:
-            self._log_failure(f"{name}.fail: {_described(again)}", again)
-        if not request.finished:
-            request.finish()
+            self._failed(f"{type(self._device).__name__}.fail", again)
 
     def _request_skipped(self, request: Request, why: str, attempts: int) -> None:
         """Complete a dead worker's request which is not to run (again), and log why."""
@@ -379,15 +395,12 @@ class Worker:
             f"{request.writable_total} to write, begins {request.read(PEEK_BYTES).hex() or 'empty'}"
         )
         if why == "drop":
-            self._answer(Logged(logging.WARNING, f"{name}: not run again: {chain}"))
+            self._said.note(why, logging.WARNING, lambda: f"{name}: not run again: {chain}")
             request.finish(0)
             return
         cause = f"{attempts} workers died over it" if why == "poison" else "not run again"
-        self._answer(Logged(logging.ERROR, f"{name}: failed, as {cause}: {chain}"))
-        try:
-            self._device.fail(request, RequestAbandoned(request.queue, request.head, attempts))
-        except Exception as error:
-            self._log_failure(f"{name}.fail: {_described(error)}", error)
+        self._said.note(why, logging.ERROR, lambda: f"{name}: failed, as {cause}: {chain}")
+        self._fail(request, RequestAbandoned(request.queue, request.head, attempts))
         if not request.finished:
             request.finish(0)
 
@@ -404,8 +417,8 @@ class Worker:
             return
         count, queue.failures_seen = native.failures - queue.failures_seen, native.failures
         error = OSError(native.failure, os.strerror(native.failure))
-        where = f"{type(self._device).__name__}.native: queue {queue.index}"
-        self._log_failure(f"{where}: {count} requests failed, the last: {_described(error)}", error)
+        about = f"queue {queue.index}: {count} requests failed, the last"
+        self._failed(f"{type(self._device).__name__}.native", error, about)
 
     def _hook(self, method: Callable[..., None], *args: object) -> None:
         """Call the device's own code; what it raises is logged with the method's name and ends
@@ -414,21 +427,12 @@ class Worker:
         try:
             method(*args)
         except Exception as error:
-            name = getattr(method, "__qualname__", repr(method))
-            self._log_failure(f"{name}: {_described(error)}", error)
+            self._failed(_name(method), error)
 
-    def _log_failure(self, text: str, error: BaseException) -> None:
-        now = time.monotonic()
-        if now - self._errors_since > LOG_PERIOD_S:
-            hidden = self._errors - LOGGED_ERRORS
-            if hidden > 0:
-                self._answer(Logged(logging.ERROR, f"{hidden} more failures were not logged"))
-            self._errors, self._errors_since = 0, now
-        self._errors += 1
-        if self._errors == 1:
-            text = "\n".join([text, *traceback.format_exception(error)]).rstrip()
-        if self._errors <= LOGGED_ERRORS:
-            self._answer(Logged(logging.ERROR, text))
+    def _failed(self, what: str, error: BaseException, about: str = "", *, then: str = "") -> None:
+        module = sys.modules.get(type(self._device).__module__)
+        file = getattr(module, "__file__", None) or ""
+        self._said.failed(what, error, about, then=then, file=file)
 
 
 class Refusal(Exception):
@@ -441,5 +445,6 @@ def _extended(memory: GuestMemory, region: control.Region, fd: Fd) -> GuestMemor
     )
 
 
-def _described(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+def _name(method: Callable[..., None]) -> str:
+    """What an author calls it."""
+    return str(getattr(method, "__qualname__", type(method).__name__))

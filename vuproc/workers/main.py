@@ -12,23 +12,23 @@ import os
 import resource
 import signal
 import socket
-import sys
 from pathlib import Path
 from typing import Protocol
 
-from vuproc import control
+from vuproc import control, texts
 from vuproc.control import (
     ChannelClosed,
     ChannelError,
     Done,
     Failed,
-    Logged,
     WorkerChannel,
     worker_end,
 )
 from vuproc.fd import Fd
+from vuproc.keeper import ErrorOutput
 from vuproc.loader import build
 from vuproc.shm.segment import Segment
+from vuproc.workers.log import WorkerLog
 from vuproc.workers.loop import Worker
 from vuproc.workers.nursery import die_with_parent
 
@@ -58,13 +58,13 @@ def run(control_end: _Duplicate) -> None:
     except ChannelClosed:
         code = 0  # the master has gone
     except ChannelError as error:
-        print(f"vuproc worker {os.getpid()}: {error}", file=sys.stderr)
+        prefix = f"vuproc worker {os.getpid()}: "
+        ErrorOutput(prefix).write(f"{prefix}{texts.described(error)}")
         code = EXIT_BUG
-    except Exception:
-        logging.getLogger("vuproc.worker").exception("worker %d failed", os.getpid())
+    except Exception as error:
+        WorkerLog(channel).failed(f"worker {os.getpid()} failed", error)
         code = EXIT_BUG
     # No atexit handler or finaliser may touch guest memory or the device once the loop is over.
-    sys.stderr.flush()
     os._exit(code)
 
 
@@ -77,7 +77,7 @@ def _serve(channel: WorkerChannel) -> int:
     try:
         worker, counters = _prepare(channel, prepare, fds)
     except Exception as error:
-        channel.send(Failed(prepare.serial, f"{prepare.type_ref}: {_described(error)}"))
+        channel.send(Failed(prepare.serial, f"{prepare.type_ref}: {texts.described(error)}"))
         return EXIT_SETUP
     channel.send(Done(prepare.serial))
 
@@ -90,7 +90,7 @@ def _serve(channel: WorkerChannel) -> int:
     try:
         worker.take(assign.queues, counters)
     except Exception as error:
-        channel.send(Failed(assign.serial, f"{prepare.type_ref}: {_described(error)}"))
+        channel.send(Failed(assign.serial, f"{prepare.type_ref}: {texts.described(error)}"))
         return EXIT_SETUP
     channel.send(Done(assign.serial))
     return worker.run()
@@ -102,16 +102,13 @@ def _prepare(
     """All that can be done before the queues are known: a driver waits for what is left."""
     logger = logging.getLogger("vuproc")
     logger.setLevel(prepare.log_level)
-    logger.addHandler(_ToMaster(channel))
+    said = WorkerLog(channel)
+    logger.addHandler(said)
     logger.propagate = False
     device = build(prepare.type_ref, Path(prepare.base_dir), prepare.options)
     device.shared = dict(zip(prepare.shared, fds, strict=True))
     counters = None if prepare.counters is None else Segment.attach(prepare.counters)
-    return Worker(channel, device, prepare.chain_limit), counters
-
-
-def _described(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+    return Worker(channel, device, prepare.chain_limit, said), counters
 
 
 def _harden() -> None:
@@ -128,17 +125,3 @@ def _harden() -> None:
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
-
-
-class _ToMaster(logging.Handler):
-    """Log records of the device's code become lines of the master's log."""
-
-    def __init__(self, channel: WorkerChannel) -> None:
-        super().__init__()
-        self._channel = channel
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            self._channel.send(Logged(record.levelno, self.format(record)))
-        except ChannelError:
-            pass  # the loop notices by itself that the master has gone

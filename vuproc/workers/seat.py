@@ -14,6 +14,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from vuproc import texts
+from vuproc.control import CAUSE_BYTES
 from vuproc.workers.supervise import WorkerProcess, name_queues
 
 log = logging.getLogger("vuproc.master")
@@ -113,7 +115,7 @@ class Seat:
         self.last_signal = worker.ended_by_signal()
         worker.close()
         self.restarts += 1
-        self.causes.append(f"worker {worker.pid}: {how}")
+        self.causes.append(texts.line(f"worker {worker.pid}: {how}", CAUSE_BYTES))
         log.warning(
             "%s: worker %d ended (%s), starting another", name_queues(self.queues), worker.pid, how
         )

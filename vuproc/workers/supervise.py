@@ -28,7 +28,7 @@ import multiprocess.popen_forkserver
 import multiprocess.process
 import multiprocess.reduction
 
-from vuproc import control
+from vuproc import control, texts
 from vuproc.control import (
     AnyCommand,
     ChannelError,
@@ -49,6 +49,8 @@ SETUP_DEADLINE = 30.0
 """Seconds a new worker has to import its device, and then to set up its queues."""
 COMMAND_DEADLINE = 2.0
 """Seconds a worker has to carry out a command before it is killed and replaced."""
+REPORTS_PER_TURN = 256
+"""What a worker says unasked that is heard before deadlines and others get their turn."""
 KILL_DEADLINE = 5.0
 """Seconds after SIGKILL by which the process must be gone; one stuck in the kernel is given up."""
 
@@ -257,7 +259,7 @@ class WorkerProcess:
             if answer is None:
                 left = deadline - time.monotonic()
                 if left <= 0 or not poller.poll(left * 1000):
-                    raise self._lost(f"no answer for {timeout} s")
+                    raise self._lost(f"no answer for {texts.seconds(timeout)}")
                 continue
             if answer.serial != serial:
                 raise self._lost(f"answered command {answer.serial} instead of {serial}")
@@ -278,7 +280,8 @@ class WorkerProcess:
         raise self._lost(f"answered command {answer.serial}, which was not given")
 
     def _next(self) -> Done | Failed | None:
-        while True:
+        """The next answer, if there is one; what else is said up to there is passed on."""
+        for _ in range(REPORTS_PER_TURN):
             try:
                 received = self._channel.receive()
             except ChannelError as error:
@@ -291,6 +294,7 @@ class WorkerProcess:
             if isinstance(report, RingBroken) and report.queue not in self.queues:
                 raise self._lost(f"reported queue {report.queue}, which is not its own")
             self._on_report(report)
+        return None
 
     def _lost(self, cause: str) -> WorkerLost:
         return WorkerLost(self.queues, self.pid, cause)

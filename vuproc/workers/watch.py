@@ -27,14 +27,21 @@ class Watcher:
     def add(self, fd: int, callback: Callback, events: int = select.EPOLLIN) -> None:
         """Call `callback` whenever `fd` has one of `events`. Raises ValueError if it is watched
         already.
+
+        One that was closed while it was watched is not watched any more, whoever has its number.
         """
-        if fd in self._callbacks:
-            raise ValueError(f"fd {fd} is watched already")
-        self._epoll.register(fd, events)
+        try:
+            self._epoll.register(fd, events)
+        except FileExistsError:
+            raise ValueError(f"fd {fd} is watched already") from None
         self._callbacks[fd] = callback
 
-    def remove(self, fd: int) -> None:
-        """Stop watching `fd`; a no-op if it is not watched."""
+    def remove(self, fd: int, callback: Callback | None = None) -> None:
+        """Stop watching `fd`; a no-op if it is not watched, or not with `callback` if that is
+        given.
+        """
+        if callback is not None and self._callbacks.get(fd) is not callback:
+            return
         if self._callbacks.pop(fd, None) is not None:
             try:
                 self._epoll.unregister(fd)
