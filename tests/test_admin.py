@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import selectors
 import socket
 import stat
@@ -14,10 +15,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from vuproc import texts
 from vuproc.admin import CLIENTS, PERMISSIONS, SUFFIX, AdminError, AdminServer, Request, Verb, ask
 from vuproc.listener import Listener
 
 BOUND_S = 20.0
+HOSTILE = "\ud800 \x1b[2J" + "x" * 100_000
+"""As an exception of a device's code may say."""
 
 
 class Loop:
@@ -26,7 +30,7 @@ class Loop:
     def __init__(self, path: Path) -> None:
         self.selector = selectors.DefaultSelector()
         listener = Listener(Path(f"{path}{SUFFIX}"), PERMISSIONS)
-        verbs: dict[str, Verb] = {"echo": self.echo, "fail": self.fail}
+        verbs: dict[str, Verb] = {"echo": self.echo, "fail": self.fail, "much": self.much}
         self.server = AdminServer(listener, self.selector, verbs)
         self._wake, self._waker = socket.socketpair()
         self.selector.register(self._wake, selectors.EVENT_READ, lambda: None)
@@ -38,7 +42,10 @@ class Loop:
         return {"queue": request.queue}
 
     def fail(self, request: Request) -> dict[str, Any]:
-        raise AdminError("not today")
+        raise AdminError("not today" if request.queue is None else HOSTILE)
+
+    def much(self, request: Request) -> dict[str, Any]:
+        return {"lines": ["x" * texts.LINE_BYTES] * 400, "hostile": [HOSTILE]}
 
     def _run(self) -> None:
         while not self._ended:
@@ -92,6 +99,36 @@ def test_an_unknown_verb_is_named(path: Path) -> None:
 @pytest.mark.parametrize("line", [b"nonsense\n", b"[]\n", b'{"verb": 3}\n', b"{}\n"])
 def test_what_is_no_request_gets_an_error(path: Path, line: bytes) -> None:
     assert msgspec.json.decode(talk(path, line))["ok"] is False
+
+
+def test_a7_a_line_that_is_not_utf_8_gets_an_error(path: Path) -> None:
+    assert msgspec.json.decode(talk(path, b'{"verb": "\xff\xfe"}\n'))["ok"] is False
+    assert ask(path, Request("echo", 3)) == {"queue": 3}
+
+
+def test_a7_what_a_device_says_is_made_fit_for_the_answer(path: Path) -> None:
+    with pytest.raises(AdminError) as caught:
+        ask(path, Request("fail", 1))
+    assert str(caught.value).startswith(r"\ud800 \x1b[2Jxxx")
+    assert len(str(caught.value)) <= texts.LINE_BYTES
+
+
+def test_a7_an_answer_that_is_longer_than_the_sockets_queue_arrives(path: Path) -> None:
+    answer = ask(path, Request("much"))
+    assert answer["lines"] == ["x" * texts.LINE_BYTES] * 400
+    assert answer["hostile"][0].startswith(r"\ud800")
+
+
+def test_a_client_that_does_not_take_its_answer_is_turned_away(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vuproc.admin.CLIENT_DEADLINE_S", 0.2)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.connect(f"{path}{SUFFIX}")
+        client.sendall(b'{"verb": "much"}\n')
+        ended = select.poll()
+        ended.register(client, select.POLLHUP)
+        assert ended.poll(BOUND_S * 1000), "it is waited for"
 
 
 def test_a_line_that_never_ends_is_cut_off(path: Path) -> None:

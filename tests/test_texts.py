@@ -81,6 +81,11 @@ def test_a7_what_is_cut_off_is_counted() -> None:
     assert shown.endswith("x... (100000 characters)")
 
 
+def test_a7_a_long_line_in_a_block_is_one_line() -> None:
+    shown = texts.block("x" * 100_000 + "\nend")
+    assert shown == texts.line("x" * 100_000) + "\nend"
+
+
 def test_a7_a_block_keeps_its_first_and_its_last_lines() -> None:
     shown = texts.block("\n".join(f"line {number}" for number in range(100_000))).split("\n")
     assert shown[0] == "line 0"

@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from vuproc import texts
 from vuproc.errors import VuprocError
 from vuproc.listener import Listener
 
@@ -29,7 +30,7 @@ REQUEST_BYTES = 4096
 CLIENTS = 8
 """Clients served at once; further ones wait in the backlog."""
 CLIENT_DEADLINE_S = 2.0
-"""Seconds a client has to send its line."""
+"""Seconds a client has to send its line, and to take the answer."""
 ANSWER_BYTES = 1 << 20
 """Bytes of the longest answer a client takes."""
 
@@ -115,14 +116,26 @@ class AdminServer:
         line += data
         if data and b"\n" not in line and len(line) <= REQUEST_BYTES:
             return
-        if b"\n" in line:
-            answer = self._answer(bytes(line.partition(b"\n")[0]))
-            try:
-                # A client that does not read what fits into its queue gets no more of our time.
-                client.send(msgspec.json.encode(answer) + b"\n")
-            except OSError:
-                pass
-        self._drop(client)
+        if b"\n" not in line:
+            self._drop(client)
+            return
+        answer = _fit(self._answer(bytes(line.partition(b"\n")[0])))
+        left = bytearray(msgspec.json.encode(answer) + b"\n")
+        self._clients[client] = left, time.monotonic() + CLIENT_DEADLINE_S
+        self._selector.modify(client, selectors.EVENT_WRITE, lambda: self._writable(client))
+        self._writable(client)
+
+    def _writable(self, client: socket.socket) -> None:
+        """Send as much of the answer as there is room for; the rest has until the deadline."""
+        left, _ = self._clients[client]
+        try:
+            del left[: client.send(left)]
+        except BlockingIOError:
+            return
+        except OSError:
+            left.clear()
+        if not left:
+            self._drop(client)
 
     def _answer(self, line: bytes) -> dict[str, Any]:
         try:
@@ -131,7 +144,7 @@ class AdminServer:
             if verb is None:
                 raise AdminError(f"unknown verb {request.verb!r}")
             return {"ok": True, **verb(request)}
-        except (msgspec.MsgspecError, AdminError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, AdminError) as error:
             return {"ok": False, "error": str(error)}
 
     def _drop(self, client: socket.socket) -> None:
@@ -139,6 +152,19 @@ class AdminServer:
         self._selector.unregister(client)
         client.close()
         self._accept_more()
+
+
+def _fit(value: Any) -> Any:
+    """The answer with every text in it fit to be encoded, and to be shown."""
+    match value:
+        case str():
+            return texts.block(value)
+        case dict():
+            return {key: _fit(each) for key, each in value.items()}
+        case list():
+            return [_fit(each) for each in value]
+        case _:
+            return value
 
 
 def ask(path: Path, request: Request, timeout_s: float = 10.0) -> dict[str, Any]:

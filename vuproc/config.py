@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vuproc import loader
+from vuproc import loader, texts
 from vuproc.config_convert import FAILED, Converter
 from vuproc.config_device import description_problems, grouping_problems
 from vuproc.config_types import MAX_SOCKET_PATH, File, Socket
@@ -222,7 +222,9 @@ class _Check:
                     mark = _mark_in(section, key) if key in section.items else section.mark
                     self._report(mark, f"{key}: {message}" if key else message)
         except Exception as error:
-            self._report(section.mark, f"{options_type.__name__}.problems: {_described(error)}")
+            self._report(
+                section.mark, f"{options_type.__name__}.problems: {texts.described(error)}"
+            )
         return None if bad or len(self._errors) > before else options
 
     def _describe(self, mark: Mark, device_type: type[Device], options: Options) -> Device | None:
@@ -233,7 +235,7 @@ class _Check:
             device.options = options
             problems = list(description_problems(device))
         except Exception as error:
-            self._report(mark, f"{name}: {_described(error)}")
+            self._report(mark, f"{name}: {texts.described(error)}")
             return None
         for problem in problems:
             self._report(mark, f"{name}: {problem}")
@@ -276,7 +278,3 @@ def _mark_at(section: Value, place: tuple[int, int] | None) -> Mark:
     if isinstance(group, ListValue) and place[1] < len(group.items):
         return group.items[place[1]].mark
     return group.mark
-
-
-def _described(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"

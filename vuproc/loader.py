@@ -13,6 +13,7 @@ from types import ModuleType
 
 import msgspec
 
+from vuproc import texts
 from vuproc.device import Device
 from vuproc.devices import BUILTIN
 from vuproc.errors import DeviceLoadError
@@ -170,7 +171,7 @@ def _blame(error: BaseException) -> str:
     """The error with the line of the author's code that raised it."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else ""
-    return f"{where}{type(error).__name__}: {error}"
+    return f"{where}{texts.described(error)}"
 
 
 def _lower(text: str | None) -> str:

@@ -17,6 +17,7 @@ import time
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Protocol
 
+from vuproc import texts
 from vuproc.errors import VuprocError
 from vuproc.fd import Fd
 
@@ -31,7 +32,7 @@ MAX_NAME = 255
 MAX_FDS_A_MESSAGE = 253
 """The kernel's SCM_MAX_FD."""
 MAX_STATUS = 1024
-"""Characters of a status line; systemd drops datagrams above a page."""
+"""Bytes of a status line; systemd drops datagrams above a page."""
 SEND_DEADLINE = 1.0
 """Seconds in which the service manager must have room for a message."""
 UNNAMED = "unknown"
@@ -162,7 +163,7 @@ class Notifier:
 
     def status(self, text: str) -> bool:
         """One line for `systemctl status`."""
-        return self._send("STATUS=" + " ".join(text.split())[:MAX_STATUS])
+        return self._send("STATUS=" + texts.line(" ".join(text.split()), MAX_STATUS))
 
     def watchdog(self) -> bool:
         """We are alive."""

@@ -43,15 +43,13 @@ def block(text: str, limit: int = BLOCK_BYTES) -> str:
     If there are too many, those in the middle are left out and counted: what a traceback is about
     stands at its end, and what a message is about at its beginning.
     """
-    text = str.__str__(text).rstrip()
-    beyond = 0
-    if len(text) > 2 * limit:
-        # A character takes at least a byte, so nothing between these can be shown. The cut makes
-        # one line more.
-        beyond = text.count("\n", limit, -limit) - 1
-        text = f"{text[:limit]}\n{text[-limit:]}"
-    lines = [line(each) for each in text.split("\n")]
-    if sum(map(_room_for, lines)) <= limit:
+    raw = str.__str__(text).rstrip().split("\n")
+    most = limit // SHORTEST
+    beyond = max(0, len(raw) - 2 * most)  # there is no room for these, whatever they say
+    if beyond:
+        raw = raw[:most] + raw[-most:]
+    lines = [line(each) for each in raw]
+    if not beyond and sum(map(_room_for, lines)) <= limit:
         return "\n".join(lines)
     half = limit // 2 - SHORTEST
     first = _fitting(lines, half)

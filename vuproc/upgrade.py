@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vuproc import keeper
+from vuproc import keeper, texts
 from vuproc.fd import Fd
 from vuproc.systemd import HasFileno
 
@@ -111,7 +111,7 @@ class Trial:
 
     def _refuse(self, reason: str) -> None:
         log.error("upgrade refused: %s", reason)
-        self.state = f"refused: {reason}"
+        self.state = f"refused: {texts.line(reason)}"
 
     def _forget(self) -> tuple[int, bytes]:
         assert self._process is not None and self._pidfd is not None and self._output is not None
