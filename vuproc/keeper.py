@@ -344,7 +344,7 @@ class ErrorOutput:
     def tell(self) -> bool:
         """Show how many lines were lost, if some were; whether that is said."""
         if self.lost:
-            notice = f"{self._prefix}{self.lost} lines were not shown, as nobody read them"
+            notice = f"{self._prefix}lines not shown, as nobody read them: {self.lost}"
             if not self._put(notice.encode(self._encoding, "backslashreplace")):
                 self._tell_at = time.monotonic() + TELL_S
                 return False

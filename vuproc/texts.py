@@ -14,6 +14,8 @@ LINE_BYTES = 2048
 """Bytes of the longest `line` in UTF-8: with what a log puts before it, it fits into one write that
 a pipe takes as a whole (PIPE_BUF).
 """
+ERROR_BYTES = 1024
+"""Bytes of an exception in one line: there is room in that for what it is about."""
 BLOCK_BYTES = 16384
 """Bytes of the longest `block` in UTF-8: a traceback of some 150 lines, and a quarter of the
 largest message between worker and master.
@@ -59,12 +61,13 @@ def block(text: str, limit: int = BLOCK_BYTES) -> str:
 
 
 def described(error: BaseException) -> str:
-    """The class and the text of an exception, as Python prints them, in one `line`."""
+    """The class and the text of an exception, as Python prints them, as a `line`."""
     try:
         text = str.__str__(str(error))
     except Exception:
         text = "<exception str() failed>"  # Python's own words
-    return line(f"{type(error).__name__}: {text}" if text else type(error).__name__)
+    name = type(error).__name__
+    return line(f"{name}: {text}" if text else name, ERROR_BYTES)
 
 
 def traceback_of(error: BaseException) -> str:

@@ -143,7 +143,6 @@ class Worker:
                 self._settle()
                 self._said.tend()
         except Leave as leave:
-            self._said.tend(at_last=True)
             # Whoever comes after us takes our end for that of all we had begun.
             for queue in self._queues.values():
                 queue.drop()
@@ -304,6 +303,7 @@ class Worker:
             case control.Exit():
                 self._detach()
                 self._hook(self._device.teardown)
+                self._said.tend(at_last=True)  # nobody listens after the answer
                 raise Leave(0)
             case _:
                 raise Refusal(f"{type(command).__name__} does not belong here")
