@@ -16,7 +16,7 @@ import pytest
 
 from vuproc import systemd
 from vuproc.fd import Fd
-from vuproc.systemd import InheritError, Notifier, inherit
+from vuproc.systemd import MAX_STATUS, InheritError, Notifier, inherit
 
 BOUND_S = 20.0
 
@@ -60,6 +60,13 @@ def notifier(manager: Manager) -> Iterator[Notifier]:
     made = Notifier(manager.notify_socket)
     yield made
     made.close()
+
+
+def test_a7_a_status_is_one_line_whatever_it_says(manager: Manager, notifier: Notifier) -> None:
+    assert notifier.status("\ud800 \x1b[2J" + "x" * 100_000)
+    (line,) = manager.take()[0]
+    assert line.startswith(r"STATUS=\ud800 \x1b[2Jxxx")
+    assert len(line) <= len("STATUS=") + MAX_STATUS
 
 
 def same_file(one: Fd, other: Fd) -> bool:

@@ -52,7 +52,7 @@ class Device:
     twice does harm, such as sending a frame."""
 
     log: ClassVar[logging.Logger] = logging.getLogger("vuproc.device")
-    """Lines logged here by a worker appear in the master's log."""
+    """Lines logged here by a worker appear in the master's log, up to a bound a line of code."""
 
     options: Options
     shared: Mapping[str, Fd] = MappingProxyType({})
@@ -168,8 +168,9 @@ class Device:
     ) -> None:
         """Call `callback` between requests whenever `fd` is readable (`write`: writable).
 
-        The descriptor stays the device's own: unwatch it before closing it. Raises ValueError if
-        it is watched already, RuntimeError outside a worker.
+        The descriptor stays the device's own: unwatch it before closing it. If `callback` raises,
+        that is logged and `fd` is no longer watched. Raises ValueError if it is watched already,
+        RuntimeError outside a worker.
         """
         self._attached().watch(fd, callback, write=write)
 

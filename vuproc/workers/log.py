@@ -61,11 +61,11 @@ class WorkerLog(logging.Handler):
         """
         head = ": ".join(filter(None, (what, about, texts.described(error)))) + then
         kind = what, type(error), getattr(error, "errno", None), _line_of(error, file)
-        text = head if error.__traceback__ is None else f"{head}\n{texts.traceback_of(error)}"
         with self._mutex:
             if not self._failures.admits(kind, lambda: head, burst=1, once=True):
                 return
-            if not self._send(logging.ERROR, text):
+            trace = "" if error.__traceback__ is None else f"\n{texts.traceback_of(error)}"
+            if not self._send(logging.ERROR, head + trace):
                 self._failures.lost(kind, lambda: head)
 
     def due(self) -> float | None:
