@@ -201,6 +201,10 @@ def test_c7_places_are_bounded_and_those_too_many_are_counted_together() -> None
     assert [say(limit, f"place {number}", 1) for number in range(6)] == [1, 1, 1, 1, 0, 0]
     clock.now += PERIOD_S
     assert limit.counts() == ["2 more of other kinds in 5 s: place 4 spoke"]
+    clock.now += 10 * PERIOD_S
+    assert [say(limit, f"place {number}", 1) for number in range(6, 12)] == [1, 1, 1, 1, 0, 0]
+    clock.now += PERIOD_S
+    assert limit.counts() == ["2 more of other kinds in 5 s: place 10 spoke"]
     assert say(limit, "place 7", 1) == 1, "the first ones have been silent"
 
 

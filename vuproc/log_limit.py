@@ -100,13 +100,13 @@ class LogLimit:
     def _place(self, key: Hashable, once: bool) -> _Place:
         now = self._clock()
         place = self._places.get(key)
-        if place is not None and (place.missed or now - place.since < PERIOD_S):
-            return place
         if place is None and len(self._places) >= self._most_places:
             self._forget(now)
-        if place is None and len(self._places) >= self._most_places:
-            return self._places.setdefault(OTHERS, _Place(now, once=True, shown=sys.maxsize))
-        place = self._places[key] = _Place(now, once)
+            if len(self._places) >= self._most_places:
+                key, place = OTHERS, self._places.get(OTHERS)
+        if place is None or not (place.missed or now - place.since < PERIOD_S):
+            shown = sys.maxsize if key == OTHERS else 0
+            place = self._places[key] = _Place(now, once or key == OTHERS, shown)
         return place
 
     def _forget(self, now: float) -> None:
