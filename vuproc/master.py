@@ -581,6 +581,6 @@ class Master:
 def _descriptors(post: Seat | Standby) -> tuple[int, ...]:
     """(pid, channel, pidfd) of the worker at a post, or nothing for an empty one."""
     worker = post.worker
-    if worker is None or worker.pidfd is None:
+    if worker is None:
         return ()
     return worker.pid, worker.fileno(), worker.pidfd.fileno()

@@ -236,9 +236,8 @@ class _Service:
         assert self._again is not None
         held = {**self._estate.held(), **self.master.held()}
         for worker in self._workers():
-            if worker.pidfd is not None:
-                held[f"{WORKER}{worker.pid}"] = worker.pidfd
-                held[f"{CHANNEL}{channel_name(worker.pid, worker.queues)}"] = worker
+            held[f"{WORKER}{worker.pid}"] = worker.pidfd
+            held[f"{CHANNEL}{channel_name(worker.pid, worker.queues)}"] = worker
         environment = self._estate.notifier.environment
         # The new program is to read the file itself.
         self._estate.forget_content(DEVICE_FILE)
@@ -268,8 +267,7 @@ class _Service:
     def _start_worker(self, on_report: OnReport) -> WorkerProcess:
         shared = list(self._shared_fds.values())
         worker = WorkerProcess(self._host, self._prepare, shared, on_report)
-        if worker.pidfd is not None:
-            self._estate.keep_worker(worker.pid, worker.pidfd)
+        self._estate.keep_worker(worker.pid, worker.pidfd)
         return worker
 
     def _workers(self) -> list[WorkerProcess]:

@@ -67,10 +67,19 @@ class CannotStart(VuprocError):
 
 
 class ForkedProcess(NamedTuple):
-    """A worker's process: its id, and its pidfd, which is the caller's."""
+    """A worker's process: its id, its pidfd, which is the caller's, and who forked it."""
 
     pid: int
     pidfd: Fd
+    server: _Running
+
+    def exit_code(self, timeout: float) -> int | None:
+        """How it ended, once its pidfd is readable, waiting up to `timeout` seconds to hear it.
+
+        A negative code is minus the number of a signal. None if that cannot be known: it may have
+        ended together with the forkserver.
+        """
+        return self.server.exit_code(self.pid, timeout)
 
 
 class Forkserver:
@@ -80,105 +89,98 @@ class Forkserver:
     """
 
     def __init__(self, preload: Sequence[str] = (), import_s: float = 0.0) -> None:
-        self.import_s = import_s
         self._preload = tuple(preload)
-        self._process: subprocess.Popen[bytes] | None = None
-        self._channel: MasterForkChannel | None = None
-        self._codes: dict[int, int] = {}
+        self._import_s = import_s
+        self._running: _Running | None = None
 
     def start(self, control: socket.socket, stack: Fd) -> ForkedProcess:
         """Start a worker with these two descriptors, which stay the caller's. Raises CannotStart.
 
         `control` is the worker's end of its control channel; `stack` a file that it may write its
-        stack to.
+        stack to. A forkserver that has died unseen is replaced.
         """
         try:
             with Fd(os.dup(control.fileno())) as channel:
-                # One that has died unseen is replaced, once.
-                for again in (True, False):
+                if self._running is not None:
                     try:
-                        self._ensure().send(Fork(), (channel, stack))
-                        return self._forked()
+                        return self._running.fork((channel, stack), FORK_DEADLINE)
                     except ChannelError:
-                        self._discard()
-                        if not again:
-                            raise
-        except (OSError, ChannelError) as error:
-            raise CannotStart(f"no worker process: {_words(error)}") from error
-        raise AssertionError("unreachable")
-
-    def exit_code(self, pid: int, timeout: float) -> int | None:
-        """How a worker ended whose pidfd is readable, waiting up to `timeout` seconds to hear it.
-
-        A negative code is minus the number of a signal. None if that cannot be known: it may have
-        ended together with the forkserver.
-        """
-        deadline = time.monotonic() + timeout
-        try:
-            while pid not in self._codes and self._channel is not None:
-                left = deadline - time.monotonic()
-                if left <= 0 or not self._channel.wait(left):
-                    break
-                self._hear()
-        except ChannelError:
-            self._discard()
-        return self._codes.pop(pid, None)
+                        self.close()
+                self._running = _Running(self._preload)
+                return self._running.fork((channel, stack), self._import_s + FORK_DEADLINE)
+        except OSError as error:
+            raise CannotStart(f"no worker process: {error.strerror or error}") from error
+        except ChannelError as error:
+            self.close()
+            raise CannotStart(f"no worker process: {error}") from error
 
     def close(self) -> None:
         """End it, after its workers have ended. Idempotent."""
-        self._discard()
+        running, self._running = self._running, None
+        if running is not None:
+            running.close()
 
-    def _ensure(self) -> MasterForkChannel:
-        if self._channel is not None:
-            return self._channel
+
+class _Running:
+    """One forkserver process, and what it has told."""
+
+    def __init__(self, preload: tuple[str, ...]) -> None:
+        """Raises OSError."""
+        self._codes: dict[int, int] = {}
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             try:
-                self._process = self._launched(theirs.fileno())
+                self._process = _launched(theirs.fileno(), preload)
             except BaseException:
                 ours.close()
                 raise
-        self._channel = Channel(ours, AnyForkReport, accepts_fds=True)
-        return self._channel
+        self._channel: MasterForkChannel = Channel(ours, AnyForkReport, accepts_fds=True)
+        self._closed = False
 
-    def _launched(self, channel: int) -> subprocess.Popen[bytes]:
-        program = _PROGRAM.format(
-            path=import_path(),
-            package=vuproc.__file__,
-            channel=channel,
-            parent=os.getpid(),
-            preload=self._preload,
-        )
-        flags = multiprocess.util._args_from_interpreter_flags()
-        with _signals_wait():
-            return subprocess.Popen(
-                [sys.executable, *flags, "-P", "-c", program],
-                stdin=subprocess.DEVNULL,
-                pass_fds=(channel,),
-                cwd="/",
-            )
-
-    def _forked(self) -> ForkedProcess:
-        assert self._channel is not None
-        deadline = time.monotonic() + self.import_s + FORK_DEADLINE
-        while True:
-            if not self._channel.wait(deadline - time.monotonic()):
-                raise ChannelError("the forkserver does not answer")
+    def fork(self, fds: tuple[Fd, Fd], timeout: float) -> ForkedProcess:
+        """Raises ChannelError, or OSError if it tells of one."""
+        self._channel.send(Fork(), fds)
+        deadline = time.monotonic() + timeout
+        while self._channel.wait(deadline - time.monotonic()):
             heard = self._hear()
             if isinstance(heard, ForkedProcess):
                 return heard
             if isinstance(heard, NotForked):
                 raise OSError(heard.errno, f"{heard.call}: {os.strerror(heard.errno)}")
+        raise ChannelError("the forkserver does not answer")
+
+    def exit_code(self, pid: int, timeout: float) -> int | None:
+        """As that of ForkedProcess."""
+        deadline = time.monotonic() + timeout
+        try:
+            while pid not in self._codes and not self._closed:
+                if not self._channel.wait(deadline - time.monotonic()):
+                    break
+                self._hear()
+        except ChannelError:
+            self.close()
+        return self._codes.pop(pid, None)
+
+    def close(self) -> None:
+        """Have it end, and wait for that. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        self._channel.close()
+        try:
+            self._process.wait(END_DEADLINE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
     def _hear(self) -> ForkedProcess | NotForked | None:
         """Take one report. Raises ChannelError."""
-        assert self._channel is not None
         received = self._channel.receive()
         if received is None:
             return None
         report, fds = received
         if isinstance(report, Forked) and len(fds) == 1:
-            return ForkedProcess(report.pid, fds[0])
+            return ForkedProcess(report.pid, fds[0], self)
         for fd in fds:
             fd.close()
         if isinstance(report, Forked):
@@ -190,18 +192,23 @@ class Forkserver:
         self._codes[report.pid] = report.code
         return None
 
-    def _discard(self) -> None:
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            channel.close()
-        process, self._process = self._process, None
-        if process is None:
-            return
-        try:
-            process.wait(END_DEADLINE)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+
+def _launched(channel: int, preload: tuple[str, ...]) -> subprocess.Popen[bytes]:
+    program = _PROGRAM.format(
+        path=import_path(),
+        package=vuproc.__file__,
+        channel=channel,
+        parent=os.getpid(),
+        preload=preload,
+    )
+    flags = multiprocess.util._args_from_interpreter_flags()
+    with _signals_wait():
+        return subprocess.Popen(
+            [sys.executable, *flags, "-P", "-c", program],
+            stdin=subprocess.DEVNULL,
+            pass_fds=(channel,),
+            cwd="/",
+        )
 
 
 def import_path() -> list[str]:
@@ -211,10 +218,6 @@ def import_path() -> list[str]:
     """
     given = sys.path if sys.flags.safe_path else sys.path[1:]
     return [entry for entry in given if entry]
-
-
-def _words(error: OSError | ChannelError) -> str:
-    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
 
 
 @contextlib.contextmanager

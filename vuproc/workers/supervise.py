@@ -13,6 +13,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 from vuproc import control
@@ -30,7 +31,7 @@ from vuproc.errors import VuprocError
 from vuproc.fd import Fd
 from vuproc.workers import stack
 from vuproc.workers.commands import Prepared
-from vuproc.workers.forkserver import CannotStart, Forkserver
+from vuproc.workers.forkserver import CannotStart, ForkedProcess, Forkserver
 
 COMMAND_DEADLINE = 2.0
 """Seconds a worker has to carry out a command before it is killed and replaced. While the device's
@@ -103,8 +104,6 @@ class WorkerProcess:
     ) -> None:
         """Start the process and have it prepare; does not wait for that. Raises `CannotStart`."""
         self.queues: tuple[int, ...] = ()
-        self.pid = 0
-        self.pidfd: Fd | None = None
         self._host = host
         self._on_report = on_report
         self._code: int | None = None
@@ -113,32 +112,14 @@ class WorkerProcess:
         self._backlog: deque[Prepared] = deque()
         self._unanswered: deque[tuple[int, bool]] = deque()
         """Serial of each command that nobody waits for, and whether it is the device's set-up."""
-        self._fork()
+        self._process, self._channel, self._stack = _forked(host.forkserver)
+        self.pid, self.pidfd = self._process.pid, self._process.pidfd
         try:
             self._post_unwaited((prepare, tuple(shared)), setup=True)
         except WorkerLost as error:
             self.kill()
             self.close()
             raise CannotStart(f"worker {self.pid} died at once") from error
-
-    def _fork(self) -> None:
-        try:
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        except OSError as error:
-            raise CannotStart(f"no control channel: {error.strerror}") from error
-        self._channel: MasterChannel = master_end(ours)
-        with theirs:
-            try:
-                self._stack = stack.make_file()
-            except OSError as error:
-                self._channel.close()
-                raise CannotStart(f"no file for a worker's stack: {error.strerror}") from error
-            try:
-                self.pid, self.pidfd = self._host.forkserver.start(theirs, self._stack)
-            except BaseException:
-                self._channel.close()
-                self._stack.close()
-                raise
 
     # On its way to the session's state.
 
@@ -290,8 +271,6 @@ class WorkerProcess:
 
     def kill(self) -> bool:
         """SIGKILL the process and wait until it is gone; False if the kernel will not."""
-        if self.pidfd is None:
-            return True
         try:
             signal.pidfd_send_signal(self.pidfd.fileno(), signal.SIGKILL)
         except ProcessLookupError:
@@ -300,15 +279,13 @@ class WorkerProcess:
 
     def wait_end(self, timeout: float) -> bool:
         """Wait until the process has ended; False after `timeout` seconds."""
-        if self.pidfd is None:
-            return True
         return poll_until_readable(self.pidfd.fileno(), timeout)
 
     def stack(self) -> str:
         """End it; what its Python code was doing, a line a call, the latest first. "" if it does
         not say, and then it may still be there.
         """
-        return "" if self.pidfd is None else stack.of(self.pidfd, self._stack)
+        return stack.of(self.pidfd, self._stack)
 
     def ending(self) -> str:
         """How the process ended, in words: the signal's name or the exit code."""
@@ -324,7 +301,7 @@ class WorkerProcess:
 
     def _exit_code(self) -> int | None:
         if self._code is None:
-            self._code = self._host.forkserver.exit_code(self.pid, KILL_DEADLINE)
+            self._code = self._process.exit_code(KILL_DEADLINE)
         return self._code
 
     def exit(self, timeout: float) -> bool:
@@ -346,8 +323,24 @@ class WorkerProcess:
         """Release the channel, the pidfd and the file for the stack."""
         self._channel.close()
         self._stack.close()
-        if self.pidfd is not None:
-            self.pidfd.close()
+        self.pidfd.close()
+
+
+def _forked(forkserver: Forkserver) -> tuple[ForkedProcess, MasterChannel, Fd]:
+    """A new process, the master's end of its control channel, and the file for its stack."""
+    try:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    except OSError as error:
+        raise CannotStart(f"no control channel: {error.strerror}") from error
+    with theirs, ExitStack() as undo:
+        channel = undo.enter_context(closing(master_end(ours)))
+        try:
+            file = undo.enter_context(stack.make_file())
+        except OSError as error:
+            raise CannotStart(f"no file for a worker's stack: {error.strerror}") from error
+        process = forkserver.start(theirs, file)
+        undo.pop_all()
+        return process, channel, file
 
 
 def describe_exit(code: int | None) -> str:
