@@ -248,7 +248,7 @@ class Master:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, previous)
         try:
             # Before the first front-end, which must not wait for imports.
-            self.crew.start()
+            self.crew.start(succeeds=self._estate.succeeds)
             retire()
             self._succeed()
             self.crew.standby.wait_ready()

@@ -102,12 +102,19 @@ class Crew:
         """Where rings are to begin that the front-end has started and no worker has yet."""
         self._seat_of = {queue: seat for seat in self.seats for queue in seat.queues}
 
-    def start(self) -> None:
+    def start(self, *, succeeds: bool = False) -> None:
         """Start every worker, and a standby, all at once. Raises `WorkerSetupError`, or
         `CannotStart` or `WorkerLost`.
+
+        `succeeds`: a session may go on with us, so a worker that cannot be had is tried for again.
         """
         for seat in self.seats:
-            seat.spawn()
+            try:
+                seat.spawn()
+            except CannotStart as error:
+                if not succeeds:
+                    raise
+                seat.lacking(error.reason)
         self.standby.refill()
         for seat in self.seats:
             if seat.worker is not None:
