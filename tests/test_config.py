@@ -593,5 +593,6 @@ device:
 exit_on_disconnect: false
 workers: [[0], [1], [2], [3]]
 stall_timeout: 30.0
+hook_timeout: 30.0
 log_level: info"""
     )

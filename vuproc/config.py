@@ -44,6 +44,8 @@ class DeviceFile:
     """Queues a worker, for each worker: every queue of the device once."""
     stall_timeout: float
     """Seconds; 0 is never."""
+    hook_timeout: float
+    """Seconds that a hook of the device may take."""
     log_level: str
     """debug, info, warning or error."""
     type_ref: str
@@ -113,6 +115,7 @@ class _Check:
             exit_on_disconnect=fields.get("exit_on_disconnect", False),
             workers=workers,
             stall_timeout=fields.get("stall_timeout", 30.0),
+            hook_timeout=fields.get("hook_timeout", 30.0),
             log_level=fields.get("log_level", "info"),
             type_ref=type_ref,
             device_type=type(device),

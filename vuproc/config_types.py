@@ -12,6 +12,9 @@ from vuproc.options import KIND, PERMISSIONS, FilePath
 MAX_SOCKET_PATH = 107
 """Bytes of a Unix socket's path: sun_path has 108 with the zero at its end (unix(7))."""
 
+MAX_HOOK_TIMEOUT = 3600.0
+"""Seconds that a hook may be allowed: an hour."""
+
 Permissions = Annotated[
     int, Meta(ge=0, le=0o777, extra={KIND: PERMISSIONS}, extra_json_schema={"x-kind": PERMISSIONS})
 ]
@@ -63,6 +66,15 @@ class File(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
             ge=0,
             description="Seconds without progress after which a worker that is serving a request "
             "is replaced; 0: never.",
+        ),
+    ] = 30.0
+    hook_timeout: Annotated[
+        float,
+        Meta(
+            ge=0.1,
+            le=MAX_HOOK_TIMEOUT,
+            description="Seconds that the device's own code may take outside of requests: to be "
+            "imported and made, and for each hook such as setup. A worker past that is replaced.",
         ),
     ] = 30.0
     log_level: Annotated[

@@ -59,7 +59,9 @@ class Estate:
         self._contents: set[str] = set()
         self._workers: set[str] = set()
         self._alive_at = 0.0
-        self._heir = bool(left)
+        self.succeeds = bool(left)
+        """Whether a predecessor has left us anything."""
+        self._heir = self.succeeds
 
     @property
     def has_heir(self) -> bool:

@@ -38,6 +38,7 @@ _SCOPES: Mapping[str, Scope] = MappingProxyType(
         "socket.permissions": Scope.NOW,
         "exit_on_disconnect": Scope.NOW,
         "stall_timeout": Scope.NOW,
+        "hook_timeout": Scope.NOW,
         "log_level": Scope.NOW,
         "workers": Scope.SESSION,
     }

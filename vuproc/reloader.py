@@ -98,6 +98,7 @@ class Reloader:
             self._master.crew.set_log_level(level)
         self._master.set_exit_on_disconnect(plan.now.exit_on_disconnect)
         self._stall.timeout_s = plan.now.stall_timeout
+        self._stall.hook_timeout_s = plan.now.hook_timeout
         if plan.now.socket.permissions != before.socket.permissions:
             self._permit(plan.now.socket.permissions)
         self._waits = any(change.scope is Scope.SESSION for change in plan.changes)

@@ -35,7 +35,7 @@ from vuproc.estate import (
 )
 from vuproc.fd import Fd
 from vuproc.listener import Connector, Inherited, Listener, ListenError, Source
-from vuproc.master import Master
+from vuproc.master import Master, Meanwhile
 from vuproc.operations import Operations
 from vuproc.reloader import Reloader
 from vuproc.session import Offer
@@ -46,16 +46,25 @@ from vuproc.spec.virtio import Feature
 from vuproc.systemd import InheritError, Notifier, inherit
 from vuproc.upgrade import Again, Trial, become
 from vuproc.workers.crew import Crew, OnReport
+from vuproc.workers.forkserver import CannotStart, Forkserver
 from vuproc.workers.predecessors import Leftovers, PredecessorAlive, channel_name, retire
 from vuproc.workers.stall import StallWatch
-from vuproc.workers.supervise import Forkserver, WorkerProcess, WorkerSetupError
+from vuproc.workers.supervise import WorkerHost, WorkerLost, WorkerProcess, WorkerSetupError
 
 log = logging.getLogger("vuproc.master")
 
 EXIT_OK = 0
 EXIT_FAILURE = 1
 
-_REFUSALS = (WorkerSetupError, PredecessorAlive, SegmentInUse, ListenError, OSError)
+_REFUSALS = (
+    WorkerSetupError,
+    WorkerLost,
+    CannotStart,
+    PredecessorAlive,
+    SegmentInUse,
+    ListenError,
+    OSError,
+)
 """What is nobody's bug here."""
 
 RING_FEATURES = (
@@ -153,10 +162,16 @@ class _Service:
         for counter in counters:
             stack.callback(counter.release)
         snapshots = [counter.snapshot for counter in counters]
-        self._count_command = lambda queue: counters[queue].count_command()
-
         self._shared_fds = shared
-        self._forkserver = Forkserver([file.device_type.__module__] if _installed(file) else [])
+        preload = [file.device_type.__module__] if _installed(file) else []
+        forkserver = Forkserver(preload, file.hook_timeout)
+        stack.callback(forkserver.close)
+        self._host = WorkerHost(
+            forkserver,
+            on_command=lambda queue: counters[queue].count_command(),
+            hooks=lambda queue: counters[queue].hooks(),
+            hook_timeout=file.hook_timeout,
+        )
         self._prepare = self._prepared(file, device)
         estate.keep_content(DEVICE_FILE, file.content)
         config = ConfigSpace(device.config_space)
@@ -182,12 +197,15 @@ class _Service:
         self.master = master = Master(
             source, offer, make_crew, estate, exit_on_disconnect=file.exit_on_disconnect
         )
+        self._host.wait = master.wait_readable
         stack.callback(master.close)
         estate.live = lambda: [worker.pid for worker in self._workers()]
         master.add_chore(output)
         master.add_chore(estate)
         master.add_chore(leftovers)
-        stall = StallWatch(file.stall_timeout, master.crew, lambda queue: snapshots[queue]())
+        stall = StallWatch(
+            file.stall_timeout, file.hook_timeout, master.crew, lambda queue: snapshots[queue]()
+        )
         master.add_chore(stall)
         operations = Operations(file.type_ref, master, counters)
         if again is not None and fd is None:
@@ -203,7 +221,8 @@ class _Service:
         if fd is None:  # an inherited descriptor has no place beside which an admin socket could be
             beside = Path(f"{file.socket.path}{SUFFIX}")
             listener = self._listener(beside, PERMISSIONS, (ADMIN, ADMIN_LOCK))
-            master.add_chore(AdminServer(listener, master.selector, operations.verbs()))
+            verbs = operations.verbs()
+            master.add_chore(AdminServer(listener, master.selector, verbs, Meanwhile))
 
     def run(self) -> None:
         """Serve until the end; raises what cannot be served."""
@@ -226,9 +245,8 @@ class _Service:
         assert self._again is not None
         held = {**self._estate.held(), **self.master.held()}
         for worker in self._workers():
-            if worker.pidfd is not None:
-                held[f"{WORKER}{worker.pid}"] = worker.pidfd
-                held[f"{CHANNEL}{channel_name(worker.pid, worker.queues)}"] = worker
+            held[f"{WORKER}{worker.pid}"] = worker.pidfd
+            held[f"{CHANNEL}{channel_name(worker.pid, worker.queues)}"] = worker
         environment = self._estate.notifier.environment
         # The new program is to read the file itself.
         self._estate.forget_content(DEVICE_FILE)
@@ -239,6 +257,7 @@ class _Service:
         """New workers are of another kind from now on, and the rest of the file has changed."""
         self._file = file
         self._prepare = self._prepared(file, device)
+        self._host.hook_timeout = file.hook_timeout
         self._estate.keep_content(DEVICE_FILE, file.content)
 
     # Workers.
@@ -256,11 +275,8 @@ class _Service:
 
     def _start_worker(self, on_report: OnReport) -> WorkerProcess:
         shared = list(self._shared_fds.values())
-        worker = WorkerProcess(
-            self._forkserver, self._prepare, shared, on_report, self._count_command
-        )
-        if worker.pidfd is not None:
-            self._estate.keep_worker(worker.pid, worker.pidfd)
+        worker = WorkerProcess(self._host, self._prepare, shared, on_report)
+        self._estate.keep_worker(worker.pid, worker.pidfd)
         return worker
 
     def _workers(self) -> list[WorkerProcess]:

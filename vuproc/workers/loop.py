@@ -14,7 +14,8 @@ import select
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from vuproc import control, texts
 from vuproc.control import ChannelClosed, Command, Done, Failed, RingBroken, WorkerChannel
@@ -320,9 +321,23 @@ class Worker:
             queue.rebind(memory)
         self._memory = memory
 
+    @contextmanager
+    def _in_hook(self) -> Iterator[None]:
+        """The device's own code may take longer than a command does: the master sees when it is at
+        it.
+        """
+        for counters in self._counters:
+            counters.count_hook()
+        try:
+            yield
+        finally:
+            for counters in self._counters:
+                counters.count_hook()
+
     def _write_config(self, offset: int, data: bytes) -> None:
         try:
-            self._device.config_written(offset, data)
+            with self._in_hook():
+                self._device.config_written(offset, data)
         except Exception as error:
             raise Refusal(f"config_written: {texts.described(error)}") from error
 
@@ -425,7 +440,8 @@ class Worker:
         nothing.
         """
         try:
-            method(*args)
+            with self._in_hook():
+                method(*args)
         except Exception as error:
             self._failed(_name(method), error)
 
