@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from vuproc import loader, texts
+from vuproc.admin import SUFFIX
 from vuproc.config_convert import FAILED, Converter
 from vuproc.config_device import description_problems, grouping_problems
 from vuproc.config_types import MAX_SOCKET_PATH, File, Socket
@@ -25,6 +29,7 @@ from vuproc.config_yaml import (
 )
 from vuproc.device import Device
 from vuproc.errors import ConfigError, ConfigErrors, DeviceLoadError
+from vuproc.listener import LOCK_SUFFIX
 from vuproc.options import Options
 
 _WHOLE = Mark(0, 0)
@@ -61,40 +66,71 @@ class DeviceFile:
         return self.device_type(self.options)
 
 
-def load(path: str | Path, content: bytes | None = None) -> DeviceFile:
+def load(
+    path: str | Path,
+    content: bytes | None = None,
+    *,
+    look: bool = True,
+    makes_socket: bool = True,
+) -> DeviceFile:
     """Read and check a device file. Raises ConfigErrors with everything that is wrong in it.
 
-    `content`: take this for what is in the file, and do not read it.
+    `content`: take this for what is in the file, and do not read it. `look`: at what the file names
+    as well, such as images; not for a device that runs already, whatever has become of them.
+    `makes_socket`: something is to be made where the file says that the socket is.
     """
-    return _Check(str(path), content).file()
+    return _Check(str(path), content, look, look and makes_socket).file()
 
 
-def check_socket_path(path: str, mode: str = "server") -> list[str]:
-    """What is wrong with the absolute `path` of a socket; empty if nothing is."""
+def check_socket_path(path: str, mode: str = "server", *, look: bool = True) -> list[str]:
+    """What is wrong with the absolute `path` of a socket; empty if nothing is.
+
+    The admin socket lies beside it, and a lock beside each of those that are ours. `look`: at what
+    is there.
+    """
     length = len(os.fsencode(path))
     if length > MAX_SOCKET_PATH:
-        return [f"the socket's path has {length} bytes, more than {MAX_SOCKET_PATH}: {path}"]
-    if mode == "client":
-        return []  # the VMM makes it, perhaps later
+        limit = f"{MAX_SOCKET_PATH}, which leaves room for the admin socket's {SUFFIX}"
+        return [f"the socket's path has {length} bytes, more than {limit}: {path}"]
+    return _beside_problems(path, mode) if look else []
+
+
+def _beside_problems(path: str, mode: str) -> list[str]:
     folder = os.path.dirname(path)
     if not os.path.isdir(folder):
         return [f"the socket's folder {folder} does not exist"]
+    if not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
+        return [f"the socket's folder {folder} is not writable"]
+    sockets = (path, f"{path}{SUFFIX}")
+    ours = sockets[1:] if mode == "client" else sockets
+    locks = tuple(f"{name}{LOCK_SUFFIX}" for name in ours)
+    expected = ((sockets, stat.S_ISSOCK, "socket"), (locks, stat.S_ISREG, "regular file"))
+    return [
+        problem
+        for names, is_kind, kind in expected
+        for name in names
+        if (problem := _other_kind(name, is_kind, kind)) is not None
+    ]
+
+
+def _other_kind(path: str, is_kind: Callable[[int], bool], kind: str) -> str | None:
     try:
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            return [f"{path} exists and is not a socket"]
+        there = os.lstat(path)
     except FileNotFoundError:
-        pass
+        return None
     except OSError as error:
-        return [f"{path}: {(error.strerror or 'not accessible').lower()}"]
-    return []
+        return f"{path}: {(error.strerror or 'not accessible').lower()}"
+    return None if is_kind(there.st_mode) else f"{path} exists and is not a {kind}"
 
 
 class _Check:
     """One pass over one device file."""
 
-    def __init__(self, name: str, content: bytes | None) -> None:
+    def __init__(self, name: str, content: bytes | None, look: bool, look_beside: bool) -> None:
         self._name = name
         self._content = content
+        self._look = look
+        self._look_beside = look_beside
         self._path = Path(os.path.abspath(name))
         self._errors: list[ConfigError] = []
         self._converter = Converter(self._report, self._path.parent)
@@ -176,7 +212,7 @@ class _Check:
             return FAILED
         if isinstance(socket, str):
             socket = Socket(path=socket)
-        for problem in check_socket_path(socket.path, socket.mode):
+        for problem in check_socket_path(socket.path, socket.mode, look=self._look_beside):
             self._report(_mark_in(root.items["socket"], "path"), problem)
         return socket
 
@@ -218,7 +254,7 @@ class _Check:
             return None
         names = {field.name: field.encode_name for field in _fields(options_type)}
         try:
-            for name, message in options.problems():
+            for name, message in options.problems() if self._look else ():
                 # What is said of the whole may only follow from a field that is wrong already.
                 if name not in bad and (name or not bad):
                     key = names.get(name, name)
@@ -228,7 +264,16 @@ class _Check:
             self._report(
                 section.mark, f"{options_type.__name__}.problems: {texts.described(error)}"
             )
+        if not bad and len(self._errors) == before:
+            self._check_journey(section.mark, options)
         return None if bad or len(self._errors) > before else options
+
+    def _check_journey(self, mark: Mark, options: Options) -> None:
+        """Workers get the options as msgpack: it has no integers of more than 64 bits, say."""
+        try:
+            msgspec.msgpack.decode(msgspec.msgpack.encode(options), type=type(options))
+        except Exception as error:
+            self._report(mark, f"workers cannot be given these options: {texts.described(error)}")
 
     def _describe(self, mark: Mark, device_type: type[Device], options: Options) -> Device | None:
         """Make the device and hear what it says of itself: an author's code, so anything goes."""
@@ -236,7 +281,7 @@ class _Check:
         try:
             device = device_type(options)
             device.options = options
-            problems = list(description_problems(device))
+            problems = list(description_problems(device)) if self._look else []
         except Exception as error:
             self._report(mark, f"{name}: {texts.described(error)}")
             return None

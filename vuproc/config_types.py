@@ -7,10 +7,15 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from vuproc.admin import SUFFIX
 from vuproc.options import KIND, PERMISSIONS, FilePath
 
-MAX_SOCKET_PATH = 107
+MAX_ADDRESS = 107
 """Bytes of a Unix socket's path: sun_path has 108 with the zero at its end (unix(7))."""
+MAX_SOCKET_PATH = MAX_ADDRESS - len(SUFFIX)
+"""Bytes of the socket's path, so that the admin socket's is one, too."""
+MAX_STALL_TIMEOUT_S = 86_400
+"""Seconds, a day: poll(2) takes milliseconds in 31 bits."""
 
 MAX_HOOK_TIMEOUT = 3600.0
 """Seconds that a hook may be allowed: an hour."""
@@ -24,7 +29,7 @@ Permissions = Annotated[
 class Socket(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """Where the VMM is met."""
 
-    path: Annotated[FilePath, Meta(description="Unix socket, at most 107 bytes when absolute.")]
+    path: Annotated[FilePath, Meta(description="Unix socket, at most 101 bytes when absolute.")]
     mode: Annotated[
         Literal["server", "client"],
         Meta(
@@ -64,6 +69,7 @@ class File(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         float,
         Meta(
             ge=0,
+            le=MAX_STALL_TIMEOUT_S,
             description="Seconds without progress after which a worker that is serving a request "
             "is replaced; 0: never.",
         ),

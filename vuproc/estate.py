@@ -101,6 +101,12 @@ class Estate:
             self.forget(name)
         return self.take(foreign[0]) if foreign else None
 
+    def discard(self, name: str, fd: Fd) -> None:
+        """Close what was taken over under a name, and have it forgotten."""
+        fd.close()
+        self._found.pop(name, None)
+        self.notifier.remove(name)
+
     def forget(self, prefix: str) -> None:
         """Close what is left under names that begin so, here and in the store."""
         for name in self.names(prefix):

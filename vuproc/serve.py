@@ -21,7 +21,7 @@ from vuproc.admin import PERMISSIONS, SUFFIX, AdminServer
 from vuproc.config import DeviceFile
 from vuproc.config_space import ConfigSpace
 from vuproc.device import Device
-from vuproc.errors import SegmentInUse
+from vuproc.errors import FileRefused, SegmentInUse
 from vuproc.estate import (
     ADMIN,
     ADMIN_LOCK,
@@ -29,16 +29,15 @@ from vuproc.estate import (
     DEVICE_FILE,
     LISTENER,
     LOCK,
-    SHARED,
     WORKER,
     Estate,
 )
-from vuproc.fd import Fd
 from vuproc.listener import Connector, Inherited, Listener, ListenError, Source
 from vuproc.master import Master, Meanwhile
 from vuproc.operations import Operations
 from vuproc.reloader import Reloader
 from vuproc.session import Offer
+from vuproc.shared_files import SharedFiles
 from vuproc.shm.counters import QueueCounters, block_bytes
 from vuproc.shm.segment import Segment, sweep
 from vuproc.spec.vhost_user import ProtocolFeature
@@ -63,6 +62,7 @@ _REFUSALS = (
     PredecessorAlive,
     SegmentInUse,
     ListenError,
+    FileRefused,
     OSError,
 )
 """What is nobody's bug here."""
@@ -152,9 +152,7 @@ class _Service:
         device = file.make_device()
         source = self._source(fd, stack)
         stack.callback(source.close)
-        shared = self._shared(device)
-        for owner in shared.values():
-            stack.callback(owner.close)
+        self._shared = SharedFiles(device, estate, stack)
         self._segment = _counters(file, fd, device.num_queues())
         stack.callback(self._segment.unlink)
         stack.callback(self._segment.close)
@@ -162,7 +160,6 @@ class _Service:
         for counter in counters:
             stack.callback(counter.release)
         snapshots = [counter.snapshot for counter in counters]
-        self._shared_fds = shared
         preload = [file.device_type.__module__] if _installed(file) else []
         forkserver = Forkserver(preload, file.hook_timeout)
         stack.callback(forkserver.close)
@@ -212,7 +209,7 @@ class _Service:
             trial = Trial(again.check, master.selector, self._become)
             master.add_chore(trial)
             reloader = Reloader(
-                again.load, file, device, config, master, stall, self._set_file, self._become
+                again.load, file, device, config, master, stall, self._set_file, self._begin_anew
             )
             master.add_chore(reloader)
             master.on_signal(signal.SIGHUP, reloader.signalled)
@@ -253,6 +250,13 @@ class _Service:
         become(self._again.run, held, environment, self.master.hold_signals)
         self._estate.keep_content(DEVICE_FILE, self._file.content)
 
+    def _begin_anew(self, *, replaced: bool) -> None:
+        """The same for what the device file says by now; `replaced`: of the shared files, too."""
+        if replaced:
+            self._shared.drop()
+        self._become()
+        self._shared.keep()
+
     def _set_file(self, file: DeviceFile, device: Device) -> None:
         """New workers are of another kind from now on, and the rest of the file has changed."""
         self._file = file
@@ -269,12 +273,12 @@ class _Service:
             options=msgspec.msgpack.encode(file.options),
             chain_limit=device.queue_size(),
             counters=self._segment.name,
-            shared=tuple(self._shared_fds),
+            shared=tuple(self._shared.fds),
             log_level=getattr(logging, file.log_level.upper()),
         )
 
     def _start_worker(self, on_report: OnReport) -> WorkerProcess:
-        shared = list(self._shared_fds.values())
+        shared = list(self._shared.fds.values())
         worker = WorkerProcess(self._host, self._prepare, shared, on_report)
         self._estate.keep_worker(worker.pid, worker.pidfd)
         return worker
@@ -311,20 +315,6 @@ class _Service:
         self._estate.keep(names[0], kept_socket)
         self._estate.keep(names[1], kept_lock)
         return listener
-
-    def _shared(self, device: Device) -> dict[str, Fd]:
-        """The device's shared files: those of a predecessor if they are of the same size."""
-        owners: dict[str, Fd] = {}
-        for name, shared in device.shared_files().items():
-            with shared if isinstance(shared, Fd) else Fd(os.dup(shared.fileno())) as new:
-                left = self._estate.take(f"{SHARED}{name}")
-                if left is not None and left.size != new.size:
-                    left.close()
-                    left = None
-                owners[name] = new.dup() if left is None else left
-            shared.close()
-            self._estate.keep(f"{SHARED}{name}", owners[name])
-        return owners
 
 
 def _summary(groups: Sequence[tuple[int, ...]]) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,11 +23,10 @@ from vuproc.control import Logged, RingBroken
 from vuproc.effects import Effect, EffectFailed
 from vuproc.fd import Fd
 from vuproc.log_limit import apart
-from vuproc.shm.inflight import record_bytes
 from vuproc.workers.commands import Prepared, prepared, regions_of, start_ring, truncation
 from vuproc.workers.forkserver import CannotStart
 from vuproc.workers.log import MASTER_TAKES
-from vuproc.workers.record import make_records
+from vuproc.workers.record import InflightFile, make_records
 from vuproc.workers.seat import BREAKER_DEATHS, LACK_FIRST_S, Seat
 from vuproc.workers.standby import Standby
 from vuproc.workers.supervise import (
@@ -47,10 +45,6 @@ STOP_DEADLINE = 3.0
 
 EXIT_DEADLINE = 5.0
 """Seconds a worker has to leave at our own end."""
-
-VERSION_AT = 8
-"""Where a record has its version, 16 bits (vhost-user, QueueRegionSplit)."""
-_EMPTY = bytes(2)
 
 OnReport = Callable[[RingBroken | Logged], None]
 
@@ -101,7 +95,7 @@ class Crew:
         self._replay = replay
         self._on_broken = on_broken
         self._stopped: set[int] = set()
-        self._records: Fd | None = None
+        self._records: InflightFile | None = None
         self._kept: dict[int, int] = {}
         self._bases: dict[int, int] = {}
         """Where rings are to begin that the front-end has started and no worker has yet."""
@@ -142,13 +136,12 @@ class Crew:
         They are there before the first ring: a successor must be told of them before a worker is.
         """
         if self._records is None:
-            self._records, _ = make_records(len(self._seat_of), self._queue_size)
+            self._records = InflightFile.create(len(self._seat_of), self._queue_size)
 
     def freeze(self) -> CrewState:
         """What a successor's crew must know of the session; the records stay ours."""
-        return CrewState(
-            tuple(self.config.written()), tuple(sorted(self._kept.items())), self._records
-        )
+        records = None if self._records is None else self._records.file
+        return CrewState(tuple(self.config.written()), tuple(sorted(self._kept.items())), records)
 
     def thaw(self, state: CrewState, broken: Mapping[int, str]) -> None:
         """Go on from what a predecessor's crew knew, and bring every worker to the session's state.
@@ -158,7 +151,8 @@ class Crew:
         for offset, data in state.config:
             self.config.write(offset, data)
         self._kept = dict(state.kept)
-        self._records = state.records
+        if state.records is not None:
+            self._records = InflightFile(state.records, self._queue_size)
         self.broken = dict(broken)
         for seat in self.seats:
             if seat.worker is None:
@@ -181,7 +175,7 @@ class Crew:
         setup = effect.setup
         # A ring that could not be drained goes on from its record if it goes on where it stopped.
         if self._kept.pop(setup.index, None) != setup.base:
-            self._empty_record(setup.index)
+            self._own_records.clear(setup.index)
 
     def perform(self, effect: Effect) -> object:
         """Carry out one effect everywhere it matters; the result is what `Step.finish` takes."""
@@ -250,12 +244,11 @@ class Crew:
             if seat.worker is None:
                 continue
             try:
-                if seat.worker.ready:
-                    seat.worker.call(control.Detach())
+                if seat.worker.setting_up:
+                    # It has been told of the rings, and that cannot be taken back in time.
+                    self._replace(seat, "the session is over, and it is setting up still")
                 else:
-                    # Its set-up may take long, and nobody waits for what it was to catch up with.
-                    seat.worker.forget_backlog()
-                    seat.worker.catch_up([(control.Detach(), ())])
+                    seat.worker.call(control.Detach())
             except (WorkerLost, WorkerRefused) as error:
                 self._replace(seat, str(error))
         self._drop_records()
@@ -331,7 +324,7 @@ class Crew:
             log.warning("%s", error)
             self._bases[setup.index] = setup.base
         except WorkerRefused as error:
-            if setup.inflight is not None or not self._empty_record(setup.index):
+            if setup.inflight is not None or not self._own_records.clear(setup.index):
                 raise
             log.warning("queue %d: what was kept for it is forgotten: %s", setup.index, error)
             self._on(setup.index, command)
@@ -345,18 +338,12 @@ class Crew:
         """
         if setup.inflight is not None:
             return start_ring(setup, setup.inflight.fd, setup.inflight.offset, base)
-        return start_ring(setup, *self._own_record(setup.index), base)
+        return start_ring(setup, *self._own_records.at(setup.index), base)
 
-    def _own_record(self, index: int) -> tuple[Fd, int]:
+    @property
+    def _own_records(self) -> InflightFile:
         assert self._records is not None, "no session"
-        return self._records, index * record_bytes(self._queue_size)
-
-    def _empty_record(self, index: int) -> bool:
-        """Have the next start of a ring find nothing to recover; whether there was a record."""
-        records, offset = self._own_record(index)
-        before = os.pread(records.fileno(), len(_EMPTY), offset + VERSION_AT)
-        os.pwrite(records.fileno(), _EMPTY, offset + VERSION_AT)
-        return before != _EMPTY
+        return self._records
 
     def _drop_records(self) -> None:
         self._kept.clear()

@@ -138,14 +138,15 @@ class WorkerProcess:
         self._backlog.extend(commands)
         self._post_backlog()
 
-    def forget_backlog(self) -> None:
-        """Do not give what has not been given yet."""
-        self._backlog.clear()
-
     @property
     def ready(self) -> bool:
         """It has done all that it was told without anybody waiting for it."""
         return not self._unanswered
+
+    @property
+    def setting_up(self) -> bool:
+        """The device's own code is at it, and the session has to wait."""
+        return any(setup for _, setup in self._unanswered)
 
     @property
     def overdue(self) -> float | None:
@@ -202,11 +203,11 @@ class WorkerProcess:
         Raises `WorkerRefused`, `WorkerLost` when there is no answer within `timeout` seconds, or
         what is due before: `WorkerSetupError`.
         """
-        serial = self.post(command, fds)
-        return self.wait(serial, timeout=timeout)
+        self.settle()
+        return self.wait(self.post(command, fds), timeout=timeout)
 
     def post(self, command: AnyCommand, fds: Sequence[Fd] = ()) -> int:
-        """Send one command and return its serial for `wait`. Raises `WorkerLost`."""
+        """Send one command and return its serial for `wait`; it is `ready`. Raises `WorkerLost`."""
         self._serial += 1
         numbered = control.numbered(command, self._serial)
         try:
@@ -218,8 +219,7 @@ class WorkerProcess:
         return self._serial
 
     def wait(self, serial: int, *, timeout: float = COMMAND_DEADLINE) -> int:
-        """Wait for the answer to `serial`, passing on what else the worker says."""
-        self.settle()
+        """Wait for the answer to `serial`, the command given last, once it was `ready`."""
         answer = self._answer(time.monotonic(), timeout)
         if answer.serial != serial:
             raise self._lost(f"answered command {answer.serial} instead of {serial}")
