@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vuproc import loader
+from vuproc import imported, place
 from vuproc.config_convert import FAILED, Converter
-from vuproc.config_device import description_problems, grouping_problems
+from vuproc.config_device import OPTIONAL, description_problems, grouping_problems, ignored
 from vuproc.config_types import MAX_SOCKET_PATH, File, Socket
 from vuproc.config_yaml import (
     MAX_BYTES,
@@ -24,8 +25,12 @@ from vuproc.config_yaml import (
     read,
 )
 from vuproc.device import Device
-from vuproc.errors import ConfigError, ConfigErrors, DeviceLoadError
+from vuproc.device_class import class_problems
+from vuproc.errors import ConfigError, ConfigErrors, DeviceLoadError, DeviceWrong
+from vuproc.fd import Fd
 from vuproc.options import Options
+from vuproc.options_class import travel_problem
+from vuproc.shared_files import open_shared
 
 _WHOLE = Mark(0, 0)
 
@@ -53,10 +58,22 @@ class DeviceFile:
     """Of the type `device_type.options_type`."""
     content: bytes = field(default=b"", repr=False, compare=False)
     """What was read."""
+    type_at: tuple[str, int, int] = field(default=("", 0, 0), repr=False, compare=False)
+    """The file as it was named, and the line and column of its `type`."""
 
     def make_device(self) -> Device:
         """A new instance of the device."""
         return self.device_type(self.options)
+
+    def open_shared(self, device: Device) -> dict[str, Fd]:
+        """The files that `device` gives its workers to share, owned by the caller.
+
+        Raises ConfigErrors if they are not what the device class says.
+        """
+        try:
+            return open_shared(device)
+        except DeviceWrong as error:
+            raise ConfigErrors((ConfigError(*self.type_at, f"type: {error}"),)) from error
 
 
 def load(path: str | Path, content: bytes | None = None) -> DeviceFile:
@@ -65,6 +82,26 @@ def load(path: str | Path, content: bytes | None = None) -> DeviceFile:
     `content`: take this for what is in the file, and do not read it.
     """
     return _Check(str(path), content).file()
+
+
+def check_shared(file: DeviceFile) -> None:
+    """Ask an author's device for the files that its workers share, and close them.
+
+    Raises ConfigErrors. Of a built-in device they are known to be right, and a file that is locked
+    is the matter of the process that serves it.
+    """
+    device = file.make_device()
+    if getattr(type(device).shared_files, "__module__", "").startswith("vuproc."):
+        return
+    try:
+        shared = file.open_shared(device)
+    except ConfigErrors as errors:
+        wrong = errors.__cause__
+        if wrong is not None and isinstance(wrong.__cause__, BlockingIOError):
+            return
+        raise
+    for fd in shared.values():
+        fd.close()
 
 
 def check_socket_path(path: str, mode: str = "server") -> list[str]:
@@ -106,6 +143,7 @@ class _Check:
         self._stop_on_errors()
         assert isinstance(socket, Socket)
         assert device is not None
+        imported.note(type_ref, self._path.parent)
         return DeviceFile(
             path=self._path,
             base_dir=self._path.parent,
@@ -118,6 +156,7 @@ class _Check:
             device_type=type(device),
             options=device.options,
             content=self._content or b"",
+            type_at=(self._name, *_place_of_type(root)),
         )
 
     def _report(self, mark: Mark, message: str) -> None:
@@ -193,14 +232,18 @@ class _Check:
             self._report(type_value.mark, "type: expected the name of a device type")
             return None, ""
         try:
-            device_type = loader.load(type_value.value, self._path.parent)
+            device_type = imported.load(type_value.value, self._path.parent)
         except DeviceLoadError as error:
             self._report(type_value.mark, f"type: {error}")
+            return None, ""
+        problems = list(class_problems(device_type))
+        if problems:
+            self._report_type(type_value.mark, problems)
             return None, ""
         options = self._options(section, device_type.options_type)
         if options is None:
             return None, ""
-        return self._describe(type_value.mark, device_type, options), type_value.value
+        return self._describe(section, device_type, options), type_value.value
 
     def _options(self, section: MapValue, options_type: type[Options]) -> Options | None:
         fields = self._converter.struct(section, options_type, skip=("type",))
@@ -221,23 +264,40 @@ class _Check:
                     key = names.get(name, name)
                     mark = _mark_in(section, key) if key in section.items else section.mark
                     self._report(mark, f"{key}: {message}" if key else message)
-        except Exception as error:
-            self._report(section.mark, f"{options_type.__name__}.problems: {_described(error)}")
+        except (Exception, SystemExit) as error:
+            self._report(section.mark, place.raised(options_type, "problems", error))
         return None if bad or len(self._errors) > before else options
 
-    def _describe(self, mark: Mark, device_type: type[Device], options: Options) -> Device | None:
+    def _describe(
+        self, section: MapValue, device_type: type[Device], options: Options
+    ) -> Device | None:
         """Make the device and hear what it says of itself: an author's code, so anything goes."""
-        name = device_type.__name__
+        before = len(self._errors)
+        mark = section.items["type"].mark
         try:
             device = device_type(options)
-            device.options = options
-            problems = list(description_problems(device))
-        except Exception as error:
-            self._report(mark, f"{name}: {_described(error)}")
+        except (Exception, SystemExit) as error:
+            self._report_type(mark, [place.raised(device_type, "__init__", error)])
             return None
+        self._report_type(mark, _options_problems(device))
+        if len(self._errors) == before:
+            self._report_type(mark, description_problems(device))
+        if len(self._errors) == before:
+            self._report_ignored(section, device)
+        return device if len(self._errors) == before else None
+
+    def _report_type(self, mark: Mark, problems: Iterable[str]) -> None:
         for problem in problems:
-            self._report(mark, f"{name}: {problem}")
-        return None if problems else device
+            self._report(mark, f"type: {problem}")
+
+    def _report_ignored(self, section: MapValue, device: Device) -> None:
+        """An option that every device has, and this one takes no notice of."""
+        keys = {option.name: option.encode_name for option in _fields(type(device.options))}
+        for name, (method, *_) in OPTIONAL.items():
+            if keys[name] in section.items and ignored(device, name):
+                says = f"{type(device).__name__}.{method}() is {getattr(device, method)()}"
+                text = f"{keys[name]}: {says} whatever this says; leave the line out"
+                self._report(section.items[keys[name]].mark, text)
 
     def _workers(
         self, root: MapValue, wanted: Any, device: Device | None
@@ -248,8 +308,8 @@ class _Check:
         if wanted is None:
             return tuple(units)
         section = root.items["workers"]
-        for place, message in grouping_problems(wanted, units):
-            self._report(_mark_at(section, place), f"workers: {message}")
+        for spot, message in grouping_problems(wanted, units):
+            self._report(_mark_at(section, spot), f"workers: {message}")
         for number, group in enumerate(wanted):
             if not group:
                 self._report(_mark_at(section, (number, 0)), "workers: a worker needs a queue")
@@ -260,6 +320,26 @@ def _fields(options_type: type[Options]) -> tuple[Any, ...]:
     from msgspec.structs import fields
 
     return fields(options_type)
+
+
+def _options_problems(device: Device) -> Iterator[str]:
+    """Whether the device keeps options that can be had by the workers."""
+    kept, wanted = getattr(device, "options", None), type(device).options_type
+    if kept is None:
+        text = "__init__ keeps no options; write super().__init__(options)"
+        yield place.about(type(device), "__init__", text)
+    elif not isinstance(kept, wanted):
+        text = f"__init__ keeps {place.shown(kept)} for its options, not what it was given"
+        yield place.about(type(device), "__init__", text)
+    else:
+        problem = travel_problem(kept)
+        if problem:
+            yield place.at(place.of_class(type(kept)), problem)
+
+
+def _place_of_type(root: MapValue) -> tuple[int, int]:
+    mark = _mark_in(root.items["device"], "type")
+    return mark.line, mark.column
 
 
 def _mark_in(value: Value, key: str) -> Mark:
@@ -276,7 +356,3 @@ def _mark_at(section: Value, place: tuple[int, int] | None) -> Mark:
     if isinstance(group, ListValue) and place[1] < len(group.items):
         return group.items[place[1]].mark
     return group.mark
-
-
-def _described(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"

@@ -117,6 +117,10 @@ class DeviceLoadError(VuprocError):
         return f"{self.ref}: {self.reason}"
 
 
+class DeviceWrong(VuprocError):
+    """The device author's mistake, found before anything is served; the text names its line."""
+
+
 class ConfigError(VuprocError):
     """One thing wrong in a device file, and where: `line` and `column` count from 1.
 

@@ -44,7 +44,7 @@ _SCOPES: Mapping[str, Scope] = MappingProxyType(
 )
 """Of the keys outside `device`; what is not here waits for the next session."""
 _DEVICE_FIELDS = frozenset({"type_ref", "device_type", "options"})
-_SOURCE_FIELDS = frozenset({"path", "base_dir", "content"})
+_SOURCE_FIELDS = frozenset({"path", "base_dir", "content", "type_at"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from vuproc import place
 from vuproc.config_space import ConfigSpace
 from vuproc.device import Device
 from vuproc.errors import ConfigErrors, VuprocError
@@ -82,7 +83,7 @@ class Reloader:
             raise ReloadRefused([str(error) for error in errors.errors]) from errors
         except Exception as error:
             # The device's own code; it ran without complaint a moment ago.
-            raise ReloadRefused([f"{type(error).__name__}: {error}"]) from error
+            raise ReloadRefused([place.blame(error)]) from error
         lines = [change.text for change in plan.changes] or [f"{new.path}: nothing has changed"]
         for line in lines:
             log.info("reload: %s", line)

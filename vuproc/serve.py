@@ -17,12 +17,12 @@ from typing import NoReturn
 
 import msgspec
 
-from vuproc import control, logs
+from vuproc import control, imported, logs
 from vuproc.admin import PERMISSIONS, SUFFIX, AdminServer
 from vuproc.config import DeviceFile
 from vuproc.config_space import ConfigSpace
 from vuproc.device import Device
-from vuproc.errors import SegmentInUse
+from vuproc.errors import ConfigErrors, SegmentInUse
 from vuproc.estate import (
     ADMIN,
     ADMIN_LOCK,
@@ -109,7 +109,7 @@ def serve(file: DeviceFile, fd: int | None = None, again: Again | None = None) -
 
 def _die(error: Exception) -> NoReturn:
     """End like one that is killed: whoever comes after us goes on from what is stored."""
-    if isinstance(error, _REFUSALS):
+    if isinstance(error, (*_REFUSALS, ConfigErrors)):
         log.error("%s", error)
     else:
         log.critical("the master failed", exc_info=error)
@@ -148,7 +148,7 @@ class _Service:
         self._count_command = lambda queue: counters[queue].count_command()
 
         self._shared_fds = shared
-        self._forkserver = Forkserver([file.device_type.__module__] if _installed(file) else [])
+        self._forkserver = Forkserver(_preloaded(file))
         self._prepare = self._prepared(file, device)
         estate.keep_content(DEVICE_FILE, file.content)
         config = ConfigSpace(device.config_space)
@@ -290,14 +290,13 @@ class _Service:
     def _shared(self, device: Device) -> dict[str, Fd]:
         """The device's shared files: those of a predecessor if they are of the same size."""
         owners: dict[str, Fd] = {}
-        for name, shared in device.shared_files().items():
-            with shared if isinstance(shared, Fd) else Fd(os.dup(shared.fileno())) as new:
+        for name, shared in self._file.open_shared(device).items():
+            with shared as new:
                 left = self._estate.take(f"{SHARED}{name}")
                 if left is not None and left.size != new.size:
                     left.close()
                     left = None
                 owners[name] = new.dup() if left is None else left
-            shared.close()
             self._estate.keep(f"{SHARED}{name}", owners[name])
         return owners
 
@@ -307,9 +306,10 @@ def _summary(groups: Sequence[tuple[int, ...]]) -> str:
     return f"{queues} queue{'s' * (queues > 1)} in {len(groups)} worker{'s' * (len(groups) > 1)}"
 
 
-def _installed(file: DeviceFile) -> bool:
-    """The device's module can be imported by name in the forkserver, so that workers need not."""
-    return not file.device_type.__module__.startswith("vuproc_file_")
+def _preloaded(file: DeviceFile) -> list[str]:
+    """The device's module, for the forkserver to import, unless a reload would have it again."""
+    installed = imported.is_installed(file.type_ref, file.base_dir)
+    return [file.device_type.__module__] if installed else []
 
 
 def _counters(file: DeviceFile, fd: int | None, queues: int) -> Segment:
