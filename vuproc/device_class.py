@@ -74,7 +74,7 @@ def _hook_problem(device: type[Device], name: str, passed: tuple[str, ...]) -> s
 def _unused_options(device: type[Device]) -> Iterator[str]:
     """`options: MyOptions` does not choose the struct: `options_type` does."""
     for owner in device.__mro__[: device.__mro__.index(Device)]:
-        wanted = place.annotations(owner).get("options")
+        wanted = place.annotations_of(owner).get("options")
         if isinstance(wanted, str):
             wanted = getattr(sys.modules.get(owner.__module__), wanted, None)
         if isinstance(wanted, type) and not issubclass(device.options_type, wanted):

@@ -6,6 +6,7 @@ For the master alone, which lives long. A worker imports once, when it starts.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -111,7 +112,8 @@ def _forget_compiled(path: str, was: Version) -> None:
     """Python goes by whole seconds and the size: what it compiled may look as if it were new."""
     now = _version(path)
     if path.endswith(".py") and (was == UNKNOWN or _as_python_sees(now) == _as_python_sees(was)):
-        Path(cache_from_source(path)).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # there is none, or it cannot be helped
+            os.unlink(cache_from_source(path))
 
 
 def _as_python_sees(version: Version) -> Version:

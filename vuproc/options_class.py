@@ -47,14 +47,14 @@ def _not_fields(owner: type) -> Iterator[tuple[str, str]]:
             continue
         if isinstance(value, types.MemberDescriptorType) or hasattr(value, "__get__"):
             continue  # a field, or a method
-        if callable(value) or name in place.annotations(owner):
+        if callable(value) or name in place.annotations_of(owner):
             continue
         kind = type(value).__name__
         yield name, f"has no annotation, so it is no option; write {name}: {kind} = ..."
 
 
 def _annotations(owner: type) -> Iterator[tuple[str, str]]:
-    for name in place.annotations(owner):
+    for name in place.annotations_of(owner):
         try:
             wanted = _resolved(owner, name)
         except Exception as error:
@@ -69,7 +69,7 @@ def _annotations(owner: type) -> Iterator[tuple[str, str]]:
 
 def _resolved(owner: type, name: str) -> Any:
     """The annotation of one field as a type. Raises whatever its evaluation does."""
-    holder = type("Holder", (), {"__annotations__": {name: place.annotations(owner)[name]}})
+    holder = type("Holder", (), {"__annotations__": {name: place.annotations_of(owner)[name]}})
     module = vars(sys.modules[owner.__module__])
     return get_type_hints(holder, module, dict(vars(owner)), include_extras=True)[name]
 

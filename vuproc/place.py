@@ -37,7 +37,7 @@ def of_attribute(cls: type, *names: str) -> str:
     What comes from a base of vuproc's own is the class's matter: its line is returned.
     """
     for home in cls.__mro__:
-        if any(name in vars(home) or name in annotations(home) for name in names):
+        if any(name in vars(home) or name in annotations_of(home) for name in names):
             return of_class(cls) if _ours(home) else _line_in(home, names)
     return of_class(cls)
 
@@ -92,7 +92,17 @@ def shown(value: object) -> str:
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 
-def annotations(cls: type) -> dict[str, Any]:
+def is_of_others(path: Path) -> bool:
+    """Whether a file is vuproc's, Python's or an installed package's."""
+    return (
+        path.name.startswith("<")
+        or not LIBRARIES.isdisjoint(path.parts)
+        or PACKAGE in path.parents
+        or Path(sysconfig.get_path("stdlib")) in path.parents
+    )
+
+
+def annotations_of(cls: type) -> dict[str, Any]:
     """Those in the body of a class, as they are; none if Python has to evaluate them and fails."""
     try:
         return inspect.get_annotations(cls)
@@ -144,16 +154,6 @@ def _last(tree: ast.AST, name: str) -> _Definition | None:
     """The last definition of `name` in a tree: the one that counts if there are several."""
     found = [n for n in ast.walk(tree) if isinstance(n, _Definition) and n.name == name]
     return max(found, key=lambda node: node.lineno, default=None)
-
-
-def is_of_others(path: Path) -> bool:
-    """Whether a file is vuproc's, Python's or an installed package's."""
-    return (
-        path.name.startswith("<")
-        or not LIBRARIES.isdisjoint(path.parts)
-        or PACKAGE in path.parents
-        or Path(sysconfig.get_path("stdlib")) in path.parents
-    )
 
 
 def _folder(module: str) -> Path | None:
