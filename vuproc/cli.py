@@ -33,7 +33,7 @@ LOOK_S = 0.05
 """Pause between two questions to a program that is being replaced."""
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
-CLIENTS = ("qemu", "cloud-hypervisor", "crosvm", "libvirt", "uml", "libblkio")
+CLIENTS = ("qemu", "qemu-microvm", "cloud-hypervisor", "crosvm", "libvirt", "uml", "libblkio")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 from vuproc import imported, place
 from vuproc.config_convert import FAILED, Converter
 from vuproc.config_device import OPTIONAL, description_problems, grouping_problems, ignored
+from vuproc.config_owner import owner_problems
 from vuproc.config_types import MAX_SOCKET_PATH, File, Socket
 from vuproc.config_yaml import (
     MAX_BYTES,
@@ -30,7 +31,7 @@ from vuproc.errors import ConfigError, ConfigErrors, DeviceLoadError, DeviceWron
 from vuproc.fd import Fd
 from vuproc.options import Options
 from vuproc.options_class import travel_problem
-from vuproc.shared_files import open_shared
+from vuproc.shared_check import open_shared
 
 _WHOLE = Mark(0, 0)
 
@@ -214,6 +215,8 @@ class _Check:
             socket = Socket(path=socket)
         for problem in check_socket_path(socket.path, socket.mode):
             self._report(_mark_in(root.items["socket"], "path"), problem)
+        for key, problem in owner_problems(socket):
+            self._report(_mark_in(root.items["socket"], key), f"{key}: {problem}")
         return socket
 
     def _device(self, root: MapValue) -> tuple[Device | None, str]:

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from vuproc import place
+from vuproc.config_owner import ids_after
 from vuproc.config_space import ConfigSpace
+from vuproc.config_types import Socket
 from vuproc.device import Device
 from vuproc.errors import ConfigErrors, VuprocError
 from vuproc.listener import Listener
@@ -98,8 +100,8 @@ class Reloader:
             self._master.crew.set_log_level(level)
         self._master.set_exit_on_disconnect(plan.now.exit_on_disconnect)
         self._stall.timeout_s = plan.now.stall_timeout
-        if plan.now.socket.permissions != before.socket.permissions:
-            self._permit(plan.now.socket.permissions)
+        if plan.now.socket != before.socket:
+            self._permit(before.socket, plan.now.socket)
         self._waits = any(change.scope is Scope.SESSION for change in plan.changes)
         self._become(plan.now, device)
         if not plan.new_workers:
@@ -122,13 +124,13 @@ class Reloader:
         self._file, self._device = file, device
         self._set_file(file, device)
 
-    def _permit(self, permissions: int) -> None:
+    def _permit(self, before: Socket, after: Socket) -> None:
         source = self._master.source
         try:
             if isinstance(source, Listener):
-                source.permit(permissions)
+                source.permit(after.permissions, ids_after(before, after))
         except OSError as error:
-            log.error("reload: permissions: %s", error.strerror)
+            log.error("reload: who may connect: %s", error.strerror)
 
     # The chore.
 

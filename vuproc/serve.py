@@ -20,6 +20,7 @@ import msgspec
 from vuproc import control, imported, logs
 from vuproc.admin import PERMISSIONS, SUFFIX, AdminServer
 from vuproc.config import DeviceFile
+from vuproc.config_owner import ids
 from vuproc.config_space import ConfigSpace
 from vuproc.device import Device
 from vuproc.errors import ConfigErrors, SegmentInUse
@@ -35,7 +36,7 @@ from vuproc.estate import (
     Estate,
 )
 from vuproc.fd import Fd
-from vuproc.listener import Connector, Inherited, Listener, ListenError, Source
+from vuproc.listener import AS_IT_IS, Connector, Inherited, Listener, ListenError, Source
 from vuproc.master import Master
 from vuproc.operations import Operations
 from vuproc.reloader import Reloader
@@ -273,15 +274,22 @@ class _Service:
             return Inherited(given.dup().take())
         if self._file.socket.mode == "client":
             return Connector(path)
-        return self._listener(path, self._file.socket.permissions, (LISTENER, LOCK))
+        owner = ids(self._file.socket)
+        return self._listener(path, self._file.socket.permissions, (LISTENER, LOCK), owner)
 
-    def _listener(self, path: Path, permissions: int, names: tuple[str, str]) -> Listener:
+    def _listener(
+        self,
+        path: Path,
+        permissions: int,
+        names: tuple[str, str],
+        owner: tuple[int, int] = AS_IT_IS,
+    ) -> Listener:
         """The socket at `path`, ours or a predecessor's, kept together with its lock."""
         sock, lock = map(self._estate.take, names)
         left = None
         if sock is not None and lock is not None:
             left = socket.socket(fileno=sock.take()), lock
-        listener = Listener(path, permissions, left)
+        listener = Listener(path, permissions, left, owner)
         kept_socket, kept_lock = listener.left
         self._estate.keep(names[0], kept_socket)
         self._estate.keep(names[1], kept_lock)
