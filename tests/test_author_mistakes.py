@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from vuproc import cli
+from vuproc import cli, loader
 from vuproc.config import check_shared, load
+from vuproc.config_schema import device_types
 from vuproc.errors import ConfigErrors
 
 HEAD = """\
@@ -402,3 +403,18 @@ def test_c10_devices_says_the_same(
         f"vuproc: ./bad.py:Bad: bad.py:{folder.line}: Bad.handle",
         "vuproc: ./bad.py:Bad: bad.py:9: Mine.name",
     ]
+
+
+def test_c10_the_schema_does_without_a_device_that_is_wrong(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder.path)
+    folder.write(HANDLE, options="name: Nope = 1")
+    named = {"bad": "vuproc.devices.blk:Blk", "blk": "vuproc.devices.blk:Blk"}
+    monkeypatch.setattr("vuproc.loader.available", lambda: named)
+    bad = loader.load("./bad.py:Bad", folder.path)
+    real = loader.load
+    monkeypatch.setattr(
+        "vuproc.loader.load", lambda ref, base: bad if ref == "bad" else real(ref, base)
+    )
+    assert list(device_types()) == ["blk"]

@@ -553,6 +553,8 @@ def test_options_of_an_author(folder: Folder) -> None:
         "device: {type: blk, ram: 64MiB, queues: 2, serial: '0123'}\n"
         "workers: [[1, 0]]\nexit_on_disconnect: true\nlog_level: error\n",
         "socket: s\ndevice: {type: './entropy.py:Entropy', queues: 2}\n",
+        f"socket: {{path: s, owner: {os.geteuid()}, group: {os.getegid()}}}\n"
+        "device: {type: blk, ram: 512}\n",
     ],
 )
 def test_resolved_file_means_the_same(folder: Folder, text: str, tmp_path: Path) -> None:

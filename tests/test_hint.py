@@ -154,6 +154,14 @@ def test_c5_who_may_connect_is_said(folder: Path, client: str, socket: str, expe
     assert ("owner: libvirt-qemu" in text) == (client == "libvirt" and "Only" in expected)
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/operations.md"])
+def test_c5_the_manual_says_what_the_hints_say(page: str) -> None:
+    text = (Path(__file__).parents[1] / page).read_text(encoding="utf-8")
+    assert all(client in text for client in CLIENTS)
+    for line in text.splitlines():
+        assert "reconnect=" not in line or "reconnect-ms=" in line
+
+
 def test_c5_who_may_connect_is_not_ours_to_say_in_client_mode(folder: Path) -> None:
     assert "connect (permissions" not in hint("qemu", device_file(folder, mode="client"))
 

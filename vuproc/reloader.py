@@ -83,7 +83,7 @@ class Reloader:
             device = plan.now.make_device()
         except ConfigErrors as errors:
             raise ReloadRefused([str(error) for error in errors.errors]) from errors
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             # The device's own code; it ran without complaint a moment ago.
             raise ReloadRefused([place.blame(error)]) from error
         lines = [change.text for change in plan.changes] or [f"{new.path}: nothing has changed"]
