@@ -55,7 +55,7 @@ def _hook_problem(device: type[Device], name: str, passed: tuple[str, ...]) -> s
         return f"is {what}, not a method; write {wanted}"
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         return f"is async, and a worker has no event loop; write {wanted}"
-    if inspect.isgeneratorfunction(function):
+    if inspect.isgeneratorfunction(function) and not _may_yield(name):
         return "has a yield, so that a call of it does nothing; let it return"
     try:
         own = inspect.signature(function)
@@ -69,6 +69,11 @@ def _hook_problem(device: type[Device], name: str, passed: tuple[str, ...]) -> s
         signature = f"def {name}{own}"
         return f"does not take what it is called with: it is {signature}; write {wanted}"
     return None
+
+
+def _may_yield(name: str) -> bool:
+    """Whether what the method returns is iterated over, and no more."""
+    return "Iter" in str(inspect.signature(vars(Device)[name]).return_annotation)
 
 
 def _unused_options(device: type[Device]) -> Iterator[str]:

@@ -30,11 +30,10 @@ def options_problems(options: type[Options]) -> Iterator[str]:
 
 def travel_problem(options: Options) -> str | None:
     """What keeps the options from reaching a worker as they are."""
-    kind = type(options)
     try:
-        msgspec.msgpack.decode(msgspec.msgpack.encode(options), type=kind)
+        msgspec.msgpack.decode(msgspec.msgpack.encode(options), type=type(options))
     except Exception as error:
-        return f"{kind.__name__} does not reach the workers: {_reason(error)}"
+        return f"workers cannot be given these options: {place.described(error)}"
     return None
 
 
