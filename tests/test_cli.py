@@ -115,7 +115,7 @@ def test_run_checks_the_file_first(
         (["--fd", "1000"], "--fd 1000: bad file descriptor"),
         (["--fd", "-1"], "is not the number of a descriptor"),
         (["--socket", "gone/s"], "gone does not exist"),
-        (["--socket", "x" * 120], "more than 107"),
+        (["--socket", "x" * 120], "more than 101"),
         (["--log-level", "loud"], "invalid choice: 'loud'"),
     ],
 )

@@ -385,10 +385,10 @@ def test_workers_cannot_part_queues_that_share_state(folder: Folder) -> None:
 
 
 def test_socket_path_longer_than_the_kernel_takes(folder: Folder) -> None:
-    name = "x" * (107 - len(str(folder.path)) - 1)
+    name = "x" * (101 - len(str(folder.path)) - 1)
     assert folder.check(f"socket: {name}\ndevice: {{type: blk, ram: 512}}") == []
     (error,) = folder.check(f"socket: {name}x\ndevice: {{type: blk, ram: 512}}")
-    assert error.startswith("disk.yaml:1:9: the socket's path has 108 bytes, more than 107")
+    assert error.startswith("disk.yaml:1:9: the socket's path has 102 bytes, more than 101")
 
 
 def test_socket_that_is_one_already_is_no_error(folder: Folder) -> None:
@@ -397,9 +397,12 @@ def test_socket_that_is_one_already_is_no_error(folder: Folder) -> None:
         assert folder.check(GOOD) == []
 
 
-def test_missing_folder_matters_to_a_server_only(folder: Folder) -> None:
-    text = "socket: {path: later/s, mode: client}\ndevice: {type: blk, ram: 512}"
+def test_socket_of_the_vmm_need_not_be_there_and_its_folder_must(folder: Folder) -> None:
+    text = "socket: {path: sub/s, mode: client}\ndevice: {type: blk, ram: 512}"
     assert folder.check(text) == []
+    # The admin socket goes there.
+    (error,) = folder.check(text.replace("sub", "later"))
+    assert error == "disk.yaml:1:16: the socket's folder later does not exist"
 
 
 # Text that is no YAML.
@@ -591,8 +594,10 @@ device:
   cache: writeback
   direct: false
   engine: auto
+  locking: auto
 exit_on_disconnect: false
 workers: [[0], [1], [2], [3]]
 stall_timeout: 30.0
+hook_timeout: 30.0
 log_level: info"""
     )

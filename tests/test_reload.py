@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from vuproc.config import DeviceFile, load
+from vuproc.devices.image_lock import WRITER, lock
 from vuproc.errors import ConfigErrors
+from vuproc.fd import Fd
 from vuproc.reload import Plan, Scope, compare, places
 
 MIB = 1 << 20
@@ -269,3 +271,35 @@ def test_places_of_a_file_that_has_become_unreadable_are_none(folder: Folder) ->
     assert places(folder.path / "none.yaml") == {}
     folder.write("disk.yaml", "- a")
     assert places(folder.path / "disk.yaml") == {}
+
+
+def test_a5_another_file_at_the_images_path_waits_for_the_next_front_end(folder: Folder) -> None:
+    old = folder.load(DISK)
+    running = old.make_device()
+    running.shared = running.shared_files()
+    config = running.config_space()
+
+    def plan() -> Plan:
+        new = folder.load(DISK)
+        return compare(old, new, places(new.path), config=config, shared=running.shared)
+
+    assert plan().changes == ()
+    # The open one, by whatever name: that is a live change.
+    folder.image(2 * MIB)
+    assert [change.scope for change in plan().changes] == [Scope.WORKERS]
+    folder.image(MIB)
+    (folder.path / "other.img").write_bytes(bytes(2 * MIB))
+    os.rename(folder.path / "other.img", folder.path / "disk.img")
+    replaced = plan()
+    assert lines(replaced) == [
+        f"4:3: device.image: another file is at {folder.path}/disk.img now: "
+        "takes effect with the next front-end"
+    ]
+    assert replaced.replaced and not replaced.new_workers and replaced.config is None
+    # Another's lock on it is known now, and not when there is no way back.
+    with Fd(os.open(folder.path / "disk.img", os.O_RDWR)) as other:
+        lock(other, WRITER)
+        with pytest.raises(ConfigErrors, match=r"disk\.yaml:4:3: image: .*its lock is held"):
+            plan()
+    for fd in running.shared.values():
+        fd.close()

@@ -12,6 +12,7 @@ import selectors
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,14 @@ class AdminServer:
     """
 
     def __init__(
-        self, listener: Listener, selector: selectors.BaseSelector, verbs: dict[str, Verb]
+        self,
+        listener: Listener,
+        selector: selectors.BaseSelector,
+        verbs: dict[str, Verb],
+        as_callback: Callable[[Callable[[], None]], Callable[[], None]] = lambda action: action,
     ) -> None:
+        """`as_callback` makes what `selector` gets as data of a function."""
+        self._as_callback = as_callback
         self._listener = listener
         self._listener.open()
         self._selector = selector
@@ -90,7 +97,8 @@ class AdminServer:
         """Listen while there is room for another client."""
         room = len(self._clients) < CLIENTS
         if room and not self._accepting:
-            self._selector.register(self._listener.fileno(), selectors.EVENT_READ, self._accept)
+            action = self._as_callback(self._accept)
+            self._selector.register(self._listener.fileno(), selectors.EVENT_READ, action)
         elif not room and self._accepting:
             self._selector.unregister(self._listener.fileno())
         self._accepting = room
@@ -101,7 +109,8 @@ class AdminServer:
             return
         client.setblocking(False)
         self._clients[client] = (bytearray(), time.monotonic() + CLIENT_DEADLINE_S)
-        self._selector.register(client, selectors.EVENT_READ, lambda: self._readable(client))
+        action = self._as_callback(partial(self._readable, client))
+        self._selector.register(client, selectors.EVENT_READ, action)
         self._accept_more()
 
     def _readable(self, client: socket.socket) -> None:

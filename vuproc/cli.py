@@ -234,7 +234,7 @@ def _ask(target: str, request: Request, *, patient_until: float = 0.0) -> dict[s
 
     path = Path(target)
     if path.is_file():
-        path = Path(load(target).socket.path)
+        path = Path(load(target, look=False).socket.path)
     while True:
         try:
             return ask(path, request)
@@ -258,12 +258,15 @@ def _of_the_last_master(options: argparse.Namespace) -> DeviceFile | None:
     if content is None:
         return None
     try:
-        return _load(options, content)
+        # It is in force, whatever has become of the files that it names: most of them are open.
+        return _load(options, content, look=False)
     except ConfigErrors:
         return None
 
 
-def _load(options: argparse.Namespace, content: bytes | None = None) -> DeviceFile:
+def _load(
+    options: argparse.Namespace, content: bytes | None = None, *, look: bool = True
+) -> DeviceFile:
     """The device file, or what `load` takes for its content, with what the command line says over
     it.
     """
@@ -271,10 +274,10 @@ def _load(options: argparse.Namespace, content: bytes | None = None) -> DeviceFi
 
     from vuproc.config import check_socket_path, load
 
-    file = load(options.file, content)
+    file = load(options.file, content, look=look, makes_socket=options.fd is None)
     if options.socket is not None:
         path = os.path.abspath(options.socket)
-        for problem in check_socket_path(path, file.socket.mode):
+        for problem in check_socket_path(path, file.socket.mode, look=look and options.fd is None):
             _usage_error(f"--socket: {problem}")
         changed = msgspec.structs.replace(file.socket, path=path)
         file = dataclasses.replace(file, socket=changed)

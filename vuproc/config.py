@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vuproc import imported, place
+from vuproc.admin import SUFFIX
 from vuproc.config_convert import FAILED, Converter
 from vuproc.config_device import OPTIONAL, description_problems, grouping_problems, ignored
 from vuproc.config_owner import owner_problems
@@ -29,6 +30,7 @@ from vuproc.device import Device
 from vuproc.device_class import class_problems
 from vuproc.errors import ConfigError, ConfigErrors, DeviceLoadError, DeviceWrong
 from vuproc.fd import Fd
+from vuproc.listener import LOCK_SUFFIX
 from vuproc.options import Options
 from vuproc.options_class import travel_problem
 from vuproc.shared_check import open_shared
@@ -50,6 +52,8 @@ class DeviceFile:
     """Queues a worker, for each worker: every queue of the device once."""
     stall_timeout: float
     """Seconds; 0 is never."""
+    hook_timeout: float
+    """Seconds that a hook of the device may take."""
     log_level: str
     """debug, info, warning or error."""
     type_ref: str
@@ -77,12 +81,20 @@ class DeviceFile:
             raise ConfigErrors((ConfigError(*self.type_at, f"type: {error}"),)) from error
 
 
-def load(path: str | Path, content: bytes | None = None) -> DeviceFile:
+def load(
+    path: str | Path,
+    content: bytes | None = None,
+    *,
+    look: bool = True,
+    makes_socket: bool = True,
+) -> DeviceFile:
     """Read and check a device file. Raises ConfigErrors with everything that is wrong in it.
 
-    `content`: take this for what is in the file, and do not read it.
+    `content`: take this for what is in the file, and do not read it. `look`: at what the file names
+    as well, such as images; not for a device that runs already, whatever has become of them.
+    `makes_socket`: something is to be made where the file says that the socket is.
     """
-    return _Check(str(path), content).file()
+    return _Check(str(path), content, look, look and makes_socket).file()
 
 
 def check_shared(file: DeviceFile) -> None:
@@ -105,32 +117,55 @@ def check_shared(file: DeviceFile) -> None:
         fd.close()
 
 
-def check_socket_path(path: str, mode: str = "server") -> list[str]:
-    """What is wrong with the absolute `path` of a socket; empty if nothing is."""
+def check_socket_path(path: str, mode: str = "server", *, look: bool = True) -> list[str]:
+    """What is wrong with the absolute `path` of a socket; empty if nothing is.
+
+    The admin socket lies beside it, and a lock beside each of those that are ours. `look`: at what
+    is there.
+    """
     length = len(os.fsencode(path))
     if length > MAX_SOCKET_PATH:
-        return [f"the socket's path has {length} bytes, more than {MAX_SOCKET_PATH}: {path}"]
-    if mode == "client":
-        return []  # the VMM makes it, perhaps later
+        limit = f"{MAX_SOCKET_PATH}, which leaves room for the admin socket's {SUFFIX}"
+        return [f"the socket's path has {length} bytes, more than {limit}: {path}"]
+    return _beside_problems(path, mode) if look else []
+
+
+def _beside_problems(path: str, mode: str) -> list[str]:
     folder = os.path.dirname(path)
     if not os.path.isdir(folder):
         return [f"the socket's folder {folder} does not exist"]
+    if not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
+        return [f"the socket's folder {folder} is not writable"]
+    sockets = (path, f"{path}{SUFFIX}")
+    ours = sockets[1:] if mode == "client" else sockets
+    locks = tuple(f"{name}{LOCK_SUFFIX}" for name in ours)
+    expected = ((sockets, stat.S_ISSOCK, "socket"), (locks, stat.S_ISREG, "regular file"))
+    return [
+        problem
+        for names, is_kind, kind in expected
+        for name in names
+        if (problem := _other_kind(name, is_kind, kind)) is not None
+    ]
+
+
+def _other_kind(path: str, is_kind: Callable[[int], bool], kind: str) -> str | None:
     try:
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            return [f"{path} exists and is not a socket"]
+        there = os.lstat(path)
     except FileNotFoundError:
-        pass
+        return None
     except OSError as error:
-        return [f"{path}: {(error.strerror or 'not accessible').lower()}"]
-    return []
+        return f"{path}: {(error.strerror or 'not accessible').lower()}"
+    return None if is_kind(there.st_mode) else f"{path} exists and is not a {kind}"
 
 
 class _Check:
     """One pass over one device file."""
 
-    def __init__(self, name: str, content: bytes | None) -> None:
+    def __init__(self, name: str, content: bytes | None, look: bool, look_beside: bool) -> None:
         self._name = name
         self._content = content
+        self._look = look
+        self._look_beside = look_beside
         self._path = Path(os.path.abspath(name))
         self._errors: list[ConfigError] = []
         self._converter = Converter(self._report, self._path.parent)
@@ -152,6 +187,7 @@ class _Check:
             exit_on_disconnect=fields.get("exit_on_disconnect", False),
             workers=workers,
             stall_timeout=fields.get("stall_timeout", 30.0),
+            hook_timeout=fields.get("hook_timeout", 30.0),
             log_level=fields.get("log_level", "info"),
             type_ref=type_ref,
             device_type=type(device),
@@ -213,7 +249,7 @@ class _Check:
             return FAILED
         if isinstance(socket, str):
             socket = Socket(path=socket)
-        for problem in check_socket_path(socket.path, socket.mode):
+        for problem in check_socket_path(socket.path, socket.mode, look=self._look_beside):
             self._report(_mark_in(root.items["socket"], "path"), problem)
         for key, problem in owner_problems(socket):
             self._report(_mark_in(root.items["socket"], key), f"{key}: {problem}")
@@ -261,7 +297,7 @@ class _Check:
             return None
         names = {field.name: field.encode_name for field in _fields(options_type)}
         try:
-            for name, message in options.problems():
+            for name, message in options.problems() if self._look else ():
                 # What is said of the whole may only follow from a field that is wrong already.
                 if name not in bad and (name or not bad):
                     key = names.get(name, name)
@@ -269,6 +305,10 @@ class _Check:
                     self._report(mark, f"{key}: {message}" if key else message)
         except (Exception, SystemExit) as error:
             self._report(section.mark, place.raised(options_type, "problems", error))
+        if not bad and len(self._errors) == before:
+            problem = travel_problem(options)
+            if problem:
+                self._report(section.mark, problem)
         return None if bad or len(self._errors) > before else options
 
     def _describe(
@@ -283,9 +323,9 @@ class _Check:
             self._report_type(mark, [place.raised(device_type, "__init__", error)])
             return None
         self._report_type(mark, _options_problems(device))
-        if len(self._errors) == before:
+        if self._look and len(self._errors) == before:
             self._report_type(mark, description_problems(device))
-        if len(self._errors) == before:
+        if self._look and len(self._errors) == before:
             self._report_ignored(section, device)
         return device if len(self._errors) == before else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -124,7 +125,10 @@ class Converter:
 
     def _msgspec(self, mark: Mark, content: object, wanted: Any, name: str, value: Value) -> Any:
         try:
-            return msgspec.convert(content, wanted)
+            converted = msgspec.convert(content, wanted)
+            if isinstance(converted, float) and not math.isfinite(converted):
+                raise msgspec.ValidationError("Expected a finite number")
+            return converted
         except msgspec.ValidationError as error:
             message, path = _reason(str(error))
             choices = _choices(wanted) if path == "" else []

@@ -47,6 +47,10 @@ def _path(value: ScalarValue, base_dir: Path) -> object:
         raise KindError("expected a path, got nothing")
     if "\0" in value.value:
         raise KindError("a path cannot hold a zero byte")
+    try:
+        value.value.encode()
+    except UnicodeEncodeError as error:
+        raise KindError("a path cannot hold half of a surrogate pair") from error
     # Not resolved: a symbolic link may be meant to change, and /dev/disk/by-id says more.
     return str(base_dir / Path(value.value).expanduser())
 

@@ -28,6 +28,7 @@ def resolved(file: DeviceFile) -> str:
         exit_on_disconnect=file.exit_on_disconnect,
         workers=_flow(workers),
         stall_timeout=file.stall_timeout,
+        hook_timeout=file.hook_timeout,
         log_level=file.log_level,
     )
     yaml = YAML()

@@ -7,10 +7,18 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from vuproc.admin import SUFFIX
 from vuproc.options import KIND, PERMISSIONS, FilePath
 
-MAX_SOCKET_PATH = 107
+MAX_ADDRESS = 107
 """Bytes of a Unix socket's path: sun_path has 108 with the zero at its end (unix(7))."""
+MAX_SOCKET_PATH = MAX_ADDRESS - len(SUFFIX)
+"""Bytes of the socket's path, so that the admin socket's is one, too."""
+MAX_STALL_TIMEOUT_S = 86_400
+"""Seconds, a day: poll(2) takes milliseconds in 31 bits."""
+
+MAX_HOOK_TIMEOUT = 3600.0
+"""Seconds that a hook may be allowed: an hour."""
 
 Permissions = Annotated[
     int, Meta(ge=0, le=0o777, extra={KIND: PERMISSIONS}, extra_json_schema={"x-kind": PERMISSIONS})
@@ -25,7 +33,7 @@ Id = Annotated[int, Meta(ge=0, le=0xFFFFFFFE)]
 class Socket(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """Where the VMM is met."""
 
-    path: Annotated[FilePath, Meta(description="Unix socket, at most 107 bytes when absolute.")]
+    path: Annotated[FilePath, Meta(description="Unix socket, at most 101 bytes when absolute.")]
     mode: Annotated[
         Literal["server", "client"],
         Meta(
@@ -76,8 +84,18 @@ class File(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         float,
         Meta(
             ge=0,
+            le=MAX_STALL_TIMEOUT_S,
             description="Seconds without progress after which a worker that is serving a request "
             "is replaced; 0: never.",
+        ),
+    ] = 30.0
+    hook_timeout: Annotated[
+        float,
+        Meta(
+            ge=0.1,
+            le=MAX_HOOK_TIMEOUT,
+            description="Seconds that the device's own code may take outside of requests: to be "
+            "imported and made, and for each hook such as setup. A worker past that is replaced.",
         ),
     ] = 30.0
     log_level: Annotated[

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
@@ -60,7 +61,8 @@ class Device:
 
     options: Options
     shared: Mapping[str, Fd] = MappingProxyType({})
-    """In a worker, from before `setup`: what `shared_files` returned in the master, by name."""
+    """What `shared_files` returned in the master, by name: there from then on, and in a worker from
+    before `setup`."""
     _watcher: Watcher | None = None
 
     def __init__(self, options: Options | None = None) -> None:
@@ -93,13 +95,39 @@ class Device:
         return b""
 
     def shared_files(self) -> dict[str, Fd]:
-        """Files that all workers are to share, by name. Called once, in the master, at the start.
+        """Files that all workers are to share, by name. Called in the master, at the start.
 
         The master owns them from then on and passes each to every worker it starts, a restarted
         one too, where they appear in `shared`. So a memfd given here keeps its content when a
-        worker dies: `{"ram": Fd(os.memfd_create("ram"))}`.
+        worker dies: `{"ram": Fd(os.memfd_create("ram"))}`. A file that an option names is opened
+        here as well: then all workers have the same file, whatever becomes of its path. Raise
+        `FileRefused` for one that cannot be had.
         """
         return {}
+
+    def goes_on_with(self, left: Mapping[str, Fd]) -> bool:
+        """Whether `left`, the shared files of a predecessor, become this device's as they are.
+
+        Called in the master, and `shared_files` only if the answer is False: `left` are closed
+        then, and a front-end that relied on them is disconnected. The options may be others by now,
+        so let a name say what its file depends on. The default asks for the names and sizes that
+        `shared_files` would give.
+        """
+        fresh = self.shared_files()
+        try:
+            return _sizes(fresh) == _sizes(left)
+        finally:
+            for file in fresh.values():
+                file.close()
+
+    def replaced_files(self) -> Iterator[tuple[str, str]]:
+        """Yield (option, what has happened) for each of the `shared` files that is not what the
+        option names any more.
+
+        Called in the master, at a reload among others. Such files are opened anew once no front-end
+        is connected. Raise `FileRefused` for one that could not be had then.
+        """
+        return iter(())
 
     # The work, in a worker.
 
@@ -189,3 +217,7 @@ class Device:
         if self._watcher is None:
             raise RuntimeError("watch works in a worker only, from setup on")
         return self._watcher
+
+
+def _sizes(files: Mapping[str, HasFileno]) -> dict[str, int]:
+    return {name: os.fstat(file.fileno()).st_size for name, file in files.items()}

@@ -121,6 +121,21 @@ class DeviceWrong(VuprocError):
     """The device author's mistake, found before anything is served; the text names its line."""
 
 
+class FileRefused(VuprocError):
+    """A file that an option of the device names cannot be served.
+
+    `option` is the option's key and `reason` says which file, and why not.
+    """
+
+    def __init__(self, option: str, reason: str) -> None:
+        super().__init__(option, reason)
+        self.option = option
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"device.{self.option}: {self.reason}"
+
+
 class ConfigError(VuprocError):
     """One thing wrong in a device file, and where: `line` and `column` count from 1.
 

@@ -59,7 +59,9 @@ class Estate:
         self._contents: set[str] = set()
         self._workers: set[str] = set()
         self._alive_at = 0.0
-        self._heir = bool(left)
+        self.succeeds = bool(left)
+        """Whether a predecessor has left us anything."""
+        self._heir = self.succeeds
 
     @property
     def has_heir(self) -> bool:
@@ -98,6 +100,12 @@ class Estate:
             log.warning("descriptor %s from the service manager is of no use", name)
             self.forget(name)
         return self.take(foreign[0]) if foreign else None
+
+    def discard(self, name: str, fd: Fd) -> None:
+        """Close what was taken over under a name, and have it forgotten."""
+        fd.close()
+        self._found.pop(name, None)
+        self.notifier.remove(name)
 
     def forget(self, prefix: str) -> None:
         """Close what is left under names that begin so, here and in the store."""

@@ -18,6 +18,8 @@ from vuproc.fd import Fd
 
 log = logging.getLogger("vuproc.master")
 
+LOCK_SUFFIX = ".lock"
+"""What the path of a socket's lock file adds to the socket's."""
 BACKLOG = 16
 """Front-ends that may wait for the one being served."""
 RETRY_FIRST_S = 0.05
@@ -251,7 +253,7 @@ def _spare() -> Fd:
 
 
 def _lock_path(path: Path) -> Path:
-    return path.with_name(path.name + ".lock")
+    return path.with_name(path.name + LOCK_SUFFIX)
 
 
 def _lock(path: Path) -> Fd:

@@ -30,18 +30,25 @@ def load(ref: str, base_dir: Path) -> type[Device]:
     is relative to `base_dir`) or `module:Class`. Raises DeviceLoadError.
     """
     if ":" in ref:
-        source, _, attribute = ref.rpartition(":")
-        return _class_of(ref, _module_of(ref, source, base_dir), attribute)
+        return _load(ref, base_dir)
     if ref in BUILTIN:
-        return load(BUILTIN[ref], base_dir)
+        return _load(BUILTIN[ref], None)
     installed = _entry_points()
     if ref in installed:
         try:
-            return load(installed[ref], base_dir)
+            return _load(installed[ref], None)
         except DeviceLoadError as error:
             raise DeviceLoadError(ref, f"{error.ref}: {error.reason}") from error
     hint = suggestion(ref, [*BUILTIN, *installed]) or "; write ./file.py:Class for one of your own"
     raise DeviceLoadError(ref, f"no such device type{hint}")
+
+
+def _load(ref: str, base_dir: Path | None) -> type[Device]:
+    """The class of a reference with a colon. `base_dir` None: it is installed, and needs nothing
+    from the folder of a device file.
+    """
+    source, _, attribute = ref.rpartition(":")
+    return _class_of(ref, _module_of(ref, source, base_dir), attribute)
 
 
 def build(ref: str, base_dir: Path, options: bytes) -> Device:
@@ -77,9 +84,10 @@ def _entry_points() -> dict[str, str]:
     return {point.name: point.value for point in entry_points(group=ENTRY_POINTS)}
 
 
-def _module_of(ref: str, source: str, base_dir: Path) -> ModuleType:
-    path = file_of(ref, base_dir)
-    _allow_siblings(base_dir if path is None else path.parent)
+def _module_of(ref: str, source: str, base_dir: Path | None) -> ModuleType:
+    path = None if base_dir is None else file_of(ref, base_dir)
+    if base_dir is not None:
+        _allow_siblings(base_dir if path is None else path.parent)
     try:
         if path is None:
             return importlib.import_module(source)

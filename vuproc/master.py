@@ -14,6 +14,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
 from typing import Protocol
@@ -64,6 +65,19 @@ class Chore(Protocol):
         """The loop is over."""
 
 
+@dataclass(frozen=True)
+class Meanwhile:
+    """What the poll set may call also while a message waits for a worker: it changes nothing that
+    the message is about.
+    """
+
+    action: Callable[[], None]
+
+    def __call__(self) -> None:
+        """Do it."""
+        self.action()
+
+
 class Connection:
     """One front-end: its session, and the chronicle of it, which has its socket."""
 
@@ -107,7 +121,9 @@ class Master:
         self._wake, self._waker = socket.socketpair()
         self._wake.setblocking(False)
         self._waker.setblocking(False)
-        self._selector.register(self._wake, selectors.EVENT_READ, self._signalled)
+        self._selector.register(self._wake, selectors.EVENT_READ, Meanwhile(self._signalled))
+        self._waiting = False
+        self._put_off: list[int] = []
         self.crew = make_crew(self)
         self.add_chore(self.crew)
 
@@ -131,6 +147,38 @@ class Master:
     def on_signal(self, number: signal.Signals, action: Callable[[], None]) -> None:
         """Have a signal lead to something else than our end. Before `run`."""
         self._on_request[number] = action
+
+    @property
+    def waiting(self) -> bool:
+        """A message, or a change of ours, waits for a worker: nothing else may be begun."""
+        return self._waiting
+
+    def wait_readable(self, number: int, timeout: float) -> bool:
+        """Wait up to `timeout` seconds until a descriptor is readable; whether it is.
+
+        The service manager and whoever asks for the status get their answers meanwhile. Front-ends
+        and workers do not, since something of theirs is under way.
+        """
+        deadline = time.monotonic() + timeout
+        was_waiting, self._waiting = self._waiting, True
+        try:
+            while (left := deadline - time.monotonic()) > 0:
+                with selectors.PollSelector() as selector:
+                    selector.register(number, selectors.EVENT_READ, None)
+                    for key in list(self._selector.get_map().values()):
+                        if isinstance(key.data, Meanwhile):
+                            selector.register(key.fd, key.events, key.data)
+                    due = self._estate.due()
+                    ready = selector.select(left if due is None else min(left, due))
+                self._estate.tend()
+                for key, _ in ready:
+                    if key.data is not None:
+                        key.data()
+                if any(key.fd == number for key, _ in ready):
+                    return True
+        finally:
+            self._waiting = was_waiting
+        return False
 
     def add_chore(self, chore: Chore) -> None:
         """Have the loop look after something that is due now and then."""
@@ -200,7 +248,7 @@ class Master:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, previous)
         try:
             # Before the first front-end, which must not wait for imports.
-            self.crew.start()
+            self.crew.start(succeeds=self._estate.succeeds)
             retire()
             self._succeed()
             self.crew.standby.wait_ready()
@@ -221,6 +269,9 @@ class Master:
             # It may have closed a worker's descriptors, whose numbers the next one may get anew.
             self._watch_crew()
         self._enforce_deadlines()
+        put_off, self._put_off = self._put_off, []
+        for number in put_off:
+            self._on_request[number]()
         for chore in self._chores:
             chore.tend()
         self._watch_crew()
@@ -266,7 +317,10 @@ class Master:
             return
         for number in numbers:
             if number in self._on_request:
-                self._on_request[number]()
+                if self._waiting:
+                    self._put_off.append(number)
+                else:
+                    self._on_request[number]()
                 continue
             log.info("received %s, stopping", signal.Signals(number).name)
             self._phase = Phase.STOPPING
@@ -497,8 +551,8 @@ class Master:
 
     def _callbacks(self, post: Seat | Standby) -> tuple[Callable[[], None], Callable[[], None]]:
         if isinstance(post, Standby):
-            return post.heard, post.died
-        return partial(self.crew.heard, post), partial(self.crew.died, post)
+            return post.heard, post.ended
+        return partial(self.crew.heard, post), partial(self.crew.ended, post)
 
     @staticmethod
     def _of_worker(seat: Seat | Standby, worker: object, event: Callable[[], None]) -> None:
@@ -527,6 +581,6 @@ class Master:
 def _descriptors(post: Seat | Standby) -> tuple[int, ...]:
     """(pid, channel, pidfd) of the worker at a post, or nothing for an empty one."""
     worker = post.worker
-    if worker is None or worker.pidfd is None:
+    if worker is None:
         return ()
     return worker.pid, worker.fileno(), worker.pidfd.fileno()

@@ -57,7 +57,7 @@ class Operations:
                         state=self._state(index),
                         pid=None if seat.worker is None else seat.worker.pid,
                         restarts=seat.restarts,
-                        cause=crew.broken.get(index),
+                        cause=crew.broken.get(index) or seat.lack or None,
                         causes=list(seat.causes),
                         requests=counters.requests,
                         errors=counters.errors,
@@ -80,6 +80,7 @@ class Operations:
         index = request.queue
         if index is None or not 0 <= index < len(self._counters):
             raise AdminError(f"no queue {index}: there are {len(self._counters)}")
+        self._not_while_waiting()
         refusal = self._master.revive(index)
         if refusal is not None:
             raise AdminError(refusal)
@@ -89,6 +90,7 @@ class Operations:
         """Read the device file anew; a line for each change."""
         if self._reloader is None:
             raise AdminError(_NOT_HERE)
+        self._not_while_waiting()
         try:
             return {"lines": self._reloader.reload()}
         except ReloadRefused as refusal:
@@ -101,9 +103,16 @@ class Operations:
         self._trial.start()
         return {"started": self._started}
 
+    def _not_while_waiting(self) -> None:
+        if self._master.waiting:
+            raise AdminError("a message of the front-end waits for a worker; try again")
+
     def _state(self, index: int) -> str:
-        if index in self._master.crew.broken:
+        crew = self._master.crew
+        if index in crew.broken:
             return "broken"
+        if any(seat.lack for seat in crew.seats if index in seat.queues):
+            return "waiting"
         session = self._master.session
         if session is None or not session.state.rings[index].started:
             return "stopped"

@@ -19,6 +19,8 @@ from msgspec import Meta
 from vuproc.config import DeviceFile
 from vuproc.config_yaml import MAX_BYTES, START, MapValue, Mark, Value, YamlUnreadable, read
 from vuproc.device import Device
+from vuproc.errors import ConfigError, ConfigErrors, FileRefused
+from vuproc.fd import Fd
 from vuproc.options import KIND, PATH, Options
 
 
@@ -40,6 +42,7 @@ _SCOPES: Mapping[str, Scope] = MappingProxyType(
         "socket.group": Scope.NOW,
         "exit_on_disconnect": Scope.NOW,
         "stall_timeout": Scope.NOW,
+        "hook_timeout": Scope.NOW,
         "log_level": Scope.NOW,
         "workers": Scope.SESSION,
     }
@@ -71,19 +74,31 @@ class Plan:
     """Every worker is to be replaced by one of `now`."""
     config: bytes | None
     """The new content of the configuration space, of which the driver is to be told."""
+    replaced: bool = False
+    """Files that the device has open are to be opened anew, with what has to wait."""
 
 
-def compare(old: DeviceFile, new: DeviceFile, places: Mapping[str, Mark], *, config: bytes) -> Plan:
+def compare(
+    old: DeviceFile,
+    new: DeviceFile,
+    places: Mapping[str, Mark],
+    *,
+    config: bytes,
+    shared: Mapping[str, Fd] = MappingProxyType({}),
+) -> Plan:
     """Compare what runs with a new file; `config` is what the running device has in its
-    configuration space, without the driver's writes.
+    configuration space, without the driver's writes, and `shared` are its files.
 
     The `device` part changes as a whole: at once if all of it can, else with the next front-end.
-    Raises whatever the device's own code does.
+    Raises ConfigErrors if a file cannot be had, and whatever the device's own code does.
     """
     device = new.make_device()
+    device.shared = shared
     new_config = device.config_space()
     outside = list(_outside(old, new))
     inside = list(_inside(old, new))
+    replaced = list(_replaced(device, new.path, places))
+    inside += replaced
     live = not inside or (
         all(scope is Scope.WORKERS for _, scope, _ in inside)
         and _same_kind(old.make_device(), device)
@@ -108,6 +123,7 @@ def compare(old: DeviceFile, new: DeviceFile, places: Mapping[str, Mark], *, con
         later=new if waits else None,
         new_workers=live and bool(inside),
         config=new_config if live and inside and new_config != config else None,
+        replaced=bool(replaced),
     )
 
 
@@ -170,6 +186,18 @@ def _inside(old: DeviceFile, new: DeviceFile) -> Iterator[_Found]:
         live = key in type(new.options).live
         scope = Scope.WORKERS if live else Scope.SESSION
         yield f"device.{key}", scope, _becomes(before, after)
+
+
+def _replaced(device: Device, path: Path, places: Mapping[str, Mark]) -> Iterator[_Found]:
+    """The files that are open and not what the options name any more."""
+    try:
+        for option, what in device.replaced_files():
+            yield f"device.{option}", Scope.SESSION, what
+    except FileRefused as refused:
+        mark = _place(places, f"device.{refused.option}")
+        message = f"{refused.option}: {refused.reason}"
+        error = ConfigError(str(path), mark.line, mark.column, message)
+        raise ConfigErrors((error,)) from refused
 
 
 def _different(old: msgspec.Struct, new: msgspec.Struct) -> Iterator[tuple[str, tuple[Any, Any]]]:

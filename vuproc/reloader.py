@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from vuproc import place
 from vuproc.config_owner import ids_after
@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 log = logging.getLogger("vuproc.master")
 
 
+class Restart(Protocol):
+    """How to begin anew."""
+
+    def __call__(self, *, replaced: bool) -> None: ...  # noqa: D102
+
+
 class ReloadRefused(VuprocError):
     """Nothing was changed; `lines` say why."""
 
@@ -36,7 +42,8 @@ class Reloader:
     """Reloads the device file. A chore of the master's loop.
 
     `load` reads the file anew; `set_file` has new workers be of the new kind; `restart` has this
-    process begin anew, for what needs another session.
+    process begin anew, for what needs another session; `replaced` says that the device's files are
+    to be opened anew then.
     """
 
     def __init__(
@@ -48,7 +55,7 @@ class Reloader:
         master: Master,
         stall: StallWatch,
         set_file: Callable[[DeviceFile, Device], None],
-        restart: Callable[[], None],
+        restart: Restart,
     ) -> None:
         self._load = load
         self._file = file
@@ -61,6 +68,7 @@ class Reloader:
         self._restart = restart
         self._renewal = Renewal(master.crew)
         self._waits = False
+        self._replaced = False
 
     def signalled(self) -> None:
         """SIGHUP: the log says what became of it."""
@@ -77,20 +85,28 @@ class Reloader:
         """
         if self._renewal.under_way:
             raise ReloadRefused(["a reload is under way"])
+        plan, device = self._plan()
+        lines = [change.text for change in plan.changes]
+        lines = lines or [f"{self._file.path}: nothing has changed"]
+        for line in lines:
+            log.info("reload: %s", line)
+        self._apply(plan, device)
+        return lines
+
+    def _plan(self) -> tuple[Plan, Device]:
+        """What the file says by now, and the device of what can be applied at once."""
         try:
             new = self._load()
-            plan = compare(self._file, new, places(new.path), config=self._content)
+            found, shared = places(new.path), self._device.shared
+            plan = compare(self._file, new, found, config=self._content, shared=shared)
             device = plan.now.make_device()
+            device.shared = shared
         except ConfigErrors as errors:
             raise ReloadRefused([str(error) for error in errors.errors]) from errors
         except (Exception, SystemExit) as error:
             # The device's own code; it ran without complaint a moment ago.
             raise ReloadRefused([place.blame(error)]) from error
-        lines = [change.text for change in plan.changes] or [f"{new.path}: nothing has changed"]
-        for line in lines:
-            log.info("reload: %s", line)
-        self._apply(plan, device)
-        return lines
+        return plan, device
 
     def _apply(self, plan: Plan, device: Device) -> None:
         before, before_device = self._file, self._device
@@ -100,9 +116,11 @@ class Reloader:
             self._master.crew.set_log_level(level)
         self._master.set_exit_on_disconnect(plan.now.exit_on_disconnect)
         self._stall.timeout_s = plan.now.stall_timeout
+        self._stall.hook_timeout_s = plan.now.hook_timeout
         if plan.now.socket != before.socket:
             self._permit(before.socket, plan.now.socket)
         self._waits = any(change.scope is Scope.SESSION for change in plan.changes)
+        self._replaced = plan.replaced
         self._become(plan.now, device)
         if not plan.new_workers:
             return
@@ -143,12 +161,22 @@ class Reloader:
         self._renewal.tend()
         if self._may_restart():
             self._waits = False
-            log.info("reload: beginning anew with %s", self._file.path)
-            self._restart()
+            self._begin_anew()
 
     def close(self) -> None:
         """The loop is over."""
         self._renewal.close()
+
+    def _begin_anew(self) -> None:
+        """With what the file says by now, if that is still any good: there is no way back."""
+        try:
+            plan, _ = self._plan()
+        except ReloadRefused as refusal:
+            for line in refusal.lines:
+                log.error("reload: going on as before: %s", line)
+            return
+        log.info("reload: beginning anew with %s", self._file.path)
+        self._restart(replaced=self._replaced and plan.replaced)
 
     def _may_restart(self) -> bool:
         return self._waits and self._master.session is None and not self._renewal.under_way

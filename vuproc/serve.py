@@ -23,7 +23,7 @@ from vuproc.config import DeviceFile
 from vuproc.config_owner import ids
 from vuproc.config_space import ConfigSpace
 from vuproc.device import Device
-from vuproc.errors import ConfigErrors, SegmentInUse
+from vuproc.errors import ConfigErrors, FileRefused, SegmentInUse
 from vuproc.estate import (
     ADMIN,
     ADMIN_LOCK,
@@ -31,16 +31,15 @@ from vuproc.estate import (
     DEVICE_FILE,
     LISTENER,
     LOCK,
-    SHARED,
     WORKER,
     Estate,
 )
-from vuproc.fd import Fd
 from vuproc.listener import AS_IT_IS, Connector, Inherited, Listener, ListenError, Source
-from vuproc.master import Master
+from vuproc.master import Master, Meanwhile
 from vuproc.operations import Operations
 from vuproc.reloader import Reloader
 from vuproc.session import Offer
+from vuproc.shared_files import SharedFiles
 from vuproc.shm.counters import QueueCounters, block_bytes
 from vuproc.shm.segment import Segment, sweep
 from vuproc.spec.vhost_user import ProtocolFeature
@@ -48,16 +47,26 @@ from vuproc.spec.virtio import Feature
 from vuproc.systemd import InheritError, Notifier, inherit
 from vuproc.upgrade import Again, Trial, become
 from vuproc.workers.crew import Crew, OnReport
+from vuproc.workers.forkserver import CannotStart, Forkserver
 from vuproc.workers.predecessors import Leftovers, PredecessorAlive, channel_name, retire
 from vuproc.workers.stall import StallWatch
-from vuproc.workers.supervise import Forkserver, WorkerProcess, WorkerSetupError
+from vuproc.workers.supervise import WorkerHost, WorkerLost, WorkerProcess, WorkerSetupError
 
 log = logging.getLogger("vuproc.master")
 
 EXIT_OK = 0
 EXIT_FAILURE = 1
 
-_REFUSALS = (WorkerSetupError, PredecessorAlive, SegmentInUse, ListenError, OSError)
+_REFUSALS = (
+    WorkerSetupError,
+    WorkerLost,
+    CannotStart,
+    PredecessorAlive,
+    SegmentInUse,
+    ListenError,
+    FileRefused,
+    OSError,
+)
 """What is nobody's bug here."""
 
 RING_FEATURES = (
@@ -136,9 +145,7 @@ class _Service:
         device = file.make_device()
         source = self._source(fd, stack)
         stack.callback(source.close)
-        shared = self._shared(device)
-        for owner in shared.values():
-            stack.callback(owner.close)
+        self._shared = SharedFiles(device, estate, stack, file.open_shared)
         self._segment = _counters(file, fd, device.num_queues())
         stack.callback(self._segment.unlink)
         stack.callback(self._segment.close)
@@ -146,10 +153,14 @@ class _Service:
         for counter in counters:
             stack.callback(counter.release)
         snapshots = [counter.snapshot for counter in counters]
-        self._count_command = lambda queue: counters[queue].count_command()
-
-        self._shared_fds = shared
-        self._forkserver = Forkserver(_preloaded(file))
+        forkserver = Forkserver(_preloaded(file), file.hook_timeout)
+        stack.callback(forkserver.close)
+        self._host = WorkerHost(
+            forkserver,
+            on_command=lambda queue: counters[queue].count_command(),
+            hooks=lambda queue: counters[queue].hooks(),
+            hook_timeout=file.hook_timeout,
+        )
         self._prepare = self._prepared(file, device)
         estate.keep_content(DEVICE_FILE, file.content)
         config = ConfigSpace(device.config_space)
@@ -175,18 +186,21 @@ class _Service:
         self.master = master = Master(
             source, offer, make_crew, estate, exit_on_disconnect=file.exit_on_disconnect
         )
+        self._host.wait = master.wait_readable
         stack.callback(master.close)
         estate.live = lambda: [worker.pid for worker in self._workers()]
         master.add_chore(estate)
         master.add_chore(leftovers)
-        stall = StallWatch(file.stall_timeout, master.crew, lambda queue: snapshots[queue]())
+        stall = StallWatch(
+            file.stall_timeout, file.hook_timeout, master.crew, lambda queue: snapshots[queue]()
+        )
         master.add_chore(stall)
         operations = Operations(file.type_ref, master, counters)
         if again is not None and fd is None:
             trial = Trial(again.check, master.selector, self._become)
             master.add_chore(trial)
             reloader = Reloader(
-                again.load, file, device, config, master, stall, self._set_file, self._become
+                again.load, file, device, config, master, stall, self._set_file, self._begin_anew
             )
             master.add_chore(reloader)
             master.on_signal(signal.SIGHUP, reloader.signalled)
@@ -195,7 +209,8 @@ class _Service:
         if fd is None:  # an inherited descriptor has no place beside which an admin socket could be
             beside = Path(f"{file.socket.path}{SUFFIX}")
             listener = self._listener(beside, PERMISSIONS, (ADMIN, ADMIN_LOCK))
-            master.add_chore(AdminServer(listener, master.selector, operations.verbs()))
+            verbs = operations.verbs()
+            master.add_chore(AdminServer(listener, master.selector, verbs, Meanwhile))
 
     def run(self) -> None:
         """Serve until the end; raises what cannot be served."""
@@ -218,19 +233,26 @@ class _Service:
         assert self._again is not None
         held = {**self._estate.held(), **self.master.held()}
         for worker in self._workers():
-            if worker.pidfd is not None:
-                held[f"{WORKER}{worker.pid}"] = worker.pidfd
-                held[f"{CHANNEL}{channel_name(worker.pid, worker.queues)}"] = worker
+            held[f"{WORKER}{worker.pid}"] = worker.pidfd
+            held[f"{CHANNEL}{channel_name(worker.pid, worker.queues)}"] = worker
         environment = self._estate.notifier.environment
         # The new program is to read the file itself.
         self._estate.forget_content(DEVICE_FILE)
         become(self._again.run, held, environment, self.master.hold_signals)
         self._estate.keep_content(DEVICE_FILE, self._file.content)
 
+    def _begin_anew(self, *, replaced: bool) -> None:
+        """The same for what the device file says by now; `replaced`: of the shared files, too."""
+        if replaced:
+            self._shared.drop()
+        self._become()
+        self._shared.keep()
+
     def _set_file(self, file: DeviceFile, device: Device) -> None:
         """New workers are of another kind from now on, and the rest of the file has changed."""
         self._file = file
         self._prepare = self._prepared(file, device)
+        self._host.hook_timeout = file.hook_timeout
         self._estate.keep_content(DEVICE_FILE, file.content)
 
     # Workers.
@@ -242,17 +264,14 @@ class _Service:
             options=msgspec.msgpack.encode(file.options),
             chain_limit=device.queue_size(),
             counters=self._segment.name,
-            shared=tuple(self._shared_fds),
+            shared=tuple(self._shared.fds),
             log_level=getattr(logging, file.log_level.upper()),
         )
 
     def _start_worker(self, on_report: OnReport) -> WorkerProcess:
-        shared = list(self._shared_fds.values())
-        worker = WorkerProcess(
-            self._forkserver, self._prepare, shared, on_report, self._count_command
-        )
-        if worker.pidfd is not None:
-            self._estate.keep_worker(worker.pid, worker.pidfd)
+        shared = list(self._shared.fds.values())
+        worker = WorkerProcess(self._host, self._prepare, shared, on_report)
+        self._estate.keep_worker(worker.pid, worker.pidfd)
         return worker
 
     def _workers(self) -> list[WorkerProcess]:
@@ -294,19 +313,6 @@ class _Service:
         self._estate.keep(names[0], kept_socket)
         self._estate.keep(names[1], kept_lock)
         return listener
-
-    def _shared(self, device: Device) -> dict[str, Fd]:
-        """The device's shared files: those of a predecessor if they are of the same size."""
-        owners: dict[str, Fd] = {}
-        for name, shared in self._file.open_shared(device).items():
-            with shared as new:
-                left = self._estate.take(f"{SHARED}{name}")
-                if left is not None and left.size != new.size:
-                    left.close()
-                    left = None
-                owners[name] = new.dup() if left is None else left
-            self._estate.keep(f"{SHARED}{name}", owners[name])
-        return owners
 
 
 def _summary(groups: Sequence[tuple[int, ...]]) -> str:

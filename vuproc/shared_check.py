@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from vuproc import place
 from vuproc.device import Device
-from vuproc.errors import DeviceWrong
+from vuproc.errors import DeviceWrong, FileRefused
 from vuproc.fd import Fd
 
 MAX_SHARED_FILES = 253
@@ -17,9 +17,14 @@ MAX_SHARED_NAME = 200
 
 
 def open_shared(device: Device) -> dict[str, Fd]:
-    """What the device gives its workers to share, owned by the caller. Raises DeviceWrong."""
+    """What the device gives its workers to share, owned by the caller.
+
+    Raises DeviceWrong, and FileRefused if the device does.
+    """
     try:
         found: object = device.shared_files()
+    except FileRefused:
+        raise
     except (Exception, SystemExit) as error:
         raise DeviceWrong(place.raised(type(device), "shared_files", error)) from error
     problem = _shared_problem(found)

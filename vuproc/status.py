@@ -8,7 +8,8 @@ import msgspec
 class QueueStatus(msgspec.Struct, kw_only=True):
     """One virtqueue.
 
-    `state` is stopped, running, disabled or broken (then `cause` says why in one line). `pid` is
+    `state` is stopped, running, disabled, broken, or waiting for a worker that cannot be had at the
+    moment (in both cases `cause` says why in one line). `pid` is
     its worker's, None if there is none at the moment; `restarts` counts its replacements since the
     master's start and `causes` are the last of them.
     """

@@ -67,6 +67,8 @@ class Vuproc:
             return {"type": reference(_disk(case)), **options, **direct}
         if "engine" in _FIELDS:
             options["engine"] = self._engine
+        if "locking" in _FIELDS:
+            options["locking"] = "off"  # other sides have the same image open
         return {"type": "blk", **options, **(_direct() if case.store is Store.DIRECT else {})}
 
 

@@ -10,13 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from vuproc.devices.blk_storage import (
-    ZERO_CHUNK,
-    Storage,
-    image_size,
-    new_memory,
-    open_image,
-)
+from vuproc.devices.blk_storage import ZERO_CHUNK, Storage, image_size, new_memory
+from vuproc.fd import Fd
 
 SIZE = 4 * ZERO_CHUNK
 
@@ -25,7 +20,7 @@ SIZE = 4 * ZERO_CHUNK
 def storage(tmp_path: Path) -> Iterator[Storage]:
     path = tmp_path / "disk.raw"
     path.write_bytes(b"\xff" * SIZE)
-    opened = open_image(str(path), readonly=False)
+    opened = Storage(Fd(os.open(path, os.O_RDWR)))
     yield opened
     opened.close()
 
@@ -69,7 +64,7 @@ def test_discard_keeps_the_data_where_the_file_system_has_no_holes(
 def test_zeroing_a_read_only_image_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "disk.raw"
     path.write_bytes(bytes(4096))
-    storage = open_image(str(path), readonly=True)
+    storage = Storage(Fd(os.open(path, os.O_RDONLY)))
     with pytest.raises(OSError) as caught:
         storage.write_zeroes(0, 512, unmap=True)
     assert caught.value.errno == errno.EBADF

@@ -102,6 +102,8 @@ def test_the_block_has_the_documented_layout() -> None:
     assert BLOCK_SIZE == 512
     QueueCounters(buffer, 0).count_command()
     assert struct.unpack_from("=Q", buffer, 8 * (len(words) + 1)) == (1,)
+    QueueCounters(buffer, 1).count_hook()
+    assert struct.unpack_from("=Q", buffer, BLOCK_SIZE + 8 * (len(words) + 2)) == (1,)
     assert QueueCounters(buffer, 1).snapshot() == CountersSnapshot(
         requests=1,
         bytes_read=2,
@@ -112,6 +114,7 @@ def test_the_block_has_the_documented_layout() -> None:
         call_errors=7,
         heartbeat=8,
         busy=9,
+        hooks=1,
         latency_total_ns=99,
         latency=tuple(range(100, 100 + BUCKETS)),
     )
@@ -120,11 +123,11 @@ def test_the_block_has_the_documented_layout() -> None:
 def test_percentiles_are_upper_bounds_of_buckets() -> None:
     counts = [0] * BUCKETS
     counts[10], counts[12] = 98, 2
-    snapshot = CountersSnapshot(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, tuple(counts))
+    snapshot = CountersSnapshot(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, tuple(counts))
     assert snapshot.percentile(0.5) == 1 << 11
     assert snapshot.percentile(0.98) == 1 << 11
     assert snapshot.percentile(0.99) == 1 << 13
-    nothing = CountersSnapshot(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, (0,) * BUCKETS)
+    nothing = CountersSnapshot(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, (0,) * BUCKETS)
     assert nothing.percentile(0.5) == 0
 
 

@@ -136,7 +136,7 @@ class FakeCrew:
         self._config: dict[int, bytes] = {}
         self._records: Fd | None = None
 
-    def start(self) -> None: ...
+    def start(self, *, succeeds: bool) -> None: ...
 
     def attach(self) -> None:
         self._records = self._records or Fd(os.memfd_create("records"))

@@ -82,6 +82,19 @@ class Scripted(Device):
     def do_nap(self, request: Request, argument: str) -> None:
         time.sleep(float(argument))
 
+    def do_tell(self, request: Request, argument: str) -> None:
+        """Open a FIFO, for somebody who waits for that, then take so many seconds."""
+        fifo, _, seconds = argument.partition(" ")
+        with open(fifo, "wb"):
+            pass
+        time.sleep(float(seconds))
+        request.write(b"told")
+
+    def do_spin(self, request: Request, argument: str) -> None:
+        self._count(argument)
+        while True:
+            pass
+
     def do_hang(self, request: Request, argument: str) -> None:
         if self._first_time():
             signal.pause()

@@ -22,6 +22,9 @@ class Immortal:
     def wait_end(self, _timeout: float) -> bool:
         return False
 
+    def stack(self) -> str:
+        return ""
+
     def kill(self) -> bool:
         return False
 

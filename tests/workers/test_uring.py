@@ -217,7 +217,7 @@ def test_a_stop_waits_for_what_the_kernel_has(vuproc_device: ServeDevice, tmp_pa
     """GET_VRING_BASE in the middle: what was fetched is completed by its answer."""
     image = tmp_path / "image"
     image.write_bytes(b"".join(bytes([n]) * PAGE for n in range(128)))
-    options = {"image": str(image), "direct": is_direct(image)}
+    options = {"image": str(image), "direct": is_direct(image), "locking": "off"}
     for engine in ("auto", "python"):
         served = vuproc_device({"type": "blk", "engine": engine, **options})
         with served.guest() as guest:
@@ -274,6 +274,7 @@ class Bench:
         )
         self.driver = DriverQueue(self.ram, 0, SIZE)
         self.record, _ = make_records(1, SIZE)
+        self.device.shared = self.device.shared_files()
         self.device.setup(0)
         self.queue = Queue(0, self.device, None, SIZE, self._fail, self._skip, self._break)
         self.queue.native = self.device.native(0)
@@ -312,6 +313,8 @@ class Bench:
     def close(self) -> None:
         self.queue.drop()
         self.device.teardown()
+        for file in self.device.shared.values():
+            file.close()
         self.record.close()
         self.driver.close()
         self.ram.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -10,14 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from msgspec import Meta
 
 from vuproc.device import Device
+from vuproc.devices.blk_image import Image
 from vuproc.devices.blk_native import NativeBlk
-from vuproc.devices.blk_storage import (
-    Storage,
-    check_direct,
-    image_size,
-    new_memory,
-    open_image,
-)
+from vuproc.devices.blk_storage import Storage, new_memory
 from vuproc.devices.blk_uring import UringBlk
 from vuproc.fd import Fd
 from vuproc.options import FilePath, Options, Size
@@ -112,6 +106,13 @@ class BlkOptions(Options, kw_only=True):
             "io_uring for a direct one. Where there is no io_uring, blocking calls are used."
         ),
     ] = "auto"
+    locking: Annotated[
+        Literal["auto", "off"],
+        Meta(
+            description="auto: lock the image as QEMU does, so that no two programs write to it, "
+            "where its file system has locks. off: leave that to whoever set this up."
+        ),
+    ] = "auto"
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Check that there is one store, and that it can be had."""
@@ -122,29 +123,22 @@ class BlkOptions(Options, kw_only=True):
             yield "ram", "image and ram exclude each other"
         if self.direct and self.image is None:
             yield "direct", "direct is for an image"
-        if self.image is not None:
-            yield from self._image_problems(self.image)
+        image = self.the_image()
+        if image is not None:
+            yield from image.problems(self.block_size)
         if self.ram is not None and self.ram % self.block_size:
             yield "ram", f"{self.ram} bytes are not a multiple of the block size {self.block_size}"
 
-    def _image_problems(self, image: str) -> Iterator[tuple[str, str]]:
-        try:
-            size = image_size(image)
-        except OSError as error:
-            yield "image", f"{image}: {(error.strerror or 'not accessible').lower()}"
-            return
-        if size == 0:
-            yield "image", f"{image} is empty"
-        elif size % self.block_size:
-            yield "image", f"{image}: {size} bytes are not a multiple of {self.block_size}"
-        if not os.access(image, os.R_OK):
-            yield "image", f"{image} is not readable"
-        elif self.direct and size >= self.block_size:
-            problem = check_direct(image, self.block_size)
-            if problem is not None:
-                yield "direct", f"{image}: {problem}"
-        elif not self.readonly and not os.access(image, os.W_OK):
-            yield "image", f"{image} is not writable; set readonly: true to serve it all the same"
+    def the_image(self) -> Image | None:
+        """The image that these options name; None for a disk in memory."""
+        if self.image is None:
+            return None
+        return Image(
+            self.image,
+            readonly=self.readonly,
+            direct=self.direct,
+            locking=self.locking != "off",
+        )
 
 
 class Refused(Exception):
@@ -167,11 +161,9 @@ class Blk(Device):
     options: BlkOptions
 
     def __init__(self, options: BlkOptions) -> None:
-        """Find out the size. Raises OSError if the image cannot be had."""
         super().__init__(options)
-        size = options.ram if options.image is None else image_size(options.image)
-        self._capacity = (size or 0) // SECTOR_SIZE
-        self._size = self._capacity * SECTOR_SIZE
+        self._image = options.the_image()
+        self._size = 0
         self._block = options.block_size
         self._storage: Storage | None = None
         self._natives: list[NativeBlk] = []
@@ -197,15 +189,16 @@ class Blk(Device):
         return features | BlkFeature.DISCARD | BlkFeature.WRITE_ZEROES
 
     def config_space(self) -> bytes:
-        """virtio 1.3, 5.2.4: capacity, limits and topology."""
+        """virtio 1.3, 5.2.4: capacity, limits and topology. Raises OSError if there is no image."""
         block = self.options.block_size
+        capacity = self._disk_size() // SECTOR_SIZE
         changeable = not self.options.readonly
         return CONFIG.pack(
-            capacity=self._capacity,
+            capacity=capacity,
             size_max=MAX_SEGMENT_SIZE,
             # The header and the status take a descriptor each.
             seg_max=max(1, self.options.queue_size - 2),
-            cylinders=min(_MAX_CYLINDERS, self._capacity // (_HEADS * _SECTORS_A_TRACK)),
+            cylinders=min(_MAX_CYLINDERS, capacity // (_HEADS * _SECTORS_A_TRACK)),
             heads=_HEADS,
             sectors=_SECTORS_A_TRACK,
             blk_size=block,
@@ -222,21 +215,30 @@ class Blk(Device):
         )
 
     def shared_files(self) -> dict[str, Fd]:
-        """The memory of a disk in memory: one for all workers, and it survives them."""
+        """The image, open and locked, or the memory of a disk in memory. Raises FileRefused."""
+        if self._image is not None:
+            return self._image.open()
         return {} if self.options.ram is None else {"ram": new_memory(self.options.ram)}
+
+    def goes_on_with(self, left: Mapping[str, Fd]) -> bool:
+        """With the image that is open if the options name it, whatever is at its path by now."""
+        return super().goes_on_with(left) if self._image is None else self._image.adopt(left)
+
+    def replaced_files(self) -> Iterator[tuple[str, str]]:
+        """The image, if another is at its path."""
+        return iter(()) if self._image is None else self._image.replaced(self.shared)
 
     # What a worker calls.
 
     def setup(self, queue: int) -> None:
-        """Open the image, once a worker."""
+        """Take the image that the master has opened, once a worker."""
         if self._storage is not None:
             return
-        if self.options.image is None:
+        if self._image is None:
             self._storage = Storage(self.shared["ram"].dup())
         else:
-            self._storage = open_image(
-                self.options.image, readonly=self.options.readonly, direct=self.options.direct
-            )
+            self._storage = self._image.storage(self.shared)
+        self._size = self._disk_size()
         # As numbers: the verbs would ask the storage for them, in Python, at each request.
         self._file = self._storage.fileno()
         self._buffered = self._storage.buffered.fileno()
@@ -381,6 +383,11 @@ class Blk(Device):
             self._check_range(offset, length)
             ranges.append((offset, length, wanted))
         return ranges
+
+    def _disk_size(self) -> int:
+        """Bytes in whole sectors, as the image is at this moment."""
+        size = self.options.ram if self._image is None else self._image.size(self.shared)
+        return (size or 0) // SECTOR_SIZE * SECTOR_SIZE
 
     def _check_range(self, offset: int, length: int) -> None:
         """Refuse what is not whole blocks inside the disk; Python's integers do not wrap."""

@@ -107,19 +107,6 @@ class Storage:
             offset += written
 
 
-def open_image(path: str, *, readonly: bool, direct: bool = False) -> Storage:
-    """Open a raw image; `direct`: past the page cache. Raises OSError."""
-    flags = (os.O_RDONLY if readonly else os.O_RDWR) | os.O_CLOEXEC
-    buffered = Fd(os.open(path, flags))
-    if not direct:
-        return Storage(buffered)
-    try:
-        return Storage(Fd(os.open(path, flags | os.O_DIRECT)), buffered)
-    except OSError:
-        buffered.close()
-        raise
-
-
 def check_direct(path: str, block_size: int) -> str | None:
     """Why an image cannot be served past the page cache in blocks of that size; None: it can.
 
@@ -167,9 +154,14 @@ def image_size(path: str) -> int:
         raise OSError(errno.EINVAL, f"is a {kind}, not a raw file or block device")
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return os.lseek(descriptor, 0, os.SEEK_END)
+        return open_size(descriptor)
     finally:
         os.close(descriptor)
+
+
+def open_size(descriptor: int) -> int:
+    """Bytes of an open raw file or block device at this moment. Raises OSError."""
+    return os.lseek(descriptor, 0, os.SEEK_END)
 
 
 _KINDS = MappingProxyType(

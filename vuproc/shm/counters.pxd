@@ -24,7 +24,8 @@ cdef struct Block:
     uint64_t busy                  # 0, or 1 + the head of the request in the device's code
     uint64_t awake                 # 1 unless the worker of the queue sleeps
     uint64_t commands              # the master's: those sent to the queue's worker
-    uint64_t reserved[20]
+    uint64_t hooks                 # odd while the worker is inside a hook of the device
+    uint64_t reserved[19]
 
 
 cdef inline void add(uint64_t *word, uint64_t amount) noexcept nogil:

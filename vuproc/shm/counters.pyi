@@ -24,6 +24,8 @@ class CountersSnapshot(NamedTuple):
     """Advances once a request, and with each `beat`."""
     busy: int
     """0, or 1 + the head of the request that the device's code is serving."""
+    hooks: int
+    """Odd while the worker is inside a hook of the device; each begin and each end advances it."""
     latency_total_ns: int
     latency: tuple[int, ...]
     """latency[i]: requests that took 2**i <= ns < 2**(i+1); the first and last take the rest."""
@@ -52,6 +54,12 @@ class QueueCounters:
 
     def beat(self) -> None:
         """Advance the heartbeat word."""
+
+    def count_hook(self) -> None:
+        """A hook of the device begins, or ends."""
+
+    def hooks(self) -> int:
+        """The word that `count_hook` advances, as in the snapshot."""
 
     def set_awake(self, awake: bool) -> None:
         """Say whether the worker sleeps."""

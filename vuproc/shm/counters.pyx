@@ -37,6 +37,7 @@ class CountersSnapshot(NamedTuple):
     call_errors: int
     heartbeat: int
     busy: int
+    hooks: int
     latency_total_ns: int
     latency: tuple
 
@@ -104,6 +105,14 @@ cdef class QueueCounters:
         """Advance the heartbeat word."""
         add(&self.block.heartbeat, 1)
 
+    def count_hook(self):
+        """A hook of the device begins, or ends."""
+        add(&self.block.hooks, 1)
+
+    def hooks(self):
+        """The word that `count_hook` advances."""
+        return vu_load_relaxed64(&self.block.hooks)
+
     def set_awake(self, bint awake):
         """Say whether the worker sleeps."""
         vu_store_relaxed64(&self.block.awake, awake)
@@ -157,6 +166,7 @@ cdef class QueueCounters:
             vu_load_relaxed64(&block.call_errors),
             vu_load_relaxed64(&block.heartbeat),
             vu_load_relaxed64(&block.busy),
+            vu_load_relaxed64(&block.hooks),
             vu_load_relaxed64(&block.latency_total),
             tuple([vu_load_relaxed64(&block.latency[i]) for i in range(BUCKET_COUNT)]),
         )

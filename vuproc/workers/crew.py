@@ -8,10 +8,8 @@ by the standby, brought to where the session's state says, and asked once more.
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,10 +20,10 @@ from vuproc.config_space import ConfigSpace
 from vuproc.control import Logged, RingBroken
 from vuproc.effects import Effect, EffectFailed
 from vuproc.fd import Fd
-from vuproc.shm.inflight import record_bytes
 from vuproc.workers.commands import Prepared, prepared, regions_of, start_ring, truncation
-from vuproc.workers.record import make_records
-from vuproc.workers.seat import BREAKER_DEATHS, Seat
+from vuproc.workers.forkserver import CannotStart
+from vuproc.workers.record import InflightFile, make_records
+from vuproc.workers.seat import BREAKER_DEATHS, LACK_FIRST_S, Seat
 from vuproc.workers.standby import Standby
 from vuproc.workers.supervise import (
     COMMAND_DEADLINE,
@@ -41,17 +39,8 @@ log = logging.getLogger("vuproc.master")
 STOP_DEADLINE = 3.0
 """Seconds a worker has to finish what is in flight before its ring stops; then it is killed."""
 
-UNANSWERED_MOST = 32
-"""Commands that a fresh worker is given before its first answer is waited for: both directions of
-the channel hold that many.
-"""
-
 EXIT_DEADLINE = 5.0
 """Seconds a worker has to leave at our own end."""
-
-VERSION_AT = 8
-"""Where a record has its version, 16 bits (vhost-user, QueueRegionSplit)."""
-_EMPTY = bytes(2)
 
 OnReport = Callable[[RingBroken | Logged], None]
 
@@ -67,6 +56,10 @@ class CrewState:
     config: tuple[tuple[int, bytes], ...] = ()
     kept: tuple[tuple[int, int], ...] = ()
     records: Fd | None = None
+
+
+class NoWorker(WorkerRefused):
+    """The system has no process to give at the moment; the text says which queues go without."""
 
 
 class Crew:
@@ -97,17 +90,29 @@ class Crew:
         self._replay = replay
         self._on_broken = on_broken
         self._stopped: set[int] = set()
-        self._records: Fd | None = None
+        self._records: InflightFile | None = None
         self._kept: dict[int, int] = {}
+        self._bases: dict[int, int] = {}
+        """Where rings are to begin that the front-end has started and no worker has yet."""
         self._seat_of = {queue: seat for seat in self.seats for queue in seat.queues}
 
-    def start(self) -> None:
-        """Start every worker, and a standby. Raises `WorkerSetupError`."""
+    def start(self, *, succeeds: bool = False) -> None:
+        """Start every worker, and a standby, all at once. Raises `WorkerSetupError`, or
+        `CannotStart` or `WorkerLost`.
+
+        `succeeds`: a session may go on with us, so a worker that cannot be had is tried for again.
+        """
         for seat in self.seats:
-            # One ahead of the one that is being set up: the next imports while this one does.
-            self.standby.refill()
-            self._occupy(seat)
+            try:
+                seat.spawn()
+            except CannotStart as error:
+                if not succeeds:
+                    raise
+                seat.lacking(error.reason)
         self.standby.refill()
+        for seat in self.seats:
+            if seat.worker is not None:
+                seat.worker.settle()
 
     def close(self) -> None:
         """End every worker, by force those that do not within `EXIT_DEADLINE` each."""
@@ -126,13 +131,12 @@ class Crew:
         They are there before the first ring: a successor must be told of them before a worker is.
         """
         if self._records is None:
-            self._records, _ = make_records(len(self._seat_of), self._queue_size)
+            self._records = InflightFile.create(len(self._seat_of), self._queue_size)
 
     def freeze(self) -> CrewState:
         """What a successor's crew must know of the session; the records stay ours."""
-        return CrewState(
-            tuple(self.config.written()), tuple(sorted(self._kept.items())), self._records
-        )
+        records = None if self._records is None else self._records.file
+        return CrewState(tuple(self.config.written()), tuple(sorted(self._kept.items())), records)
 
     def thaw(self, state: CrewState, broken: Mapping[int, str]) -> None:
         """Go on from what a predecessor's crew knew, and bring every worker to the session's state.
@@ -142,15 +146,16 @@ class Crew:
         for offset, data in state.config:
             self.config.write(offset, data)
         self._kept = dict(state.kept)
-        self._records = state.records
+        if state.records is not None:
+            self._records = InflightFile(state.records, self._queue_size)
         self.broken = dict(broken)
         for seat in self.seats:
             if seat.worker is None:
                 continue
             try:
-                self._resume(seat, -1)
-            except (WorkerLost, WorkerRefused) as error:
-                self._replace(seat, f"could not resume: {error}")
+                seat.worker.catch_up(self._history(seat.queues, -1))
+            except WorkerLost as error:
+                self._replace(seat, str(error))
 
     # Effects.
 
@@ -165,13 +170,13 @@ class Crew:
         setup = effect.setup
         # A ring that could not be drained goes on from its record if it goes on where it stopped.
         if self._kept.pop(setup.index, None) != setup.base:
-            self._empty_record(setup.index)
+            self._own_records.clear(setup.index)
 
     def perform(self, effect: Effect) -> object:
         """Carry out one effect everywhere it matters; the result is what `Step.finish` takes."""
         try:
             return self._perform(effect)
-        except (WorkerRefused, WorkerLost, WorkerSetupError, OSError) as error:
+        except (WorkerRefused, WorkerLost, OSError) as error:
             return EffectFailed(str(error))
 
     def _perform(self, effect: Effect) -> object:
@@ -193,6 +198,7 @@ class Crew:
                 self._everywhere(prepared(effect), None)
                 self.config.reset()
                 self._kept.clear()
+                self._bases.clear()
                 for seat in self.seats:
                     seat.forgive()
             case effects.StartRing(setup=setup):
@@ -209,7 +215,7 @@ class Crew:
                 | effects.SetErr(index=index)
             ):
                 if index not in self.broken:
-                    self._on(index, prepared(effect))
+                    self._tell(index, prepared(effect))
             case _:
                 raise WorkerRefused(f"{type(effect).__name__} is not for workers")
         return None
@@ -228,37 +234,42 @@ class Crew:
         """The session is over: no worker keeps a ring, a mapping or what the driver chose."""
         self.broken.clear()
         self.config.reset()
-        self._drop_records()
         for seat in self.seats:
             seat.forgive()
             if seat.worker is None:
                 continue
             try:
-                seat.worker.call(control.Detach())
+                if seat.worker.setting_up:
+                    # It has been told of the rings, and that cannot be taken back in time.
+                    self._replace(seat, "the session is over, and it is setting up still")
+                else:
+                    seat.worker.call(control.Detach())
             except (WorkerLost, WorkerRefused) as error:
                 self._replace(seat, str(error))
+        self._drop_records()
 
     def renew(self, seat: Seat) -> None:
         """Replace a worker that is well by the standby; it finishes what is in flight first.
 
-        Raises `WorkerSetupError` if the new one cannot set up its queues: the old one stays.
+        The standby has set up the queues of this seat.
         """
         successor = self.standby.take(seat.queues)
-        successor.assigned()
         try:
             for queue in seat.queues if seat.worker is not None else ():
                 self._finish_ring(seat, queue)
         except WorkerLost as error:
             self._bury(seat, str(error))
+        except WorkerSetupError as error:
+            seat.refuse(error)
         seat.vacate()
         if seat.barred:
             successor.exit(EXIT_DEADLINE)
             return
         seat.occupy(successor)
         try:
-            self._resume(seat, -1)
-        except (WorkerLost, WorkerRefused) as error:
-            self._replace(seat, f"could not resume: {error}")
+            successor.catch_up(self._history(seat.queues, -1))
+        except WorkerLost as error:
+            self._replace(seat, str(error))
 
     @staticmethod
     def _finish_ring(seat: Seat, queue: int) -> None:
@@ -272,7 +283,7 @@ class Crew:
         """What is worth a line, in every worker."""
         try:
             self._everywhere((control.SetLogLevel(level=level), ()), None)
-        except (WorkerRefused, WorkerLost, WorkerSetupError) as error:
+        except (WorkerRefused, WorkerLost) as error:
             log.warning("log level: %s", error)
 
     def revive(self, queue: int) -> str | None:
@@ -287,7 +298,7 @@ class Crew:
             return None
         try:
             self._on(queue, self._start(setup))
-        except (WorkerRefused, WorkerLost, WorkerSetupError) as error:
+        except (WorkerRefused, WorkerLost) as error:
             self.broken[queue] = cause
             return str(error)
         return None
@@ -300,10 +311,15 @@ class Crew:
         again. Then what was kept does not fit.
         """
         command = self._start(setup, base=setup.base)
+        self._bases.pop(setup.index, None)
         try:
             self._on(setup.index, command)
+        except NoWorker as error:
+            # The first that can be had starts it, for it is part of the session's state.
+            log.warning("%s", error)
+            self._bases[setup.index] = setup.base
         except WorkerRefused as error:
-            if setup.inflight is not None or not self._empty_record(setup.index):
+            if setup.inflight is not None or not self._own_records.clear(setup.index):
                 raise
             log.warning("queue %d: what was kept for it is forgotten: %s", setup.index, error)
             self._on(setup.index, command)
@@ -317,21 +333,16 @@ class Crew:
         """
         if setup.inflight is not None:
             return start_ring(setup, setup.inflight.fd, setup.inflight.offset, base)
-        return start_ring(setup, *self._own_record(setup.index), base)
+        return start_ring(setup, *self._own_records.at(setup.index), base)
 
-    def _own_record(self, index: int) -> tuple[Fd, int]:
+    @property
+    def _own_records(self) -> InflightFile:
         assert self._records is not None, "no session"
-        return self._records, index * record_bytes(self._queue_size)
-
-    def _empty_record(self, index: int) -> bool:
-        """Have the next start of a ring find nothing to recover; whether there was a record."""
-        records, offset = self._own_record(index)
-        before = os.pread(records.fileno(), len(_EMPTY), offset + VERSION_AT)
-        os.pwrite(records.fileno(), _EMPTY, offset + VERSION_AT)
-        return before != _EMPTY
+        return self._records
 
     def _drop_records(self) -> None:
         self._kept.clear()
+        self._bases.clear()
         records, self._records = self._records, None
         if records is not None:
             records.close()
@@ -345,28 +356,41 @@ class Crew:
             self._replace(seat, str(error), hold=queue)
             return self._staffed(seat).call(*command, timeout=timeout)
 
+    def _tell(self, queue: int, command: Prepared) -> None:
+        """As `_on`, for a command that a later worker learns from the session's state as well: none
+        that can be had at the moment costs the front-end nothing.
+        """
+        try:
+            self._on(queue, command)
+        except NoWorker as error:
+            log.debug("%s", error)
+
     def _everywhere(self, command: Prepared, undo: Prepared | None) -> None:
-        """One command to every worker at once. If one refuses, `undo` goes to those that obeyed."""
+        """One command to every worker at once, as `_tell`. If one refuses, `undo` goes to those
+        that obeyed.
+        """
         posted: list[tuple[Seat, int | None]] = []
         for seat in self.seats:
             try:
                 posted.append((seat, self._staffed(seat).post(*command)))
+            except NoWorker as error:
+                log.debug("%s", error)
             except WorkerLost:
                 posted.append((seat, None))
         obeyed: list[Seat] = []
-        refusal: WorkerRefused | WorkerLost | WorkerSetupError | None = None
+        refusal: WorkerRefused | WorkerLost | None = None
         deadline = time.monotonic() + COMMAND_DEADLINE
         for seat, serial in posted:
             try:
                 self._await(seat, command, serial, max(0.1, deadline - time.monotonic()))
                 obeyed.append(seat)
-            except (WorkerRefused, WorkerLost, WorkerSetupError) as error:
+            except (WorkerRefused, WorkerLost) as error:
                 refusal = error
         if refusal is None:
             return
         if undo is not None:
             for seat in obeyed:
-                self._on(seat.queues[0], undo)
+                self._tell(seat.queues[0], undo)
         raise refusal
 
     def _await(self, seat: Seat, command: Prepared, serial: int | None, timeout: float) -> None:
@@ -378,11 +402,14 @@ class Crew:
             except WorkerLost as error:
                 cause = str(error)
         self._replace(seat, cause)
-        self._on(seat.queues[0], command)
+        self._tell(seat.queues[0], command)
 
     def _stop_ring(self, index: int) -> int:
         """Stop a ring; one that broke and lost its worker goes on, if ever, at its old base."""
         broken = self.broken.pop(index, None)
+        if index in self._bases and self._seat_of[index].worker is None:
+            self._stopped.add(index)
+            return self._bases.pop(index)
         setup = self._setup(index)
         try:
             value = self._on(index, prepared(effects.StopRing(index)), timeout=STOP_DEADLINE)
@@ -414,19 +441,30 @@ class Crew:
     # Death and replacement.
 
     def due(self) -> float | None:
-        """Seconds until an empty seat is to be filled, or None if there is none."""
-        times = [seat.spawn_at for seat in self.seats if seat.worker is None]
-        if self.standby.worker is None:
-            times.append(self.standby.start_at)
-        return max(0.0, min(times) - time.monotonic()) if times else None
+        """Seconds until an empty seat is to be filled, or a worker has taken too long to get ready;
+        None if there is none such.
+        """
+        now = time.monotonic()
+        times = [self.standby.due()]
+        for seat in self.seats:
+            overdue = None if seat.worker is None else seat.worker.overdue
+            if seat.worker is None:
+                times.append(max(0.0, seat.spawn_at - now))
+            elif overdue is not None:
+                times.append(overdue)
+        return None if min(times) == float("inf") else min(times)
 
     def tend(self) -> None:
-        """Fill the seats whose back-off is over, then see to the next standby."""
+        """Fill the seats whose back-off is over, and end workers that do not get ready; then see to
+        the standby.
+        """
         now = time.monotonic()
         for seat in self.seats:
+            if seat.worker is not None and seat.worker.overdue == 0.0:
+                self.died(seat, seat.worker.too_slow())
             if seat.worker is None and seat.spawn_at <= now:
                 self._fill(seat)
-        self.standby.refill()
+        self.standby.tend()
 
     def heard(self, seat: Seat) -> None:
         """The control channel of this seat is readable."""
@@ -434,21 +472,56 @@ class Crew:
             return
         try:
             seat.worker.read()
+            if seat.worker.ready:
+                self._supplied(seat)
         except WorkerLost as error:
             self.died(seat, str(error))
+        except WorkerSetupError as error:
+            self._not_set_up(seat, error)
+
+    def ended(self, seat: Seat) -> None:
+        """The worker of this seat ended by itself; it may have said why."""
+        worker = seat.worker
+        self.heard(seat)
+        if worker is not None and seat.worker is worker:
+            self.died(seat)
 
     def died(self, seat: Seat, cause: str = "died") -> None:
-        """The worker of this seat ended by itself, or is to: log it and have another start."""
+        """The worker of this seat is to end, or has: log it and have another start."""
         self._bury(seat, cause)
         if seat.spawn_at <= time.monotonic():
             self._fill(seat)
 
+    def _not_set_up(self, seat: Seat, error: WorkerSetupError) -> None:
+        """Another try comes later, unless there were too many."""
+        seat.refuse(error)
+        if seat.crash_looping:
+            self._give_up(seat, str(error))
+
     def _staffed(self, seat: Seat) -> WorkerProcess:
+        """The worker of a seat, once it is ready. Raises `NoWorker`, `WorkerRefused` or
+        `WorkerLost`.
+        """
         if seat.worker is None:
             self._fill(seat)
-        if seat.worker is None:
+        worker = seat.worker
+        if worker is None:
+            if seat.lack:
+                raise NoWorker(f"{name_queues(seat.queues)}: {seat.lack}")
             raise WorkerRefused(f"{name_queues(seat.queues)}: no worker can be started")
-        return seat.worker
+        try:
+            worker.settle()
+        except WorkerSetupError as error:
+            self._not_set_up(seat, error)
+            raise WorkerRefused(f"{name_queues(seat.queues)}: {error}") from error
+        self._supplied(seat)
+        return worker
+
+    def _supplied(self, seat: Seat) -> None:
+        """The worker of this seat is ready, and its rings are where the session has them."""
+        seat.supplied()
+        for queue in seat.queues:
+            self._bases.pop(queue, None)
 
     def _replace(self, seat: Seat, cause: str, *, hold: int = -1) -> None:
         self._bury(seat, cause)
@@ -474,57 +547,22 @@ class Crew:
                 self._break(effect.setup.index, cause)
 
     def _fill(self, seat: Seat, *, hold: int = -1) -> None:
-        """Have a worker take the seat and bring it to the session's state.
+        """Have a worker take the seat, and tell it all it must know of the session.
 
+        Its answers are not waited for: a driver waits, and the device may take its time to set up.
         `hold` names a ring that is not to run again before the command that its worker died over.
         """
         if seat.barred:
             return
         try:
-            self._occupy(seat, hold)
-        except WorkerSetupError as error:
-            log.error("%s: %s", name_queues(seat.queues), error)
-            seat.postpone()
-            if seat.crash_looping:
-                self._give_up(seat, str(error))
-        except (WorkerLost, WorkerRefused) as error:
-            self._bury(seat, f"could not resume: {error}")
+            seat.spawn().catch_up(self._history(seat.queues, hold))
+        except CannotStart as error:
+            seat.lacking(error.reason)
+        except WorkerLost as error:
+            self._bury(seat, str(error))
+            seat.spawn_at = max(seat.spawn_at, time.monotonic() + LACK_FIRST_S)
         finally:
             seat.tell()
-
-    def _occupy(self, seat: Seat, hold: int = -1) -> None:
-        """Seat the standby, or a new worker if that is of no use, and bring it up to date."""
-        while True:
-            from_standby = self.standby.worker is not None
-            try:
-                seat.spawn()
-                self._resume(seat, hold)
-                return
-            except WorkerSetupError as error:
-                seat.worker = None
-                if not from_standby:
-                    raise
-                log.warning("the standby was of no use: %s", error)
-
-    def _resume(self, seat: Seat, hold: int) -> None:
-        """Tell a fresh worker all it must know; answers are waited for after all was said.
-
-        A driver waits meanwhile: each wait in between would be two changes of process more.
-        """
-        worker = seat.worker
-        assert worker is not None
-        serials: deque[int] = deque()
-        try:
-            for command in self._history(seat.queues, hold):
-                serials.append(worker.post(*command))
-                if len(serials) > UNANSWERED_MOST:
-                    worker.assigned()
-                    worker.wait(serials.popleft())
-        finally:
-            # If it is gone already, its answer to this says why.
-            worker.assigned()
-        for serial in serials:
-            worker.wait(serial)
 
     def _history(self, queues: tuple[int, ...], hold: int) -> Iterator[Prepared]:
         """What a fresh worker is told: the session's state, each ring from its record."""
@@ -536,7 +574,8 @@ class Crew:
                 case effects.StartRing(setup=setup):
                     if setup.index not in self.broken and setup.index not in self._stopped:
                         enabled = setup.enabled and setup.index != hold
-                        yield self._start(replace(setup, enabled=enabled))
+                        base = self._bases.get(setup.index)
+                        yield self._start(replace(setup, enabled=enabled), base=base)
                 case effects.SetMemory() | effects.AddRegion() if lost_memory:
                     for region in regions_of(effect):
                         if truncation(region) is None:

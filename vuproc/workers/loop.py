@@ -14,7 +14,8 @@ import select
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from vuproc import control
 from vuproc.control import ChannelClosed, Command, Done, Failed, Logged, RingBroken, WorkerChannel
@@ -307,9 +308,23 @@ class Worker:
             queue.rebind(memory)
         self._memory = memory
 
+    @contextmanager
+    def _in_hook(self) -> Iterator[None]:
+        """The device's own code may take longer than a command does: the master sees when it is at
+        it.
+        """
+        for counters in self._counters:
+            counters.count_hook()
+        try:
+            yield
+        finally:
+            for counters in self._counters:
+                counters.count_hook()
+
     def _write_config(self, offset: int, data: bytes) -> None:
         try:
-            self._device.config_written(offset, data)
+            with self._in_hook():
+                self._device.config_written(offset, data)
         except Exception as error:
             raise Refusal(f"config_written: {type(error).__name__}: {error}") from error
 
@@ -412,7 +427,8 @@ class Worker:
         nothing.
         """
         try:
-            method(*args)
+            with self._in_hook():
+                method(*args)
         except Exception as error:
             name = getattr(method, "__qualname__", repr(method))
             self._log_failure(f"{name}: {_described(error)}", error)

@@ -10,11 +10,10 @@ import ctypes
 import logging
 import os
 import resource
-import signal
 import socket
 import sys
+import traceback
 from pathlib import Path
-from typing import Protocol
 
 from vuproc import control
 from vuproc.control import (
@@ -29,8 +28,9 @@ from vuproc.control import (
 from vuproc.fd import Fd
 from vuproc.loader import build
 from vuproc.shm.segment import Segment
+from vuproc.workers import stack
 from vuproc.workers.loop import Worker
-from vuproc.workers.nursery import die_with_parent
+from vuproc.workers.parent_death import die_with_parent
 
 EXIT_SETUP = 3
 """Exit code: the device could not be set up; the reason went to the master."""
@@ -43,16 +43,15 @@ _IMPORTED_BY = os.getpid()
 """In a worker: the forkserver."""
 
 
-class _Duplicate(Protocol):
-    """multiprocess.reduction.DupFd as the child sees it."""
+def run(control_end: Fd, stack_file: Fd) -> None:
+    """Serve the queues that the second message names, then end the process.
 
-    def detach(self) -> int: ...
-
-
-def run(control_end: _Duplicate) -> None:
-    """Serve the queues that the first message names, then end the process."""
+    `control_end` is the control channel, `stack_file` where to write the stack when it is asked
+    for.
+    """
+    stack.offer(stack_file)
     _harden()
-    channel = worker_end(socket.socket(fileno=control_end.detach()))
+    channel = worker_end(socket.socket(fileno=control_end.take()))
     try:
         code = _serve(channel)
     except ChannelClosed:
@@ -77,7 +76,7 @@ def _serve(channel: WorkerChannel) -> int:
     try:
         worker, counters = _prepare(channel, prepare, fds)
     except Exception as error:
-        channel.send(Failed(prepare.serial, f"{prepare.type_ref}: {_described(error)}"))
+        channel.send(Failed(prepare.serial, f"{prepare.type_ref}: {_blame(error)}"))
         return EXIT_SETUP
     channel.send(Done(prepare.serial))
 
@@ -90,7 +89,7 @@ def _serve(channel: WorkerChannel) -> int:
     try:
         worker.take(assign.queues, counters)
     except Exception as error:
-        channel.send(Failed(assign.serial, f"{prepare.type_ref}: {_described(error)}"))
+        channel.send(Failed(assign.serial, f"{prepare.type_ref}: {_blame(error)}"))
         return EXIT_SETUP
     channel.send(Done(assign.serial))
     return worker.run()
@@ -110,22 +109,25 @@ def _prepare(
     return Worker(channel, device, prepare.chain_limit), counters
 
 
-def _described(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+def _blame(error: BaseException) -> str:
+    """The error with the place in the device's own code: FILE:LINE in FUNCTION."""
+    described = f"{type(error).__name__}: {error}"
+    ours = str(Path(__file__).parent.parent)
+    calls = traceback.extract_tb(error.__traceback__)
+    theirs = [call for call in calls if not call.filename.startswith(ours)]
+    if not theirs:
+        return described
+    return f"{theirs[-1].filename}:{theirs[-1].lineno} in {theirs[-1].name}: {described}"
 
 
 def _harden() -> None:
-    """Leave signals to the master, outlive nobody, and keep guest memory out of core dumps and
-    other processes' reach.
+    """Outlive nobody, and keep guest memory out of core dumps and other processes' reach.
+
+    Signals are the master's business: the forkserver ignores them for all of us.
     """
     # The forkserver ends with the master. Whatever the device is doing then, it stops: the control
     # channel says the same, but only between two batches.
-    die_with_parent()
-    if os.getppid() != _IMPORTED_BY != os.getpid():
-        os._exit(0)  # it was quicker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    die_with_parent(_IMPORTED_BY)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 

@@ -12,6 +12,9 @@ import os
 from vuproc.fd import Fd
 from vuproc.shm.inflight import record_bytes
 
+VERSION_AT = 8
+"""Where a record has its version, 16 bits (vhost-user, QueueRegionSplit)."""
+_EMPTY = bytes(2)
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
@@ -30,3 +33,32 @@ def make_records(num_queues: int, queue_size: int) -> tuple[Fd, int]:
         fd.close()
         raise
     return fd, size
+
+
+class InflightFile:
+    """Our own records of one session, for queues of up to `queue_size` entries. Owns `file`."""
+
+    def __init__(self, file: Fd, queue_size: int) -> None:
+        self.file = file
+        self._record_bytes = record_bytes(queue_size)
+
+    @classmethod
+    def create(cls, num_queues: int, queue_size: int) -> InflightFile:
+        """Empty records. Raises OSError."""
+        file, _ = make_records(num_queues, queue_size)
+        return cls(file, queue_size)
+
+    def at(self, queue: int) -> tuple[Fd, int]:
+        """Where a queue's record is: the file, which stays ours, and the first byte."""
+        return self.file, queue * self._record_bytes
+
+    def clear(self, queue: int) -> bool:
+        """Have the next start of a ring find nothing to recover; whether there was a record."""
+        _, offset = self.at(queue)
+        before = os.pread(self.file.fileno(), len(_EMPTY), offset + VERSION_AT)
+        os.pwrite(self.file.fileno(), _EMPTY, offset + VERSION_AT)
+        return before != _EMPTY
+
+    def close(self) -> None:
+        """Close the file; the workers' mappings stay."""
+        self.file.close()

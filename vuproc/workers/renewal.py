@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 
 from vuproc.workers.crew import Crew
 from vuproc.workers.seat import Seat
-from vuproc.workers.supervise import WorkerSetupError
 
 log = logging.getLogger("vuproc.master")
 
@@ -53,7 +52,7 @@ class Renewal:
         if not self._left:
             return None
         standby = self._crew.standby
-        ready = standby.worker is not None and standby.worker.is_prepared
+        ready = standby.worker is not None and standby.worker.ready
         return 0.0 if ready or standby.restarts != self._lost_before else None
 
     def tend(self) -> None:
@@ -64,14 +63,13 @@ class Renewal:
         if standby.restarts != self._lost_before:
             self._go_back()
             return
-        if standby.worker is None or not standby.worker.is_prepared:
+        if standby.worker is None or not standby.worker.ready:
             return
-        try:
-            self._crew.renew(self._left[0])
-        except WorkerSetupError as error:
-            log.error("%s", error)
-            self._go_back()
+        if standby.worker.queues != self._left[0].queues:
+            # The old one serves while the new one sets up, however long that takes.
+            standby.assign(self._left[0].queues)
             return
+        self._crew.renew(self._left[0])
         self._renewed.append(self._left.pop(0))
         standby.refill()
         if not self._left:

@@ -3,7 +3,8 @@ filled again.
 
 A worker that dies having done no work since it took its seat counts towards the *breaker*: after
 `BREAKER_DEATHS` of them within `BREAKER_WINDOW_S` there is no point in going on. A SIGKILL that was
-not ours does not count, for it comes from outside: poison requests are found by their record.
+not ours does not count, for it comes from outside: poison requests are found by their record. Nor
+does it count if the system has no process to give: that is tried again for as long as it takes.
 """
 
 from __future__ import annotations
@@ -14,18 +15,16 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from vuproc.workers.supervise import WorkerProcess, name_queues
+from vuproc.workers.supervise import END_GRACE, WorkerProcess, WorkerSetupError, name_queues
 
 log = logging.getLogger("vuproc.master")
 
 BACK_OFF = (0.0, 0.010, 0.050, 0.250, 1.0)
 """Seconds before the first, second, ... replacement in a crash loop."""
+LACK_FIRST_S, LACK_MOST_S = 0.05, 1.0
+"""Seconds before another try when no worker can be had; it doubles each time."""
 BREAKER_DEATHS = 5
 BREAKER_WINDOW_S = 30.0
-END_GRACE = 0.25
-"""Seconds in which a worker that is lost may end by itself, before it is killed. One that is dying
-is waited for no longer than it takes, which on a busy machine may be a while.
-"""
 LEAVE_S = 1.0
 """Seconds a worker that is well has to leave."""
 LAST_CAUSES = 8
@@ -43,6 +42,8 @@ class Seat:
     ) -> None:
         self.queues = queues
         self.worker: WorkerProcess | None = None
+        self.lack = ""
+        """Why no worker can be had at the moment; "" if one can."""
         self.spawn_at = 0.0
         self.since = 0.0
         self.restarts = 0
@@ -53,6 +54,7 @@ class Seat:
         self._work_before = 0
         self._deaths: deque[float] = deque(maxlen=BREAKER_DEATHS)
         self._untold: WorkerProcess | None = None
+        self._lack_pause = LACK_FIRST_S
 
     @property
     def crash_looping(self) -> bool:
@@ -61,9 +63,25 @@ class Seat:
             return False
         return self._deaths[-1] - self._deaths[0] <= BREAKER_WINDOW_S
 
-    def spawn(self) -> None:
-        """Fill the empty seat. Raises `WorkerSetupError`."""
-        self.occupy(self._spawn(self.queues))
+    def spawn(self) -> WorkerProcess:
+        """Fill the empty seat. Raises `CannotStart` or `WorkerLost`."""
+        worker = self._spawn(self.queues)
+        self.occupy(worker)
+        return worker
+
+    def lacking(self, why: str) -> None:
+        """No worker can be had: try again in a while, for as long as it takes."""
+        if why != self.lack:
+            log.error("%s: %s; trying again", name_queues(self.queues), why)
+        self.lack = why
+        self.spawn_at = time.monotonic() + self._lack_pause
+        self._lack_pause = min(2 * self._lack_pause, LACK_MOST_S)
+
+    def supplied(self) -> None:
+        """Its worker is ready."""
+        if self.lack:
+            log.info("%s: served again", name_queues(self.queues))
+        self.lack, self._lack_pause = "", LACK_FIRST_S
 
     def occupy(self, worker: WorkerProcess) -> None:
         """Have a worker of these queues sit here; the seat is empty."""
@@ -90,11 +108,14 @@ class Seat:
             self._untold = worker
             self._count(from_outside=False)
             return True
+        stack = "" if by_itself else worker.stack()
         if not worker.kill():
             log.error("worker %d cannot be killed; its queues stay without one", worker.pid)
             self.spawn_at = float("inf")
             return True
         self._tell(worker, worker.ending() if by_itself else cause)
+        if stack:
+            log.warning("%s: worker %d was at\n%s", name_queues(self.queues), worker.pid, stack)
         self._count(from_outside=by_itself and self.last_signal is signal.SIGKILL)
         return True
 
@@ -127,8 +148,15 @@ class Seat:
             log.error("worker %d cannot be killed; its queues stay without one", worker.pid)
             self.spawn_at = float("inf")
 
-    def postpone(self) -> None:
-        """The seat could not be filled: count that as a death."""
+    def refuse(self, error: WorkerSetupError) -> None:
+        """Its worker could not set up its queues, and ends: that counts as a death."""
+        worker, self.worker = self.worker, None
+        assert worker is not None
+        log.error("%s: %s", name_queues(self.queues), error)
+        worker.kill()
+        worker.close()
+        self.restarts += 1
+        self.causes.append(f"worker {worker.pid}: {error}")
         self._count(from_outside=False)
 
     @property

@@ -1,7 +1,8 @@
 """Finds workers that are at work and do not get on with it.
 
-A worker keeps two words in its counters' block: which request it is serving (0: none), and a
-heartbeat that advances with every request. The master looks at them now and then; nobody is woken.
+A worker keeps three words in its counters' block: which request it is serving (0: none), a
+heartbeat that advances with every request, and whether it is inside one of the device's hooks. The
+master looks at them now and then; nobody is woken.
 """
 
 from __future__ import annotations
@@ -17,18 +18,23 @@ LOOKS = 4
 
 
 class StallWatch:
-    """Looks after the workers of `crew`. `timeout_s` 0: never.
+    """Looks after the workers of `crew`. `timeout_s` 0: never; `hook_timeout_s` is for hooks.
 
     `snapshot(queue)` reads a queue's counters.
     """
 
     def __init__(
-        self, timeout_s: float, crew: Crew, snapshot: Callable[[int], CountersSnapshot]
+        self,
+        timeout_s: float,
+        hook_timeout_s: float,
+        crew: Crew,
+        snapshot: Callable[[int], CountersSnapshot],
     ) -> None:
         self.timeout_s = timeout_s
+        self.hook_timeout_s = hook_timeout_s
         self._crew = crew
         self._snapshot = snapshot
-        self._seen: dict[int, tuple[tuple[int, int, int], float]] = {}
+        self._seen: dict[int, tuple[tuple[int, ...], float]] = {}
         self._look_at = time.monotonic()
 
     def due(self) -> float | None:
@@ -45,21 +51,25 @@ class StallWatch:
             if seat.worker is None:
                 continue
             for queue in seat.queues:
-                head = self._stuck(queue, seat.worker.pid, now)
-                if head is not None:
-                    cause = f"queue {queue}: no progress for {self.timeout_s:g} s with head {head}"
-                    self._crew.died(seat, cause)
+                what = self._stuck(queue, seat.worker.pid, now)
+                if what is not None:
+                    self._crew.died(seat, f"queue {queue}: no progress for {what}")
                     break
 
     def close(self) -> None:
         """Nothing to give back."""
 
-    def _stuck(self, queue: int, pid: int, now: float) -> int | None:
-        """The head of the request that holds the queue up, or None if it gets on."""
+    def _stuck(self, queue: int, pid: int, now: float) -> str | None:
+        """What holds the queue up, in words, or None if it gets on."""
         counters = self._snapshot(queue)
-        state = (pid, counters.busy, counters.heartbeat)
+        in_hook = counters.hooks % 2 != 0
+        state = (pid, counters.busy, counters.heartbeat, counters.hooks)
         before, since = self._seen.get(queue, (None, now))
-        if counters.busy == 0 or state != before:
+        if not (counters.busy or in_hook) or state != before:
             self._seen[queue] = (state, now)
             return None
-        return counters.busy - 1 if now - since >= self.timeout_s else None
+        limit = self.timeout_s if counters.busy else max(self.timeout_s, self.hook_timeout_s)
+        if now - since < limit:
+            return None
+        what = f"head {counters.busy - 1}" if counters.busy else "a hook of the device"
+        return f"{limit:g} s with {what}"

@@ -9,13 +9,8 @@ import logging
 import time
 from collections.abc import Callable
 
-from vuproc.workers.supervise import (
-    SETUP_DEADLINE,
-    WorkerLost,
-    WorkerProcess,
-    WorkerRefused,
-    WorkerSetupError,
-)
+from vuproc.workers.forkserver import CannotStart
+from vuproc.workers.supervise import END_GRACE, WorkerLost, WorkerProcess, WorkerSetupError
 
 log = logging.getLogger("vuproc.master")
 
@@ -33,17 +28,39 @@ class Standby:
         self.restarts = 0
         self.start_at = 0.0
         self._start = start
+        self._lack = ""
 
     def take(self, queues: tuple[int, ...]) -> WorkerProcess:
-        """A worker that was told to serve `queues`: the one in waiting, else a new one.
+        """A worker that was told to serve `queues`, ready or on its way: the one in waiting, else a
+        new one.
 
-        Raises `WorkerSetupError`, as the worker's `assigned` does.
+        Raises `CannotStart`, or `WorkerLost` if even a new one is gone at once.
         """
-        worker, self.worker = self.worker, None
-        if worker is None:
-            worker = self._start()
-        worker.assign(queues)
+        worker = self.worker
+        if worker is not None and worker.queues in ((), queues):
+            self.worker = None
+            try:
+                if not worker.queues:
+                    worker.assign(queues)
+                return worker
+            except WorkerLost as error:
+                log.warning("the standby was of no use: %s", error)
+                _end(worker)
+        worker = self._start()
+        try:
+            worker.assign(queues)
+        except WorkerLost:
+            _end(worker)
+            raise
         return worker
+
+    def assign(self, queues: tuple[int, ...]) -> None:
+        """Have the one in waiting set up `queues`; from then on it waits for their seat alone."""
+        if self.worker is not None:
+            try:
+                self.worker.assign(queues)
+            except WorkerLost as error:
+                self.died(str(error))
 
     def refill(self) -> None:
         """Start the next one if nobody is waiting."""
@@ -51,17 +68,33 @@ class Standby:
             return
         try:
             self.worker = self._start()
-        except (WorkerSetupError, OSError) as error:
-            log.error("no standby: %s", error)
+            self._lack = ""
+        except CannotStart as error:
+            if error.reason != self._lack:
+                log.error("no standby: %s; trying again", error)
+            self._lack = error.reason
             self.restarts += 1
             self.start_at = time.monotonic() + RETRY_S
+
+    def due(self) -> float:
+        """Seconds until `tend` should be called; infinity if there is nothing to wait for."""
+        if self.worker is None:
+            return max(0.0, self.start_at - time.monotonic())
+        overdue = self.worker.overdue
+        return float("inf") if overdue is None else overdue
+
+    def tend(self) -> None:
+        """Replace one that takes too long, and start the next if it is time."""
+        if self.worker is not None and self.worker.overdue == 0.0:
+            self.died(self.worker.too_slow())
+        self.refill()
 
     def wait_ready(self) -> None:
         """Wait until the one in waiting has made its device."""
         if self.worker is not None:
             try:
-                self.worker.prepared(SETUP_DEADLINE)
-            except (WorkerLost, WorkerRefused) as error:
+                self.worker.settle()
+            except (WorkerLost, WorkerSetupError) as error:
                 self.died(str(error))
 
     def heard(self) -> None:
@@ -69,16 +102,26 @@ class Standby:
         if self.worker is not None:
             try:
                 self.worker.read()
-            except WorkerLost as error:
+            except (WorkerLost, WorkerSetupError) as error:
                 self.died(str(error))
 
+    def ended(self) -> None:
+        """It ended by itself; it may have said why."""
+        self.heard()
+        self.died()
+
     def died(self, cause: str = "died") -> None:
-        """It ended by itself, or is to."""
+        """It is to end, or has."""
         worker, self.worker = self.worker, None
         if worker is None:
             return
+        by_itself = worker.wait_end(END_GRACE)
+        stack = "" if by_itself else worker.stack()
         worker.kill()
-        log.warning("standby: worker %d ended (%s; %s)", worker.pid, cause, worker.ending())
+        how = worker.ending() if by_itself else "killed"
+        log.warning("standby: worker %d ended (%s; %s)", worker.pid, cause, how)
+        if stack:
+            log.warning("standby: worker %d was at\n%s", worker.pid, stack)
         worker.close()
         self.restarts += 1
         self.start_at = time.monotonic() + RETRY_S
@@ -88,3 +131,8 @@ class Standby:
         worker, self.worker = self.worker, None
         if worker is not None:
             worker.exit(LEAVE_S)
+
+
+def _end(worker: WorkerProcess) -> None:
+    worker.kill()
+    worker.close()

@@ -7,26 +7,14 @@ of the first is readable.
 
 from __future__ import annotations
 
-import logging
-import os
 import select
-import shutil
 import signal
 import socket
-import sys
-import tempfile
 import time
-import types
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
-
-import multiprocess
-import multiprocess.context
-import multiprocess.forkserver
-import multiprocess.popen_forkserver
-import multiprocess.process
-import multiprocess.reduction
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 
 from vuproc import control
 from vuproc.control import (
@@ -41,16 +29,48 @@ from vuproc.control import (
 )
 from vuproc.errors import VuprocError
 from vuproc.fd import Fd
-from vuproc.workers import main, nursery
+from vuproc.workers import stack
+from vuproc.workers.commands import Prepared
+from vuproc.workers.forkserver import CannotStart, ForkedProcess, Forkserver
 
-log = logging.getLogger("vuproc.worker")
-
-SETUP_DEADLINE = 30.0
-"""Seconds a new worker has to import its device, and then to set up its queues."""
 COMMAND_DEADLINE = 2.0
-"""Seconds a worker has to carry out a command before it is killed and replaced."""
+"""Seconds a worker has to carry out a command before it is killed and replaced. While the device's
+own code is at it, in a hook, it has the device file's `hook_timeout`.
+"""
 KILL_DEADLINE = 5.0
 """Seconds after SIGKILL by which the process must be gone; one stuck in the kernel is given up."""
+END_GRACE = 0.25
+"""Seconds in which a worker that is lost may end by itself, before it is killed. One that is dying
+is waited for no longer than it takes, which on a busy machine may be a while.
+"""
+UNANSWERED_MOST = 32
+"""Commands that a fresh worker is given before it has answered the first: both directions of the
+channel hold that many.
+"""
+ATTENTIVE_S = 0.02
+"""Seconds of waiting for an answer after which the master looks after other things meanwhile."""
+
+
+def poll_until_readable(number: int, timeout: float) -> bool:
+    """Wait up to `timeout` seconds until a descriptor is readable, and do nothing else."""
+    poller = select.poll()
+    poller.register(number, select.POLLIN)
+    return bool(poller.poll(max(0.0, timeout) * 1000))
+
+
+@dataclass
+class WorkerHost:
+    """What every worker's end in the master uses of its surroundings."""
+
+    forkserver: Forkserver
+    on_command: Callable[[int], None]
+    """Follows each command to the worker of that queue, which may be busy with requests."""
+    hooks: Callable[[int], int]
+    """A queue's word of hooks: odd while its worker is inside one of the device's (counters)."""
+    hook_timeout: float
+    """Seconds that a hook may take, and so may the imports of the device's code (device file)."""
+    wait: Callable[[int, float], bool] = poll_until_readable
+    """Waits until a descriptor is readable, or for so many seconds; whether it is."""
 
 
 class WorkerLost(VuprocError):
@@ -69,157 +89,105 @@ class WorkerRefused(VuprocError):
     """The worker refused a command and changed nothing."""
 
 
-class Forkserver:
-    """Starts worker processes from one process that has imported everything a worker needs."""
-
-    def __init__(self, preload: Sequence[str] = ()) -> None:
-        self._context = multiprocess.get_context("forkserver")
-        self._context.set_forkserver_preload([nursery.__name__, main.__name__, *preload])
-        self._place: Fd | None = None
-
-    def start(self, sock: socket.socket, name: str) -> Any:
-        """Start a process whose control channel is `sock`; returns the multiprocess Process."""
-        self._ensure()
-        process = self._context.Process(
-            target=main.run,
-            args=(_Handle(sock.fileno()),),
-            name=name,
-            daemon=True,
-        )
-        with _bare_main_module():
-            process.start()
-        return process
-
-    def _ensure(self) -> None:
-        """Have the server running, with nothing of it in the file system.
-
-        multiprocess makes a folder with a socket, which a master that is killed would leave behind.
-        So both go as soon as the server listens: a descriptor of the socket's place is enough to
-        connect to it.
-        """
-        server = multiprocess.forkserver._forkserver
-        config = multiprocess.process.current_process()._config
-        folder = tempfile.mkdtemp(prefix="vuproc-")
-        before = config.get("tempdir")
-        config["tempdir"] = folder
-        try:
-            server.ensure_running()
-            address = server._forkserver_address
-            if os.path.dirname(address) == folder:
-                if self._place is not None:
-                    self._place.close()
-                self._place = Fd(os.open(address, os.O_PATH | os.O_CLOEXEC))
-                server._forkserver_address = f"/proc/self/fd/{self._place.fileno()}"
-        finally:
-            config["tempdir"] = before
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-class _Handle:
-    """A descriptor for the child, duplicated only while the process is being started."""
-
-    def __init__(self, number: int) -> None:
-        self._number = number
-
-    def __reduce__(self) -> tuple[Callable[[Any], Any], tuple[Any]]:
-        return _received, (multiprocess.reduction.DupFd(self._number),)
-
-
-def _received(handle: Any) -> Any:
-    return handle
-
-
-@contextmanager
-def _bare_main_module() -> Iterator[None]:
-    """Hide `__main__` while a process is started.
-
-    multiprocess would otherwise import the parent's main module in the child, and with it the
-    command line.
-    """
-    main_module = sys.modules["__main__"]
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main_module
-
-
 class WorkerProcess:
     """One worker process and its control channel: a standby until `assign` gives it its queues.
 
-    `on_report` gets what it says unasked: `RingBroken` and `Logged`. `on_command(queue)` follows
-    each command to the worker of that queue, which may be busy with requests.
+    `on_report` gets what it says unasked: `RingBroken` and `Logged`.
     """
 
     def __init__(
         self,
-        forkserver: Forkserver,
+        host: WorkerHost,
         prepare: control.Prepare,
         shared: Sequence[Fd],
         on_report: Callable[[RingBroken | Logged], None],
-        on_command: Callable[[int], None],
     ) -> None:
-        """Start the process and have it prepare; does not wait for that."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        """Start the process and have it prepare; does not wait for that. Raises `CannotStart`."""
         self.queues: tuple[int, ...] = ()
+        self._host = host
         self._on_report = on_report
-        self._on_command = on_command
-        self._channel: MasterChannel = master_end(ours)
+        self._code: int | None = None
+        self._since = 0.0
         self._serial = 0
-        self._assigned: int | None = None
-        with theirs:
-            self._process = forkserver.start(theirs, "vuproc-worker")
-        self.pid: int = self._process.pid
-        # The process cannot be gone and its number reused unnoticed: its parent, the forkserver,
-        # reports its end on the sentinel, and only the process that holds the channel answers.
-        self.pidfd: Fd | None = None
+        self._backlog: deque[Prepared] = deque()
+        self._unanswered: deque[tuple[int, bool]] = deque()
+        """Serial of each command that nobody waits for, and whether it is the device's set-up."""
+        self._process, self._channel, self._stack = _forked(host.forkserver)
+        self.pid, self.pidfd = self._process.pid, self._process.pidfd
         try:
-            self.pidfd = Fd(os.pidfd_open(self.pid))
-            self._prepared: int | None = self.post(prepare, shared)
-        except (ProcessLookupError, WorkerLost) as error:
+            self._post_unwaited((prepare, tuple(shared)), setup=True)
+        except WorkerLost as error:
             self.kill()
             self.close()
-            raise WorkerSetupError(f"worker {self.pid}: died at once") from error
+            raise CannotStart(f"worker {self.pid} died at once") from error
+
+    # On its way to the session's state.
 
     def assign(self, queues: tuple[int, ...]) -> None:
-        """Give the standby its queues, once; `assigned` tells what came of it.
-
-        Commands may be posted in between. Raises `WorkerSetupError`, and then it is gone.
-        """
+        """Give the standby its queues, once; it need not have prepared. Raises `WorkerLost`."""
         self.queues = queues
-        try:
-            self.prepared(SETUP_DEADLINE)
-            self._assigned = self.post(control.Assign(queues=queues))
-        except (WorkerRefused, WorkerLost) as error:
-            raise self._useless(error) from error
+        self._post_unwaited((control.Assign(queues=queues), ()), setup=True)
 
-    def assigned(self) -> None:
-        """Wait until it has set up its queues, unless it was seen to have. Raises
-        `WorkerSetupError`, and then it is gone.
+    def catch_up(self, commands: Iterable[Prepared]) -> None:
+        """Give commands whose answers nobody waits for, as its channel takes them.
+
+        Their descriptors are borrowed until it is `ready`. Raises `WorkerLost`.
         """
-        if self._assigned is None:
-            return
-        serial, self._assigned = self._assigned, None
-        try:
-            self.wait(serial, timeout=SETUP_DEADLINE)
-        except (WorkerRefused, WorkerLost) as error:
-            raise self._useless(error) from error
-
-    def _useless(self, error: VuprocError) -> WorkerSetupError:
-        self.kill()
-        self.close()
-        return WorkerSetupError(str(error))
+        self._backlog.extend(commands)
+        self._post_backlog()
 
     @property
-    def is_prepared(self) -> bool:
-        """Whether the standby has made its device."""
-        return self._prepared is None
+    def ready(self) -> bool:
+        """It has done all that it was told without anybody waiting for it."""
+        return not self._unanswered
 
-    def prepared(self, timeout: float) -> None:
-        """Wait until the standby has made its device. Raises `WorkerRefused` or `WorkerLost`."""
-        if self._prepared is not None:
-            serial, self._prepared = self._prepared, None
-            self.wait(serial, timeout=timeout)
+    @property
+    def setting_up(self) -> bool:
+        """The device's own code is at it, and the session has to wait."""
+        return any(setup for _, setup in self._unanswered)
+
+    @property
+    def overdue(self) -> float | None:
+        """Seconds until it has taken too long for its next answer; None if it is ready."""
+        if self.ready:
+            return None
+        return max(0.0, self._since + self._allowed(self._patience) - time.monotonic())
+
+    def settle(self) -> None:
+        """Wait until it is ready. Raises `WorkerSetupError` or `WorkerLost`."""
+        while not self.ready:
+            self._take_unwaited(self._answer(self._since, self._patience))
+
+    @property
+    def _patience(self) -> float:
+        """Seconds for the first of the answers that nobody waits for."""
+        return self._host.hook_timeout if self._unanswered[0][1] else COMMAND_DEADLINE
+
+    def _allowed(self, timeout: float) -> float:
+        """Seconds for an answer: `timeout`, or more while the device's own code is at it."""
+        in_hook = any(self._host.hooks(queue) % 2 for queue in self.queues)
+        return max(timeout, self._host.hook_timeout) if in_hook else timeout
+
+    def _post_unwaited(self, command: Prepared, *, setup: bool = False) -> None:
+        if self.ready:
+            self._since = time.monotonic()
+        self._unanswered.append((self.post(*command), setup))
+
+    def _post_backlog(self) -> None:
+        while self._backlog and len(self._unanswered) < UNANSWERED_MOST:
+            self._post_unwaited(self._backlog.popleft())
+
+    def _take_unwaited(self, answer: Done | Failed) -> None:
+        """The answer to the first of the commands that nobody waits for."""
+        if not self._unanswered or answer.serial != self._unanswered[0][0]:
+            raise self._lost(f"answered command {answer.serial} out of turn")
+        _, setup = self._unanswered.popleft()
+        if isinstance(answer, Failed):
+            if setup:
+                raise WorkerSetupError(answer.reason)
+            raise self._lost(f"could not resume: {answer.reason}")
+        self._since = time.monotonic()
+        self._post_backlog()
 
     def fileno(self) -> int:
         """The control channel's descriptor, for the master's poll set."""
@@ -230,13 +198,14 @@ class WorkerProcess:
     ) -> int:
         """Give one command and wait for its answer; returns the answer's value.
 
-        Raises `WorkerRefused`, or `WorkerLost` when there is no answer within `timeout` seconds.
+        Raises `WorkerRefused`, `WorkerLost` when there is no answer within `timeout` seconds, or
+        what is due before: `WorkerSetupError`.
         """
-        serial = self.post(command, fds)
-        return self.wait(serial, timeout=timeout)
+        self.settle()
+        return self.wait(self.post(command, fds), timeout=timeout)
 
     def post(self, command: AnyCommand, fds: Sequence[Fd] = ()) -> int:
-        """Send one command and return its serial for `wait`. Raises `WorkerLost`."""
+        """Send one command and return its serial for `wait`; it is `ready`. Raises `WorkerLost`."""
         self._serial += 1
         numbered = control.numbered(command, self._serial)
         try:
@@ -244,38 +213,43 @@ class WorkerProcess:
         except ChannelError as error:
             raise self._lost(str(error)) from error
         for queue in self.queues:
-            self._on_command(queue)
+            self._host.on_command(queue)
         return self._serial
 
     def wait(self, serial: int, *, timeout: float = COMMAND_DEADLINE) -> int:
-        """Wait for the answer to `serial`, passing on what else the worker says."""
-        deadline = time.monotonic() + timeout
-        poller = select.poll()
-        poller.register(self._channel.fileno(), select.POLLIN)
-        while True:
-            answer = self._next()
-            if answer is None:
-                left = deadline - time.monotonic()
-                if left <= 0 or not poller.poll(left * 1000):
-                    raise self._lost(f"no answer for {timeout} s")
-                continue
-            if answer.serial != serial:
-                raise self._lost(f"answered command {answer.serial} instead of {serial}")
-            if isinstance(answer, Failed):
-                raise WorkerRefused(answer.reason)
-            return answer.value
+        """Wait for the answer to `serial`, the command given last, once it was `ready`."""
+        answer = self._answer(time.monotonic(), timeout)
+        if answer.serial != serial:
+            raise self._lost(f"answered command {answer.serial} instead of {serial}")
+        if isinstance(answer, Failed):
+            raise WorkerRefused(answer.reason)
+        return answer.value
 
     def read(self) -> None:
-        """Take what the worker says between commands. Raises `WorkerLost`."""
-        answer = self._next()
-        if answer is None:
-            return
-        if answer.serial == self._prepared:
-            self._prepared = None
-            if isinstance(answer, Failed):
-                raise self._lost(answer.reason)
-            return
-        raise self._lost(f"answered command {answer.serial}, which was not given")
+        """Take all that the worker says without being waited for. Raises `WorkerLost` or
+        `WorkerSetupError`.
+        """
+        while (answer := self._next()) is not None:
+            self._take_unwaited(answer)
+
+    def _answer(self, since: float, timeout: float) -> Done | Failed:
+        """Wait for the next answer, which was due `timeout` seconds after `since`. Raises
+        `WorkerLost`.
+        """
+        while (answer := self._next()) is None:
+            allowed = self._allowed(timeout)
+            left = since + allowed - time.monotonic()
+            if left <= 0:
+                raise self._lost(self.too_slow(allowed))
+            if not poll_until_readable(self.fileno(), min(left, ATTENTIVE_S)):
+                # In pieces: the hook may end, and with it what it is allowed.
+                self._host.wait(self.fileno(), min(left, COMMAND_DEADLINE))
+        return answer
+
+    def too_slow(self, allowed: float | None = None) -> str:
+        """What to say of a worker that has not answered for so long."""
+        seconds = self._allowed(self._patience) if allowed is None else allowed
+        return f"no answer for {round(seconds, 3):g} s"
 
     def _next(self) -> Done | Failed | None:
         while True:
@@ -297,8 +271,6 @@ class WorkerProcess:
 
     def kill(self) -> bool:
         """SIGKILL the process and wait until it is gone; False if the kernel will not."""
-        if self.pidfd is None:
-            return True
         try:
             signal.pidfd_send_signal(self.pidfd.fileno(), signal.SIGKILL)
         except ProcessLookupError:
@@ -307,52 +279,74 @@ class WorkerProcess:
 
     def wait_end(self, timeout: float) -> bool:
         """Wait until the process has ended; False after `timeout` seconds."""
-        if self.pidfd is None:
-            return True
-        poller = select.poll()
-        poller.register(self.pidfd.fileno(), select.POLLIN)
-        return bool(poller.poll(timeout * 1000))
+        return poll_until_readable(self.pidfd.fileno(), timeout)
+
+    def stack(self) -> str:
+        """End it; what its Python code was doing, a line a call, the latest first. "" if it does
+        not say, and then it may still be there.
+        """
+        return stack.of(self.pidfd, self._stack)
 
     def ending(self) -> str:
         """How the process ended, in words: the signal's name or the exit code."""
-        self._process.join(KILL_DEADLINE)
-        return describe_exit(self._process.exitcode)
+        return describe_exit(self._exit_code())
 
     def ended_by_signal(self) -> signal.Signals | None:
         """The signal that ended the process, or None."""
-        self._process.join(KILL_DEADLINE)
-        code = self._process.exitcode
+        code = self._exit_code()
         try:
             return None if code is None or code >= 0 else signal.Signals(-code)
         except ValueError:  # a real-time one, which has no name
             return None
 
+    def _exit_code(self) -> int | None:
+        if self._code is None:
+            self._code = self._process.exit_code(KILL_DEADLINE)
+        return self._code
+
     def exit(self, timeout: float) -> bool:
-        """Ask the process to end, and kill it if it has not after `timeout` seconds; False if it
-        lives even so.
+        """Ask the process to end, and kill it if it has not after `timeout` seconds, or what its
+        hooks are allowed; False if it lives even so.
         """
         try:
-            self.call(control.Exit(), timeout=timeout)
-        except (WorkerLost, WorkerRefused):
+            self.post(control.Exit())
+            since = time.monotonic()
+            while True:  # until the channel ends, with the process
+                self._answer(since, timeout)
+        except WorkerLost:
             pass
-        gone = self.wait_end(timeout) or self.kill()
-        self._process.join(KILL_DEADLINE)
+        gone = self.wait_end(END_GRACE) or self.kill()
         self.close()
         return gone
 
     def close(self) -> None:
-        """Release the channel and the pidfd."""
+        """Release the channel, the pidfd and the file for the stack."""
         self._channel.close()
-        if self.pidfd is not None:
-            self.pidfd.close()
-        if self._process.exitcode is not None:
-            self._process.close()
+        self._stack.close()
+        self.pidfd.close()
+
+
+def _forked(forkserver: Forkserver) -> tuple[ForkedProcess, MasterChannel, Fd]:
+    """A new process, the master's end of its control channel, and the file for its stack."""
+    try:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    except OSError as error:
+        raise CannotStart(f"no control channel: {error.strerror}") from error
+    with theirs, ExitStack() as undo:
+        channel = undo.enter_context(closing(master_end(ours)))
+        try:
+            file = undo.enter_context(stack.make_file())
+        except OSError as error:
+            raise CannotStart(f"no file for a worker's stack: {error.strerror}") from error
+        process = forkserver.start(theirs, file)
+        undo.pop_all()
+        return process, channel, file
 
 
 def describe_exit(code: int | None) -> str:
     """An exit code of multiprocess in words; negative ones are signals."""
     if code is None:
-        return "still running"
+        return "in a way that is not known"
     if code >= 0:
         return f"exit code {code}"
     try:

@@ -1,0 +1,54 @@
+"""Waiting for what a test has caused, with a bound."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vuproc.admin import AdminError, Request, ask
+from vuproc.testing.driver import Guest
+from vuproc.testing.serve import Served
+
+BOUND_S = 30.0
+
+
+def wait_until(holds: Callable[[], bool], what: str) -> None:
+    """Look again and again, for `BOUND_S` at most."""
+    deadline = time.monotonic() + BOUND_S
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {BOUND_S:g} s: {what}"
+        time.sleep(0.005)
+
+
+def wait_for_lines(file: Path, count: int) -> None:
+    """Until the file is there and has so many lines."""
+    wait_until(
+        lambda: file.exists() and len(file.read_text().splitlines()) >= count,
+        f"{count} lines in {file}",
+    )
+
+
+def status(served: Served) -> dict[str, Any]:
+    """What the device says of itself; it may be starting."""
+    deadline = time.monotonic() + BOUND_S
+    while True:
+        try:
+            return ask(served.socket, Request("status"))
+        except AdminError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.005)
+
+
+def queue_status(served: Served, queue: int = 0) -> dict[str, Any]:
+    """The part about one queue."""
+    found: dict[str, Any] = status(served)["queues"][queue]
+    return found
+
+
+def say(guest: Guest, text: str = "", queue: int = 0) -> str:
+    """One request with a text, and the text of its answer."""
+    done = guest.do(queue, [text.encode() or b"?"], [64], timeout_s=BOUND_S)
+    return done.content[: done.written].decode()

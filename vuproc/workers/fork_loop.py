@@ -1,0 +1,168 @@
+"""The program of the forkserver: it has imported all that a worker needs, and forks workers.
+
+It serves one master until that closes the channel, and then stays for as long as a worker of its
+own lives: a master that becomes another program hands its workers on. A fork that fails is told and
+ends nothing. Signals that come to the whole process group, or to all processes of a service, are
+meant for the master, which ends its workers in order.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import select
+import signal
+import socket
+from collections.abc import Sequence
+
+import multiprocess
+import multiprocess.context
+import multiprocess.popen_fork
+
+from vuproc.control import ChannelError
+from vuproc.fd import Fd
+from vuproc.workers import main
+from vuproc.workers.fork_messages import (
+    AnyForkReport,
+    Ended,
+    Fork,
+    Forked,
+    NotForked,
+    ServerForkChannel,
+)
+from vuproc.workers.parent_death import die_with_parent
+
+FOR_THE_MASTER = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGPIPE,
+)
+"""Signals that neither the forkserver nor a worker acts on."""
+
+
+def run(channel: int, parent: int, preload: Sequence[str]) -> None:
+    """Serve the master `parent` at the other end of the socket `channel`, then end the process.
+
+    The master has blocked the signals `FOR_THE_MASTER` for us.
+    """
+    for number in FOR_THE_MASTER:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, FOR_THE_MASTER)
+    die_with_parent(parent)
+    for name in preload:
+        try:
+            importlib.import_module(name)
+        except Exception:
+            pass  # each worker tries for itself, and says why it cannot
+    _Loop(ServerForkChannel(socket.socket(fileno=channel), Fork, accepts_fds=True)).run()
+    os._exit(0)
+
+
+class _NoPidfd(OSError):
+    """The process was there, and is not any more."""
+
+
+class _Fork(multiprocess.popen_fork.Popen):  # type: ignore[misc]
+    """How a worker's process is forked: one that cannot be had leaves no descriptor behind.
+
+    `sentinel` is its pidfd.
+    """
+
+    def _launch(self, process_obj: multiprocess.context.ForkProcess) -> None:
+        self.pid = os.fork()
+        if self.pid == 0:
+            code = 1
+            try:
+                code = process_obj._bootstrap()
+            finally:
+                os._exit(code)
+        try:
+            self.sentinel = os.pidfd_open(self.pid)
+        except OSError as error:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            raise _NoPidfd(error.errno, error.strerror) from error
+
+
+class _Process(multiprocess.context.ForkProcess):  # type: ignore[misc]
+    _Popen = staticmethod(_Fork)
+
+
+class _Loop:
+    """Forks, and tells how each of the workers has ended."""
+
+    def __init__(self, channel: ServerForkChannel) -> None:
+        self._channel: ServerForkChannel | None = channel
+        self._workers: dict[int, tuple[Fd, _Process]] = {}
+        """By the number of the pidfd, which is open."""
+
+    def run(self) -> None:
+        """Until the master has gone and every worker has ended."""
+        while self._channel is not None or self._workers:
+            poller = select.poll()
+            channel = -1 if self._channel is None else self._channel.fileno()
+            for number in (channel, *self._workers):
+                if number >= 0:
+                    poller.register(number, select.POLLIN)
+            for number, _ in poller.poll():
+                if number == channel:
+                    self._serve()
+                else:
+                    self._ended(number)
+
+    def _serve(self) -> None:
+        assert self._channel is not None
+        try:
+            received = self._channel.receive()
+        except ChannelError:
+            self._channel.close()
+            self._channel = None
+            return
+        if received is None:
+            return
+        _, fds = received
+        try:
+            pid, pidfd = self._fork(fds)
+        except OSError as error:
+            call = "pidfd_open" if isinstance(error, _NoPidfd) else "fork"
+            self._say(NotForked(call, error.errno or 0))
+        else:
+            self._say(Forked(pid), pidfd)
+        finally:
+            for fd in fds:
+                fd.close()
+
+    def _fork(self, fds: tuple[Fd, ...]) -> tuple[int, Fd]:
+        process = _Process(target=self._live, args=(fds,), name="vuproc-worker", daemon=True)
+        process.start()
+        pidfd = Fd(process.sentinel)
+        self._workers[pidfd.fileno()] = pidfd, process
+        return process.pid, pidfd
+
+    def _live(self, fds: tuple[Fd, ...]) -> None:
+        """The worker's own life, in its process; nothing of ours is its business."""
+        assert self._channel is not None
+        self._channel.close()
+        for pidfd, _ in self._workers.values():
+            pidfd.close()
+        control, stack = fds
+        main.run(control, stack)
+
+    def _ended(self, number: int) -> None:
+        pidfd, process = self._workers.pop(number)
+        process.join()
+        self._say(Ended(process.pid, process.exitcode))
+        process.close()
+        pidfd.close()
+
+    def _say(self, report: AnyForkReport, *fds: Fd) -> None:
+        if self._channel is None:
+            return
+        try:
+            self._channel.send(report, fds)
+        except ChannelError:
+            pass  # the next receive finds out whether it has gone
