@@ -10,19 +10,20 @@ from vuproc.admin import Request, ask
 from vuproc.testing.serve import Served, serve
 
 BOUND_S = 60.0
+# Names of their own: what other tests have made importable is on the path of the served process.
 DEVICE = """\
 from vuproc import Device
-import answers
+import c11_answers
 
 
 class Echo(Device):
     device_id = 45
 
     def config_space(self):
-        return answers.GREETING
+        return c11_answers.GREETING
 
     def handle(self, request):
-        request.write(answers.GREETING)
+        request.write(c11_answers.GREETING)
 """
 
 
@@ -31,10 +32,10 @@ def reload(served: Served) -> list[str]:
     return lines
 
 
-@pytest.mark.parametrize("ref", ["./echo.py:Echo", "echo:Echo"])
+@pytest.mark.parametrize("ref", ["./c11_echo.py:Echo", "c11_echo:Echo"])
 def test_c11_new_workers_have_the_new_helper(tmp_path: Path, ref: str) -> None:
-    helper, file = tmp_path / "answers.py", tmp_path / "echo.yaml"
-    (tmp_path / "echo.py").write_text(DEVICE)
+    helper, file = tmp_path / "c11_answers.py", tmp_path / "echo.yaml"
+    (tmp_path / "c11_echo.py").write_text(DEVICE)
     helper.write_text("GREETING = b'one'\n")
     file.write_text(f"socket: ./echo.sock\ndevice: {{type: '{ref}', queues: 2}}\n")
     with serve(file) as served, served.guest(queues=2, timeout_s=BOUND_S) as guest:
