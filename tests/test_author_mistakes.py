@@ -13,6 +13,8 @@ import pytest
 from vuproc import cli, loader
 from vuproc.config import check_shared, load
 from vuproc.config_schema import device_types
+from vuproc.device_class import class_problems
+from vuproc.devices import BUILTIN
 from vuproc.errors import ConfigErrors
 
 HEAD = """\
@@ -268,6 +270,11 @@ def test_c10_options_that_would_fail_later(folder: Folder, options: str, expecte
     folder.write(HANDLE, options=options)
     (error,) = folder.check()
     assert error.startswith(f"bad.yaml:3:9: type: bad.py:{folder.line}: Mine.{expected}")
+
+
+def test_c10_the_built_in_devices_are_right(tmp_path: Path) -> None:
+    for ref in BUILTIN.values():
+        assert list(class_problems(loader.load(ref, tmp_path))) == []
 
 
 def test_c10_what_is_no_option_and_no_mistake(folder: Folder) -> None:

@@ -122,27 +122,27 @@ def _as_python_sees(version: Version) -> Version:
 
 def _put_back(code: _Code, before: set[str]) -> None:
     """Have again what was there, in place of what was imported by half."""
-    for module in _of_authors(before, set()):
+    for module in _of_authors(before, ()):
         sys.modules.pop(module.__name__, None)
     sys.modules.update(code.modules)
 
 
-def _of_authors(before: set[str], folders: set[Path]) -> list[ModuleType]:
+def _of_authors(before: set[str], folders: tuple[str, ...]) -> list[ModuleType]:
     """What was imported since `before`, or came from one of `folders`; no installed package."""
     return [
         module
         for name, module in list(sys.modules.items())
         if name != "__main__"
-        and (home := _home(module)) is not None
+        and (home := _home(module))
+        and (name not in before or home.startswith(folders))
         and not place.is_of_others(home)
-        and (name not in before or not folders.isdisjoint(home.parents))
     ]
 
 
-def _home(module: ModuleType) -> Path | None:
+def _home(module: ModuleType) -> str:
     """The file of a module, or the folder of a package without one."""
     path = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
-    return None if path is None else Path(path)
+    return "" if path is None else str(path)
 
 
 def _is_native(module: ModuleType) -> bool:
@@ -153,9 +153,11 @@ def _key(ref: str, base_dir: Path) -> tuple[str, Path]:
     return ref.rpartition(":")[0], base_dir
 
 
-def _folders(ref: str, base_dir: Path) -> set[Path]:
+def _folders(ref: str, base_dir: Path) -> tuple[str, ...]:
+    """How the paths of the files in a device's folders begin."""
     path = loader.file_of(ref, base_dir)
-    return {base_dir} if path is None else {base_dir, path.parent}
+    folders = (base_dir,) if path is None else (base_dir, path.parent)
+    return tuple(os.path.join(folder, "") for folder in folders)
 
 
 def _version(path: str) -> Version:

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
 import sys
-import sysconfig
 import traceback
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,9 @@ PACKAGE = Path(__file__).parent
 MAX_SHOWN = 60
 """Characters of a value that a message repeats."""
 
-LIBRARIES = frozenset({"site-packages", "dist-packages"})
+_OTHERS = ("<", f"{PACKAGE}{os.sep}", f"{os.path.dirname(os.__file__)}{os.sep}")
+"""How the files of vuproc and of Python begin, and what stands for a file where there is none."""
+_INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 """The folders of installed packages."""
 
 _Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
@@ -51,7 +53,7 @@ def of_error(error: BaseException, module: str = "") -> str:
     frames = traceback.extract_tb(error.__traceback__)
     folder = _folder(module)
     near = [frame for frame in frames if folder in Path(frame.filename).parents]
-    other = [frame for frame in frames if not is_of_others(Path(frame.filename))]
+    other = [frame for frame in frames if not is_of_others(frame.filename)]
     chosen = (near or other)[-1:]
     return "".join(f"{frame.filename}:{frame.lineno}" for frame in chosen)
 
@@ -92,14 +94,9 @@ def shown(value: object) -> str:
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 
-def is_of_others(path: Path) -> bool:
+def is_of_others(path: str) -> bool:
     """Whether a file is vuproc's, Python's or an installed package's."""
-    return (
-        path.name.startswith("<")
-        or not LIBRARIES.isdisjoint(path.parts)
-        or PACKAGE in path.parents
-        or Path(sysconfig.get_path("stdlib")) in path.parents
-    )
+    return path.startswith(_OTHERS) or any(folder in path for folder in _INSTALLED)
 
 
 def annotations_of(cls: type) -> dict[str, Any]:
