@@ -24,6 +24,16 @@ from typing import Annotated, ClassVar
 import msgspec
 from msgspec import Meta
 from vuproc import Device, Fd, Options
+
+class Leaf(msgspec.Struct):
+    number: complex
+
+class Chain(msgspec.Struct):
+    again: Chain | None = None
+
+class Loop(msgspec.Struct):
+    again: list[Loop] | None = None
+    leaf: Leaf | None = None
 """
 HANDLE = "def handle(self, request): pass\n"
 WRONG = "  # wrong"
@@ -243,6 +253,10 @@ def test_c10_class_that_would_fail_later(folder: Folder, body: str, expected: st
             "name is of type complex, which no device file can hold",
         ),
         (
+            "name: Loop | None = None  # wrong",
+            "name is of type complex, which no device file can hold",
+        ),
+        (
             "limit = 4096  # wrong",
             "limit has no annotation, so it is no option; write limit: int = ...",
         ),
@@ -282,6 +296,7 @@ def test_c10_what_is_no_option_and_no_mistake(folder: Folder) -> None:
         LIMIT: ClassVar[int] = 3
         live = Options.live | {"name"}
         name: str = "x"
+        rest: Chain | None = None
         _cache = None
 
         @property
@@ -405,10 +420,11 @@ def test_c10_devices_says_the_same(
     monkeypatch.chdir(folder.path)
     folder.write("def handle(self): pass  # wrong", options="name: Nope = 1")
     assert cli.main(["devices", "./bad.py:Bad"]) == 2
+    field = folder.source.splitlines().index("    name: Nope = 1") + 1
     lines = capsys.readouterr().err.replace(f"{folder.path}/", "").splitlines()
     assert [line.partition(" does not")[0].partition(" has an")[0] for line in lines] == [
         f"vuproc: ./bad.py:Bad: bad.py:{folder.line}: Bad.handle",
-        "vuproc: ./bad.py:Bad: bad.py:9: Mine.name",
+        "vuproc: ./bad.py:Bad: LINE: Mine.name",
     ]
 
 

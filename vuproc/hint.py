@@ -20,6 +20,7 @@ QEMU_MIN_NET_QUEUE_SIZE = 256
 QEMU_ANY = "vhost-user-test-device"
 """QEMU's device of any type."""
 CLOUD_HYPERVISOR_ANY = "--generic-vhost-user"
+"""Cloud Hypervisor's flag for a device of any type."""
 EVERYBODY = 0o002
 """The permission to connect that a socket gives to everybody."""
 GROUP = 0o020

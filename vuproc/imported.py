@@ -26,7 +26,9 @@ NATIVE = (".so",)
 Version = tuple[int, int]
 """A file as it was: its modification time in nanoseconds, and its size in bytes."""
 UNKNOWN = (0, -1)
+"""Of a file that was written while it was imported, or after: it counts as changed."""
 GONE = (0, 0)
+"""Of a file that is not there."""
 
 
 @dataclass(slots=True)

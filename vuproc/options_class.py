@@ -87,21 +87,22 @@ def _type_problem(wanted: Any) -> str | None:
     return None
 
 
-def _foreign(info: Any) -> type | None:
-    """The first type inside `info` which msgspec does not know, if there is one."""
+def _foreign(info: Any, seen: frozenset[int] = frozenset()) -> type | None:
+    """The first type inside `info` which msgspec does not know, if there is one.
+
+    `seen` are the structs that it was found in: one may hold itself.
+    """
     if isinstance(info, msgspec.inspect.CustomType):
         return info.cls
-    if isinstance(info, msgspec.inspect.Metadata | msgspec.inspect.Type):
-        for key in info.__struct_fields__:
-            for inner in _inner(getattr(info, key)):
-                found = _foreign(inner)
-                if found is not None:
-                    return found
+    if id(info) in seen or not isinstance(info, msgspec.inspect.Type | msgspec.inspect.Field):
+        return None
+    for key in info.__struct_fields__:
+        value = getattr(info, key)
+        for inner in value if isinstance(value, tuple) else (value,):
+            found = _foreign(inner, seen | {id(info)})
+            if found is not None:
+                return found
     return None
-
-
-def _inner(value: object) -> tuple[Any, ...]:
-    return value if isinstance(value, tuple) else (value,)
 
 
 def _whole(options: type[Options]) -> Iterator[str]:
