@@ -424,7 +424,7 @@ def test_c10_devices_says_the_same(
     lines = capsys.readouterr().err.replace(f"{folder.path}/", "").splitlines()
     assert [line.partition(" does not")[0].partition(" has an")[0] for line in lines] == [
         f"vuproc: ./bad.py:Bad: bad.py:{folder.line}: Bad.handle",
-        "vuproc: ./bad.py:Bad: LINE: Mine.name",
+        f"vuproc: ./bad.py:Bad: bad.py:{field}: Mine.name",
     ]
 
 
