@@ -139,11 +139,14 @@ unpack_schemas() {
     unpack_own xmllint libxml2-utils || true
     [ -e "$cache/libvirt" ] && return 0
     refresh_lists
-    schemas=libvirt-daemon
-    if with_apt apt-cache policy libvirt-common | grep -q 'Candidate: [0-9]'; then
-        schemas=libvirt-common
-    fi
-    unpack libvirt "$schemas" with_apt apt-get
+    for package in libvirt-common libvirt0; do
+        with_apt apt-cache policy "$package" | grep -q 'Candidate: [0-9]' || continue
+        unpack libvirt "$package" with_apt apt-get || continue
+        [ -e "$cache/libvirt/usr/share/libvirt/schemas" ] && return 0
+        rm -rf "${cache:?}/libvirt"
+    done
+    say "cannot get libvirt's schemas: no package here has them"
+    return 1
 }
 
 # Everything that can be had here; with $1 "unpacked" nothing is installed. Never fails: what is missing was said.
