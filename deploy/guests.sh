@@ -134,6 +134,21 @@ unpack_blkio() {
     return $status
 }
 
+# What checks the XML of `vuproc hint libvirt`: libvirt's schemas, and xmllint.
+unpack_schemas() {
+    unpack_own xmllint libxml2-utils || true
+    [ -e "$cache/libvirt" ] && return 0
+    refresh_lists
+    for package in libvirt-common libvirt0; do
+        with_apt apt-cache policy "$package" | grep -q 'Candidate: [0-9]' || continue
+        unpack libvirt "$package" with_apt apt-get || continue
+        [ -e "$cache/libvirt/usr/share/libvirt/schemas" ] && return 0
+        rm -rf "${cache:?}/libvirt"
+    done
+    say "cannot get libvirt's schemas: no package here has them"
+    return 1
+}
+
 # Everything that can be had here; with $1 "unpacked" nothing is installed. Never fails: what is missing was said.
 get_guests() {
     if ! have apt-get || ! have dpkg-deb; then
@@ -144,6 +159,7 @@ get_guests() {
     unpack_own busybox busybox-static || true
     unpack_kernel || true
     unpack_blkio || true
+    unpack_schemas || true
     rm -rf "$cache/apt"
     [ "$1" = all ] || return 0
     for pair in qemu-system-x86_64:qemu-system-x86 mke2fs:e2fsprogs; do

@@ -71,9 +71,22 @@ def test_qemu_queues_are_no_larger_than_it_can(folder: Path) -> None:
     [
         (4, 1, "vhost-user-rng-pci,chardev=vuproc-disk"),
         (8, 6, "vhost-user-scsi-pci,chardev=vuproc-disk,num_queues=4,virtqueue_size=256"),
-        (26, 2, "vhost-user-fs-pci,chardev=vuproc-disk,tag=vuproc-disk,queue-size=256"),
-        (1, 4, "virtio-net-pci,netdev=vuproc-disk-net,mq=on"),
-        (1, 2, "virtio-net-pci,netdev=vuproc-disk-net,mq=off"),
+        (
+            26,
+            3,
+            "vhost-user-fs-pci,chardev=vuproc-disk,num-request-queues=2,tag=vuproc-disk,"
+            "queue-size=256",
+        ),
+        (
+            1,
+            4,
+            "virtio-net-pci,netdev=vuproc-disk-net,mq=on,rx_queue_size=256,tx_queue_size=256",
+        ),
+        (
+            1,
+            2,
+            "virtio-net-pci,netdev=vuproc-disk-net,mq=off,rx_queue_size=256,tx_queue_size=256",
+        ),
     ],
 )
 def test_qemu_other_devices(folder: Path, number: int, queues: int, expected: str) -> None:
@@ -83,7 +96,82 @@ def test_qemu_other_devices(folder: Path, number: int, queues: int, expected: st
 def test_qemu_says_so_where_it_has_no_device(folder: Path) -> None:
     text = hint("qemu", author(folder, 36, 3))
     assert "QEMU has no device of its own for CAN controller" in text
-    assert "vhost-user-test-device-pci,chardev=vuproc-disk,virtio-id=36,num_vqs=3" in text
+    assert (
+        "vhost-user-test-device-pci,chardev=vuproc-disk,virtio-id=36,num_vqs=3,vq_size=256" in text
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (4, "vhost-user-rng,chardev=vuproc-disk"),
+        (26, "vhost-user-fs-device,chardev=vuproc-disk,num-request-queues=1,"),
+        (1, "virtio-net-device,netdev=vuproc-disk-net,mq=off,"),
+        (36, "vhost-user-test-device,chardev=vuproc-disk,virtio-id=36,"),
+    ],
+)
+def test_c5_microvm_has_no_pci(folder: Path, number: int, expected: str) -> None:
+    command = words(hint("qemu-microvm", author(folder, number, 2)))
+    assert command[1:3] == ["-M", "microvm,memory-backend=mem"]
+    assert command[-1].startswith(expected)
+    assert "pci" not in command[-1]
+
+
+def test_c5_microvm_wants_queues_of_1024(folder: Path) -> None:
+    assert "needs queue_size: 1024" in hint("qemu-microvm", device_file(folder))
+    large = device_file(folder, "type: blk, ram: 512, queue_size: 1024")
+    assert "needs queue_size" not in hint("qemu-microvm", large)
+
+
+def test_c5_reconnect_is_told_for_old_and_new_versions(folder: Path) -> None:
+    for client in ("qemu", "qemu-microvm"):
+        text = hint(client, device_file(folder))
+        assert ",reconnect-ms=1000" in text
+        assert "Before QEMU 9.2: ,reconnect=1" in text
+        chardev = next(word for word in words(text) if word.startswith("socket,"))
+        assert "reconnect=" not in chardev
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize(
+    ("socket", "expected"),
+    [
+        ("", "Only the user who runs vuproc may connect (permissions 0600)"),
+        (", owner: root", "Only user root may connect (permissions 0600)"),
+        (
+            ", group: root, permissions: 0660",
+            "Only the user who runs vuproc and group root may connect (permissions 0660)",
+        ),
+        (", permissions: 0666", "Everybody who can reach the socket's folder may connect"),
+    ],
+)
+def test_c5_who_may_connect_is_said(folder: Path, client: str, socket: str, expected: str) -> None:
+    path = folder / "disk.yaml"
+    path.write_text(f"socket: {{path: ./disk.sock{socket}}}\ndevice: {{type: blk, ram: 512}}\n")
+    text = hint(client, load(path))
+    assert expected in text
+    assert ("owner: " in text) == ("Only" in expected)
+    assert ("owner: libvirt-qemu" in text) == (client == "libvirt" and "Only" in expected)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/operations.md"])
+def test_c5_the_manual_says_what_the_hints_say(page: str) -> None:
+    text = (Path(__file__).parents[1] / page).read_text(encoding="utf-8")
+    assert all(client in text for client in CLIENTS)
+    for line in text.splitlines():
+        assert "reconnect=" not in line or "reconnect-ms=" in line
+
+
+def test_c5_who_may_connect_is_not_ours_to_say_in_client_mode(folder: Path) -> None:
+    assert "connect (permissions" not in hint("qemu", device_file(folder, mode="client"))
+
+
+def test_c5_cloud_hypervisor_takes_any_type(folder: Path) -> None:
+    text = hint("cloud-hypervisor", device_file(folder))
+    generic = f"socket={folder}/disk.sock,virtio_id=2,queue_sizes=[256,256,256,256]"
+    assert f"--generic-vhost-user '{generic}'" in text
+    assert "from version 52 on" in text
+    assert "generic" not in hint("cloud-hypervisor", author(folder, 1, 2, mode="client"))
 
 
 def test_cloud_hypervisor(folder: Path) -> None:
@@ -119,7 +207,8 @@ def test_libvirt_disk_is_xml(folder: Path) -> None:
     source = disk.find("source")
     assert source is not None
     assert source.attrib == {"type": "unix", "path": f"{folder}/disk.sock"}
-    assert disk.find("driver[@queues='4']") is not None
+    assert disk.find("driver[@queues='4'][@queue_size='256']") is not None
+    assert disk.find("source/reconnect[@enabled='yes']") is not None
 
 
 @pytest.mark.parametrize("number", [1, 4, 26, 44])

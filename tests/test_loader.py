@@ -136,23 +136,29 @@ def test_reference_to_nothing(tmp_path: Path, ref: str, expected: str) -> None:
             "\nimport no_such_module",
             "author.py:2: ModuleNotFoundError: No module named 'no_such_module'",
         ),
-        (ENTROPY.replace("device_id = 4", "pass"), "Entropy sets no device_id"),
+        (ENTROPY.replace("device_id = 4", "pass"), "author.py:4: Entropy sets no device_id"),
+        (
+            ENTROPY.replace("device_id", "devide_id"),
+            "author.py:4: Entropy sets no device_id; is it meant by devide_id?",
+        ),
+        ("import sys\nsys.exit('no hardware')", "author.py:2: SystemExit: no hardware"),
+        ("import json\njson.loads('{')", "author.py:2: JSONDecodeError: Expecting property name"),
         (
             ENTROPY.replace("device_id = 4", "device_id = 0"),
-            "Entropy.device_id is 0, not one of 1 to 63",
+            "author.py:6: Entropy.device_id is 0, not one of 1 to 63",
         ),
         (
             ENTROPY.replace("device_id = 4", "device_id = '4'"),
-            "Entropy.device_id is '4', not one of 1 to 63",
+            "author.py:6: Entropy.device_id is '4', not one of 1 to 63",
         ),
         (
             ENTROPY.replace("device_id = 4", "device_id = 4\n    options_type = dict"),
-            "Entropy.options_type is not a subclass of vuproc.Options",
+            "author.py:7: Entropy.options_type is not a subclass of vuproc.Options",
         ),
     ],
 )
 def test_file_that_is_no_device(tmp_path: Path, text: str, expected: str) -> None:
     (tmp_path / "author.py").write_text(text)
-    assert reason("./author.py:Entropy", tmp_path) == expected
+    assert reason("./author.py:Entropy", tmp_path).startswith(expected)
     # The failed module is not left behind half made.
-    assert reason("./author.py:Entropy", tmp_path) == expected
+    assert reason("./author.py:Entropy", tmp_path).startswith(expected)

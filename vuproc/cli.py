@@ -19,6 +19,7 @@ from vuproc.errors import ConfigErrors, DeviceLoadError
 if TYPE_CHECKING:
     from vuproc.admin import Request
     from vuproc.config import DeviceFile
+    from vuproc.device import Device
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -32,7 +33,7 @@ LOOK_S = 0.05
 """Pause between two questions to a program that is being replaced."""
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
-CLIENTS = ("qemu", "cloud-hypervisor", "crosvm", "libvirt", "uml", "libblkio")
+CLIENTS = ("qemu", "qemu-microvm", "cloud-hypervisor", "crosvm", "libvirt", "uml", "libblkio")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -91,13 +92,14 @@ def _supervise() -> None:
 
 def check(options: argparse.Namespace) -> int:
     """`vuproc check`: every error of every file, or the files as they are understood."""
-    from vuproc.config import load
+    from vuproc.config import check_shared, load
     from vuproc.config_resolved import resolved, summary
 
     code = EXIT_OK
     for name in options.files:
         try:
             file = load(name)
+            check_shared(file)
         except ConfigErrors as errors:
             print(errors, file=sys.stderr)
             code = EXIT_USAGE
@@ -121,19 +123,32 @@ def devices(options: argparse.Namespace) -> int:
     from vuproc import loader, reference
 
     if options.name is not None:
-        try:
-            found = loader.load(options.name, Path.cwd())
-        except DeviceLoadError as error:
-            print(f"vuproc: {error}", file=sys.stderr)
+        found = _usable(options.name)
+        if found is None:
             return EXIT_USAGE
         print(reference.page(options.name, found))
         return EXIT_OK
     for name in loader.available():
-        try:
-            print(reference.summary(name, loader.load(name, Path.cwd())))
-        except DeviceLoadError as error:
-            print(f"vuproc: {error}", file=sys.stderr)
+        found = _usable(name)
+        if found is not None:
+            print(reference.summary(name, found))
     return EXIT_OK
+
+
+def _usable(ref: str) -> type[Device] | None:
+    """The device class that `ref` names; None, once it was said what is wrong with it."""
+    from vuproc import loader
+    from vuproc.device_class import class_problems
+
+    try:
+        found = loader.load(ref, Path.cwd())
+    except DeviceLoadError as error:
+        print(f"vuproc: {error}", file=sys.stderr)
+        return None
+    problems = list(class_problems(found))
+    for problem in problems:
+        print(f"vuproc: {ref}: {problem}", file=sys.stderr)
+    return None if problems else found
 
 
 def hint(options: argparse.Namespace) -> int:

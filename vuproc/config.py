@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from vuproc import loader, texts
+from vuproc import imported, place
 from vuproc.admin import SUFFIX
 from vuproc.config_convert import FAILED, Converter
-from vuproc.config_device import description_problems, grouping_problems
+from vuproc.config_device import OPTIONAL, description_problems, grouping_problems, ignored
+from vuproc.config_owner import owner_problems
 from vuproc.config_types import MAX_SOCKET_PATH, File, Socket
 from vuproc.config_yaml import (
     MAX_BYTES,
@@ -28,9 +27,13 @@ from vuproc.config_yaml import (
     read,
 )
 from vuproc.device import Device
-from vuproc.errors import ConfigError, ConfigErrors, DeviceLoadError
+from vuproc.device_class import class_problems
+from vuproc.errors import ConfigError, ConfigErrors, DeviceLoadError, DeviceWrong
+from vuproc.fd import Fd
 from vuproc.listener import LOCK_SUFFIX
 from vuproc.options import Options
+from vuproc.options_class import travel_problem
+from vuproc.shared_check import open_shared
 
 _WHOLE = Mark(0, 0)
 
@@ -60,10 +63,22 @@ class DeviceFile:
     """Of the type `device_type.options_type`."""
     content: bytes = field(default=b"", repr=False, compare=False)
     """What was read."""
+    type_at: tuple[str, int, int] = field(default=("", 0, 0), repr=False, compare=False)
+    """The file as it was named, and the line and column of its `type`."""
 
     def make_device(self) -> Device:
         """A new instance of the device."""
         return self.device_type(self.options)
+
+    def open_shared(self, device: Device) -> dict[str, Fd]:
+        """The files that `device` gives its workers to share, owned by the caller.
+
+        Raises ConfigErrors if they are not what the device class says.
+        """
+        try:
+            return open_shared(device)
+        except DeviceWrong as error:
+            raise ConfigErrors((ConfigError(*self.type_at, f"type: {error}"),)) from error
 
 
 def load(
@@ -80,6 +95,26 @@ def load(
     `makes_socket`: something is to be made where the file says that the socket is.
     """
     return _Check(str(path), content, look, look and makes_socket).file()
+
+
+def check_shared(file: DeviceFile) -> None:
+    """Ask an author's device for the files that its workers share, and close them.
+
+    Raises ConfigErrors. Of a built-in device they are known to be right, and a file that is locked
+    is the matter of the process that serves it.
+    """
+    device = file.make_device()
+    if _is_ours(type(device).shared_files):
+        return
+    try:
+        shared = file.open_shared(device)
+    except ConfigErrors as errors:
+        wrong = errors.__cause__
+        if wrong is not None and isinstance(wrong.__cause__, BlockingIOError):
+            return
+        raise
+    for fd in shared.values():
+        fd.close()
 
 
 def check_socket_path(path: str, mode: str = "server", *, look: bool = True) -> list[str]:
@@ -144,6 +179,7 @@ class _Check:
         self._stop_on_errors()
         assert isinstance(socket, Socket)
         assert device is not None
+        imported.note(type_ref, self._path.parent)
         return DeviceFile(
             path=self._path,
             base_dir=self._path.parent,
@@ -157,6 +193,7 @@ class _Check:
             device_type=type(device),
             options=device.options,
             content=self._content or b"",
+            type_at=(self._name, *_place_of_type(root)),
         )
 
     def _report(self, mark: Mark, message: str) -> None:
@@ -214,6 +251,8 @@ class _Check:
             socket = Socket(path=socket)
         for problem in check_socket_path(socket.path, socket.mode, look=self._look_beside):
             self._report(_mark_in(root.items["socket"], "path"), problem)
+        for key, problem in owner_problems(socket):
+            self._report(_mark_in(root.items["socket"], key), f"{key}: {problem}")
         return socket
 
     def _device(self, root: MapValue) -> tuple[Device | None, str]:
@@ -232,14 +271,18 @@ class _Check:
             self._report(type_value.mark, "type: expected the name of a device type")
             return None, ""
         try:
-            device_type = loader.load(type_value.value, self._path.parent)
+            device_type = imported.load(type_value.value, self._path.parent)
         except DeviceLoadError as error:
             self._report(type_value.mark, f"type: {error}")
+            return None, ""
+        problems = [] if _is_ours(device_type) else list(class_problems(device_type))
+        if problems:
+            self._report_type(type_value.mark, problems)
             return None, ""
         options = self._options(section, device_type.options_type)
         if options is None:
             return None, ""
-        return self._describe(type_value.mark, device_type, options), type_value.value
+        return self._describe(section, device_type, options), type_value.value
 
     def _options(self, section: MapValue, options_type: type[Options]) -> Options | None:
         fields = self._converter.struct(section, options_type, skip=("type",))
@@ -260,34 +303,44 @@ class _Check:
                     key = names.get(name, name)
                     mark = _mark_in(section, key) if key in section.items else section.mark
                     self._report(mark, f"{key}: {message}" if key else message)
-        except Exception as error:
-            self._report(
-                section.mark, f"{options_type.__name__}.problems: {texts.described(error)}"
-            )
+        except (Exception, SystemExit) as error:
+            self._report(section.mark, place.raised(options_type, "problems", error))
         if not bad and len(self._errors) == before:
-            self._check_journey(section.mark, options)
+            problem = travel_problem(options)
+            if problem:
+                self._report(section.mark, problem)
         return None if bad or len(self._errors) > before else options
 
-    def _check_journey(self, mark: Mark, options: Options) -> None:
-        """Workers get the options as msgpack: it has no integers of more than 64 bits, say."""
-        try:
-            msgspec.msgpack.decode(msgspec.msgpack.encode(options), type=type(options))
-        except Exception as error:
-            self._report(mark, f"workers cannot be given these options: {texts.described(error)}")
-
-    def _describe(self, mark: Mark, device_type: type[Device], options: Options) -> Device | None:
+    def _describe(
+        self, section: MapValue, device_type: type[Device], options: Options
+    ) -> Device | None:
         """Make the device and hear what it says of itself: an author's code, so anything goes."""
-        name = device_type.__name__
+        before = len(self._errors)
+        mark = section.items["type"].mark
         try:
             device = device_type(options)
-            device.options = options
-            problems = list(description_problems(device)) if self._look else []
-        except Exception as error:
-            self._report(mark, f"{name}: {texts.described(error)}")
+        except (Exception, SystemExit) as error:
+            self._report_type(mark, [place.raised(device_type, "__init__", error)])
             return None
+        self._report_type(mark, _options_problems(device))
+        if self._look and len(self._errors) == before:
+            self._report_type(mark, description_problems(device))
+        if self._look and len(self._errors) == before:
+            self._report_ignored(section, device)
+        return device if len(self._errors) == before else None
+
+    def _report_type(self, mark: Mark, problems: Iterable[str]) -> None:
         for problem in problems:
-            self._report(mark, f"{name}: {problem}")
-        return None if problems else device
+            self._report(mark, f"type: {problem}")
+
+    def _report_ignored(self, section: MapValue, device: Device) -> None:
+        """An option that every device has, and this one takes no notice of."""
+        keys = {option.name: option.encode_name for option in _fields(type(device.options))}
+        for name, (method, *_) in OPTIONAL.items():
+            if keys[name] in section.items and ignored(device, name):
+                says = f"{type(device).__name__}.{method}() is {getattr(device, method)()}"
+                text = f"{keys[name]}: {says} whatever this says; leave the line out"
+                self._report(section.items[keys[name]].mark, text)
 
     def _workers(
         self, root: MapValue, wanted: Any, device: Device | None
@@ -298,8 +351,8 @@ class _Check:
         if wanted is None:
             return tuple(units)
         section = root.items["workers"]
-        for place, message in grouping_problems(wanted, units):
-            self._report(_mark_at(section, place), f"workers: {message}")
+        for spot, message in grouping_problems(wanted, units):
+            self._report(_mark_at(section, spot), f"workers: {message}")
         for number, group in enumerate(wanted):
             if not group:
                 self._report(_mark_at(section, (number, 0)), "workers: a worker needs a queue")
@@ -310,6 +363,31 @@ def _fields(options_type: type[Options]) -> tuple[Any, ...]:
     from msgspec.structs import fields
 
     return fields(options_type)
+
+
+def _is_ours(what: object) -> bool:
+    """Whether a class or a method came with vuproc: it is known to be right."""
+    return str(getattr(what, "__module__", "")).startswith("vuproc.")
+
+
+def _options_problems(device: Device) -> Iterator[str]:
+    """Whether the device keeps options that can be had by the workers."""
+    kept, wanted = getattr(device, "options", None), type(device).options_type
+    if kept is None:
+        text = "__init__ keeps no options; write super().__init__(options)"
+        yield place.about(type(device), "__init__", text)
+    elif not isinstance(kept, wanted):
+        text = f"__init__ keeps {place.shown(kept)} for its options, not what it was given"
+        yield place.about(type(device), "__init__", text)
+    else:
+        problem = travel_problem(kept)
+        if problem:
+            yield place.at(place.of_class(type(kept)), problem)
+
+
+def _place_of_type(root: MapValue) -> tuple[int, int]:
+    mark = _mark_in(root.items["device"], "type")
+    return mark.line, mark.column
 
 
 def _mark_in(value: Value, key: str) -> Mark:

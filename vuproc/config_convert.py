@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar, Union, cast, get_arg
 import msgspec
 from msgspec import Meta
 
-from vuproc import config_kinds
+from vuproc import config_kinds, place
 from vuproc.config_yaml import ListValue, MapValue, Mark, Report, ScalarValue, Value, plain
 from vuproc.loader import suggestion
 from vuproc.options import KIND
@@ -95,6 +95,9 @@ class Converter:
             return struct(**fields)
         except (ValueError, TypeError) as error:
             self._report(mark, str(error))
+            return FAILED
+        except (Exception, SystemExit) as error:
+            self._report(mark, place.raised(struct, "__post_init__", error))
             return FAILED
 
     def _list(self, value: ListValue, wanted: Any, metas: tuple[Meta, ...], name: str) -> Any:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+import msgspec
+
+from vuproc import place
 from vuproc.device import Device
-from vuproc.options import MAX_QUEUE_SIZE, MAX_QUEUES, MIN_QUEUE_SIZE
+from vuproc.options import MAX_QUEUE_SIZE, MAX_QUEUES, MIN_QUEUE_SIZE, Options
 
 MAX_CONFIG_SPACE = 4084
 """Bytes: a GET_CONFIG payload of 4096 less its own header of 12 (vhost-user)."""
@@ -14,26 +17,100 @@ DEVICE_FEATURES = (1 << 24) - 1 | ((1 << 64) - 1) ^ ((1 << 50) - 1)
 
 
 def description_problems(device: Device) -> Iterator[str]:
-    """Yield each thing wrong with what the device says of itself; its code may do anything."""
-    count = device.num_queues()
-    size = device.queue_size()
+    """Yield each thing wrong with what the device says of itself, after the line it stands in.
+
+    The device's code may do anything.
+    """
+    for name, problem in _QUESTIONS.items():
+        try:
+            text = problem(device)
+            if text:
+                yield place.about(type(device), name, text, *_DECIDED_BY.get(name, ()))
+        except (Exception, SystemExit) as error:
+            text = place.raised(type(device), name, error)
+            yield text
+        if text and name == "num_queues":
+            return  # without it, little can be said of the rest
+
+
+def ignored(device: Device, option: str) -> bool:
+    """Whether the device has so many queues, or queues so large, whatever the option says."""
+    method, least, most = OPTIONAL[option]
+    says = getattr(device, method)()
+    if says == getattr(device.options, option):
+        return False
+    try:
+        return all(
+            getattr(type(device)(_replaced(device, option, other)), method)() == says
+            for other in (least, most)
+        )
+    except (Exception, SystemExit):
+        return False  # it does look at it
+
+
+def _count_problem(device: Device) -> str | None:
+    count: object = device.num_queues()
     if type(count) is not int or not 1 <= count <= MAX_QUEUES:
-        yield f"num_queues() is {count!r}, not 1 to {MAX_QUEUES}"
-    else:
-        groups = device.queue_groups()
-        for _, message in grouping_problems(groups, [(queue,) for queue in range(count)]):
-            yield f"queue_groups() is {groups!r}: {message}"
-    if type(size) is not int or not MIN_QUEUE_SIZE <= size <= MAX_QUEUE_SIZE or size & (size - 1):
-        bounds = f"{MIN_QUEUE_SIZE} to {MAX_QUEUE_SIZE}"
-        yield f"queue_size() is {size!r}, not a power of two from {bounds}"
-    features = device.offered_features()
-    if not isinstance(features, int) or features & ~DEVICE_FEATURES:
-        yield f"offered_features() is {features!r}: a device has bits 0 to 23 and 50 to 63"
+        return f"num_queues() is {place.shown(count)}, not 1 to {MAX_QUEUES}"
+    return None
+
+
+def _size_problem(device: Device) -> str | None:
+    size: object = device.queue_size()
+    if type(size) is int and MIN_QUEUE_SIZE <= size <= MAX_QUEUE_SIZE and not size & (size - 1):
+        return None
+    bounds = f"{MIN_QUEUE_SIZE} to {MAX_QUEUE_SIZE}"
+    return f"queue_size() is {place.shown(size)}, not a power of two from {bounds}"
+
+
+def _groups_problem(device: Device) -> str | None:
+    groups: object = device.queue_groups()
+    shown = f"queue_groups() is {place.shown(groups)}"
+    if not isinstance(groups, list | tuple) or not all(map(_is_group, groups)):
+        return f"{shown}, not a list with a tuple of queues for each worker, such as [(0, 1), (2,)]"
+    units = [(queue,) for queue in range(device.num_queues())]
+    return next((f"{shown}: {text}" for _, text in grouping_problems(groups, units)), None)
+
+
+def _is_group(group: object) -> bool:
+    return isinstance(group, list | tuple) and bool(group) and all(type(q) is int for q in group)
+
+
+def _features_problem(device: Device) -> str | None:
+    features: object = device.offered_features()
+    if isinstance(features, int) and not features & ~DEVICE_FEATURES:
+        return None
+    return f"offered_features() is {place.shown(features)}: a device has bits 0 to 23 and 50 to 63"
+
+
+def _config_problem(device: Device) -> str | None:
     config: object = device.config_space()
     if not isinstance(config, bytes):
-        yield f"config_space() is of type {type(config).__name__}, not bytes"
-    elif len(config) > MAX_CONFIG_SPACE:
-        yield f"config_space() has {len(config)} bytes, more than {MAX_CONFIG_SPACE}"
+        return f"config_space() is of type {type(config).__name__}, not bytes"
+    if len(config) > MAX_CONFIG_SPACE:
+        return f"config_space() has {len(config)} bytes, more than {MAX_CONFIG_SPACE}"
+    return None
+
+
+_QUESTIONS: Mapping[str, Callable[[Device], str | None]] = {
+    "num_queues": _count_problem,
+    "queue_groups": _groups_problem,
+    "queue_size": _size_problem,
+    "offered_features": _features_problem,
+    "config_space": _config_problem,
+}
+"""What the master asks a device -> what is wrong with the answer."""
+_DECIDED_BY: Mapping[str, tuple[str, ...]] = {"offered_features": ("features",)}
+"""The methods whose answer is a class attribute unless a class overrides them."""
+OPTIONAL: Mapping[str, tuple[str, int, int]] = {
+    "queues": ("num_queues", 1, MAX_QUEUES),
+    "queue_size": ("queue_size", MIN_QUEUE_SIZE, MAX_QUEUE_SIZE),
+}
+"""The options of every device -> the method that may take no notice, and the option's bounds."""
+
+
+def _replaced(device: Device, option: str, value: int) -> Options:
+    return msgspec.structs.replace(device.options, **{option: value})
 
 
 def grouping_problems(

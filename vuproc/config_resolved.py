@@ -22,6 +22,7 @@ def resolved(file: DeviceFile) -> str:
             path=file.socket.path,
             mode=file.socket.mode,
             permissions=OctalInt(file.socket.permissions, width=3),
+            **_present({"owner": file.socket.owner, "group": file.socket.group}),
         ),
         device=CommentedMap(type=_type(file), **_present(msgspec.to_builtins(file.options))),
         exit_on_disconnect=file.exit_on_disconnect,

@@ -11,6 +11,7 @@ import msgspec
 from vuproc import loader, options
 from vuproc.config_kinds import PERMISSIONS_PATTERN, SIZE_PATTERN
 from vuproc.config_types import File
+from vuproc.device_class import class_problems
 from vuproc.errors import DeviceLoadError
 from vuproc.options import Options
 
@@ -40,9 +41,11 @@ def device_types() -> dict[str, type[Options]]:
     types = {}
     for name in loader.available():
         try:
-            types[name] = loader.load(name, Path.cwd()).options_type
+            found = loader.load(name, Path.cwd())
         except DeviceLoadError:
             continue  # an installed package that does not work must not take the others along
+        if not any(class_problems(found)):
+            types[name] = found.options_type
     return types
 
 

@@ -26,6 +26,10 @@ Permissions = Annotated[
 """File permissions, written in octal digits."""
 
 
+Id = Annotated[int, Meta(ge=0, le=0xFFFFFFFE)]
+"""The number of a user or a group."""
+
+
 class Socket(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """Where the VMM is met."""
 
@@ -40,6 +44,17 @@ class Socket(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
     permissions: Annotated[
         Permissions, Meta(description="Permissions of the socket that is made, octal.")
     ] = 0o600
+    owner: Annotated[
+        str | Id | None,
+        Meta(description="User that the socket is given to, by name or number: the VMM's."),
+    ] = None
+    group: Annotated[
+        str | Id | None,
+        Meta(
+            description="Group that the socket is given to, by name or number; permissions: 0660 "
+            "lets its members connect."
+        ),
+    ] = None
 
 
 class File(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from vuproc.shm.request import Request
 
 
+Resubmit = Literal["run", "drop", "fail"]
+"""What a device may have done with the requests that a dead worker had begun."""
+
+
 class HasFileno(Protocol):
     """Anything with a file descriptor."""
 
@@ -47,7 +51,7 @@ class Device:
     options_type: ClassVar[type[Options]] = Options
     """The struct which the options in the device file become."""
 
-    resubmit: ClassVar[Literal["run", "drop", "fail"]] = "run"
+    resubmit: ClassVar[Resubmit] = "run"
     """What becomes of a request that a worker had begun when it died: it is run again, completed as
     if nothing had been written ("drop"), or given to `fail`. Choose one of the others where running
     twice does harm, such as sending a frame."""

@@ -117,6 +117,10 @@ class DeviceLoadError(VuprocError):
         return f"{self.ref}: {self.reason}"
 
 
+class DeviceWrong(VuprocError):
+    """The device author's mistake, found before anything is served; the text names its line."""
+
+
 class FileRefused(VuprocError):
     """A file that an option of the device names cannot be served.
 

@@ -9,6 +9,9 @@ class QemuDevice(NamedTuple):
     """A vhost-user device of QEMU; `since` is the first version with it, "" for long ago."""
 
     name: str
+    """For a machine with PCI."""
+    plain: str
+    """For one without, such as microvm."""
     since: str = ""
 
 
@@ -37,18 +40,18 @@ NAMES: dict[int, str] = {
 """virtio 1.3, section 5, in words."""
 
 QEMU_DEVICES: dict[int, QemuDevice] = {
-    2: QemuDevice("vhost-user-blk-pci"),
-    4: QemuDevice("vhost-user-rng-pci", "7.2"),
-    8: QemuDevice("vhost-user-scsi-pci"),
-    16: QemuDevice("vhost-user-gpu-pci"),
-    17: QemuDevice("vhost-user-rtc-pci", "11.1"),
-    18: QemuDevice("vhost-user-input-pci"),
-    19: QemuDevice("vhost-user-vsock-pci"),
-    25: QemuDevice("vhost-user-snd-pci", "10.0"),
-    26: QemuDevice("vhost-user-fs-pci"),
-    34: QemuDevice("vhost-user-i2c-pci"),
-    41: QemuDevice("vhost-user-gpio-pci", "7.2"),
-    45: QemuDevice("vhost-user-spi-pci", "11.1"),
+    2: QemuDevice("vhost-user-blk-pci", "vhost-user-blk"),
+    4: QemuDevice("vhost-user-rng-pci", "vhost-user-rng", "7.2"),
+    8: QemuDevice("vhost-user-scsi-pci", "vhost-user-scsi"),
+    16: QemuDevice("vhost-user-gpu-pci", "vhost-user-gpu"),
+    17: QemuDevice("vhost-user-rtc-pci", "vhost-user-rtc", "11.1"),
+    18: QemuDevice("vhost-user-input-pci", "vhost-user-input"),
+    19: QemuDevice("vhost-user-vsock-pci", "vhost-user-vsock-device"),
+    25: QemuDevice("vhost-user-snd-pci", "vhost-user-snd", "10.0"),
+    26: QemuDevice("vhost-user-fs-pci", "vhost-user-fs-device"),
+    34: QemuDevice("vhost-user-i2c-pci", "vhost-user-i2c-device"),
+    41: QemuDevice("vhost-user-gpio-pci", "vhost-user-gpio-device", "7.2"),
+    45: QemuDevice("vhost-user-spi-pci", "vhost-user-spi-device", "11.1"),
 }
 
 CROSVM_TYPES: dict[int, str] = {

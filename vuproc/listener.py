@@ -26,6 +26,8 @@ RETRY_FIRST_S = 0.05
 """First pause between two attempts to connect to a listening VMM; it doubles up to `RETRY_MOST_S`.
 """
 RETRY_MOST_S = 1.0
+AS_IT_IS = (-1, -1)
+"""The user and the group of a socket that is given to nobody."""
 LOCK_ATTEMPTS = 16
 """Times the lock is tried again when its file was removed in between."""
 
@@ -73,10 +75,15 @@ class Listener:
     """
 
     def __init__(
-        self, path: Path, permissions: int, left: tuple[socket.socket, Fd] | None = None
+        self,
+        path: Path,
+        permissions: int,
+        left: tuple[socket.socket, Fd] | None = None,
+        owner: tuple[int, int] = AS_IT_IS,
     ) -> None:
-        """Make the socket; or go on with what a predecessor left, its socket and its lock, if that
-        is what is at `path`. Raises ListenError.
+        """Make the socket, for the user and the group with the numbers `owner`; or go on with what
+        a predecessor left, its socket and its lock, if that is what is at `path`. Raises
+        ListenError.
         """
         self._path = path
         if left is not None and not _is_at(path, left[0]):
@@ -84,11 +91,11 @@ class Listener:
             left = None
         if left is not None:
             self._socket, self._lock = left
-            os.chmod(path, permissions)
+            _grant(path, permissions, owner)
         else:
             self._lock = _lock(path)
             try:
-                self._socket = _bind(path, permissions)
+                self._socket = _bind(path, permissions, owner)
             except BaseException:
                 self._unlock()
                 raise
@@ -100,9 +107,9 @@ class Listener:
         """What a successor goes on with; it stays ours."""
         return self._socket, self._lock
 
-    def permit(self, permissions: int) -> None:
-        """Change the socket's permissions. Raises OSError."""
-        os.chmod(self._path, permissions)
+    def permit(self, permissions: int, owner: tuple[int, int] = AS_IT_IS) -> None:
+        """Change who may connect. Raises OSError."""
+        _grant(self._path, permissions, owner)
 
     def open(self) -> None:
         self._socket.listen(BACKLOG)
@@ -273,7 +280,19 @@ def _lock(path: Path) -> Fd:
     raise ListenError(str(lock_path), "the lock file keeps changing")
 
 
-def _bind(path: Path, permissions: int) -> socket.socket:
+def _grant(path: Path, permissions: int, owner: tuple[int, int]) -> None:
+    """Let others connect: the group first, as nobody in another is to have its permissions, and
+    the user last, who then has the file.
+    """
+    user, group = owner
+    if group != AS_IT_IS[1]:
+        os.chown(path, -1, group)
+    os.chmod(path, permissions)
+    if user != AS_IT_IS[0]:
+        os.chown(path, user, -1)
+
+
+def _bind(path: Path, permissions: int, owner: tuple[int, int]) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         _remove_stale(path)
@@ -283,7 +302,7 @@ def _bind(path: Path, permissions: int) -> socket.socket:
             listener.bind(str(path))
         finally:
             os.umask(mask)
-        os.chmod(path, permissions)
+        _grant(path, permissions, owner)
         listener.setblocking(False)
     except OSError as error:
         listener.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-import traceback
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,7 +12,6 @@ from types import ModuleType
 
 import msgspec
 
-from vuproc import texts
 from vuproc.device import Device
 from vuproc.devices import BUILTIN
 from vuproc.errors import DeviceLoadError
@@ -104,7 +102,7 @@ def _module_of(ref: str, source: str, base_dir: Path | None) -> ModuleType:
         if path is None and error.name and f"{source}.".startswith(f"{error.name}."):
             raise DeviceLoadError(ref, f"no module named {error.name}") from error
         raise DeviceLoadError(ref, _blame(error)) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise DeviceLoadError(ref, _blame(error)) from error
 
 
@@ -160,26 +158,35 @@ def _class_of(ref: str, module: ModuleType, attribute: str) -> type[Device]:
 
 
 def _check_class(ref: str, device: type[Device]) -> None:
+    found = _class_problem(device)
+    if found is not None:
+        from vuproc import place  # for mistakes only
+
+        where = place.of_attribute(device, found[0])
+        raise DeviceLoadError(ref, place.at(where, f"{device.__name__}{found[1]}"))
+
+
+def _class_problem(device: type[Device]) -> tuple[str, str] | None:
+    """What is wrong with a class, and the attribute where."""
     if device.handle is Device.handle and device.native is Device.native:
-        raise DeviceLoadError(ref, f"{device.__name__} has no method handle")
+        return "handle", " has no method handle"
     number = getattr(device, "device_id", None)
     if number is None:
-        raise DeviceLoadError(ref, f"{device.__name__} sets no device_id")
+        near = suggestion("device_id", vars(device)).replace("did you mean", "is it meant by")
+        return "device_id", f" sets no device_id{near}"
     if type(number) is not int or not 1 <= number <= MAX_DEVICE_ID:
-        raise DeviceLoadError(
-            ref, f"{device.__name__}.device_id is {number!r}, not one of 1 to {MAX_DEVICE_ID}"
-        )
-    if not (isinstance(device.options_type, type) and issubclass(device.options_type, Options)):
-        raise DeviceLoadError(
-            ref, f"{device.__name__}.options_type is not a subclass of vuproc.Options"
-        )
+        return "device_id", f".device_id is {number!r}, not one of 1 to {MAX_DEVICE_ID}"
+    options: object = device.options_type
+    if not (isinstance(options, type) and issubclass(options, Options)):
+        return "options_type", ".options_type is not a subclass of vuproc.Options"
+    return None
 
 
 def _blame(error: BaseException) -> str:
     """The error with the line of the author's code that raised it."""
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else ""
-    return f"{where}{texts.described(error)}"
+    from vuproc import place  # for mistakes only
+
+    return place.blame(error)
 
 
 def _lower(text: str | None) -> str:

@@ -38,6 +38,8 @@ _SCOPES: Mapping[str, Scope] = MappingProxyType(
         "socket.path": Scope.RESTART,
         "socket.mode": Scope.RESTART,
         "socket.permissions": Scope.NOW,
+        "socket.owner": Scope.NOW,
+        "socket.group": Scope.NOW,
         "exit_on_disconnect": Scope.NOW,
         "stall_timeout": Scope.NOW,
         "hook_timeout": Scope.NOW,
@@ -47,7 +49,7 @@ _SCOPES: Mapping[str, Scope] = MappingProxyType(
 )
 """Of the keys outside `device`; what is not here waits for the next session."""
 _DEVICE_FIELDS = frozenset({"type_ref", "device_type", "options"})
-_SOURCE_FIELDS = frozenset({"path", "base_dir", "content"})
+_SOURCE_FIELDS = frozenset({"path", "base_dir", "content", "type_at"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,8 +224,10 @@ def _kind(device: Device) -> tuple[object, ...]:
 
 def _merged(old: DeviceFile, new: DeviceFile, keys: set[str], live: bool) -> DeviceFile:
     fields: dict[str, Any] = {key: getattr(new, key) for key in keys if "." not in key}
-    if "socket.permissions" in keys:
-        fields["socket"] = msgspec.structs.replace(old.socket, permissions=new.socket.permissions)
+    access = {key.removeprefix("socket.") for key in keys if key.startswith("socket.")}
+    if access:
+        values = {key: getattr(new.socket, key) for key in access}
+        fields["socket"] = msgspec.structs.replace(old.socket, **values)
     if live:
         fields |= {name: getattr(new, name) for name in _DEVICE_FIELDS}
     return dataclasses.replace(old, **fields)

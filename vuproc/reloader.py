@@ -6,8 +6,10 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from vuproc import texts
+from vuproc import place
+from vuproc.config_owner import ids_after
 from vuproc.config_space import ConfigSpace
+from vuproc.config_types import Socket
 from vuproc.device import Device
 from vuproc.errors import ConfigErrors, VuprocError
 from vuproc.listener import Listener
@@ -101,9 +103,9 @@ class Reloader:
             device.shared = shared
         except ConfigErrors as errors:
             raise ReloadRefused([str(error) for error in errors.errors]) from errors
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             # The device's own code; it ran without complaint a moment ago.
-            raise ReloadRefused([texts.described(error)]) from error
+            raise ReloadRefused([place.blame(error)]) from error
         return plan, device
 
     def _apply(self, plan: Plan, device: Device) -> None:
@@ -115,8 +117,8 @@ class Reloader:
         self._master.set_exit_on_disconnect(plan.now.exit_on_disconnect)
         self._stall.timeout_s = plan.now.stall_timeout
         self._stall.hook_timeout_s = plan.now.hook_timeout
-        if plan.now.socket.permissions != before.socket.permissions:
-            self._permit(plan.now.socket.permissions)
+        if plan.now.socket != before.socket:
+            self._permit(before.socket, plan.now.socket)
         self._waits = any(change.scope is Scope.SESSION for change in plan.changes)
         self._replaced = plan.replaced
         self._become(plan.now, device)
@@ -140,13 +142,13 @@ class Reloader:
         self._file, self._device = file, device
         self._set_file(file, device)
 
-    def _permit(self, permissions: int) -> None:
+    def _permit(self, before: Socket, after: Socket) -> None:
         source = self._master.source
         try:
             if isinstance(source, Listener):
-                source.permit(permissions)
+                source.permit(after.permissions, ids_after(before, after))
         except OSError as error:
-            log.error("reload: permissions: %s", error.strerror)
+            log.error("reload: who may connect: %s", error.strerror)
 
     # The chore.
 

@@ -16,12 +16,13 @@ from typing import NoReturn
 
 import msgspec
 
-from vuproc import control, logs
+from vuproc import control, imported, logs
 from vuproc.admin import PERMISSIONS, SUFFIX, AdminServer
 from vuproc.config import DeviceFile
+from vuproc.config_owner import ids
 from vuproc.config_space import ConfigSpace
 from vuproc.device import Device
-from vuproc.errors import FileRefused, SegmentInUse
+from vuproc.errors import ConfigErrors, FileRefused, SegmentInUse
 from vuproc.estate import (
     ADMIN,
     ADMIN_LOCK,
@@ -32,7 +33,7 @@ from vuproc.estate import (
     WORKER,
     Estate,
 )
-from vuproc.listener import Connector, Inherited, Listener, ListenError, Source
+from vuproc.listener import AS_IT_IS, Connector, Inherited, Listener, ListenError, Source
 from vuproc.master import Master, Meanwhile
 from vuproc.operations import Operations
 from vuproc.reloader import Reloader
@@ -127,7 +128,7 @@ def _die(error: Exception) -> NoReturn:
 
 def _explain(error: Exception) -> None:
     """Not left to Python, which would wait for whoever reads its standard error."""
-    if isinstance(error, _REFUSALS):
+    if isinstance(error, (*_REFUSALS, ConfigErrors)):
         log.error("%s", error)
     else:
         log.critical("the master failed", exc_info=error)
@@ -152,7 +153,7 @@ class _Service:
         device = file.make_device()
         source = self._source(fd, stack)
         stack.callback(source.close)
-        self._shared = SharedFiles(device, estate, stack)
+        self._shared = SharedFiles(device, estate, stack, file.open_shared)
         self._segment = _counters(file, fd, device.num_queues())
         stack.callback(self._segment.unlink)
         stack.callback(self._segment.close)
@@ -160,8 +161,7 @@ class _Service:
         for counter in counters:
             stack.callback(counter.release)
         snapshots = [counter.snapshot for counter in counters]
-        preload = [file.device_type.__module__] if _installed(file) else []
-        forkserver = Forkserver(preload, file.hook_timeout)
+        forkserver = Forkserver(_preloaded(file), file.hook_timeout)
         stack.callback(forkserver.close)
         self._host = WorkerHost(
             forkserver,
@@ -302,15 +302,22 @@ class _Service:
             return Inherited(given.dup().take())
         if self._file.socket.mode == "client":
             return Connector(path)
-        return self._listener(path, self._file.socket.permissions, (LISTENER, LOCK))
+        owner = ids(self._file.socket)
+        return self._listener(path, self._file.socket.permissions, (LISTENER, LOCK), owner)
 
-    def _listener(self, path: Path, permissions: int, names: tuple[str, str]) -> Listener:
+    def _listener(
+        self,
+        path: Path,
+        permissions: int,
+        names: tuple[str, str],
+        owner: tuple[int, int] = AS_IT_IS,
+    ) -> Listener:
         """The socket at `path`, ours or a predecessor's, kept together with its lock."""
         sock, lock = map(self._estate.take, names)
         left = None
         if sock is not None and lock is not None:
             left = socket.socket(fileno=sock.take()), lock
-        listener = Listener(path, permissions, left)
+        listener = Listener(path, permissions, left, owner)
         kept_socket, kept_lock = listener.left
         self._estate.keep(names[0], kept_socket)
         self._estate.keep(names[1], kept_lock)
@@ -322,9 +329,10 @@ def _summary(groups: Sequence[tuple[int, ...]]) -> str:
     return f"{queues} queue{'s' * (queues > 1)} in {len(groups)} worker{'s' * (len(groups) > 1)}"
 
 
-def _installed(file: DeviceFile) -> bool:
-    """The device's module can be imported by name in the forkserver, so that workers need not."""
-    return not file.device_type.__module__.startswith("vuproc_file_")
+def _preloaded(file: DeviceFile) -> list[str]:
+    """The device's module, for the forkserver to import, unless a reload would have it again."""
+    installed = imported.is_installed(file.type_ref, file.base_dir)
+    return [file.device_type.__module__] if installed else []
 
 
 def _counters(file: DeviceFile, fd: int | None, queues: int) -> Segment:

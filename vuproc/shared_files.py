@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 
 from vuproc.device import Device
 from vuproc.errors import FileRefused
 from vuproc.estate import SESSION, SHARED, Estate
 from vuproc.fd import Fd
+from vuproc.shared_check import open_shared
 
 log = logging.getLogger("vuproc.master")
 
@@ -18,10 +18,17 @@ log = logging.getLogger("vuproc.master")
 class SharedFiles:
     """Those of one device, in `fds` by name. `device` has them from now on."""
 
-    def __init__(self, device: Device, estate: Estate, stack: ExitStack) -> None:
+    def __init__(
+        self,
+        device: Device,
+        estate: Estate,
+        stack: ExitStack,
+        opens: Callable[[Device], dict[str, Fd]] = open_shared,
+    ) -> None:
         """Go on with those of a predecessor if the device does, else have it make new ones.
 
-        `stack` closes them. Raises FileRefused if they cannot be had.
+        `opens` asks it for them, and `stack` closes them. Raises what `opens` does, and FileRefused
+        if they cannot be had.
         """
         self._estate = estate
         left = self._left(stack)
@@ -31,7 +38,9 @@ class SharedFiles:
         else:
             for name, fd in left.items():
                 estate.discard(f"{SHARED}{name}", fd)
-            device.shared = self.fds = _owned(device.shared_files(), stack)
+            device.shared = self.fds = opens(device)
+            for fd in self.fds.values():
+                stack.callback(fd.close)
             if left or self.fds:
                 self._end_session()
         self.keep()
@@ -60,17 +69,6 @@ class SharedFiles:
         if self._estate.names(SESSION):
             log.error("the session of the last master is lost: the device's files are not the same")
             self._estate.forget(SESSION)
-
-
-def _owned(files: Mapping[str, Fd], stack: ExitStack) -> dict[str, Fd]:
-    """What `shared_files` has returned: a device's author may have used files of any kind."""
-    owned = {}
-    for name, file in files.items():
-        owned[name] = fd = file if isinstance(file, Fd) else Fd(os.dup(file.fileno()))
-        stack.callback(fd.close)
-        if file is not fd:
-            file.close()
-    return owned
 
 
 def _tell_replaced(device: Device) -> None:

@@ -106,3 +106,17 @@ def libblkio() -> str:
 def storage_daemon() -> Path:
     """QEMU's storage daemon: another back-end, to tell a client's fault from ours."""
     return _required("qemu-storage-daemon", "qemu-storage-daemon")
+
+
+def xmllint() -> Path:
+    """The program that checks XML by a schema."""
+    return _required("xmllint", "xmllint", "xmllint/usr/bin/xmllint")
+
+
+def libvirt_schema() -> Path:
+    """libvirt's schema of a domain."""
+    name = "usr/share/libvirt/schemas/domain.rng"
+    for root in (cache() / "libvirt", Path("/")):
+        if (root / name).exists():
+            return root / name
+    raise ClientMissing("libvirt's schema", f"there is no /{name} on this machine ({HOW})")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +13,8 @@ from vuproc.testing.guests.linux import LinuxGuest
 
 MEMORY_MIB = 256
 FIRST_SLOT = 4
+VERSION_S = 30.0
+"""Seconds that QEMU may take to tell its version."""
 # An emulated machine has next to no chance events: without this instruction the first program that
 # asks for random bytes (mke2fs does) waits seconds for them.
 PROCESSOR = "qemu64,+rdrand"
@@ -35,13 +39,21 @@ class VhostUserDevice:
         """The options that add this device, as the `number`th one, in PCI slot 4 + number."""
         chardev = f"socket,id=vhost{number},path={self.socket.absolute()}"
         if self.reconnect_s is not None:
-            chardev += f",reconnect={self.reconnect_s}"
+            chardev += f",{_reconnect(self.reconnect_s)}"
         if self.server:
             chardev += ",server=on,wait=off"
         device = f"{self.driver},chardev=vhost{number},addr={FIRST_SLOT + number:#x}"
         for name, value in self.properties.items():
             device += f",{name}={value}"
         return ["-chardev", chardev, "-device", device]
+
+
+def _reconnect(seconds: int) -> str:
+    """As this machine's QEMU has it: 9.2 has both, what came later the second alone."""
+    text = subprocess.check_output([clients.qemu(), "--version"], text=True, timeout=VERSION_S)
+    found = re.search(r"version (\d+)\.(\d+)", text)
+    old = found is not None and (int(found[1]), int(found[2])) < (9, 2)
+    return f"reconnect={seconds}" if old else f"reconnect-ms={seconds * 1000}"
 
 
 def machine_arguments(devices: Sequence[VhostUserDevice], *, cpus: int) -> list[str | Path]:
