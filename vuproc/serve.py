@@ -114,6 +114,8 @@ def serve(file: DeviceFile, fd: int | None = None, again: Again | None = None) -
                     _die(error)
                 raise
             estate.wind_up()
+    except ConfigErrors:
+        raise  # the command line prints them, as those of `vuproc check`
     except Exception as error:
         _explain(error)
         return EXIT_FAILURE

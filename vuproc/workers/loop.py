@@ -31,7 +31,7 @@ from vuproc.shm.segment import Segment
 from vuproc.workers.log import WorkerLog
 from vuproc.workers.queue import ALONE_NS, Queue
 from vuproc.workers.spin import LONGEST_NS, Spin
-from vuproc.workers.watch import Callback, HasFileno, Watcher
+from vuproc.workers.watch import Callback, HasFileno, Watcher, is_ready
 
 POLL_BUSY_S = 0.0005
 """How long a ring without a kick descriptor sleeps between two looks when it was found empty."""
@@ -75,22 +75,24 @@ class Worker:
 
     def watch(self, fd: int | HasFileno, callback: Callable[[], None], *, write: bool) -> None:
         """Call `callback` when the device's own descriptor is readable (or writable), until it
-        fails.
+        fails and leaves it so.
         """
         number = fd if isinstance(fd, int) else fd.fileno()
+        events = select.EPOLLOUT if write else select.EPOLLIN
 
         def ready(_mask: int) -> None:
             try:
-                callback()
+                with self._in_hook():
+                    callback()
             except Exception as error:
                 # What it has not read is there still: it would be called again at once, for ever.
                 then = ""
-                if self._hooks.get(number) is ready:
+                if self._hooks.get(number) is ready and is_ready(number, events):
                     self.unwatch(number)
                     then = f"; descriptor {number} is no longer watched"
                 self._failed(_name(callback), error, then=then)
 
-        self._watcher.add(number, ready, select.EPOLLOUT if write else select.EPOLLIN)
+        self._watcher.add(number, ready, events)
         self._hooks[number] = ready
 
     def unwatch(self, fd: int | HasFileno) -> None:
