@@ -8,7 +8,6 @@ the backlog.
 from __future__ import annotations
 
 import logging
-import os
 import selectors
 import signal
 import socket
@@ -28,12 +27,14 @@ from vuproc.fd import Fd
 from vuproc.listener import Source
 from vuproc.resume import Decision
 from vuproc.session import Offer, Session, Step
+from vuproc.signals import Signals
 from vuproc.spec.vhost_user import ProtocolFeature
 from vuproc.systemd import HasFileno
 from vuproc.wire import Message
 from vuproc.workers.crew import Crew
 from vuproc.workers.seat import Seat
 from vuproc.workers.standby import Standby
+from vuproc.workers.supervise import WorkerSetupError
 
 log = logging.getLogger("vuproc.master")
 
@@ -86,14 +87,17 @@ class Master:
         offer: Offer,
         make_crew: Callable[[Master], Crew],
         estate: Estate,
+        signals: Signals,
         *,
         exit_on_disconnect: bool = False,
     ) -> None:
         self._source = source
+        self._signals = signals
         self._estate = estate
         self._offer = offer
         self._exit_on_disconnect = exit_on_disconnect
         self._phase = Phase.SERVING
+        self._cut = False
         # Not epoll: what is registered there stays as long as anybody has the file open, and our
         # keeper has copies of the workers' pidfds. A dead worker's would be reported under the
         # number that its successor's got.
@@ -104,11 +108,11 @@ class Master:
         self._watched: dict[Seat | Standby, tuple[int, ...]] = {}
         self._chores: list[Chore] = []
         self._on_request: dict[int, Callable[[], None]] = {}
-        self._wake, self._waker = socket.socketpair()
-        self._wake.setblocking(False)
-        self._waker.setblocking(False)
-        self._selector.register(self._wake, selectors.EVENT_READ, self._signalled)
+        self._selector.register(signals, selectors.EVENT_READ, self._signalled)
         self.crew = make_crew(self)
+        signals.on_urgent = self._cut_short
+        if signals.end_asked:
+            self._cut_short()
         self.add_chore(self.crew)
 
     # Set up by `serve`.
@@ -131,6 +135,7 @@ class Master:
     def on_signal(self, number: signal.Signals, action: Callable[[], None]) -> None:
         """Have a signal lead to something else than our end. Before `run`."""
         self._on_request[number] = action
+        self._signals.catch(number)
 
     def add_chore(self, chore: Chore) -> None:
         """Have the loop look after something that is due now and then."""
@@ -191,27 +196,23 @@ class Master:
         returns. Raises what it raises, and `WorkerSetupError` if the device cannot be set up in a
         worker.
         """
-        previous = {
-            number: signal.signal(number, self._on_signal)
-            for number in (signal.SIGTERM, signal.SIGINT, *self._on_request)
-        }
-        previous_wakeup = signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
-        # The program that this process was before may have held them back.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, previous)
+        self._signals.let_in()
         try:
             # Before the first front-end, which must not wait for imports.
             self.crew.start()
-            retire()
-            self._succeed()
-            self.crew.standby.wait_ready()
+        except WorkerSetupError:
+            if self._cut:
+                return
+            raise
+        retire()
+        self._succeed()
+        self.crew.standby.wait_ready()
+        if not self._cut:
             self._source.open()
             on_ready()
-            while self._phase < Phase.STOPPING:
-                self._turn()
-        finally:
-            signal.set_wakeup_fd(previous_wakeup)
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+        self._signals.starting = False
+        while self._phase < Phase.STOPPING:
+            self._turn()
 
     def _turn(self) -> None:
         self._arm_source()
@@ -242,34 +243,22 @@ class Master:
                 waits.append(limit - now)
         return max(0.0, min(waits)) if waits else None
 
-    def hold_signals(self) -> None:
-        """What has come and was not acted on, and what comes from now on, waits.
-
-        It waits over an exec, too: the next program hears of it in `run`.
-        """
-        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, *self._on_request))
-        signal.set_wakeup_fd(-1)
-        try:
-            numbers = self._wake.recv(64)
-        except BlockingIOError:
-            return
-        for number in numbers:
-            os.kill(os.getpid(), number)
-
-    def _on_signal(self, number: int, _frame: object) -> None:
-        """Nothing here: the number arrives at the wake-up socket."""
-
     def _signalled(self) -> None:
-        try:
-            numbers = self._wake.recv(64)
-        except BlockingIOError:
-            return
-        for number in numbers:
+        for number in self._signals.take():
             if number in self._on_request:
                 self._on_request[number]()
                 continue
             log.info("received %s, stopping", signal.Signals(number).name)
             self._phase = Phase.STOPPING
+
+    def _cut_short(self) -> None:
+        """Our end is urgent: whatever waits for a worker waits no longer.
+
+        Runs as a signal handler: in the middle of anything.
+        """
+        self._cut = True
+        self._phase = Phase.STOPPING
+        self.crew.abandon()
 
     # Connections.
 
@@ -516,12 +505,13 @@ class Master:
 
     def close(self) -> None:
         """Drain, stop the workers, and leave nothing behind. After `run`, however that ended."""
+        if self._cut:
+            log.warning("workers are killed, not waited for; their requests stay in their records")
+        self.crew.wind_down()
         self._disconnect("stopping")
         for chore in reversed(self._chores):
             chore.close()
         self._selector.close()
-        self._wake.close()
-        self._waker.close()
 
 
 def _descriptors(post: Seat | Standby) -> tuple[int, ...]:

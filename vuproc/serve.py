@@ -42,6 +42,7 @@ from vuproc.reloader import Reloader
 from vuproc.session import Offer
 from vuproc.shm.counters import QueueCounters, block_bytes
 from vuproc.shm.segment import Segment, sweep
+from vuproc.signals import Signals
 from vuproc.spec.vhost_user import ProtocolFeature
 from vuproc.spec.virtio import Feature
 from vuproc.systemd import InheritError, Notifier, inherit
@@ -92,10 +93,10 @@ def serve(file: DeviceFile, fd: int | None = None, again: Again | None = None) -
         log.error("%s", error)
         return EXIT_FAILURE
     try:
-        with ExitStack() as stack:
+        with Signals() as signals, ExitStack() as stack:
             stack.callback(estate.close)
             try:
-                _Service(file, fd, again, estate, leftovers, stack).run()
+                _Service(file, fd, again, estate, leftovers, signals, stack).run()
             except Exception as error:
                 if estate.has_heir:
                     _die(error)
@@ -127,11 +128,13 @@ class _Service:
         again: Again | None,
         estate: Estate,
         leftovers: Leftovers,
+        signals: Signals,
         stack: ExitStack,
     ) -> None:
         self._file = file
         self._estate = estate
         self._again = again
+        self._signals = signals
         device = file.make_device()
         source = self._source(fd, stack)
         stack.callback(source.close)
@@ -172,7 +175,7 @@ class _Service:
             config_size=len(config),
         )
         self.master = master = Master(
-            source, offer, make_crew, estate, exit_on_disconnect=file.exit_on_disconnect
+            source, offer, make_crew, estate, signals, exit_on_disconnect=file.exit_on_disconnect
         )
         stack.callback(master.close)
         estate.live = lambda: [worker.pid for worker in self._workers()]
@@ -223,7 +226,7 @@ class _Service:
         environment = self._estate.notifier.environment
         # The new program is to read the file itself.
         self._estate.forget_content(DEVICE_FILE)
-        become(self._again.run, held, environment, self.master.hold_signals)
+        become(self._again.run, held, environment, self._signals.hold)
         self._estate.keep_content(DEVICE_FILE, self._file.content)
 
     def _set_file(self, file: DeviceFile, device: Device) -> None:

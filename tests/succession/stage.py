@@ -31,6 +31,7 @@ from vuproc.outbox import Outbox
 from vuproc.peek import PeekingReceiver
 from vuproc.serve import PROTOCOL_FEATURES
 from vuproc.session import Offer
+from vuproc.signals import Signals
 from vuproc.spec.virtio import Feature
 from vuproc.systemd import Notifier
 from vuproc.testing.frontend import FrontEnd
@@ -208,6 +209,8 @@ class FakeCrew:
     def due(self) -> None: ...
 
     def tend(self) -> None: ...
+
+    def wind_down(self) -> None: ...
 
     def close(self) -> None: ...
 
@@ -389,6 +392,7 @@ def _live(
         OFFER,
         lambda master: cast(Crew, FakeCrew(master, shared, doom)),
         estate,
+        Signals(),
     )
 
     def ready() -> None:

@@ -89,10 +89,14 @@ class Crew:
         on_broken: Callable[[int, str], None],
     ) -> None:
         self.config = config
-        self.standby = Standby(lambda: start(self._report))
+        self.standby = Standby(self._started)
         self.seats = [Seat(queues, self.standby.take, work) for queues in groups]
         self.broken: dict[int, str] = {}
         """Cause by queue, for the rings that nobody serves until they are set up anew."""
+        self._start_worker = start
+        self._workers: tuple[WorkerProcess, ...] = ()
+        self._winding_down = False
+        self._abandoned = False
         self._queue_size = queue_size
         self._replay = replay
         self._on_broken = on_broken
@@ -108,6 +112,30 @@ class Crew:
             self.standby.refill()
             self._occupy(seat)
         self.standby.refill()
+
+    def _started(self) -> WorkerProcess:
+        """A new worker process. Raises `WorkerSetupError`."""
+        if self._abandoned:
+            raise WorkerSetupError("the device is ending")
+        worker = self._start_worker(self._report)
+        # In one store, as `abandon` may come at any instruction.
+        self._workers = (*(old for old in self._workers if not old.closed), worker)
+        if self._abandoned:
+            worker.kill()
+        return worker
+
+    def wind_down(self) -> None:
+        """Our end begins: no worker is replaced any more."""
+        self._winding_down = True
+        for seat in self.seats:
+            seat.last = True
+
+    def abandon(self) -> None:
+        """Our end is to wait for nothing: kill every worker. May be called by a signal handler."""
+        self._abandoned = True
+        self.wind_down()
+        for worker in self._workers:
+            worker.kill_at_once()
 
     def close(self) -> None:
         """End every worker, by force those that do not within `EXIT_DEADLINE` each."""
@@ -447,7 +475,8 @@ class Crew:
         if seat.worker is None:
             self._fill(seat)
         if seat.worker is None:
-            raise WorkerRefused(f"{name_queues(seat.queues)}: no worker can be started")
+            why = "its worker has ended" if self._winding_down else "no worker can be started"
+            raise WorkerRefused(f"{name_queues(seat.queues)}: {why}")
         return seat.worker
 
     def _replace(self, seat: Seat, cause: str, *, hold: int = -1) -> None:
@@ -478,7 +507,7 @@ class Crew:
 
         `hold` names a ring that is not to run again before the command that its worker died over.
         """
-        if seat.barred:
+        if seat.barred or self._winding_down:
             return
         try:
             self._occupy(seat, hold)

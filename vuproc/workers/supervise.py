@@ -297,13 +297,23 @@ class WorkerProcess:
 
     def kill(self) -> bool:
         """SIGKILL the process and wait until it is gone; False if the kernel will not."""
-        if self.pidfd is None:
-            return True
+        self.kill_at_once()
+        return self.wait_end(KILL_DEADLINE)
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self.pidfd is None or self.pidfd.closed
+
+    def kill_at_once(self) -> None:
+        """SIGKILL the process, if it is there; does not wait."""
+        if self.closed:
+            return
         try:
+            assert self.pidfd is not None
             signal.pidfd_send_signal(self.pidfd.fileno(), signal.SIGKILL)
         except ProcessLookupError:
             pass
-        return self.wait_end(KILL_DEADLINE)
 
     def wait_end(self, timeout: float) -> bool:
         """Wait until the process has ended; False after `timeout` seconds."""
