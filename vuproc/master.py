@@ -216,6 +216,7 @@ class Master:
 
     def _turn(self) -> None:
         self._arm_source()
+        self._arm_connection()
         self._watch_crew()
         for key, _ in self._selector.select(self._patience()):
             key.data()
@@ -299,7 +300,7 @@ class Master:
             sock.close()
             return
         self._connection = Connection(session, chronicle)
-        self._selector.register(sock, selectors.EVENT_READ, self._readable)
+        self._selector.register(sock, selectors.EVENT_READ, self._ready)
         log.info("front-end connected")
 
     def _succeed(self) -> None:
@@ -318,7 +319,7 @@ class Master:
         connection = Connection(resumed.session, resumed.chronicle)
         connection.spoken = True
         self._connection = connection
-        self._selector.register(connection.socket, selectors.EVENT_READ, self._readable)
+        self._selector.register(connection.socket, selectors.EVENT_READ, self._ready)
         try:
             self._go_on(connection, resumed)
         except (Disconnected, ConnectionBroken, CloseConnection) as error:
@@ -337,7 +338,11 @@ class Master:
             self._handle(connection, resumed.message, begun=resumed.begun)
 
     def _limit(self, connection: Connection) -> float | None:
-        """The time by which this connection must have sent (the rest of) a message."""
+        """The time by which this connection must have taken our answer, or sent (the rest of) a
+        message.
+        """
+        if connection.chronicle.deadline is not None:
+            return connection.chronicle.deadline
         if connection.receiver.deadline is not None:
             return connection.receiver.deadline
         return None if connection.spoken else connection.since + SILENCE_DEADLINE
@@ -349,8 +354,8 @@ class Master:
         limit = self._limit(connection)
         if limit is None or time.monotonic() < limit:
             return
-        if connection.receiver.deadline is not None:
-            self._readable()  # the receiver says that the rest of the message is overdue
+        if connection.chronicle.replying or connection.receiver.deadline is not None:
+            self._ready()  # whoever waits says that it was for too long
         elif self._somebody_waits():
             # Silence is a right, but not at the expense of a front-end that waits.
             self._disconnect(f"silent for {SILENCE_DEADLINE:g} s while another waits")
@@ -365,12 +370,24 @@ class Master:
             selector.register(number, selectors.EVENT_READ)
             return bool(selector.select(0))
 
-    def _readable(self) -> None:
+    def _arm_connection(self) -> None:
+        """Poll for what the connection waits for: room for our answer, else a message."""
+        connection = self._connection
+        if connection is not None:
+            replying = connection.chronicle.replying
+            event = selectors.EVENT_WRITE if replying else selectors.EVENT_READ
+            self._selector.modify(connection.socket, event, self._ready)
+
+    def _ready(self) -> None:
         for _ in range(MESSAGES_PER_TURN):
             connection = self._connection
             if connection is None:
                 return
             try:
+                if connection.chronicle.replying:
+                    connection.chronicle.send_rest()
+                if connection.chronicle.replying:
+                    return
                 message = connection.receiver.receive()
                 if message is None:
                     return
@@ -405,10 +422,8 @@ class Master:
             self.crew.settled(undone=undone)
             if step.refused is not None:
                 log.warning("refused %s: %s", message.name, step.refused)
-        try:
-            connection.chronicle.applied(connection.session, self.crew, reply, step.reply_fds)
-        finally:
-            step.close_reply_fds()
+        fds = step.take_reply_fds()
+        connection.chronicle.applied(connection.session, self.crew, reply, fds)
 
     def _perform(self, connection: Connection, effect: effects.Effect) -> object:
         if isinstance(effect, effects.SetBackendChannel):

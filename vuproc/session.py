@@ -49,7 +49,7 @@ class Step:
 
     `refused` is the reason if the message fails, for the log; it is known at the latest when
     `finish` has returned or raised. `reply_fds` go with the reply which `finish` returns; they are
-    the step's, and whoever has sent the reply, or has failed to, calls `close_reply_fds`.
+    the step's until `take_reply_fds`; whoever does not take them calls `close_reply_fds`.
     """
 
     def __init__(self, session: Session, message: Message, change: Change | None) -> None:
@@ -73,6 +73,11 @@ class Step:
         Raises CloseConnection if the message failed and no reply can say so.
         """
         return self._session._finish(self, results)
+
+    def take_reply_fds(self) -> tuple[Fd, ...]:
+        """The descriptors of the reply, which are the caller's from now on."""
+        fds, self.reply_fds = self.reply_fds, ()
+        return fds
 
     def close_reply_fds(self) -> None:
         """The reply is sent, or never will be; nothing happens if there are none."""
