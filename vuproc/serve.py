@@ -181,7 +181,7 @@ class _Service:
         estate.live = lambda: [worker.pid for worker in self._workers()]
         master.add_chore(estate)
         master.add_chore(leftovers)
-        stall = StallWatch(file.stall_timeout, master.crew, lambda queue: snapshots[queue]())
+        stall = StallWatch(file.stall_timeout, master.crew, counters)
         master.add_chore(stall)
         operations = Operations(file.type_ref, master, counters)
         if again is not None and fd is None:

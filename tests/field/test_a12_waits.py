@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.kernel import has_uring
 from tests.workers.scripted import Scripted
+from vuproc import Device, Options
+from vuproc import Request as VirtioRequest
 from vuproc.admin import Request, ask
+from vuproc.fd import Fd
 from vuproc.spec.vhost_user import FRONT_END
 from vuproc.testing.driver import Guest
 from vuproc.testing.serve import Served, serve
@@ -77,3 +82,66 @@ def test_a12_a_vmm_whose_backlog_is_full_is_tried_again(tmp_path: Path) -> None:
         with Guest(listening.accept()[0]) as guest:
             assert guest.do(0, [bytes(16)], [512, 1]).content[-1:] == b"\0"
     assert served.stop() == 0
+
+
+class PipeOptions(Options, kw_only=True):
+    fifo: str
+
+
+class Pipe(Device):
+    """Request "read" is answered by the kernel once the pipe has something, "keep" by the next."""
+
+    device_id = 42
+    options_type = PipeOptions
+    options: PipeOptions
+
+    def setup(self, queue: int) -> None:
+        self.kept: list[VirtioRequest] = []
+        # For writing, too: so that it has no end.
+        self.pipe = Fd(os.open(self.options.fifo, os.O_RDWR | os.O_CLOEXEC))
+
+    def uring_files(self, queue: int) -> Sequence[Fd]:
+        return (self.pipe,)
+
+    def handle(self, request: VirtioRequest) -> None:
+        for kept in self.kept:
+            kept.finish()
+        self.kept.clear()
+        if request.read() == b"read":
+            request.finish_preadv(self.pipe, 0, 4)
+        else:
+            request.defer()
+            self.kept.append(request)
+
+    def fail(self, request: VirtioRequest, error: BaseException) -> None:
+        request.write(type(error).__name__.encode())
+        request.finish()
+
+
+@contextmanager
+def piped(tmp_path: Path) -> Iterator[tuple[Served, int]]:
+    """A `Pipe` of two queues, and the pipe."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with Fd(os.open(fifo, os.O_RDWR | os.O_CLOEXEC)) as pipe:
+        with serve(Pipe, fifo=fifo, queues=2, file={"stall_timeout": 0.4}) as served:
+            yield served, pipe.fileno()
+
+
+def test_a12_a_request_that_io_uring_does_not_finish_has_its_worker_replaced(
+    tmp_path: Path,
+) -> None:
+    if not has_uring():
+        return
+    with piped(tmp_path) as (served, pipe), served.guest(queues=2) as guest:
+        kept = guest.submit(1, [b"keep"], [4])
+        token = guest.submit(0, [b"read"], [4])
+        served.wait_for_line("io_uring has not finished 1 request for 0.4 s", BOUND_S)
+        # An earlier attempt may take some of it in its last moments.
+        os.write(pipe, b"done" * 8)
+        assert guest.wait(token).content == b"done"
+        # What a device keeps is no stall, however long that is.
+        queues = ask(served.socket, Request("status"))["queues"]
+        assert [queue["restarts"] for queue in queues] == [1, 0]
+        guest.do(1, [b"read"], [4])
+        guest.wait(kept)

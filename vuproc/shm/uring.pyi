@@ -3,6 +3,8 @@ from typing import Protocol, final
 
 from typing_extensions import Buffer
 
+from vuproc.shm.counters import QueueCounters
+
 class HasFileno(Protocol):
     """What has a file descriptor."""
 
@@ -17,8 +19,14 @@ class Uring:
     (uring.pxd).
     """
 
-    def __init__(self, entries: int, files: Sequence[int | HasFileno]) -> None:
+    def __init__(
+        self,
+        entries: int,
+        files: Sequence[int | HasFileno],
+        counters: QueueCounters | None = None,
+    ) -> None:
         """Make a ring for `entries` (1 to 32768) transfers at a time between 1 to 4 open files.
+        What is in flight is counted in `counters`, by its age.
 
         The files are known by their index from then on, and stay open as long as the kernel works
         on them, whatever becomes of the descriptors. Raises `UringUnavailable` where the kernel, a

@@ -9,6 +9,9 @@ from libc.stdlib cimport abort, calloc, free, malloc
 from libc.string cimport memcpy
 from posix.uio cimport iovec
 
+from vuproc.shm.atomics cimport vu_load_relaxed64
+from vuproc.shm.counters cimport EPOCHS, QueueCounters, add
+
 from os import strerror
 
 from vuproc.errors import UringUnavailable
@@ -56,13 +59,15 @@ cdef enum:
 cdef uint64_t CANCELLED = <uint64_t>-1
 """What the answer to a request for an end is known by; transfers are known by their number."""
 
+assert EPOCHS < 9, "Uring.unseen has room for so many, and for the epoch"
+
 
 @cython.final
 @cython.no_gc
 cdef class Uring:
     """Transfers by io_uring: begun without a system call, submitted together, taken back later."""
 
-    def __cinit__(self, Py_ssize_t entries, object files):
+    def __cinit__(self, Py_ssize_t entries, object files, QueueCounters counters=None):
         cdef uint32_t size = 1
         cdef int failure, count = 0
         if not 0 < entries <= MAX_ENTRIES:
@@ -89,6 +94,14 @@ cdef class Uring:
         self.entries = size
         self.free = self.waiting = self.waiting_last = size
         self.buffers = {}
+        self.counters = counters
+        self.epoch = &self.unseen[EPOCHS]
+        self.handed = &self.unseen[0]
+        if counters is not None:
+            # SAFETY: the block is there as long as its owner, which we keep, is not released, and a
+            # worker releases none.
+            self.epoch = &counters.block.epoch
+            self.handed = &counters.block.handed[0]
 
     def __dealloc__(self):
         # Before its owner can let go of the memory.
@@ -146,6 +159,8 @@ cdef class Uring:
         transfer.tag = tag
         transfer.busy = True
         self.in_flight += 1
+        transfer.epoch = vu_load_relaxed64(self.epoch) % EPOCHS
+        add(self.handed + transfer.epoch, 1)
         self.push_or_queue(slot)
         return 0
 
@@ -257,6 +272,7 @@ cdef class Uring:
             transfer.next = self.free
             self.free = slot
             self.in_flight -= 1
+            add(self.handed + transfer.epoch, <uint64_t>-1)
         if again:
             answer = self.submit()
             if answer < 0:

@@ -99,6 +99,7 @@ class Worker:
         for index in queues:
             own = None if counters is None else QueueCounters(counters, index)
             if own is not None:
+                own.hand_none()
                 self._counters.append(own)
             self._queues[index] = Queue(
                 index,

@@ -173,7 +173,7 @@ class Queue:
         try:
             held = witness.hold(record, *extent)
             try:
-                return Uring(command.size, [*files, held])
+                return Uring(command.size, [*files, held], self._counters)
             finally:
                 held.close()
         except (UringUnavailable, OSError) as error:

@@ -1,33 +1,37 @@
 """Finds workers that are at work and do not get on with it.
 
 A worker keeps two words in its counters' block: which request it is serving (0: none), and a
-heartbeat that advances with every request. The master looks at them now and then; nobody is woken.
+heartbeat that advances with every request. What it has given to io_uring it counts by the *epoch* in
+which that was, a word that the master advances with each look. The master looks at them now and
+then; nobody is woken, and nobody looks at a clock for a request.
+
+What a device keeps on purpose, such as buffers for packets to come, is neither.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 
-from vuproc.shm.counters import CountersSnapshot
+from vuproc.shm.counters import QueueCounters
 from vuproc.workers.crew import Crew
 
 LOOKS = 4
-"""Looks within one timeout: a stall is seen at most a quarter of it too late."""
+"""Looks within one timeout: a stall is seen at most a quarter of it too late. Fewer than the epochs
+that are told apart.
+"""
 
 
 class StallWatch:
     """Looks after the workers of `crew`. `timeout_s` 0: never.
 
-    `snapshot(queue)` reads a queue's counters.
+    `counters[i]` are those of queue i.
     """
 
-    def __init__(
-        self, timeout_s: float, crew: Crew, snapshot: Callable[[int], CountersSnapshot]
-    ) -> None:
+    def __init__(self, timeout_s: float, crew: Crew, counters: Sequence[QueueCounters]) -> None:
         self.timeout_s = timeout_s
         self._crew = crew
-        self._snapshot = snapshot
+        self._counters = counters
         self._seen: dict[int, tuple[tuple[int, int, int], float]] = {}
         self._look_at = time.monotonic()
 
@@ -44,22 +48,31 @@ class StallWatch:
         for seat in self._crew.seats:
             if seat.worker is None:
                 continue
-            for queue in seat.queues:
-                head = self._stuck(queue, seat.worker.pid, now)
-                if head is not None:
-                    cause = f"queue {queue}: no progress for {self.timeout_s:g} s with head {head}"
-                    self._crew.died(seat, cause)
-                    break
+            causes = [self._stuck(queue, seat.worker.pid, now) for queue in seat.queues]
+            cause = next(filter(None, causes), None)
+            if cause is not None:
+                self._crew.died(seat, cause)
 
     def close(self) -> None:
         """Nothing to give back."""
 
-    def _stuck(self, queue: int, pid: int, now: float) -> int | None:
-        """The head of the request that holds the queue up, or None if it gets on."""
-        counters = self._snapshot(queue)
-        state = (pid, counters.busy, counters.heartbeat)
+    def _stuck(self, queue: int, pid: int, now: float) -> str | None:
+        """Why the queue's worker does not get on, or None if it does."""
+        counters = self._counters[queue]
+        counters.advance()
+        waiting = counters.handed_since(LOOKS + 1)
+        if waiting:
+            plural = "s" * (waiting > 1)
+            return (
+                f"queue {queue}: io_uring has not finished {waiting} request{plural} "
+                f"for {self.timeout_s:g} s"
+            )
+        seen = counters.snapshot()
+        state = (pid, seen.busy, seen.heartbeat)
         before, since = self._seen.get(queue, (None, now))
-        if counters.busy == 0 or state != before:
+        if seen.busy == 0 or state != before:
             self._seen[queue] = (state, now)
             return None
-        return counters.busy - 1 if now - since >= self.timeout_s else None
+        if now - since < self.timeout_s:
+            return None
+        return f"queue {queue}: no progress for {self.timeout_s:g} s with head {seen.busy - 1}"
