@@ -17,13 +17,14 @@ from enum import IntEnum
 from functools import partial
 from typing import Protocol
 
-from vuproc import effects
+from vuproc import effects, traffic
 from vuproc.backend_channel import CLOSED, BackendChannel
 from vuproc.chronicle import CONNECTION, Chronicle, Lost, Resumed
 from vuproc.effects import EffectFailed
 from vuproc.errors import CloseConnection, ConnectionBroken, Disconnected
 from vuproc.estate import Estate
 from vuproc.fd import Fd
+from vuproc.hint_names import SHARE_MEMORY
 from vuproc.listener import Source
 from vuproc.resume import Decision
 from vuproc.session import Offer, Session, Step
@@ -75,6 +76,7 @@ class Connection:
         self.receiver = chronicle.receiver
         self.since = time.monotonic()
         self.spoken = False
+        self.doubted = False
         self.channel: BackendChannel | None = None
 
 
@@ -401,6 +403,23 @@ class Master:
 
         `begun`: as many of its effects had been begun when a predecessor died.
         """
+        if not log.isEnabledFor(logging.DEBUG):
+            self._apply(connection, message, begun)
+            return
+        told, answer = traffic.message_line(message), "connection closed"
+        started = time.monotonic()
+        try:
+            applied = self._apply(connection, message, begun)
+            answer = traffic.answer_line(message, *applied)
+        finally:
+            log.debug("%s -> %s (%.2f ms)", told, answer, (time.monotonic() - started) * 1000)
+
+    def _apply(
+        self, connection: Connection, message: Message, begun: int
+    ) -> tuple[bytes | None, int, str]:
+        """Carry a message out and begin to answer it; for the log, the answer, how many descriptors
+        it has, and why the message was refused.
+        """
         step = connection.session.handle(message)
         results: list[object] = []
         for number, effect in enumerate(step.effects, 1):
@@ -410,11 +429,6 @@ class Master:
             results.append(self._perform(connection, effect))
             if isinstance(results[-1], EffectFailed):
                 break
-        self._finish(connection, message, step, results)
-
-    def _finish(
-        self, connection: Connection, message: Message, step: Step, results: list[object]
-    ) -> None:
         try:
             reply = step.finish(results)
         finally:
@@ -422,8 +436,12 @@ class Master:
             self.crew.settled(undone=undone)
             if step.refused is not None:
                 log.warning("refused %s: %s", message.name, step.refused)
+            if step.doubt and not connection.doubted:
+                connection.doubted = True
+                log.warning("%s: %s", step.doubt, SHARE_MEMORY)
         fds = step.take_reply_fds()
         connection.chronicle.applied(connection.session, self.crew, reply, fds)
+        return reply, len(fds), step.refused or ""
 
     def _perform(self, connection: Connection, effect: effects.Effect) -> object:
         if isinstance(effect, effects.SetBackendChannel):

@@ -74,8 +74,8 @@ PROTOCOL_FEATURES = (
     | ProtocolFeature.CONFIGURE_MEM_SLOTS
     | ProtocolFeature.STATUS
 )
-"""CONFIG is offered by devices without a configuration space too: front-ends such as libblkio ask
-for it.
+"""What every device offers, but CONFIG for one without a configuration space: QEMU has no use for
+it there, and warns.
 """
 
 
@@ -169,7 +169,7 @@ class _Service:
 
         offer = Offer(
             features=int(RING_FEATURES) | device.offered_features(),
-            protocol_features=int(PROTOCOL_FEATURES),
+            protocol_features=_protocol_features(len(config)),
             num_queues=device.num_queues(),
             queue_size=device.queue_size(),
             config_size=len(config),
@@ -303,6 +303,11 @@ class _Service:
             shared.close()
             self._estate.keep(f"{SHARED}{name}", owners[name])
         return owners
+
+
+def _protocol_features(config_size: int) -> int:
+    """What a device with so many bytes of configuration space offers."""
+    return int(PROTOCOL_FEATURES if config_size else PROTOCOL_FEATURES & ~ProtocolFeature.CONFIG)
 
 
 def _summary(groups: Sequence[tuple[int, ...]]) -> str:

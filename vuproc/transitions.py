@@ -54,6 +54,9 @@ from vuproc.state import Offer, State, extra_bits
 CONFIG_FLAGS_MAX = 3
 """SET_CONFIG: 0 and 1 are QEMU's kinds of write; rust-vmm calls them 1 and 2 and may set both."""
 
+NO_MEMORY = "vring {} is set up, but the front-end has shared no guest memory"
+"""Why a ring waits; takes its index."""
+
 Fields = Mapping[str, Any]
 Fds = tuple[Fd, ...]
 Answer = Callable[[State, Sequence[object]], bytes]
@@ -64,12 +67,14 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 
     `rebased`: the rings whose base becomes the result of their StopRing. `answer`: makes the
     message's own reply from the new state and the effects' results; None: only an ack, if any.
+    `doubt`: why nothing will come of it, unless the front-end does what few do later than this.
     """
 
     state: State
     effects: tuple[Effect, ...] = ()
     rebased: tuple[int, ...] = ()
     answer: Answer | None = None
+    doubt: str = ""
 
 
 Handler = Callable[[State, Offer, Fields, Fds], Change]
@@ -102,7 +107,8 @@ def _start_if_ready(state: State, ring: Ring, *, base_needed: bool = True) -> Ch
     """
     ready = ring.placed and not ring.started and (ring.base_known or not base_needed)
     if not (ready and state.regions and ring.addresses is not None):
-        return Change(state=state.with_ring(ring))
+        doubt = NO_MEMORY.format(ring.index) if ready and not state.regions else ""
+        return Change(state=state.with_ring(ring), doubt=doubt)
     ring.addresses.check_covered(state.regions, ring.size)
     record = state.inflight.record(ring.index, ring.size) if state.inflight else None
     ring = replace(ring, started=True, inflight=record)

@@ -41,6 +41,7 @@ from vuproc.control import (
 )
 from vuproc.errors import VuprocError
 from vuproc.fd import Fd
+from vuproc.traffic import CommandLog
 from vuproc.workers import main, nursery
 
 log = logging.getLogger("vuproc.worker")
@@ -166,6 +167,7 @@ class WorkerProcess:
         self._on_command = on_command
         self._channel: MasterChannel = master_end(ours)
         self._serial = 0
+        self._log = CommandLog()
         self._assigned: int | None = None
         with theirs:
             self._process = forkserver.start(theirs, "vuproc-worker")
@@ -239,6 +241,7 @@ class WorkerProcess:
         """Send one command and return its serial for `wait`. Raises `WorkerLost`."""
         self._serial += 1
         numbered = control.numbered(command, self._serial)
+        self._log.posted(self._serial, command, fds)
         try:
             self._channel.send(numbered, fds)
         except ChannelError as error:
@@ -287,12 +290,19 @@ class WorkerProcess:
                 return None
             report, _ = received
             if isinstance(report, Done | Failed):
+                answer = report.reason if isinstance(report, Failed) else report.value
+                self._log.answered(self._name, report.serial, answer)
                 return report
             if isinstance(report, RingBroken) and report.queue not in self.queues:
                 raise self._lost(f"reported queue {report.queue}, which is not its own")
             self._on_report(report)
 
+    @property
+    def _name(self) -> str:
+        return f"worker {self.pid} of {name_queues(self.queues)}"
+
     def _lost(self, cause: str) -> WorkerLost:
+        self._log.lost(self._name, cause)
         return WorkerLost(self.queues, self.pid, cause)
 
     def kill(self) -> bool:
