@@ -105,7 +105,9 @@ class Master:
         # number that its successor's got.
         self._selector = selectors.PollSelector()
         self._connection: Connection | None = None
-        self._listening = False
+        self._on_source: Callable[[], None] | None = None
+        """What a front-end at the listening socket leads to; None: nobody polls that."""
+        self._other_waits = False
         self._next_accept = 0.0
         self._watched: dict[Seat | Standby, tuple[int, ...]] = {}
         self._chores: list[Chore] = []
@@ -133,6 +135,11 @@ class Master:
     def session(self) -> Session | None:
         """The session of the front-end that is connected."""
         return None if self._connection is None else self._connection.session
+
+    @property
+    def other_waits(self) -> bool:
+        """Whether a front-end waits for the one that is connected to leave."""
+        return self._other_waits
 
     def on_signal(self, number: signal.Signals, action: Callable[[], None]) -> None:
         """Have a signal lead to something else than our end. Before `run`."""
@@ -228,7 +235,7 @@ class Master:
         for chore in self._chores:
             chore.tend()
         self._watch_crew()
-        if self._connection is None and not self._listening:
+        if self._connection is None and self._on_source is None:
             self._accept()
 
     def _patience(self) -> float | None:
@@ -238,7 +245,7 @@ class Master:
         waits.extend(due for chore in self._chores if (due := chore.due()) is not None)
         connection = self._connection
         if connection is None:
-            if not self._listening:
+            if self._on_source is None:
                 waits.append(self._next_accept - now)
         else:
             limit = self._limit(connection)
@@ -266,23 +273,32 @@ class Master:
     # Connections.
 
     def _arm_source(self) -> None:
-        """Poll the listening socket only while nobody is served, so that a waiting front-end cannot
-        spin us.
+        """Poll the listening socket for a front-end to serve; while one is served, for the first
+        other one, which is noted. Those that wait cannot spin us.
         """
-        wanted = self._source.fileno() if self._connection is None else None
-        if wanted is not None and not self._listening:
-            self._selector.register(wanted, selectors.EVENT_READ, self._accept)
-            self._listening = True
-        elif wanted is None and self._listening:
-            number = self._source.fileno()
-            assert number is not None
+        wanted: Callable[[], None] | None = self._accept
+        if self._connection is not None:
+            wanted = None if self._other_waits else self._note_other
+        number = self._source.fileno()
+        if number is None or wanted == self._on_source:
+            return
+        if self._on_source is not None:
             self._selector.unregister(number)
-            self._listening = False
+        if wanted is not None:
+            self._selector.register(number, selectors.EVENT_READ, wanted)
+        self._on_source = wanted
+
+    def _note_other(self) -> None:
+        self._other_waits = True
+        log.warning(
+            "another front-end waits: one is served at a time, and this one goes first. For a "
+            "hand-over between two VMMs (QEMU's cpr-transfer) start a second vuproc"
+        )
 
     def _accept(self) -> None:
         if self._connection is not None or self._phase >= Phase.STOPPING:
             return
-        if not self._listening and time.monotonic() < self._next_accept:
+        if self._on_source is None and time.monotonic() < self._next_accept:
             return
         sock = self._source.accept()
         if sock is None:
@@ -486,6 +502,7 @@ class Master:
             if isinstance(result, EffectFailed):
                 log.warning("%s at disconnect: %s", type(effect).__name__, result.reason)
         self._connection = None
+        self._other_waits = False
         self.crew.settled(undone=False)
         self.crew.detach()
         self._close_channel(connection)

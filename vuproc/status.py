@@ -37,12 +37,16 @@ class Status(msgspec.Struct, kw_only=True):
     started: float
     upgrade: str
     connected: bool
+    waiting: bool = False
+    """Another front-end waits for the connected one to leave."""
     standby: int | None
     queues: list[QueueStatus]
 
     def table(self) -> str:
         """The same for people."""
         state = "connected" if self.connected else "no front-end"
+        if self.waiting:
+            state += ", another front-end waits"
         lines = [f"{self.device}: master {self.pid}, {state}, standby {self.standby or '-'}"]
         lines.append(f"queue {'state':9} {'worker':>8} {'restarts':>8} {'requests':>12}  cause")
         for queue in self.queues:
