@@ -79,7 +79,7 @@ def _qemu(target: Target) -> str:
             "# To survive a restart of vuproc, append ,reconnect=1 to -chardev "
             "(QEMU 9.2 and later: ,reconnect-ms=1000)."
         )
-    return "\n".join(lines + _qemu_notes(target))
+    return "\n".join([*lines, *_qemu_notes(target), _larger_queues(target)])
 
 
 def _qemu_flags(target: Target) -> list[tuple[str, str]]:
@@ -341,6 +341,13 @@ def _must_listen(target: Target, client: str) -> None:
         raise HintError(
             f"{client} connects to a listening device: set mode: server in the device file"
         )
+
+
+def _larger_queues(target: Target) -> str:
+    return (
+        f"# Queues of more than {target.queue_size} entries are refused, and the guest then hangs "
+        "in its probe: raise queue_size in the device file for them."
+    )
 
 
 def _key_value(client: str, path: str) -> str:

@@ -108,6 +108,7 @@ class Master:
         self._on_source: Callable[[], None] | None = None
         """What a front-end at the listening socket leads to; None: nobody polls that."""
         self._other_waits = False
+        self._ended = ""
         self._next_accept = 0.0
         self._watched: dict[Seat | Standby, tuple[int, ...]] = {}
         self._chores: list[Chore] = []
@@ -140,6 +141,11 @@ class Master:
     def other_waits(self) -> bool:
         """Whether a front-end waits for the one that is connected to leave."""
         return self._other_waits
+
+    @property
+    def ended(self) -> str:
+        """Why we ended the last connection; "" if its front-end did."""
+        return self._ended
 
     def on_signal(self, number: signal.Signals, action: Callable[[], None]) -> None:
         """Have a signal lead to something else than our end. Before `run`."""
@@ -341,7 +347,7 @@ class Master:
         try:
             self._go_on(connection, resumed)
         except (Disconnected, ConnectionBroken, CloseConnection) as error:
-            self._disconnect(str(error))
+            self._disconnect(str(error), ours=not isinstance(error, Disconnected))
 
     def _go_on(self, connection: Connection, resumed: Resumed) -> None:
         state = resumed.session.state
@@ -376,7 +382,7 @@ class Master:
             self._ready()  # whoever waits says that it was for too long
         elif self._somebody_waits():
             # Silence is a right, but not at the expense of a front-end that waits.
-            self._disconnect(f"silent for {SILENCE_DEADLINE:g} s while another waits")
+            self._disconnect(f"silent for {SILENCE_DEADLINE:g} s while another waits", ours=True)
         else:
             connection.since = time.monotonic()
 
@@ -412,7 +418,7 @@ class Master:
                 connection.spoken = True
                 self._handle(connection, connection.chronicle.take(message))
             except (Disconnected, ConnectionBroken, CloseConnection) as error:
-                self._disconnect(str(error))
+                self._disconnect(str(error), ours=not isinstance(error, Disconnected))
 
     def _handle(self, connection: Connection, message: Message, *, begun: int = 0) -> None:
         """One message, applied fully before the next is read.
@@ -491,12 +497,18 @@ class Master:
             connection.channel.close()
             connection.channel = None
 
-    def _disconnect(self, reason: str) -> None:
-        """End the connection: stop rings, drop guest memory, close descriptors."""
+    def _disconnect(self, reason: str, *, ours: bool = False) -> None:
+        """End the connection: stop rings, drop guest memory, close descriptors.
+
+        `ours`: not the front-end has ended it, and it may have no way to tell its user why.
+        """
         connection = self._connection
         if connection is None:
             return
-        log.info("front-end disconnected: %s", reason)
+        log.log(
+            logging.WARNING if ours else logging.INFO, "front-end disconnected: %s", reason
+        )
+        self._ended = reason if ours else ""
         for effect in connection.session.close():
             result = self.crew.perform(effect)
             if isinstance(result, EffectFailed):

@@ -54,6 +54,11 @@ from vuproc.state import Offer, State, extra_bits
 CONFIG_FLAGS_MAX = 3
 """SET_CONFIG: 0 and 1 are QEMU's kinds of write; rust-vmm calls them 1 and 2 and may set both."""
 
+LARGER_QUEUES = (
+    "raise queue_size in the device file, or have the VMM's device take queues of {0} entries "
+    "(QEMU: queue-size={0})"
+)
+"""What to do about a ring that is too large; takes the device's queue_size."""
 NO_MEMORY = "vring {} is set up, but the front-end has shared no guest memory"
 """Why a ring waits; takes its index."""
 
@@ -246,7 +251,7 @@ def _set_vring_num(state: State, offer: Offer, fields: Fields, fds: Fds) -> Chan
     if num == 0 or num & (num - 1):
         raise MessageRefused(f"ring size {num} is not a power of two")
     if num > limit:
-        raise MessageRefused(f"ring size {num} is above {limit}")
+        raise MessageRefused(f"ring size {num} is above {limit}; {LARGER_QUEUES.format(limit)}")
     _refuse_if_running(ring, "the size")
     return _reconfigured(state, ring, size=num)
 
@@ -368,6 +373,8 @@ def _get_inflight_fd(state: State, offer: Offer, fields: Fields, fds: Fds) -> Ch
     """Nothing of it stays here: the front-end hands the region back by SET_INFLIGHT_FD."""
     num_queues, queue_size = fields["num_queues"], fields["queue_size"]
     limit = min(offer.queue_size, QUEUE_SIZE_MAX)
+    if queue_size > limit:
+        raise MessageRefused(f"queue size {queue_size} is above {limit}; {LARGER_QUEUES.format(limit)}")
     check_extent(num_queues, queue_size, queues_max=offer.num_queues, size_max=limit)
 
     def answer(after: State, results: Sequence[object]) -> bytes:
