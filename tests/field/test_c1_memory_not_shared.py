@@ -6,18 +6,27 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.workers.scripted import Scripted
+from vuproc import Device, Request
 from vuproc.spec.virtio import Status
 from vuproc.testing.driver import Guest
 from vuproc.testing.errors import Refused
+from vuproc.testing.memory import Ram
 from vuproc.testing.serve import Served, serve
 
+BOUND_S = 20.0
 FLAGS = ("memory-backend-memfd", "share=on", "<access mode='shared'/>", "shared=on", "crosvm")
+
+
+class Greeter(Device):
+    device_id = 42
+
+    def handle(self, request: Request) -> None:
+        request.write(b"hello")
 
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[Served]:
-    with serve(Scripted, queues=2) as made:
+    with serve(Greeter, queues=2) as made:
         yield made
 
 
@@ -49,7 +58,7 @@ def test_c1_a_front_end_that_shares_no_memory_is_told_of_in_the_log_once(served:
         assert "vring 0" in line and all(flag in line for flag in FLAGS), line
         # Late is not never.
         guest.front_end.set_memory(guest.ram.regions)
-        assert guest.do(0, [b"echo hello"], [64]).content == b"hello"
+        assert guest.do(0, in_=[64]).content == b"hello"
     after = len(served.lines)
     with without_memory(served) as guest:
         with pytest.raises(Refused):
@@ -68,4 +77,42 @@ def test_c1_a_front_end_that_asks_is_told_that_its_rings_have_no_memory(served: 
         guest.front_end.set_memory(guest.ram.regions)
         guest.kick_queue(queue)
         guest.enable_queue(0)
-        assert guest.do(0, [b"echo hello"], [64]).content == b"hello"
+        assert guest.do(0, in_=[64]).content == b"hello"
+
+
+def test_c1_memory_that_came_as_a_copy_is_told_of_once_the_driver_has_kicked(
+    served: Served,
+) -> None:
+    """As QEMU's memory-backend-file with share=off: the file is passed, the guest writes elsewhere.
+
+    QEMU kicks once by itself when it starts a ring, which says nothing.
+    """
+    after = len(served.lines)
+    copy = Ram(16 << 20)
+    with served.guest(start=False) as guest:
+        guest.front_end.negotiate()
+        guest.front_end.set_memory(copy.regions)
+        copy.close()
+        queue = guest.start_queue(0)
+        queue.kick()
+        guest.stop_queue(0)
+        guest.kick_queue(queue)
+        assert warnings(served, after) == []
+        guest.submit(0, in_=[64])
+        queue.kick()
+        line = served.wait_for_line("nothing in its ring", BOUND_S, after=after)
+        assert all(flag in line for flag in FLAGS)
+        guest.stop_queue(0)
+        assert len(warnings(served, after)) == 1
+
+
+def test_c1_kicks_for_what_is_there_are_no_reason_for_doubt(served: Served) -> None:
+    after = len(served.lines)
+    with served.guest() as guest:
+        for _ in range(3):
+            assert guest.do(0, in_=[64]).content == b"hello"
+            guest.queues[0].kick()
+            guest.stop_queue(0)
+            guest.queues[0].kick()
+            guest.start_queue(0)
+    assert warnings(served, after) == []
