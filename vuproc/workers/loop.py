@@ -319,6 +319,7 @@ class Worker:
             self._unwatch_queue(queue)
             queue.drop()
             queue.enabled = False
+            queue.told_untouched = False
         self._memory = GuestMemory()
         self._features = 0
         self._hook(self._device.reset)

@@ -79,6 +79,8 @@ class Queue:
         """Readable while io_uring has completed something; -1: there is no io_uring."""
         self.failures_seen = 0
         """Those of its failures that have been looked at."""
+        self.told_untouched = False
+        """This front-end's memory was found to be a copy, and that was logged."""
         self._device = device
         self._counters = counters
         self._chain_limit = chain_limit
@@ -292,7 +294,8 @@ class Queue:
         if self._kicks_left > 0:
             # A pipe carries one each, an eventfd the number of them.
             self._kicks_left -= int.from_bytes(data, sys.byteorder) or 1
-            if self._kicks_left <= 0 and self._is_untouched():
+            if self._kicks_left <= 0 and self._is_untouched() and not self.told_untouched:
+                self.told_untouched = True
                 log.warning(
                     "queue %d: the driver has kicked, but there is nothing in its ring: the guest "
                     "memory that came from the front-end is probably not shared with it; %s",
