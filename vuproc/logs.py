@@ -15,8 +15,7 @@ class RateLimit(logging.Filter):
     """Lets `BURST` records from one line of code through each `PERIOD_S`, then says how many it
     held back.
 
-    A hostile front-end or driver decides how often a line is logged, so every line is limited but those of
-    `log_level: debug`.
+    A hostile front-end or driver decides how often a line is logged, so every line is limited.
     """
 
     def __init__(self) -> None:

@@ -27,7 +27,7 @@ from vuproc.fd import Fd
 from vuproc.hint_names import SHARE_MEMORY
 from vuproc.listener import Source
 from vuproc.resume import Decision
-from vuproc.session import Offer, Session, Step
+from vuproc.session import Offer, Session
 from vuproc.signals import Signals
 from vuproc.spec.vhost_user import ProtocolFeature
 from vuproc.systemd import HasFileno
@@ -505,9 +505,7 @@ class Master:
         connection = self._connection
         if connection is None:
             return
-        log.log(
-            logging.WARNING if ours else logging.INFO, "front-end disconnected: %s", reason
-        )
+        log.log(logging.WARNING if ours else logging.INFO, "front-end disconnected: %s", reason)
         self._ended = reason if ours else ""
         for effect in connection.session.close():
             result = self.crew.perform(effect)

@@ -48,8 +48,9 @@ class Step:
     """One message on its way: effects to be carried out, then `finish` exactly once.
 
     `refused` is the reason if the message fails, for the log; it is known at the latest when
-    `finish` has returned or raised. `doubt` says why nothing will come of it so far. `reply_fds` go with the reply which `finish` returns; they are
-    the step's until `take_reply_fds`; whoever does not take them calls `close_reply_fds`.
+    `finish` has returned or raised. `doubt` says why nothing will come of it so far. `reply_fds` go
+    with the reply which `finish` returns; they are the step's until `take_reply_fds`, and whoever
+    does not take them calls `close_reply_fds`.
     """
 
     def __init__(self, session: Session, message: Message, change: Change | None) -> None:

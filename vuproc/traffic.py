@@ -116,8 +116,8 @@ def _value(value: object) -> str:
         case Mapping():
             return f"({fields_line(value)})"
         case list() | tuple():
-            shown = [_value(item) for item in value[:ITEMS_SHOWN]]
+            items = [_value(item) for item in value[:ITEMS_SHOWN]]
             more = len(value) - ITEMS_SHOWN
-            return f"[{', '.join(shown + [f'and {more} more'] * (more > 0))}]"
+            return f"[{', '.join(items + [f'and {more} more'] * (more > 0))}]"
         case _:
             return repr(value)

@@ -374,7 +374,8 @@ def _get_inflight_fd(state: State, offer: Offer, fields: Fields, fds: Fds) -> Ch
     num_queues, queue_size = fields["num_queues"], fields["queue_size"]
     limit = min(offer.queue_size, QUEUE_SIZE_MAX)
     if queue_size > limit:
-        raise MessageRefused(f"queue size {queue_size} is above {limit}; {LARGER_QUEUES.format(limit)}")
+        advice = LARGER_QUEUES.format(limit)
+        raise MessageRefused(f"queue size {queue_size} is above {limit}; {advice}")
     check_extent(num_queues, queue_size, queues_max=offer.num_queues, size_max=limit)
 
     def answer(after: State, results: Sequence[object]) -> bytes:

@@ -119,12 +119,12 @@ class Pipe(Device):
 
 
 @contextmanager
-def piped(tmp_path: Path) -> Iterator[tuple[Served, int]]:
+def piped(tmp_path: Path, stall_timeout: float = 0.4) -> Iterator[tuple[Served, int]]:
     """A `Pipe` of two queues, and the pipe."""
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     with Fd(os.open(fifo, os.O_RDWR | os.O_CLOEXEC)) as pipe:
-        with serve(Pipe, fifo=fifo, queues=2, file={"stall_timeout": 0.4}) as served:
+        with serve(Pipe, fifo=fifo, queues=2, file={"stall_timeout": stall_timeout}) as served:
             yield served, pipe.fileno()
 
 
@@ -145,3 +145,15 @@ def test_a12_a_request_that_io_uring_does_not_finish_has_its_worker_replaced(
         assert [queue["restarts"] for queue in queues] == [1, 0]
         guest.do(1, [b"read"], [4])
         guest.wait(kept)
+
+
+def test_a12_what_io_uring_never_finishes_is_failed_after_three_workers(tmp_path: Path) -> None:
+    if not has_uring():
+        return
+    with piped(tmp_path, stall_timeout=0.2) as (served, pipe), served.guest(queues=2) as guest:
+        token = guest.submit(0, [b"read"], [32])
+        assert guest.wait(token).content == b"RequestAbandoned"
+        served.wait_for_line("3 workers died over it", BOUND_S)
+        # The queue goes on.
+        os.write(pipe, b"done" * 8)
+        assert guest.do(0, [b"read"], [4]).content == b"done"

@@ -13,8 +13,8 @@ import pytest
 
 from tests.workers.scripted import Scripted
 from vuproc import Device, Request
-from vuproc.admin import ask
 from vuproc.admin import Request as Ask
+from vuproc.admin import ask
 from vuproc.signals import ECHO_S
 from vuproc.testing.serve import START_TIMEOUT, Served, serve
 from vuproc.workers.crew import STOP_DEADLINE

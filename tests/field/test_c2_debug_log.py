@@ -44,7 +44,9 @@ def test_c2_each_message_and_each_command_is_one_line() -> None:
         find(served, r"SET_VRING_NUM index=0 num=3 NEED_REPLY fds=\[\] -> value=1, " + refused)
         find(served, r"GET_VRING_BASE index=0 num=0 .*-> index=0 num=1" + MS)
         worker = r"DEBUG: worker \d+ of queue 0: "
-        find(served, worker + r"StartRing queue=0 size=128 .*fds=\[\d+ file, \d+ eventfd.*-> 0" + MS)
+        find(
+            served, worker + r"StartRing queue=0 size=128 .*fds=\[\d+ file, \d+ eventfd.*-> 0" + MS
+        )
         find(served, worker + r"StopRing queue=0 fds=\[\] -> 1" + MS)
         # All of them, however many there are of a kind.
         assert sum("GET_STATUS" in line for line in served.lines) >= 50

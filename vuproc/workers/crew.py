@@ -120,9 +120,13 @@ class Crew:
         worker = self._start_worker(self._report)
         # In one store, as `abandon` may come at any instruction.
         self._workers = (*(old for old in self._workers if not old.closed), worker)
+        self._kill_if_abandoned(worker)
+        return worker
+
+    def _kill_if_abandoned(self, worker: WorkerProcess) -> None:
+        """That may have come while the process was being started."""
         if self._abandoned:
             worker.kill()
-        return worker
 
     def wind_down(self) -> None:
         """Our end begins: no worker is replaced any more."""

@@ -268,6 +268,8 @@ class Worker:
                 base = self._queue(index).stop()
                 self._hook(self._device.ring_stopped, index)
                 return base
+            case control.BlameUring(queue=index, looks=looks):
+                return self._queue(index).blame(looks)
             case control.EnableRing(queue=index, enabled=enabled):
                 self._queue(index).set_enabled(enabled)
             case control.SetKick(queue=index):

@@ -344,6 +344,12 @@ class Queue:
         collected = self._ring.collect(self._on_error)
         return collected + self._ring.publish()
 
+    def blame(self, looks: int) -> int:
+        """As `Ring.blame`, for what io_uring has; 0 if there is none."""
+        if self._ring is None or self._uring is None:
+            return 0
+        return self._ring.blame(self._uring, looks)
+
     def submit(self) -> bool:
         """False if io_uring cannot take all that was begun just now: call again soon."""
         uring = self._uring

@@ -1,8 +1,8 @@
 """Finds workers that are at work and do not get on with it.
 
 A worker keeps two words in its counters' block: which request it is serving (0: none), and a
-heartbeat that advances with every request. What it has given to io_uring it counts by the *epoch* in
-which that was, a word that the master advances with each look. The master looks at them now and
+heartbeat that advances with every request. What it has given to io_uring it counts by the *epoch*
+in which that was, a word that the master advances with each look. The master looks at them now and
 then; nobody is woken, and nobody looks at a clock for a request.
 
 What a device keeps on purpose, such as buffers for packets to come, is neither.
@@ -10,16 +10,24 @@ What a device keeps on purpose, such as buffers for packets to come, is neither.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 
+from vuproc import control
 from vuproc.shm.counters import QueueCounters
 from vuproc.workers.crew import Crew
+from vuproc.workers.supervise import WorkerLost, WorkerProcess, WorkerRefused
+
+log = logging.getLogger("vuproc.master")
 
 LOOKS = 4
 """Looks within one timeout: a stall is seen at most a quarter of it too late. Fewer than the epochs
 that are told apart.
 """
+
+BLAME_DEADLINE_S = 0.5
+"""Seconds a worker has to note what it is killed for."""
 
 
 class StallWatch:
@@ -46,9 +54,14 @@ class StallWatch:
             return
         self._look_at = now + self.timeout_s / LOOKS
         for seat in self._crew.seats:
-            if seat.worker is None:
+            worker = seat.worker
+            if worker is None:
                 continue
-            causes = [self._stuck(queue, seat.worker.pid, now) for queue in seat.queues]
+            # Every queue is looked at, for each look moves its epoch on.
+            causes = [
+                self._overdue(queue, worker) or self._stuck(queue, worker.pid, now)
+                for queue in seat.queues
+            ]
             cause = next(filter(None, causes), None)
             if cause is not None:
                 self._crew.died(seat, cause)
@@ -56,18 +69,29 @@ class StallWatch:
     def close(self) -> None:
         """Nothing to give back."""
 
-    def _stuck(self, queue: int, pid: int, now: float) -> str | None:
-        """Why the queue's worker does not get on, or None if it does."""
+    def _overdue(self, queue: int, worker: WorkerProcess) -> str | None:
+        """What io_uring does not finish, for which the worker is to blame those requests; or None.
+
+        A request that costs three workers is failed without being run again, as any other.
+        """
         counters = self._counters[queue]
         counters.advance()
         waiting = counters.handed_since(LOOKS + 1)
-        if waiting:
-            plural = "s" * (waiting > 1)
-            return (
-                f"queue {queue}: io_uring has not finished {waiting} request{plural} "
-                f"for {self.timeout_s:g} s"
-            )
-        seen = counters.snapshot()
+        if not waiting:
+            return None
+        try:
+            worker.call(control.BlameUring(queue=queue, looks=LOOKS + 1), timeout=BLAME_DEADLINE_S)
+        except (WorkerLost, WorkerRefused) as error:
+            log.warning("%s", error)
+        plural = "s" * (waiting > 1)
+        return (
+            f"queue {queue}: io_uring has not finished {waiting} request{plural} "
+            f"for {self.timeout_s:g} s"
+        )
+
+    def _stuck(self, queue: int, pid: int, now: float) -> str | None:
+        """Why the queue's worker does not get on with a request, or None if it does."""
+        seen = self._counters[queue].snapshot()
         state = (pid, seen.busy, seen.heartbeat)
         before, since = self._seen.get(queue, (None, now))
         if seen.busy == 0 or state != before:
