@@ -80,9 +80,11 @@ class Signals:
             return []
 
     def close(self) -> None:
-        """Signals do again what they did before."""
+        """Our end has come: what asks for it is ignored, and has nothing left to cut short; other
+        signals do again what they did before.
+        """
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if number in ENDING else handler)
         signal.set_wakeup_fd(self._wakeup_before)
         self._readable.close()
         self._written.close()
