@@ -375,7 +375,8 @@ def test_no_descriptor_left_is_a_typed_error(image: int) -> None:
 def test_a12_what_is_in_flight_is_counted_by_its_age() -> None:
     counters = QueueCounters(bytearray(BLOCK_SIZE), 0)
     reading, writing = os.pipe()
-    ring = Uring(8, [reading], counters)
+    ring = Uring(8, [reading])
+    ring.count_in(counters)
     ages = [[counters.handed_since(looks) for looks in (1, 2, 5)]]
     for tag in range(2):
         ring.read(0, [bytearray(1)], 0, tag)
@@ -392,7 +393,8 @@ def test_a12_what_is_in_flight_is_counted_by_its_age() -> None:
     ring.close()
     assert counters.handed_since(1) == 0
     # What a worker leaves that is killed, its successor takes out.
-    ring = Uring(8, [reading], counters)
+    ring = Uring(8, [reading])
+    ring.count_in(counters)
     ring.read(0, [bytearray(1)], 0, 0)
     counters.advance()
     counters.hand_none()

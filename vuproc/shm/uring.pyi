@@ -19,18 +19,18 @@ class Uring:
     (uring.pxd).
     """
 
-    def __init__(
-        self,
-        entries: int,
-        files: Sequence[int | HasFileno],
-        counters: QueueCounters | None = None,
-    ) -> None:
+    def __init__(self, entries: int, files: Sequence[int | HasFileno]) -> None:
         """Make a ring for `entries` (1 to 32768) transfers at a time between 1 to 4 open files.
-        What is in flight is counted in `counters`, by its age.
 
         The files are known by their index from then on, and stay open as long as the kernel works
         on them, whatever becomes of the descriptors. Raises `UringUnavailable` where the kernel, a
         container or a seccomp filter has no io_uring to give; Linux 5.6 is the oldest that will do.
+        """
+
+    def count_in(self, counters: QueueCounters) -> None:
+        """Count there what is in flight, by its age; before the first transfer, else ValueError.
+
+        The counters must not be released before the ring is closed.
         """
 
     @property

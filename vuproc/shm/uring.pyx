@@ -67,7 +67,7 @@ assert EPOCHS < 9, "Uring.unseen has room for so many, and for the epoch"
 cdef class Uring:
     """Transfers by io_uring: begun without a system call, submitted together, taken back later."""
 
-    def __cinit__(self, Py_ssize_t entries, object files, QueueCounters counters=None):
+    def __cinit__(self, Py_ssize_t entries, object files):
         cdef uint32_t size = 1
         cdef int failure, count = 0
         if not 0 < entries <= MAX_ENTRIES:
@@ -94,14 +94,8 @@ cdef class Uring:
         self.entries = size
         self.free = self.waiting = self.waiting_last = size
         self.buffers = {}
-        self.counters = counters
         self.epoch = &self.unseen[EPOCHS]
         self.handed = &self.unseen[0]
-        if counters is not None:
-            # SAFETY: the block is there as long as its owner, which we keep, is not released, and a
-            # worker releases none.
-            self.epoch = &counters.block.epoch
-            self.handed = &counters.block.handed[0]
 
     def __dealloc__(self):
         # Before its owner can let go of the memory.
@@ -352,6 +346,16 @@ cdef class Uring:
             abort()
 
     # For Python callers.
+
+    def count_in(self, QueueCounters counters not None):
+        """Count what is in flight there, by its age; nothing is in flight yet."""
+        if self.in_flight:
+            raise ValueError(f"{self.in_flight} transfers are in flight")
+        self.counters = counters
+        # SAFETY: the block is there as long as its owner, which we keep, is not released, and a
+        # worker releases none.
+        self.epoch = &counters.block.epoch
+        self.handed = &counters.block.handed[0]
 
     def fileno(self):
         """The ring's descriptor: readable while there is something to reap."""

@@ -189,12 +189,15 @@ class Queue:
         try:
             held = witness.hold(record, *extent)
             try:
-                return Uring(command.size, [*files, held], self._counters)
+                uring = Uring(command.size, [*files, held])
             finally:
                 held.close()
         except (UringUnavailable, OSError) as error:
             log.warning("queue %d: requests block, for there is %s", self.index, error)
             return None
+        if self._counters is not None:
+            uring.count_in(self._counters)
+        return uring
 
     def stop(self) -> int:
         """Stop the ring, with nothing in the device's hands; the value that answers `StopRing`.
