@@ -512,6 +512,7 @@ class Crew:
         `hold` names a ring that is not to run again before the command that its worker died over.
         """
         if seat.barred or self._winding_down:
+            seat.tell()
             return
         try:
             self._occupy(seat, hold)

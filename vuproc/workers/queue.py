@@ -94,6 +94,7 @@ class Queue:
         self._broken = False
         self._areas: tuple[int, int, int] = (0, 0, 0)
         self._memory = GuestMemory()
+        """Where the ring is, as long as `_kicks_left` is above 0."""
         self._kicks_left = 0
 
     @property
@@ -269,7 +270,8 @@ class Queue:
         """Move the ring to a changed memory table; it breaks if that lacks its addresses."""
         if self._ring is None or self._broken:
             return
-        self._memory = memory
+        if self._kicks_left > 0:
+            self._memory = memory
         try:
             self._ring.rebind(memory)
         except (RingError, MemoryFault) as error:
@@ -297,14 +299,20 @@ class Queue:
         if self._kicks_left > 0:
             # A pipe carries one each, an eventfd the number of them.
             self._kicks_left -= int.from_bytes(data, sys.byteorder) or 1
-            if self._kicks_left <= 0 and self._is_untouched() and not self.told_untouched:
-                self.told_untouched = True
-                log.warning(
-                    "queue %d: the driver has kicked, but there is nothing in its ring: the guest "
-                    "memory that came from the front-end is probably not shared with it; %s",
-                    self.index,
-                    SHARE_MEMORY,
-                )
+            if self._kicks_left <= 0:
+                self._look_at_memory()
+
+    def _look_at_memory(self) -> None:
+        """The driver has kicked: there should be something in its ring."""
+        if self._is_untouched() and not self.told_untouched:
+            self.told_untouched = True
+            log.warning(
+                "queue %d: the driver has kicked, but there is nothing in its ring: the guest "
+                "memory that came from the front-end is probably not shared with it; %s",
+                self.index,
+                SHARE_MEMORY,
+            )
+        self._memory = GuestMemory()
 
     def _is_untouched(self) -> bool:
         """Whether no driver has written to the ring, as far as its memory goes."""
@@ -368,6 +376,8 @@ class Queue:
         if self._broken or self._ring is None:
             return
         self._broken = True
+        self._memory = GuestMemory()
+        self._kicks_left = 0
         self.ready = False
         # Not only if its content broke it: what the device still finishes must not be shown.
         self._ring.stop()
