@@ -26,7 +26,7 @@ BOUND_S = 20.0
 _RUN = [sys.executable, "-m", "vuproc", "run"]
 UNREAD = 200
 """Messages whose answers do not fit into a socket."""
-AT_ONCE_S = 1.0
+AT_ONCE_S = 3.0
 """Seconds in which an answer came at once, on a busy machine."""
 
 
