@@ -113,6 +113,7 @@ class Worker:
         for index in queues:
             own = None if counters is None else QueueCounters(counters, index)
             if own is not None:
+                own.hand_none()
                 self._counters.append(own)
             self._queues[index] = Queue(
                 index,
@@ -282,6 +283,8 @@ class Worker:
                 base = self._queue(index).stop()
                 self._hook(self._device.ring_stopped, index)
                 return base
+            case control.BlameUring(queue=index, looks=looks):
+                return self._queue(index).blame(looks)
             case control.EnableRing(queue=index, enabled=enabled):
                 self._queue(index).set_enabled(enabled)
             case control.SetKick(queue=index):
@@ -348,6 +351,7 @@ class Worker:
             self._unwatch_queue(queue)
             queue.drop()
             queue.enabled = False
+            queue.told_untouched = False
         self._memory = GuestMemory()
         self._features = 0
         self._hook(self._device.reset)
