@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vuproc import __version__, cli_text
+from vuproc import __version__, cli_text, streams
 from vuproc.errors import ConfigErrors, DeviceLoadError
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ CLIENTS = ("qemu", "qemu-microvm", "cloud-hypervisor", "crosvm", "libvirt", "uml
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line (default: the process's) and return the exit code."""
+    streams.open_closed()
     options = _parser().parse_args(arguments)
     verb: Callable[[argparse.Namespace], int] = options.verb
     try:
@@ -51,8 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader of our output has gone. Python would complain once more while it exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        streams.silence(sys.stdout.fileno())
         return EXIT_FAILED
+    finally:
+        streams.flush_errors()
 
 
 def run(options: argparse.Namespace) -> int:

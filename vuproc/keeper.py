@@ -471,8 +471,21 @@ def _prctl(option: int, value: int) -> None:
     ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
+def _open_closed() -> None:
+    """Let /dev/null be standard input, output and error where one of them is closed.
+
+    Their numbers would be given to files of ours, and masters would print into those.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+
+
 def main(arguments: list[str]) -> int:
     """Keep the command that the arguments are."""
+    _open_closed()
     if not arguments:
         ErrorOutput(PREFIX).write(f"{PREFIX}no command to run")
         return 2
