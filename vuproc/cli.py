@@ -233,11 +233,9 @@ def _ask(target: str, request: Request, *, patient_until: float = 0.0) -> dict[s
     import time
 
     from vuproc.admin import AdminError, ask
-    from vuproc.config import load
+    from vuproc.config_target import socket_of
 
-    path = Path(target)
-    if path.is_file():
-        path = Path(load(target, look=False).socket.path)
+    path = socket_of(target)
     while True:
         try:
             return ask(path, request)
