@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 
 class VuprocError(Exception):
     """The base of all: nothing outside `vuproc` raises a subclass of it."""
@@ -90,7 +92,8 @@ class RequestAbandoned(VuprocError):
 class SegmentInUse(VuprocError):
     """A shared-memory segment of that name belongs to a process which is alive.
 
-    `name` is the segment's name and `pid` its owner's process id (0: not known yet).
+    `name` is the segment's name and `pid` its owner's process id, as the owner counts (0: it has
+    not said yet).
     """
 
     def __init__(self, name: str, pid: int) -> None:
@@ -99,7 +102,35 @@ class SegmentInUse(VuprocError):
         self.pid = pid
 
     def __str__(self) -> str:
-        return f"shared memory segment {self.name} is in use by process {self.pid}"
+        by = f" (process {self.pid} by its own count)" if self.pid else ""
+        return (
+            f"shared memory segment {self.name} is in use by a running vuproc{by}: does it serve "
+            "the same socket?"
+        )
+
+
+class SegmentUnavailable(VuprocError):
+    """A shared-memory segment cannot be made: `name` and `size` in bytes, `error` of the system."""
+
+    def __init__(self, name: str, size: int, error: OSError) -> None:
+        super().__init__(name, size, error)
+        self.name = name
+        self.size = size
+        self.error = error
+
+    def __str__(self) -> str:
+        return (
+            f"cannot make {self.size} bytes of shared memory {self.name} in /dev/shm: "
+            f"{self.error.strerror or self.error}; {_SHM_REMEDIES.get(self.error.errno or 0, _SHM)}"
+        )
+
+
+_SHM = "a tmpfs is wanted there that this user may write to"
+_SHM_REMEDIES = {
+    errno.ENOSPC: "free some there, or mount it larger (docker run --shm-size)",
+    errno.EDQUOT: "free some of what this user has there",
+    errno.EACCES: "it is another user's, or this user may not write there",
+}
 
 
 class DeviceLoadError(VuprocError):

@@ -22,7 +22,7 @@ from vuproc.config import DeviceFile
 from vuproc.config_owner import ids
 from vuproc.config_space import ConfigSpace
 from vuproc.device import Device
-from vuproc.errors import ConfigErrors, FileRefused, SegmentInUse
+from vuproc.errors import (ConfigErrors, FileRefused, SegmentInUse, SegmentUnavailable)
 from vuproc.estate import (
     ADMIN,
     ADMIN_LOCK,
@@ -62,6 +62,7 @@ _REFUSALS = (
     CannotStart,
     PredecessorAlive,
     SegmentInUse,
+    SegmentUnavailable,
     ListenError,
     FileRefused,
     OSError,
@@ -336,18 +337,24 @@ def _preloaded(file: DeviceFile) -> list[str]:
 
 
 def _counters(file: DeviceFile, fd: int | None, queues: int) -> Segment:
-    """The segment of the counters, named after the socket so that the next start replaces a crashed
-    one's.
+    """The segment of the counters, named after the socket so that two of one socket are noticed.
+
+    The folder's identity stands for the file system: at the same path in another container there is
+    another socket.
     """
     sweep()
-    key = f"fd:{os.getpid()}:{fd}" if fd is not None else f"{file.socket.mode}:{file.socket.path}"
+    if fd is not None:
+        key = os.urandom(16).hex()
+    else:
+        folder = _identity(os.path.dirname(file.socket.path))
+        key = f"{file.socket.mode}:{folder}:{file.socket.path}"
     name = f"/vuproc.{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-    try:
-        return Segment.create(name, block_bytes(queues))
-    except SegmentInUse as error:
-        if error.pid != os.getpid():
-            raise
-    # Of the program that this process was before.
-    with Segment.attach(name) as old:
-        old.unlink()
     return Segment.create(name, block_bytes(queues))
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None  # the VMM makes it, perhaps later
+    return status.st_dev, status.st_ino
