@@ -30,12 +30,18 @@ def write_file(folder: Path, **more: Any) -> Path:
     return path
 
 
+def environment() -> dict[str, str]:
+    """Ours, with this vuproc found by all that is started from here."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+
 @contextmanager
 def started(command: Sequence[str | Path], **options: Any) -> Iterator[subprocess.Popen[str]]:
     """A process, with its standard error in a pipe if nothing else is said; killed at the end if it
     has not ended by then.
     """
-    given: dict[str, Any] = {"stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL, **options}
+    given = {"stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL, "env": environment()}
+    given.update(options)
     with subprocess.Popen([str(word) for word in command], text=True, **given) as process:
         try:
             yield process
@@ -75,7 +81,8 @@ def status(socket: Path) -> dict[str, Any]:
 
 def run_to_end(command: Sequence[str | Path], **options: Any) -> subprocess.CompletedProcess[str]:
     """A command that ends by itself, with all that it says."""
-    given: dict[str, Any] = {"capture_output": True, "stdin": subprocess.DEVNULL, **options}
+    given = {"capture_output": True, "stdin": subprocess.DEVNULL, "env": environment()}
+    given.update(options)
     words = [str(word) for word in command]
     return subprocess.run(words, text=True, timeout=BOUND_S, check=False, **given)
 
