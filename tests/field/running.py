@@ -16,7 +16,7 @@ from typing import Any
 
 from vuproc.admin import AdminError, Request, ask
 
-BOUND_S = 60.0
+BOUND_S = 40.0
 LOOK_S = 0.002
 """Pause between two looks at what nothing announces."""
 VUPROC = (sys.executable, "-m", "vuproc")
