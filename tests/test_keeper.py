@@ -451,6 +451,54 @@ def test_the_master_is_told_to_end_when_the_keeper_is_killed(theatre: Theatre) -
     puppet.send("exit", 0)
 
 
+ARRANGE = """
+import os, random, sys
+sys.path.insert(0, sys.argv[1])
+import keeper
+chance = random.Random(int(sys.argv[2]))
+files = [os.memfd_create(str(number)) for number in range(40)]
+for number in chance.sample(files, 10):
+    os.close(number)
+    files.remove(number)
+names = {number: os.readlink(f"/proc/self/fd/{number}") for number in files}
+# All of them, some twice, in any order.
+numbers = chance.sample([*files, *chance.sample(files, 5)], 35)
+wanted = [names[number] for number in numbers]
+keeper._arrange(numbers)
+found = range(keeper.FIRST_FD, keeper.FIRST_FD + len(numbers))
+assert [os.readlink(f"/proc/self/fd/{number}") for number in found] == wanted
+assert all(os.get_inheritable(number) for number in found)
+"""
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a3_descriptors_are_arranged_in_any_order(seed: int) -> None:
+    folder = str(Path(keeper.__file__).parent)
+    command = [sys.executable, "-I", "-S", "-c", ARRANGE, folder, str(seed)]
+    subprocess.run(command, check=True, timeout=BOUND_S)
+
+
+ARRANGE_MANY = """
+import os, resource, sys
+sys.path.insert(0, sys.argv[1])
+import keeper
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+numbers = []
+try:
+    while True:
+        numbers.append(os.memfd_create("file"))
+except OSError:
+    os.close(numbers.pop())
+keeper._arrange(numbers[::-1])
+"""
+
+
+def test_a3_one_free_number_is_enough_to_hand_everything_over() -> None:
+    folder = str(Path(keeper.__file__).parent)
+    command = [sys.executable, "-I", "-S", "-c", ARRANGE_MANY, folder]
+    subprocess.run(command, check=True, timeout=BOUND_S)
+
+
 def test_what_it_was_started_with_goes_to_every_master(tmp_path: Path) -> None:
     """Socket activation: LISTEN_FDS of the keeper itself."""
     content = os.memfd_create("content")

@@ -133,6 +133,22 @@ _SHM_REMEDIES = {
 }
 
 
+class HostLacks(VuprocError):
+    """This machine, or how vuproc was started on it, does not have what it takes.
+
+    `what` is wanted, `reason` is what was found instead, `remedy` is what to do.
+    """
+
+    def __init__(self, what: str, reason: str, remedy: str) -> None:
+        super().__init__(what, reason, remedy)
+        self.what = what
+        self.reason = reason
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.what} wanted, {self.reason}: {self.remedy}"
+
+
 class DeviceLoadError(VuprocError):
     """A device type cannot be had: no such name, file, module or class, or not a device.
 

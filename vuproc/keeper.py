@@ -340,7 +340,7 @@ class Keeper:
         _close([number for _, number in self._stored])
         self._stored.clear()
 
-    def self._say(self, text: str) -> None:
+    def _say(self, text: str) -> None:
         self._output.write(PREFIX + text)
 
 
@@ -438,14 +438,7 @@ def become(command: list[str], stored: list[tuple[str, int]], environ: dict[str,
 
     Raises OSError if that cannot be done, and then this process's descriptors may be mixed up.
     """
-    # First out of the way of those that go before them.
-    beyond = FIRST_FD + len(stored)
-    for number in range(len(stored)):
-        name, old = stored[number]
-        if FIRST_FD <= old < beyond:
-            stored[number] = (name, fcntl.fcntl(old, fcntl.F_DUPFD_CLOEXEC, beyond))
-    for number, (_, old) in enumerate(stored, FIRST_FD):
-        os.dup2(old, number, inheritable=True)
+    _arrange([number for _, number in stored])
     for key in ("LISTEN_PIDFDID", "LISTEN_FDNAMES", "LISTEN_FDS", "LISTEN_PID", "WATCHDOG_PID"):
         environ.pop(key, None)
     if "WATCHDOG_USEC" in environ:
@@ -455,6 +448,30 @@ def become(command: list[str], stored: list[tuple[str, int]], environ: dict[str,
         environ["LISTEN_FDS"] = str(len(stored))
         environ["LISTEN_FDNAMES"] = ":".join(name for name, _ in stored)
     os.execvpe(command[0], command, environ)
+
+
+def _arrange(numbers: list[int]) -> None:
+    """Move these descriptors to the numbers from FIRST_FD on, in their order, for execve(2).
+
+    One number more than they have is enough for that. A number may be there several times.
+    """
+    left: dict[int, list[int]] = {}  # number: the places for which it is still wanted
+    for place, number in enumerate(numbers, FIRST_FD):
+        left.setdefault(number, []).append(place)
+    for place in range(FIRST_FD, FIRST_FD + len(numbers)):
+        number = numbers[place - FIRST_FD]
+        left[number].remove(place)
+        if number == place:
+            os.set_inheritable(place, True)
+            continue
+        if left.get(place):  # out of the way
+            moved = fcntl.fcntl(place, fcntl.F_DUPFD_CLOEXEC, place)
+            left[moved] = left.pop(place)
+            for later in left[moved]:
+                numbers[later - FIRST_FD] = moved
+        os.dup2(number, place, inheritable=True)
+        if not left[number] and number > place:
+            os.close(number)
 
 
 def _described(code: int) -> str:

@@ -386,7 +386,7 @@ class Master:
         self._selector.register(connection.socket, selectors.EVENT_READ, self._readable)
         try:
             self._go_on(connection, resumed)
-        except (Disconnected, ConnectionBroken, CloseConnection) as error:
+        except (Disconnected, ConnectionBroken, CloseConnection, OSError) as error:
             self._disconnect(str(error))
 
     def _go_on(self, connection: Connection, resumed: Resumed) -> None:
@@ -443,6 +443,9 @@ class Master:
                 self._handle(connection, connection.chronicle.take(message))
             except (Disconnected, ConnectionBroken, CloseConnection) as error:
                 self._disconnect(str(error))
+            except OSError as error:
+                # The system has refused something, a descriptor perhaps: that is nobody else's end.
+                self._disconnect(f"a message could not be applied: {error}")
 
     def _handle(self, connection: Connection, message: Message, *, begun: int = 0) -> None:
         """One message, applied fully before the next is read.

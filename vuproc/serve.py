@@ -16,13 +16,13 @@ from typing import NoReturn
 
 import msgspec
 
-from vuproc import control, imported, logs
+from vuproc import (control, imported, logs, open_files)
 from vuproc.admin import PERMISSIONS, SUFFIX, AdminServer
 from vuproc.config import DeviceFile
 from vuproc.config_owner import ids
 from vuproc.config_space import ConfigSpace
 from vuproc.device import Device
-from vuproc.errors import (ConfigErrors, FileRefused, SegmentInUse, SegmentUnavailable)
+from vuproc.errors import (ConfigErrors, FileRefused, HostLacks, SegmentInUse, SegmentUnavailable)
 from vuproc.estate import (
     ADMIN,
     ADMIN_LOCK,
@@ -63,6 +63,7 @@ _REFUSALS = (
     PredecessorAlive,
     SegmentInUse,
     SegmentUnavailable,
+    HostLacks,
     ListenError,
     FileRefused,
     OSError,
@@ -152,6 +153,7 @@ class _Service:
         self._estate = estate
         self._again = again
         device = file.make_device()
+        open_files.make_room(device.num_queues())
         source = self._source(fd, stack)
         stack.callback(source.close)
         self._shared = SharedFiles(device, estate, stack, file.open_shared)

@@ -14,7 +14,7 @@ from vuproc.testing.block import Block
 from vuproc.testing.driver import Guest
 
 LONG = os.environ.get("VUPROC_LONG", "") not in ("", "0")
-DELAYS_S = [0.02 * number for number in range(40)] if LONG else [0.0, 0.06, 0.18, 0.5]
+DELAYS_S = [0.02 * number for number in range(40)] if LONG else [0.0, 0.1, 0.4]
 """From the death of the master to the signal: before, while and after another comes up."""
 
 
