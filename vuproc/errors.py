@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import traceback
 
 
 class VuprocError(Exception):
@@ -284,3 +285,16 @@ class CloseConnection(ProtocolError):
 
     def __str__(self) -> str:
         return self.reason
+
+
+def in_words(error: Exception) -> str:
+    """An error for the log. The system's own say neither what was tried nor where: that is added."""
+    if not isinstance(error, OSError):
+        return str(error)
+    reason = error.strerror or str(error)
+    if error.filename is not None:
+        reason = f"{error.filename}: {reason}"
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames:
+        return reason
+    return f"{reason} (at `{frames[-1].line}`, {frames[-1].filename}:{frames[-1].lineno})"

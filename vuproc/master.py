@@ -23,7 +23,7 @@ from vuproc import effects
 from vuproc.backend_channel import CLOSED, BackendChannel
 from vuproc.chronicle import CONNECTION, Chronicle, Lost, Resumed
 from vuproc.effects import EffectFailed
-from vuproc.errors import CloseConnection, ConnectionBroken, Disconnected
+from vuproc.errors import CloseConnection, ConnectionBroken, Disconnected, in_words
 from vuproc.estate import Estate
 from vuproc.fd import Fd
 from vuproc.listener import Source
@@ -359,7 +359,7 @@ class Master:
             self.crew.attach()
             chronicle = Chronicle.begin_session(self._estate, sock, session, self.crew)
         except OSError as error:
-            log.error("front-end turned away: %s", error)
+            log.error("front-end turned away: %s", in_words(error))
             self._estate.drop(CONNECTION)
             sock.close()
             return
@@ -445,7 +445,7 @@ class Master:
                 self._disconnect(str(error))
             except OSError as error:
                 # The system has refused something, a descriptor perhaps: that is nobody else's end.
-                self._disconnect(f"a message could not be applied: {error}")
+                self._disconnect(f"a message could not be applied: {in_words(error)}")
 
     def _handle(self, connection: Connection, message: Message, *, begun: int = 0) -> None:
         """One message, applied fully before the next is read.

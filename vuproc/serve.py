@@ -16,13 +16,20 @@ from typing import NoReturn
 
 import msgspec
 
-from vuproc import (control, imported, logs, open_files)
+from vuproc import control, host, imported, logs, open_files
 from vuproc.admin import PERMISSIONS, SUFFIX, AdminServer
 from vuproc.config import DeviceFile
 from vuproc.config_owner import ids
 from vuproc.config_space import ConfigSpace
 from vuproc.device import Device
-from vuproc.errors import (ConfigErrors, FileRefused, HostLacks, SegmentInUse, SegmentUnavailable)
+from vuproc.errors import (
+    ConfigErrors,
+    FileRefused,
+    HostLacks,
+    SegmentInUse,
+    SegmentUnavailable,
+    in_words,
+)
 from vuproc.estate import (
     ADMIN,
     ADMIN_LOCK,
@@ -98,8 +105,9 @@ def serve(file: DeviceFile, fd: int | None = None, again: Again | None = None) -
     leftovers = Leftovers()
     level = getattr(logging, file.log_level.upper())
     try:
+        host.check()
         left = inherit()
-    except InheritError as error:
+    except (HostLacks, InheritError) as error:
         logs.set_up(level, file.path.stem)
         log.error("%s", error)
         return EXIT_FAILURE
@@ -131,7 +139,7 @@ def _die(error: Exception) -> NoReturn:
 def _explain(error: Exception) -> None:
     """Not left to Python, which would wait for whoever reads its standard error."""
     if isinstance(error, (*_REFUSALS, ConfigErrors)):
-        log.error("%s", error)
+        log.error("%s", in_words(error))
     else:
         log.critical("the master failed", exc_info=error)
 
