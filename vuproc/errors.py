@@ -288,7 +288,7 @@ class CloseConnection(ProtocolError):
 
 
 def in_words(error: Exception) -> str:
-    """An error for the log. The system's own say neither what was tried nor where: that is added."""
+    """An error for the log; to one of the system is added what was tried, and where."""
     if not isinstance(error, OSError):
         return str(error)
     reason = error.strerror or str(error)

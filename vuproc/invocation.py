@@ -8,41 +8,45 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 
 def program() -> tuple[str, ...]:
-    """The interpreter, its options and this program, without the program's arguments."""
+    """The interpreter, its options and this program, without the program's arguments.
+
+    Raises FileNotFoundError if the folder of the start is gone and was needed.
+    """
     # What follows the program is the same in both lists.
-    words = list(sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv[1:])])
+    words = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv[1:])]
     if words and words[-1] == sys.argv[0] != "-c":
-        words[-1] = os.path.abspath(words[-1])  # a script
-    return (sys.executable, *words)
+        return (sys.executable, *words[:-1], os.path.abspath(words[-1]))  # a script
+    if not _found_here():
+        return (sys.executable, *words)
+    from multiprocess.util import _args_from_interpreter_flags
+
+    # From a checkout, by -m or -c: elsewhere its name says nothing, and its file does.
+    return (sys.executable, *_args_from_interpreter_flags(), str(_PACKAGE / "__main__.py"))
 
 
 def leave_folder() -> None:
     """Go to `/`, and let modules be found where they were, here and in what is started from here.
 
-    After that, what `program` has given does the same as before. Raises FileNotFoundError if the
-    folder of the start is gone and something depends on it.
+    Raises FileNotFoundError if the folder of the start is gone and was needed.
     """
     sys.path[:] = [os.path.abspath(entry) for entry in sys.path]
-    search = os.environ.get("PYTHONPATH", "")
-    entries = [os.path.abspath(entry) for entry in search.split(os.pathsep)] if search else []
-    first = _first_place()
-    if first is not None and first not in entries:
-        entries.insert(0, first)
-    if entries:
+    search = os.environ.get("PYTHONPATH")
+    if search:
+        entries = [os.path.abspath(entry) for entry in search.split(os.pathsep)]
         os.environ["PYTHONPATH"] = os.pathsep.join(entries)
     os.chdir("/")
 
 
-def _first_place() -> str | None:
-    """The folder of the start, if modules are looked for there: with -m and -c, unless -P forbids
-    it. None for `/`, where they are looked for from now on.
-    """
-    named = sys.argv[0] == "-c" or getattr(sys.modules["__main__"], "__spec__", None) is not None
-    try:
-        folder = os.getcwd()
-    except FileNotFoundError:
-        return None
-    return folder if named and folder != "/" and folder in sys.path[:1] else None
+_PACKAGE = Path(os.path.abspath(__file__)).parent
+
+
+def _found_here() -> bool:
+    """Whether this package was found only because the start was in its folder."""
+    if sys.flags.safe_path or not sys.path:
+        return False
+    folder = str(_PACKAGE.parent)
+    return os.path.abspath(sys.path[0]) == folder and folder not in sys.path[1:]

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import logging
 import os
 import socket
@@ -15,7 +16,7 @@ from typing import Protocol
 
 from vuproc.errors import VuprocError
 from vuproc.fd import Fd
-from vuproc.unix_path import address_of
+from vuproc.unix_path import MAX_ADDRESS, address_of
 
 log = logging.getLogger("vuproc.master")
 
@@ -29,10 +30,8 @@ RETRY_FIRST_S = 0.05
 RETRY_MOST_S = 1.0
 AS_IT_IS = (-1, -1)
 """The user and the group of a socket that is given to nobody."""
-DRAFT = ".new"
-"""What is added to a socket's name until it listens."""
-LOCK_SUFFIX = ".lock"
-"""What the lock's name adds to the socket's."""
+DRAFT_SUFFIX = ".new"
+"""What the path of a socket has in addition until it listens."""
 LOCK_ATTEMPTS = 16
 """Times the lock is tried again when its file was removed in between."""
 
@@ -143,7 +142,7 @@ class Listener:
             self._socket, self._lock = left
             _grant(place, permissions, owner)
         else:
-            self._place = _draft(path)
+            self._place = draft_of(path)
             self._lock = _lock(path)
             try:
                 _remove_stale(path)
@@ -323,9 +322,15 @@ def _grant(path: Path, permissions: int, owner: tuple[int, int]) -> None:
         os.chown(path, user, -1)
 
 
-def _draft(path: Path) -> Path:
-    """Where the socket is made that is to be at `path`."""
-    return path.with_name(path.name + DRAFT)
+def draft_of(path: Path) -> Path:
+    """Where the socket is made that is to be at `path`: beside it, under a name that fits into an
+    address if `path` does.
+    """
+    draft = path.with_name(path.name + DRAFT_SUFFIX)
+    if len(os.fsencode(draft)) <= MAX_ADDRESS:
+        return draft
+    digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]
+    return path.with_name(f".{digest}{DRAFT_SUFFIX}")
 
 
 def _bind(place: Path, permissions: int, owner: tuple[int, int]) -> socket.socket:
@@ -356,7 +361,7 @@ def _place_of(path: Path, sock: socket.socket, lock: Fd) -> Path | None:
     None if it is gone. As far as can be told: it has such a name, and the lock is held by whoever
     has it.
     """
-    draft = _draft(path)
+    draft = draft_of(path)
     try:
         name = sock.getsockname()
     except OSError:

@@ -7,11 +7,12 @@ import resource
 from vuproc.errors import HostLacks
 
 BASE = 64
-"""Descriptors of a master with no queue: sockets, locks, the session's own, and a small memory table.
+"""Descriptors of a master beside its queues': sockets, locks, the session's own, a small memory
+table.
 """
 PER_QUEUE = 10
-"""Of each queue: kick, call and err; the worker's channel and pidfd, and two of the process that has
-started it; in an upgrade, those two of the old worker as well. The keeper has fewer.
+"""Descriptors a queue: kick, call and err; its worker's channel, pidfd and stack; in an upgrade, the
+channel and pidfd of the old worker; and two more for what is under way. The keeper has fewer.
 """
 MOST_REGIONS = 509
 """Memory regions, a file each (CONFIGURE_MEM_SLOTS): few front-ends have more than ten."""

@@ -19,12 +19,9 @@ def open_closed() -> None:
             # The lowest free number is this one, for those below are open by now.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     # Python has None for those that it found closed.
-    if sys.stdin is None:
-        sys.stdin = open(0, encoding="utf-8", closefd=False)
-    if sys.stdout is None:
-        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)
-    if sys.stderr is None:
-        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)
+    sys.stdin = sys.stdin or os.fdopen(0, "r", encoding="utf-8", closefd=False)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", encoding="utf-8", closefd=False)
 
 
 def flush_errors() -> None:

@@ -1,6 +1,6 @@
 """Unix sockets whose path is longer than their address can be.
 
-A socket's address holds 107 bytes. A socket at a shorter path may have others beside it with longer
+A socket at a shorter path may have others beside it with longer
 names; they are reached through their folder, by way of a descriptor of it.
 """
 
@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from vuproc.config_types import MAX_SOCKET_PATH
 from vuproc.fd import Fd
+
+MAX_ADDRESS = 107
+"""Bytes of a Unix socket's path: sun_path has 108 with the zero at its end (unix(7))."""
 
 
 @contextmanager
@@ -21,7 +23,7 @@ def address_of(path: Path) -> Iterator[str]:
 
     Raises OSError if a longer one's folder cannot be opened.
     """
-    if len(os.fsencode(path)) <= MAX_SOCKET_PATH:
+    if len(os.fsencode(path)) <= MAX_ADDRESS:
         yield str(path)
         return
     with Fd(os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as folder:

@@ -36,12 +36,12 @@ def environment() -> dict[str, str]:
 
 
 @contextmanager
-def started(command: Sequence[str | Path], **options: Any) -> Iterator[subprocess.Popen[str]]:
+def started(command: Sequence[object], **options: Any) -> Iterator[subprocess.Popen[str]]:
     """A process, with its standard error in a pipe if nothing else is said; killed at the end if it
     has not ended by then.
     """
-    given = {"stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL, "env": environment()}
-    given.update(options)
+    given: dict[str, Any] = {"stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
+    given |= {"env": environment(), **options}
     with subprocess.Popen([str(word) for word in command], text=True, **given) as process:
         try:
             yield process
@@ -79,10 +79,10 @@ def status(socket: Path) -> dict[str, Any]:
                 raise
 
 
-def run_to_end(command: Sequence[str | Path], **options: Any) -> subprocess.CompletedProcess[str]:
+def run_to_end(command: Sequence[object], **options: Any) -> subprocess.CompletedProcess[str]:
     """A command that ends by itself, with all that it says."""
-    given = {"capture_output": True, "stdin": subprocess.DEVNULL, "env": environment()}
-    given.update(options)
+    given: dict[str, Any] = {"capture_output": True, "stdin": subprocess.DEVNULL}
+    given |= {"env": environment(), **options}
     words = [str(word) for word in command]
     return subprocess.run(words, text=True, timeout=BOUND_S, check=False, **given)
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
 
+import vuproc
 from tests.field.running import (
     VUPROC,
     descendants,
@@ -63,19 +66,22 @@ def test_a4_the_folder_of_the_start_may_go(folders: tuple[Path, Path]) -> None:
     assert os.listdir(stays) == ["disk.yaml"]
 
 
-def test_a4_a_module_in_the_folder_of_the_start_is_found_by_all(folders: tuple[Path, Path]) -> None:
+def test_a4_a_checkout_in_the_folder_of_the_start_is_found_again(
+    folders: tuple[Path, Path],
+) -> None:
+    """Nothing but that folder has the code; a development install is out of sight by -S."""
     stays, goes = folders
-    (goes / "authors_echo.py").write_text(
-        "from vuproc import Device\n"
-        "class Echo(Device):\n    device_id = 45\n"
-        "    def handle(self, request):\n        request.write(b'echo')\n"
-    )
-    file = write_file(stays, device={"type": "authors_echo:Echo"})
-    with started([*VUPROC, "run", file], cwd=goes) as process:
+    (goes / "vuproc").symlink_to(Path(vuproc.__file__).parent)
+    libraries = {sysconfig.get_path(name) for name in ("purelib", "platlib")}
+    alone = {**os.environ, "PYTHONPATH": os.pathsep.join(libraries)}
+    python = [sys.executable, "-S"]
+    if run_to_end([*python, "-c", "import vuproc"], cwd="/", env=alone).returncode == 0:
+        pytest.skip("vuproc is installed for every program here")
+    words = [*python, "-m", "vuproc", "run", "../stays/disk.yaml", "--supervised"]
+    with started(words, cwd=goes, env=alone) as process:
         wait_until((stays / "disk.sock").exists, process)
         upgrade(stays / "disk.sock")
-        with Guest(stays / "disk.sock") as guest:
-            assert guest.do(in_=[8]).content == b"echo"
+        serves(stays / "disk.sock")
         assert stop(process)[0] == 0
 
 

@@ -31,7 +31,7 @@ def test_b2_the_path_is_never_dead_while_masters_change(tmp_path: Path) -> None:
     file, path = write_file(tmp_path), tmp_path / "disk.sock"
     with started([*VUPROC, "run", "--supervised", file]) as process:
         wait_until(path.exists, process)
-        with connecting(path) as refused:
+        with Connecting(path) as refused:
             first = status(path)
             file.write_text(file.read_text().replace("1MiB", "2MiB"))
             assert run_to_end([*VUPROC, "reload", file]).returncode == 0
@@ -42,7 +42,7 @@ def test_b2_the_path_is_never_dead_while_masters_change(tmp_path: Path) -> None:
         assert stop(process)[0] == 0
 
 
-class connecting:  # noqa: N801
+class Connecting:
     """Somebody who connects to both sockets at any time; it lists what went wrong."""
 
     def __init__(self, path: Path) -> None:

@@ -27,7 +27,7 @@ MOUNTED = 'mount -t tmpfs none "$1" && cp "$2" "$1/disk.yaml" && shift 2 && exec
 
 
 def container(*options: str) -> list[str]:
-    """What goes before a command that is to be in namespaces of its own; skips if there are none."""
+    """What goes before a command that is to have namespaces of its own; skips if there are none."""
     command = ["unshare", "--pid", "--fork", "--kill-child", *options]
     if shutil.which("unshare") is None:
         pytest.skip("no command unshare")
@@ -52,7 +52,8 @@ def kill(process: subprocess.Popen[str]) -> None:
     pidfds = [os.pidfd_open(pid) for pid in descendants(process.pid)]
     process.kill()
     process.communicate(timeout=BOUND_S)
-    assert all([ended(pidfd) for pidfd in pidfds])
+    gone = [ended(pidfd) for pidfd in pidfds]
+    assert all(gone)
 
 
 def test_b3_what_a_killed_container_leaves_is_replaced_by_the_next(tmp_path: Path) -> None:

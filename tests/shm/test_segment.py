@@ -239,6 +239,6 @@ def test_unlinking_twice_is_no_error() -> None:
 
 
 def test_f13_no_room_is_an_error_at_creation() -> None:
-    with pytest.raises(SegmentUnavailable, match="bytes of shared memory /vuproc.* in /dev/shm: "):
+    with pytest.raises(SegmentUnavailable, match=r"bytes of shared memory /vuproc.* in /dev/shm: "):
         Segment.create(NAME, 1 << 50)
     assert not FILE.exists()

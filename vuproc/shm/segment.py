@@ -225,7 +225,7 @@ def _locked(file: Fd) -> bool:
 
 
 def _is_at(name: str, file: Fd) -> bool:
-    """Whether this is the file of that name still: it may have been replaced as we took the lock."""
+    """Whether this is still the file of that name: it may have been replaced meanwhile."""
     try:
         there = os.lstat(_SHM_ROOT + name)
     except FileNotFoundError:
