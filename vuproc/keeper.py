@@ -21,8 +21,8 @@ What the end of the master leads to:
                                      is disconnected and the device may come up without it; if
                                      nothing is, the end with the master's code, or 1
 
-Signals reach a master when it has handlers for them: until then it has them blocked, from before it
-is its program at all. So it cannot be ended by one before it can act on it.
+A master is born with the signals that are passed on to it blocked, and lets them in when it has
+handlers for them: none of them ends it before it can act on it.
 
 Whatever else a dead master leaves behind is killed before the next one starts: its workers, and all
 that they have started. Descriptors are plain numbers here, as nothing of vuproc may be imported.
@@ -62,7 +62,7 @@ STABLE_S = 0.5
 FAILURES_MOST = 8
 """Masters in a row that may fail."""
 WIND_UPS_MOST = 3
-"""Masters that are started to do what one has not that was told to end."""
+"""Masters that are started to end in the place of one that was told to and did not."""
 ORPHANS_S = 2.0
 """Seconds in which killed workers must be gone; the next master fences those that are not."""
 WATCHDOG_S = 60.0
@@ -269,7 +269,10 @@ class Keeper:
         except OSError as error:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             self._say(f"cannot start a master: {error.strerror}")
-            self._wind_up(1) if self._stopping else self._again(1)
+            if self._stopping:
+                self._wind_up(1)
+            else:
+                self._again(1)
             return
         if pid:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
