@@ -11,8 +11,8 @@ BASE = 64
 table.
 """
 PER_QUEUE = 10
-"""Descriptors a queue: kick, call and err; its worker's channel, pidfd and stack; in an upgrade, the
-channel and pidfd of the old worker; and two more for what is under way. The keeper has fewer.
+"""Descriptors a queue: kick, call and err; its worker's channel, pidfd and stack; the channel and
+pidfd of its old worker in an upgrade; two more for what is under way. The keeper has fewer.
 """
 MOST_REGIONS = 509
 """Memory regions, a file each (CONFIGURE_MEM_SLOTS): few front-ends have more than ten."""

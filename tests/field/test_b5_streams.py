@@ -33,7 +33,6 @@ def closing(redirections: str) -> list[str]:
         (">&-", []),
         ("2>&-", []),
         ("<&- >&- 2>&-", []),
-        (">&-", ["--supervised"]),
         ("<&- >&- 2>&-", ["--supervised"]),
     ],
 )
