@@ -60,6 +60,8 @@ class Model:
     position: int = 0
     """The next avail index at which every ring is found when it is stopped."""
     owned: bool = False
+    lacks_memory: bool = False
+    """The message before would have started a ring, had there been memory."""
     features: int | None = None
     protocol: int = 0
     status: int = 0
@@ -71,12 +73,15 @@ class Model:
     def attempt(self, name: str, *arguments: object) -> tuple[bool, Model]:
         """Try a message on a copy; the copy counts once the real session has committed."""
         after = copy.deepcopy(self)
+        after.lacks_memory = False
         legal = bool(getattr(after, name)(*arguments))
         return legal, after if legal else self
 
     def _start_if_ready(self, ring: RingModel, *, told: bool = False) -> bool:
         """Start a ring that has all; False if memory is there but not where the ring lies."""
         ready = ring.size and ring.areas and ring.kicked and (ring.base_known or told)
+        if not ring.started and ready and not self.regions:
+            self.lacks_memory = True
         if ring.started or not ready or not self.regions or ring.areas is None:
             return True
         ring.started = covered(self.regions, ring.size, ring.areas)

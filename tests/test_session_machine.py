@@ -26,7 +26,7 @@ from vuproc.effects import Effect, EffectFailed, ReadConfig, StopRing
 from vuproc.fd import Fd
 from vuproc.session import State
 from vuproc.spec.vhost_user import FRONT_END, VRING_NO_FD, ProtocolFeature, Reply
-from vuproc.spec.virtio import Feature
+from vuproc.spec.virtio import Feature, Status
 
 SLOT = 0x4000
 REPLY_ACK = int(ProtocolFeature.REPLY_ACK)
@@ -140,6 +140,9 @@ class SessionMachine(RuleBasedStateMachine):
     ) -> Outcome:
         """One message, compared with what the model makes of it."""
         legal, self.after = self.model.attempt(*rule)
+        told = need_reply and self.model.protocol & REPLY_ACK
+        if legal and self.after.lacks_memory and self.model.status & Status.FEATURES_OK and told:
+            legal, self.after = False, self.model
         before = self.dialogue.state
         self.fail_at, self.done, self.broke = fail_at, 0, False
         outcome = self.dialogue.tell(name, fds or [], need_reply=need_reply, **fields)

@@ -9,6 +9,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 
 from vuproc import systemd
 from vuproc.fd import Fd
-from vuproc.systemd import MAX_STATUS, InheritError, Notifier, inherit
+from vuproc.systemd import MAX_STATUS, SEND_DEADLINE, InheritError, Notifier, inherit
 
 BOUND_S = 20.0
 
@@ -136,6 +137,19 @@ def test_a_manager_that_reads_nothing_costs_a_second_and_no_more(
         while notifier.watchdog():
             pass
     assert "took no WATCHDOG=1 for 1 s" in caplog.text
+
+
+def test_a12_a_manager_that_reads_nothing_costs_that_second_once(
+    manager: Manager, notifier: Notifier
+) -> None:
+    while notifier.watchdog():
+        pass
+    began = time.monotonic()
+    for _ in range(5):
+        assert not notifier.watchdog()
+    assert time.monotonic() - began < SEND_DEADLINE
+    manager.take()
+    assert notifier.watchdog()
     assert notifier.active
 
 

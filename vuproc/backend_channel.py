@@ -48,6 +48,8 @@ class BackendChannel:
             )
         except OSError as error:
             log.warning("config change not announced: %s", error.strerror)
+        else:
+            log.debug("%s to the front-end", BackendRequest.CONFIG_CHANGE_MSG.name)
 
     def stray(self) -> str | None:
         """Read what nobody asked for; the reason to close the channel, or None if there was

@@ -1,18 +1,20 @@
 """The record of one front-end's session for a successor: journal, outbox and stored descriptors.
 
-The master calls it around each message, in this order: `take`, `begin` before each effect, and
-`applied` with the answer, which it sends. In between it may die at any instruction.
+The master calls it around each message, in this order: `take`, `begin` before each effect,
+`applied` with the answer, and `send_rest` as long as it is `replying`. In between it may die at any
+instruction.
 """
 
 from __future__ import annotations
 
 import logging
 import socket
+import time
 from dataclasses import dataclass
 
 import msgspec
 
-from vuproc.errors import CloseConnection, VuprocError
+from vuproc.errors import CloseConnection, ConnectionBroken, VuprocError
 from vuproc.estate import SESSION, Estate
 from vuproc.fd import Fd
 from vuproc.fdstore import FdStore
@@ -23,7 +25,7 @@ from vuproc.resume import Decision, decide
 from vuproc.session import Offer, Session
 from vuproc.spec.vhost_user import FRONT_END
 from vuproc.systemd import HasFileno
-from vuproc.wire import Message, send
+from vuproc.wire import NOT_TAKEN, SEND_DEADLINE, Message, send_some
 from vuproc.workers.crew import Crew, CrewState
 
 log = logging.getLogger("vuproc.master")
@@ -87,6 +89,9 @@ class Chronicle:
         self._names: tuple[str, ...] = ()
         self._phase: Phase = Idle()
         self._under_way = False
+        self._parcel: tuple[bytes, tuple[Fd, ...]] | None = None
+        """An answer that carries descriptors, and has not been sent."""
+        self._send_by: float | None = None
 
     @classmethod
     def begin_session(
@@ -203,7 +208,8 @@ class Chronicle:
         chronicle = cls(estate, sock, journal, outbox, store)
         chronicle.receiver.start()
         chronicle._names = tuple(store.held())
-        chronicle._under_way = decision is not Decision.GO_ON
+        if decision is not Decision.GO_ON:
+            chronicle._phase, chronicle._under_way = phase, True
         begun = phase.begun if isinstance(phase, Applying) else 0
         crew = CrewState(snapshot.config, snapshot.kept, records)
         return Resumed(chronicle, session, crew, decision, message, begun)
@@ -231,31 +237,79 @@ class Chronicle:
     def applied(
         self, session: Session, crew: Crew, reply: bytes | None, fds: tuple[Fd, ...] = ()
     ) -> None:
-        """The message is applied: note the state after it, and send the answer, if there is one.
+        """The message is applied: note the state after it, and begin to send the answer, if there
+        is one. The descriptors of the answer are ours from now on.
 
-        Raises Disconnected or ConnectionBroken if that cannot be sent.
+        Raises Disconnected or ConnectionBroken if it cannot be sent.
         """
+        if fds:
+            self._parcel = reply or b"", fds
         snapshot = self._snapshot(session, crew)
         if reply is None:
             self._settle(snapshot)
             return
         if fds:
-            self._write(Replying(exact=False), snapshot)
-            send(self.socket, reply, fds)
+            self._write(self._phase, snapshot)
         else:
             self._outbox.put(reply)
             self._write(Replying(exact=True), snapshot)
-            self._outbox.send(self.socket)
-        self._settle(None)
+        self.send_rest()
+
+    @property
+    def replying(self) -> bool:
+        """An answer is on its way: `send_rest` when the socket takes more, or at `deadline`. No
+        message is to be read meanwhile.
+        """
+        return self._send_by is not None
+
+    @property
+    def deadline(self) -> float | None:
+        """When the answer must be out (time.monotonic), None if there is none on its way."""
+        return self._send_by
 
     def send_rest(self) -> None:
-        """Send what the predecessor had not sent of its answer; raises as `applied`."""
-        self._outbox.send(self.socket)
-        self._settle(None)
+        """Send more of the answer, perhaps a predecessor's; never waits. Raises as `applied`, and
+        ConnectionBroken if the peer has not taken it by the deadline.
+        """
+        if self._send_by is None:
+            self._send_by = time.monotonic() + SEND_DEADLINE
+        if (self._parcel is None or self._send_parcel()) and self._outbox.send(self.socket):
+            self._send_by = None
+            self._settle(None)
+        elif time.monotonic() >= self._send_by:
+            raise ConnectionBroken(NOT_TAKEN.format(SEND_DEADLINE))
+
+    def _send_parcel(self) -> bool:
+        """Send an answer that carries descriptors; False if the socket took nothing of it.
+
+        Then a successor applies the message again, for which the state is as it was. Only around
+        the attempt itself it could not know. What the socket leaves of it goes by the outbox.
+        """
+        assert self._parcel is not None
+        reply, fds = self._parcel
+        before = self._phase
+        self._write(Replying(exact=False))
+        sent = send_some(self.socket, reply, fds)
+        if not sent:
+            self._write(before)
+            return False
+        self._drop_parcel()
+        if sent < len(reply):
+            self._outbox.put(reply[sent:])
+            self._write(Replying(exact=True))
+        return True
+
+    def _drop_parcel(self) -> None:
+        _, fds = self._parcel or (b"", ())
+        self._parcel = None
+        for fd in fds:
+            fd.close()
 
     def amended(self, session: Session, crew: Crew) -> None:
         """The state has changed without a message. Inside of one, its end will say so, too."""
-        if not self._under_way:
+        if self.replying:
+            self._write(self._phase, self._snapshot(session, crew))
+        elif not self._under_way:
             self._settle(self._snapshot(session, crew))
 
     def held(self) -> dict[str, HasFileno]:
@@ -276,6 +330,7 @@ class Chronicle:
         for name in (JOURNAL, OUTBOX_READ, OUTBOX_WRITE):
             self._estate.notifier.remove(name)
         self._store.remove_others(())
+        self._drop_parcel()
         self.receiver.close()
         self._journal.close()
         self._outbox.close()

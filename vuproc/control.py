@@ -139,6 +139,15 @@ class StopRing(Command, frozen=True, tag=True):
     queue: int
 
 
+class BlameUring(Command, frozen=True, tag=True):
+    """This worker is going to be killed over what io_uring has had for so many looks: note that in
+    the record of each such request, and answer with their number.
+    """
+
+    queue: int
+    looks: int
+
+
 class EnableRing(Command, frozen=True, tag=True):
     """Let a started ring process requests, or hold it."""
 
@@ -198,6 +207,7 @@ AnyCommand = (
     | RemoveRegion
     | StartRing
     | StopRing
+    | BlameUring
     | EnableRing
     | SetKick
     | SetCall

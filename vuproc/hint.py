@@ -131,7 +131,7 @@ def _qemu_command(
             "# To survive a restart of vuproc, append ,reconnect-ms=1000 to -chardev. (Before QEMU "
             "9.2: ,reconnect=1,\n# which QEMU 11 has no more.)"
         )
-    return "\n".join(lines + notes)
+    return "\n".join([*lines, *notes, _larger_queues(target)])
 
 
 def _qemu_flags(target: Target, *, pci: bool = True) -> list[tuple[str, str]]:
@@ -452,6 +452,13 @@ def _must_listen(target: Target, client: str) -> None:
         raise HintError(
             f"{client} connects to a listening device: set mode: server in the device file"
         )
+
+
+def _larger_queues(target: Target) -> str:
+    return (
+        f"# Queues of more than {target.queue_size} entries are refused, and the guest then hangs "
+        "in its probe: raise queue_size in the device file for them."
+    )
 
 
 def _key_value(client: str, path: str) -> str:

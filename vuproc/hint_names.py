@@ -70,3 +70,11 @@ CROSVM_TYPES: dict[int, str] = {
     32: "scmi",
 }
 """The words of crosvm's --vhost-user."""
+
+SHARE_MEMORY = (
+    "share it with back-ends: QEMU -object memory-backend-memfd,id=mem,size=SIZE,share=on "
+    "-numa node,memdev=mem; libvirt <memoryBacking><source type='memfd'/><access mode='shared'/>"
+    "</memoryBacking>; Cloud Hypervisor --memory size=SIZE,shared=on; crosvm and User-Mode Linux "
+    "need no flag"
+)
+"""What to do about guest memory that a front-end keeps to itself."""

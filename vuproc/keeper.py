@@ -125,6 +125,8 @@ class Keeper:
             self._signalled()
             self._reap()
             self._tend()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)  # the end they ask for has come
         return self._code
 
     def _patience(self) -> float | None:

@@ -201,6 +201,8 @@ class Connector:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._pause = 0.0
+        self._reason: str | None = None
+        """Why the last attempt failed, as logged."""
 
     def open(self) -> None:
         """Nothing to do: `accept` connects."""
@@ -215,14 +217,20 @@ class Connector:
         connection = None
         try:
             connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            # A listener whose backlog is full would make connect(2) wait, for ever if need be.
+            connection.setblocking(False)
             connection.connect(str(self._path))
         except OSError as error:
             if connection is not None:
                 connection.close()
-            if self._pause == 0.0:
-                log.info("%s: waiting for the VMM to listen (%s)", self._path, error.strerror)
+            why = "its backlog is full" if error.errno == errno.EAGAIN else error.strerror
+            if why != self._reason:
+                self._reason = why
+                log.info("%s: waiting for the VMM to listen (%s)", self._path, why)
             self._pause = min(max(RETRY_FIRST_S, self._pause * 2), RETRY_MOST_S)
             return None
+        connection.setblocking(True)
+        self._reason = None
         # Not at once after a disconnect: a VMM that accepts and closes must not make us spin.
         self._pause = RETRY_FIRST_S
         return connection

@@ -8,7 +8,6 @@ the backlog.
 from __future__ import annotations
 
 import logging
-import os
 import selectors
 import signal
 import socket
@@ -19,22 +18,26 @@ from enum import IntEnum
 from functools import partial
 from typing import Protocol
 
-from vuproc import effects
+from vuproc import effects, traffic
 from vuproc.backend_channel import CLOSED, BackendChannel
 from vuproc.chronicle import CONNECTION, Chronicle, Lost, Resumed
 from vuproc.effects import EffectFailed
 from vuproc.errors import CloseConnection, ConnectionBroken, Disconnected, in_words
 from vuproc.estate import Estate
 from vuproc.fd import Fd
+from vuproc.hint_names import SHARE_MEMORY
 from vuproc.listener import Source
 from vuproc.resume import Decision
-from vuproc.session import Offer, Session, Step
+from vuproc.session import Offer, Session
+from vuproc.signals import Signals
 from vuproc.spec.vhost_user import ProtocolFeature
 from vuproc.systemd import HasFileno
 from vuproc.wire import Message
 from vuproc.workers.crew import Crew
+from vuproc.workers.forkserver import CannotStart
 from vuproc.workers.seat import Seat
 from vuproc.workers.standby import Standby
+from vuproc.workers.supervise import WorkerLost, WorkerSetupError
 
 log = logging.getLogger("vuproc.master")
 
@@ -88,6 +91,7 @@ class Connection:
         self.receiver = chronicle.receiver
         self.since = time.monotonic()
         self.spoken = False
+        self.doubted = False
         self.channel: BackendChannel | None = None
 
 
@@ -100,31 +104,37 @@ class Master:
         offer: Offer,
         make_crew: Callable[[Master], Crew],
         estate: Estate,
+        signals: Signals,
         *,
         exit_on_disconnect: bool = False,
     ) -> None:
         self._source = source
+        self._signals = signals
         self._estate = estate
         self._offer = offer
         self._exit_on_disconnect = exit_on_disconnect
         self._phase = Phase.SERVING
+        self._cut = False
         # Not epoll: what is registered there stays as long as anybody has the file open, and our
         # keeper has copies of the workers' pidfds. A dead worker's would be reported under the
         # number that its successor's got.
         self._selector = selectors.PollSelector()
         self._connection: Connection | None = None
-        self._listening = False
+        self._on_source: Callable[[], None] | None = None
+        """What a front-end at the listening socket leads to; None: nobody polls that."""
+        self._other_waits = False
+        self._ended = ""
         self._next_accept = 0.0
         self._watched: dict[Seat | Standby, tuple[int, ...]] = {}
         self._chores: list[Chore] = []
         self._on_request: dict[int, Callable[[], None]] = {}
-        self._wake, self._waker = socket.socketpair()
-        self._wake.setblocking(False)
-        self._waker.setblocking(False)
-        self._selector.register(self._wake, selectors.EVENT_READ, Meanwhile(self._signalled))
+        self._selector.register(signals, selectors.EVENT_READ, Meanwhile(self._signalled))
         self._waiting = False
         self._put_off: list[int] = []
         self.crew = make_crew(self)
+        signals.on_urgent = self._cut_short
+        if signals.end_asked:
+            self._cut_short()
         self.add_chore(self.crew)
 
     # Set up by `serve`.
@@ -144,9 +154,20 @@ class Master:
         """The session of the front-end that is connected."""
         return None if self._connection is None else self._connection.session
 
+    @property
+    def other_waits(self) -> bool:
+        """Whether a front-end waits for the one that is connected to leave."""
+        return self._other_waits
+
+    @property
+    def ended(self) -> str:
+        """Why we ended the last connection; "" if its front-end did."""
+        return self._ended
+
     def on_signal(self, number: signal.Signals, action: Callable[[], None]) -> None:
         """Have a signal lead to something else than our end. Before `run`."""
         self._on_request[number] = action
+        self._signals.catch(number)
 
     @property
     def waiting(self) -> bool:
@@ -239,30 +260,27 @@ class Master:
         returns. Raises what it raises, and `WorkerSetupError` if the device cannot be set up in a
         worker.
         """
-        previous = {
-            number: signal.signal(number, self._on_signal)
-            for number in (signal.SIGTERM, signal.SIGINT, *self._on_request)
-        }
-        previous_wakeup = signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
-        # The program that this process was before may have held them back.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, previous)
+        self._signals.let_in()
         try:
             # Before the first front-end, which must not wait for imports.
             self.crew.start(succeeds=self._estate.succeeds)
-            retire()
-            self._succeed()
-            self.crew.standby.wait_ready()
+        except (WorkerSetupError, WorkerLost, CannotStart):
+            if self._cut:
+                return
+            raise
+        retire()
+        self._succeed()
+        self.crew.standby.wait_ready()
+        if not self._cut:
             self._source.open()
             on_ready()
-            while self._phase < Phase.STOPPING:
-                self._turn()
-        finally:
-            signal.set_wakeup_fd(previous_wakeup)
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+        self._signals.starting = False
+        while self._phase < Phase.STOPPING:
+            self._turn()
 
     def _turn(self) -> None:
         self._arm_source()
+        self._arm_connection()
         self._watch_crew()
         for key, _ in self._selector.select(self._patience()):
             key.data()
@@ -275,7 +293,7 @@ class Master:
         for chore in self._chores:
             chore.tend()
         self._watch_crew()
-        if self._connection is None and not self._listening:
+        if self._connection is None and self._on_source is None:
             self._accept()
 
     def _patience(self) -> float | None:
@@ -285,7 +303,7 @@ class Master:
         waits.extend(due for chore in self._chores if (due := chore.due()) is not None)
         connection = self._connection
         if connection is None:
-            if not self._listening:
+            if self._on_source is None:
                 waits.append(self._next_accept - now)
         else:
             limit = self._limit(connection)
@@ -293,29 +311,8 @@ class Master:
                 waits.append(limit - now)
         return max(0.0, min(waits)) if waits else None
 
-    def hold_signals(self) -> None:
-        """What has come and was not acted on, and what comes from now on, waits.
-
-        It waits over an exec, too: the next program hears of it in `run`.
-        """
-        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, *self._on_request))
-        signal.set_wakeup_fd(-1)
-        try:
-            numbers = self._wake.recv(64)
-        except BlockingIOError:
-            return
-        for number in numbers:
-            os.kill(os.getpid(), number)
-
-    def _on_signal(self, number: int, _frame: object) -> None:
-        """Nothing here: the number arrives at the wake-up socket."""
-
     def _signalled(self) -> None:
-        try:
-            numbers = self._wake.recv(64)
-        except BlockingIOError:
-            return
-        for number in numbers:
+        for number in self._signals.take():
             if number in self._on_request:
                 if self._waiting:
                     self._put_off.append(number)
@@ -325,26 +322,44 @@ class Master:
             log.info("received %s, stopping", signal.Signals(number).name)
             self._phase = Phase.STOPPING
 
+    def _cut_short(self) -> None:
+        """Our end is urgent: whatever waits for a worker waits no longer.
+
+        Runs as a signal handler: in the middle of anything.
+        """
+        self._cut = True
+        self._phase = Phase.STOPPING
+        self.crew.abandon()
+
     # Connections.
 
     def _arm_source(self) -> None:
-        """Poll the listening socket only while nobody is served, so that a waiting front-end cannot
-        spin us.
+        """Poll the listening socket for a front-end to serve; while one is served, for the first
+        other one, which is noted. Those that wait cannot spin us.
         """
-        wanted = self._source.fileno() if self._connection is None else None
-        if wanted is not None and not self._listening:
-            self._selector.register(wanted, selectors.EVENT_READ, self._accept)
-            self._listening = True
-        elif wanted is None and self._listening:
-            number = self._source.fileno()
-            assert number is not None
+        wanted: Callable[[], None] | None = self._accept
+        if self._connection is not None:
+            wanted = None if self._other_waits else self._note_other
+        number = self._source.fileno()
+        if number is None or wanted == self._on_source:
+            return
+        if self._on_source is not None:
             self._selector.unregister(number)
-            self._listening = False
+        if wanted is not None:
+            self._selector.register(number, selectors.EVENT_READ, wanted)
+        self._on_source = wanted
+
+    def _note_other(self) -> None:
+        self._other_waits = True
+        log.warning(
+            "another front-end waits: one is served at a time, and this one goes first. For a "
+            "hand-over between two VMMs (QEMU's cpr-transfer) start a second vuproc"
+        )
 
     def _accept(self) -> None:
         if self._connection is not None or self._phase >= Phase.STOPPING:
             return
-        if not self._listening and time.monotonic() < self._next_accept:
+        if self._on_source is None and time.monotonic() < self._next_accept:
             return
         sock = self._source.accept()
         if sock is None:
@@ -364,7 +379,7 @@ class Master:
             sock.close()
             return
         self._connection = Connection(session, chronicle)
-        self._selector.register(sock, selectors.EVENT_READ, self._readable)
+        self._selector.register(sock, selectors.EVENT_READ, self._ready)
         log.info("front-end connected")
 
     def _succeed(self) -> None:
@@ -383,11 +398,11 @@ class Master:
         connection = Connection(resumed.session, resumed.chronicle)
         connection.spoken = True
         self._connection = connection
-        self._selector.register(connection.socket, selectors.EVENT_READ, self._readable)
+        self._selector.register(connection.socket, selectors.EVENT_READ, self._ready)
         try:
             self._go_on(connection, resumed)
         except (Disconnected, ConnectionBroken, CloseConnection, OSError) as error:
-            self._disconnect(str(error))
+            self._disconnect(str(error), ours=not isinstance(error, Disconnected))
 
     def _go_on(self, connection: Connection, resumed: Resumed) -> None:
         state = resumed.session.state
@@ -402,7 +417,11 @@ class Master:
             self._handle(connection, resumed.message, begun=resumed.begun)
 
     def _limit(self, connection: Connection) -> float | None:
-        """The time by which this connection must have sent (the rest of) a message."""
+        """The time by which this connection must have taken our answer, or sent (the rest of) a
+        message.
+        """
+        if connection.chronicle.deadline is not None:
+            return connection.chronicle.deadline
         if connection.receiver.deadline is not None:
             return connection.receiver.deadline
         return None if connection.spoken else connection.since + SILENCE_DEADLINE
@@ -414,11 +433,11 @@ class Master:
         limit = self._limit(connection)
         if limit is None or time.monotonic() < limit:
             return
-        if connection.receiver.deadline is not None:
-            self._readable()  # the receiver says that the rest of the message is overdue
+        if connection.chronicle.replying or connection.receiver.deadline is not None:
+            self._ready()  # whoever waits says that it was for too long
         elif self._somebody_waits():
             # Silence is a right, but not at the expense of a front-end that waits.
-            self._disconnect(f"silent for {SILENCE_DEADLINE:g} s while another waits")
+            self._disconnect(f"silent for {SILENCE_DEADLINE:g} s while another waits", ours=True)
         else:
             connection.since = time.monotonic()
 
@@ -430,27 +449,56 @@ class Master:
             selector.register(number, selectors.EVENT_READ)
             return bool(selector.select(0))
 
-    def _readable(self) -> None:
+    def _arm_connection(self) -> None:
+        """Poll for what the connection waits for: room for our answer, else a message."""
+        connection = self._connection
+        if connection is not None:
+            replying = connection.chronicle.replying
+            event = selectors.EVENT_WRITE if replying else selectors.EVENT_READ
+            self._selector.modify(connection.socket, event, self._ready)
+
+    def _ready(self) -> None:
         for _ in range(MESSAGES_PER_TURN):
             connection = self._connection
             if connection is None:
                 return
             try:
+                if connection.chronicle.replying:
+                    connection.chronicle.send_rest()
+                if connection.chronicle.replying:
+                    return
                 message = connection.receiver.receive()
                 if message is None:
                     return
                 connection.spoken = True
                 self._handle(connection, connection.chronicle.take(message))
             except (Disconnected, ConnectionBroken, CloseConnection) as error:
-                self._disconnect(str(error))
+                self._disconnect(str(error), ours=not isinstance(error, Disconnected))
             except OSError as error:
                 # The system has refused something, a descriptor perhaps: that is nobody else's end.
-                self._disconnect(f"a message could not be applied: {in_words(error)}")
+                self._disconnect(f"a message could not be applied: {in_words(error)}", ours=True)
 
     def _handle(self, connection: Connection, message: Message, *, begun: int = 0) -> None:
         """One message, applied fully before the next is read.
 
         `begun`: as many of its effects had been begun when a predecessor died.
+        """
+        if not log.isEnabledFor(logging.DEBUG):
+            self._apply(connection, message, begun)
+            return
+        told, answer = traffic.message_line(message), "connection closed"
+        started = time.monotonic()
+        try:
+            applied = self._apply(connection, message, begun)
+            answer = traffic.answer_line(message, *applied)
+        finally:
+            log.debug("%s -> %s (%.2f ms)", told, answer, (time.monotonic() - started) * 1000)
+
+    def _apply(
+        self, connection: Connection, message: Message, begun: int
+    ) -> tuple[bytes | None, int, str]:
+        """Carry a message out and begin to answer it; for the log, the answer, how many descriptors
+        it has, and why the message was refused.
         """
         step = connection.session.handle(message)
         results: list[object] = []
@@ -461,11 +509,6 @@ class Master:
             results.append(self._perform(connection, effect))
             if isinstance(results[-1], EffectFailed):
                 break
-        self._finish(connection, message, step, results)
-
-    def _finish(
-        self, connection: Connection, message: Message, step: Step, results: list[object]
-    ) -> None:
         try:
             reply = step.finish(results)
         finally:
@@ -473,10 +516,12 @@ class Master:
             self.crew.settled(undone=undone)
             if step.refused is not None:
                 log.warning("refused %s: %s", message.name, step.refused)
-        try:
-            connection.chronicle.applied(connection.session, self.crew, reply, step.reply_fds)
-        finally:
-            step.close_reply_fds()
+            if step.doubt and not connection.doubted:
+                connection.doubted = True
+                log.warning("%s: %s", step.doubt, SHARE_MEMORY)
+        fds = step.take_reply_fds()
+        connection.chronicle.applied(connection.session, self.crew, reply, fds)
+        return reply, len(fds), step.refused or ""
 
     def _perform(self, connection: Connection, effect: effects.Effect) -> object:
         if isinstance(effect, effects.SetBackendChannel):
@@ -510,17 +555,22 @@ class Master:
             connection.channel.close()
             connection.channel = None
 
-    def _disconnect(self, reason: str) -> None:
-        """End the connection: stop rings, drop guest memory, close descriptors."""
+    def _disconnect(self, reason: str, *, ours: bool = False) -> None:
+        """End the connection: stop rings, drop guest memory, close descriptors.
+
+        `ours`: not the front-end has ended it, and it may have no way to tell its user why.
+        """
         connection = self._connection
         if connection is None:
             return
-        log.info("front-end disconnected: %s", reason)
+        log.log(logging.WARNING if ours else logging.INFO, "front-end disconnected: %s", reason)
+        self._ended = reason if ours else ""
         for effect in connection.session.close():
             result = self.crew.perform(effect)
             if isinstance(result, EffectFailed):
                 log.warning("%s at disconnect: %s", type(effect).__name__, result.reason)
         self._connection = None
+        self._other_waits = False
         self.crew.settled(undone=False)
         self.crew.detach()
         self._close_channel(connection)
@@ -573,12 +623,13 @@ class Master:
 
     def close(self) -> None:
         """Drain, stop the workers, and leave nothing behind. After `run`, however that ended."""
+        if self._cut:
+            log.warning("workers are killed, not waited for; their requests stay in their records")
+        self.crew.wind_down()
         self._disconnect("stopping")
         for chore in reversed(self._chores):
             chore.close()
         self._selector.close()
-        self._wake.close()
-        self._waker.close()
 
 
 def _descriptors(post: Seat | Standby) -> tuple[int, ...]:

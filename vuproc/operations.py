@@ -70,6 +70,8 @@ class Operations:
             started=self._started,
             upgrade="" if self._trial is None else self._trial.state,
             connected=session is not None,
+            waiting=self._master.other_waits,
+            ended=self._master.ended,
             standby=None if standby is None else standby.pid,
             queues=sorted(queues, key=lambda queue: queue.queue),
         )

@@ -12,11 +12,9 @@ import os
 import select
 import socket
 import termios
-import time
 
 from vuproc.errors import ConnectionBroken, Disconnected
 from vuproc.fd import Fd
-from vuproc.wire import SEND_DEADLINE
 
 CAPACITY = 65536
 """Bytes that fit (pipe(7)); the largest answer has 12 + 4096."""
@@ -50,28 +48,28 @@ class Outbox:
         if os.write(self.write_end.fileno(), answer) != len(answer):
             raise ValueError("the outbox is not empty")
 
-    def send(self, sock: socket.socket, *, deadline: float = SEND_DEADLINE) -> None:
-        """Send what is in here; `sock` is a stream socket.
+    def send(self, sock: socket.socket) -> bool:
+        """Send what is in here, as far as `sock` takes it now; whether nothing is left.
 
-        Raises Disconnected if the peer is gone and ConnectionBroken if it does not take the bytes
-        within `deadline` seconds or the system refuses.
+        `sock` is a stream socket. Never waits. Raises Disconnected if the peer is gone and
+        ConnectionBroken if the system refuses.
         """
-        end = time.monotonic() + deadline
         poller = select.poll()
         poller.register(sock, select.POLLOUT)
         while left := self.unsent:
             # A socket that polls as writable has room for any answer, so splice does not block
             # even where the socket would.
-            if not poller.poll(max(0.0, end - time.monotonic()) * 1000):
-                raise ConnectionBroken(f"the peer did not take a message within {deadline:g} s")
+            if not poller.poll(0):
+                return False
             try:
                 os.splice(self.read_end.fileno(), sock.fileno(), left, flags=os.SPLICE_F_NONBLOCK)
             except BlockingIOError:
-                continue
+                return False
             except OSError as error:
                 if error.errno in (errno.EPIPE, errno.ECONNRESET):
                     raise Disconnected from error
                 raise ConnectionBroken(f"cannot send: {error.strerror}") from error
+        return True
 
     def clear(self) -> None:
         """Drop what is in here: it was laid in for a message that will be applied again."""

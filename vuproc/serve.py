@@ -48,6 +48,7 @@ from vuproc.session import Offer
 from vuproc.shared_files import SharedFiles
 from vuproc.shm.counters import QueueCounters, block_bytes
 from vuproc.shm.segment import Segment, sweep
+from vuproc.signals import Signals
 from vuproc.spec.vhost_user import ProtocolFeature
 from vuproc.spec.virtio import Feature
 from vuproc.systemd import InheritError, Notifier, inherit
@@ -91,8 +92,8 @@ PROTOCOL_FEATURES = (
     | ProtocolFeature.CONFIGURE_MEM_SLOTS
     | ProtocolFeature.STATUS
 )
-"""CONFIG is offered by devices without a configuration space too: front-ends such as libblkio ask
-for it.
+"""What every device offers, but CONFIG for one without a configuration space: QEMU has no use for
+it there, and warns.
 """
 
 
@@ -115,15 +116,17 @@ def serve(file: DeviceFile, fd: int | None = None, again: Again | None = None) -
     output = logs.set_up(level, file.path.stem)
     estate = Estate(Notifier.from_environment(), left)
     try:
-        with ExitStack() as stack:
+        with Signals() as signals, ExitStack() as stack:
             stack.callback(estate.close)
             try:
-                _Service(file, fd, again, estate, leftovers, stack, output).run()
+                _Service(file, fd, again, estate, leftovers, signals, stack, output).run()
             except Exception as error:
                 if estate.has_heir:
                     _die(error)
                 raise
             estate.wind_up()
+    except ConfigErrors:
+        raise  # the command line prints them, as those of `vuproc check`
     except Exception as error:
         _explain(error)
         return EXIT_FAILURE
@@ -154,12 +157,14 @@ class _Service:
         again: Again | None,
         estate: Estate,
         leftovers: Leftovers,
+        signals: Signals,
         stack: ExitStack,
         output: logs.Log,
     ) -> None:
         self._file = file
         self._estate = estate
         self._again = again
+        self._signals = signals
         device = file.make_device()
         open_files.make_room(device.num_queues())
         source = self._source(fd, stack)
@@ -197,13 +202,13 @@ class _Service:
 
         offer = Offer(
             features=int(RING_FEATURES) | device.offered_features(),
-            protocol_features=int(PROTOCOL_FEATURES),
+            protocol_features=_protocol_features(len(config)),
             num_queues=device.num_queues(),
             queue_size=device.queue_size(),
             config_size=len(config),
         )
         self.master = master = Master(
-            source, offer, make_crew, estate, exit_on_disconnect=file.exit_on_disconnect
+            source, offer, make_crew, estate, signals, exit_on_disconnect=file.exit_on_disconnect
         )
         self._host.wait = master.wait_readable
         stack.callback(master.close)
@@ -211,9 +216,7 @@ class _Service:
         master.add_chore(output)
         master.add_chore(estate)
         master.add_chore(leftovers)
-        stall = StallWatch(
-            file.stall_timeout, file.hook_timeout, master.crew, lambda queue: snapshots[queue]()
-        )
+        stall = StallWatch(file.stall_timeout, file.hook_timeout, master.crew, counters)
         master.add_chore(stall)
         operations = Operations(file.type_ref, master, counters)
         if again is not None and fd is None:
@@ -258,7 +261,7 @@ class _Service:
         environment = self._estate.notifier.environment
         # The new program is to read the file itself.
         self._estate.forget_content(DEVICE_FILE)
-        become(self._again.run, held, environment, self.master.hold_signals)
+        become(self._again.run, held, environment, self._signals.hold)
         self._estate.keep_content(DEVICE_FILE, self._file.content)
 
     def _begin_anew(self, *, replaced: bool) -> None:
@@ -333,6 +336,11 @@ class _Service:
         self._estate.keep(names[0], kept_socket)
         self._estate.keep(names[1], kept_lock)
         return listener
+
+
+def _protocol_features(config_size: int) -> int:
+    """What a device with so many bytes of configuration space offers."""
+    return int(PROTOCOL_FEATURES if config_size else PROTOCOL_FEATURES & ~ProtocolFeature.CONFIG)
 
 
 def _summary(groups: Sequence[tuple[int, ...]]) -> str:

@@ -48,12 +48,14 @@ class Step:
     """One message on its way: effects to be carried out, then `finish` exactly once.
 
     `refused` is the reason if the message fails, for the log; it is known at the latest when
-    `finish` has returned or raised. `reply_fds` go with the reply which `finish` returns; they are
-    the step's, and whoever has sent the reply, or has failed to, calls `close_reply_fds`.
+    `finish` has returned or raised. `doubt` says why nothing will come of it so far. `reply_fds` go
+    with the reply which `finish` returns; they are the step's until `take_reply_fds`, and whoever
+    does not take them calls `close_reply_fds`.
     """
 
     def __init__(self, session: Session, message: Message, change: Change | None) -> None:
         self.refused: str | None = None
+        self.doubt = ""
         self.reply_fds: tuple[Fd, ...] = ()
         self._session = session
         self._message = message
@@ -73,6 +75,11 @@ class Step:
         Raises CloseConnection if the message failed and no reply can say so.
         """
         return self._session._finish(self, results)
+
+    def take_reply_fds(self) -> tuple[Fd, ...]:
+        """The descriptors of the reply, which are the caller's from now on."""
+        fds, self.reply_fds = self.reply_fds, ()
+        return fds
 
     def close_reply_fds(self) -> None:
         """The reply is sent, or never will be; nothing happens if there are none."""
@@ -103,8 +110,12 @@ class Session:
         """
         if self._pending is not None:
             raise RuntimeError("the step before is not finished")
+        doubt = ""
         try:
-            step = Step(self, message, self._change(message))
+            change = self._change(message)
+            doubt = change.doubt
+            self._check_doubt(change, message)
+            step = Step(self, message, change)
         except MessageRefused as refusal:
             step = Step(self, message, None)
             step.refused = refusal.reason
@@ -116,6 +127,7 @@ class Session:
         except BaseException:
             message.close()
             raise
+        step.doubt = doubt
         self._pending = step
         return step
 
@@ -228,6 +240,11 @@ class Session:
             allowed = str(most) if fewest == most else f"{fewest} to {most}"
             raise MessageRefused(f"{len(message.fds)} descriptors came, {allowed} are allowed")
         return handler(self._state, self._offer, message.fields(), message.fds)
+
+    def _check_doubt(self, change: Change, message: Message) -> None:
+        """Memory may come after the rings, but with a driver that is this far it has not."""
+        if change.doubt and self._state.status & Status.FEATURES_OK and self._acknowledged(message):
+            raise MessageRefused(change.doubt)
 
     def _check_gate(self, row: MessageSpec) -> None:
         """A message is legal only once the feature that brought it has been negotiated."""

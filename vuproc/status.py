@@ -38,13 +38,21 @@ class Status(msgspec.Struct, kw_only=True):
     started: float
     upgrade: str
     connected: bool
+    waiting: bool = False
+    """Another front-end waits for the connected one to leave."""
+    ended: str = ""
+    """Why the last connection was ended, if not by its front-end."""
     standby: int | None
     queues: list[QueueStatus]
 
     def table(self) -> str:
         """The same for people."""
         state = "connected" if self.connected else "no front-end"
+        if self.waiting:
+            state += ", another front-end waits"
         lines = [f"{self.device}: master {self.pid}, {state}, standby {self.standby or '-'}"]
+        if self.ended:
+            lines.append(f"the last front-end was disconnected: {self.ended}")
         lines.append(f"queue {'state':9} {'worker':>8} {'restarts':>8} {'requests':>12}  cause")
         for queue in self.queues:
             cause = queue.cause or (queue.causes[-1] if queue.causes else "")

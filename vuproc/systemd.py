@@ -106,8 +106,9 @@ class Notifier:
     """Tells the service manager how we are, and has it keep descriptors for our successor.
 
     Without a service manager every method does nothing. None raises or blocks for longer than
-    `SEND_DEADLINE`: one that cannot be told is worth a warning, not the service. Each method
-    returns whether the message is on its way.
+    `SEND_DEADLINE`: one that cannot be told is worth a warning, not the service. After one that did
+    not read for so long nobody waits again until it reads. Each method returns whether the message
+    is on its way.
     """
 
     def __init__(self, address: str | None, watchdog_s: float | None = None) -> None:
@@ -118,6 +119,7 @@ class Notifier:
         """What the environment said, for a program that takes this process's place."""
         self._address: str | bytes | None = None
         self._socket: socket.socket | None = None
+        self._reads = True
         if address is None:
             return
         if address[:1] not in ("/", "@") or len(address) < 2:
@@ -196,12 +198,16 @@ class Notifier:
             return False
         numbers = array.array("i", [fd.fileno() for fd in fds])
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)] if fds else []
+        flags = socket.MSG_NOSIGNAL | (0 if self._reads else socket.MSG_DONTWAIT)
         try:
-            self._socket.sendmsg([text.encode()], rights, socket.MSG_NOSIGNAL, self._address)
+            self._socket.sendmsg([text.encode()], rights, flags, self._address)
+            self._reads = True
         except OSError as error:
             what = text.partition("\n")[0]
             if error.errno == errno.EAGAIN:
-                log.warning("service manager took no %s for %g s", what, SEND_DEADLINE)
+                waited_s = SEND_DEADLINE if self._reads else 0.0
+                self._reads = False
+                log.warning("service manager took no %s for %g s", what, waited_s)
             elif error.errno in (errno.ECONNREFUSED, errno.ENOENT):
                 log.warning("service manager has gone; nobody keeps our descriptors now")
                 self.close()

@@ -54,6 +54,14 @@ from vuproc.state import Offer, State, extra_bits
 CONFIG_FLAGS_MAX = 3
 """SET_CONFIG: 0 and 1 are QEMU's kinds of write; rust-vmm calls them 1 and 2 and may set both."""
 
+LARGER_QUEUES = (
+    "raise queue_size in the device file, or have the VMM's device take queues of {0} entries "
+    "(QEMU: queue-size={0})"
+)
+"""What to do about a ring that is too large; takes the device's queue_size."""
+NO_MEMORY = "vring {} is set up, but the front-end has shared no guest memory"
+"""Why a ring waits; takes its index."""
+
 Fields = Mapping[str, Any]
 Fds = tuple[Fd, ...]
 Answer = Callable[[State, Sequence[object]], bytes]
@@ -64,12 +72,14 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 
     `rebased`: the rings whose base becomes the result of their StopRing. `answer`: makes the
     message's own reply from the new state and the effects' results; None: only an ack, if any.
+    `doubt`: why nothing will come of it, unless the front-end does what few do later than this.
     """
 
     state: State
     effects: tuple[Effect, ...] = ()
     rebased: tuple[int, ...] = ()
     answer: Answer | None = None
+    doubt: str = ""
 
 
 Handler = Callable[[State, Offer, Fields, Fds], Change]
@@ -102,7 +112,8 @@ def _start_if_ready(state: State, ring: Ring, *, base_needed: bool = True) -> Ch
     """
     ready = ring.placed and not ring.started and (ring.base_known or not base_needed)
     if not (ready and state.regions and ring.addresses is not None):
-        return Change(state=state.with_ring(ring))
+        doubt = NO_MEMORY.format(ring.index) if ready and not state.regions else ""
+        return Change(state=state.with_ring(ring), doubt=doubt)
     ring.addresses.check_covered(state.regions, ring.size)
     record = state.inflight.record(ring.index, ring.size) if state.inflight else None
     ring = replace(ring, started=True, inflight=record)
@@ -240,7 +251,7 @@ def _set_vring_num(state: State, offer: Offer, fields: Fields, fds: Fds) -> Chan
     if num == 0 or num & (num - 1):
         raise MessageRefused(f"ring size {num} is not a power of two")
     if num > limit:
-        raise MessageRefused(f"ring size {num} is above {limit}")
+        raise MessageRefused(f"ring size {num} is above {limit}; {LARGER_QUEUES.format(limit)}")
     _refuse_if_running(ring, "the size")
     return _reconfigured(state, ring, size=num)
 
@@ -362,6 +373,9 @@ def _get_inflight_fd(state: State, offer: Offer, fields: Fields, fds: Fds) -> Ch
     """Nothing of it stays here: the front-end hands the region back by SET_INFLIGHT_FD."""
     num_queues, queue_size = fields["num_queues"], fields["queue_size"]
     limit = min(offer.queue_size, QUEUE_SIZE_MAX)
+    if queue_size > limit:
+        advice = LARGER_QUEUES.format(limit)
+        raise MessageRefused(f"queue size {queue_size} is above {limit}; {advice}")
     check_extent(num_queues, queue_size, queues_max=offer.num_queues, size_max=limit)
 
     def answer(after: State, results: Sequence[object]) -> bytes:

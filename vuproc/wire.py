@@ -18,7 +18,7 @@ from typing import Any
 
 from vuproc.errors import ConnectionBroken, Disconnected, FramingError, MessageRefused
 from vuproc.fd import Fd
-from vuproc.spec.layout import LayoutError
+from vuproc.spec.layout import Buffer, LayoutError
 from vuproc.spec.vhost_user import (
     FDS_MAX,
     FLAG_NEED_REPLY,
@@ -39,6 +39,9 @@ MESSAGE_DEADLINE = 5.0
 
 SEND_DEADLINE = 5.0
 """Seconds in which the peer must take what we send."""
+
+NOT_TAKEN = "the peer did not take a message within {:g} s"
+"""What is said of one that did not; takes the seconds."""
 
 _FD_SIZE = array.array("i").itemsize
 # Room for two full blocks: the kernel merges them, but nothing here relies on that.
@@ -266,6 +269,24 @@ def _why(fds: Sequence[Fd]) -> str:
     return f": {limit} open files are allowed, and all are in use"
 
 
+def send_some(sock: socket.socket, data: Buffer, fds: Sequence[Fd] = ()) -> int:
+    """Send as much of `data` as the socket takes now, the descriptors with its first byte; they
+    stay owned by the caller. How many bytes that were; 0: it is full.
+
+    Raises Disconnected if the peer is gone and ConnectionBroken if the system refuses.
+    """
+    rights = array.array("i", [fd.fileno() for fd in fds])
+    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if fds else []
+    try:
+        return sock.sendmsg([data], ancillary, _SEND_FLAGS)
+    except (BlockingIOError, InterruptedError):
+        return 0
+    except OSError as error:
+        if error.errno in (errno.EPIPE, errno.ECONNRESET):
+            raise Disconnected from error
+        raise ConnectionBroken(f"cannot send: {error.strerror}") from error
+
+
 def send(
     sock: socket.socket,
     data: bytes,
@@ -281,23 +302,13 @@ def send(
     end = time.monotonic() + deadline
     poller = select.poll()
     poller.register(sock, select.POLLOUT)
-    rights = array.array("i", [fd.fileno() for fd in fds])
-    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if fds else []
     view = memoryview(data)
     while view:
-        try:
-            sent = sock.sendmsg([view], ancillary, _SEND_FLAGS)
-        except (BlockingIOError, InterruptedError):
-            left = end - time.monotonic()
-            if left <= 0:
-                raise ConnectionBroken(
-                    f"the peer did not take a message within {deadline:g} s"
-                ) from None
-            poller.poll(left * 1000)
+        sent = send_some(sock, view, fds)
+        if sent:
+            view, fds = view[sent:], ()
             continue
-        except OSError as error:
-            if error.errno in (errno.EPIPE, errno.ECONNRESET):
-                raise Disconnected from error
-            raise ConnectionBroken(f"cannot send: {error.strerror}") from error
-        view = view[sent:]
-        ancillary = []
+        left = end - time.monotonic()
+        if left <= 0:
+            raise ConnectionBroken(NOT_TAKEN.format(deadline))
+        poller.poll(left * 1000)

@@ -97,6 +97,17 @@ class Talkative(Device):
         os.write(self.write, b"x")
         self.watch(self.read, self.raises)
 
+    def do_readfirst(self, request: Request, argument: str) -> None:
+        """Write what a callback reads before it raises."""
+        if not hasattr(self, "read"):
+            self.read, self.write = os.pipe()
+            self.watch(self.read, self.reads_first)
+        os.write(self.write, argument.encode())
+        request.write(b"written")
+
+    def reads_first(self) -> None:
+        raise ArithmeticError(f"with {os.read(self.read, 1)!r}")
+
     def do_rewatch(self, request: Request, argument: str) -> None:
         self.watch(self.read, self.reads)
 

@@ -1,4 +1,4 @@
-"""A callback that raises has read nothing: it is not called again and again."""
+"""A callback that raises and has read nothing is not called again and again."""
 
 from __future__ import annotations
 
@@ -50,3 +50,17 @@ def test_c8_a_callback_that_raises_is_named_once_and_not_called_again(
     served.stop()
     assert sum("no longer watched" in line for line in served.lines) == 1
     assert not [line for line in served.lines if "more like this" in line]
+
+
+def test_c8_a_callback_that_has_read_before_it_raises_is_called_for_more(
+    vuproc_device: ServeDevice,
+) -> None:
+    served = vuproc_device(Talkative)
+    with served.guest() as guest:
+        assert say(guest, "readfirst 1") == "written"
+        served.wait_for_line("Talkative.reads_first: ArithmeticError: with b'1'")
+        assert say(guest, "readfirst 2") == "written"
+    served.stop()
+    # It is the same kind of failure, so it is counted.
+    assert [line for line in served.lines if "1 more like this" in line]
+    assert not [line for line in served.lines if "no longer watched" in line]

@@ -7,11 +7,14 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.field.test_c4_config_feature import Bare
 from tests.guest.disk import BACKEND, Disk
 from vuproc.spec.blk import CONFIG, REQUEST_HEADER, SECTOR_SIZE, BlkFeature, BlkStatus, BlkType
 from vuproc.spec.virtio import Feature
 from vuproc.testing.guests import HaltedQemu, PciQueue, Segment, VhostUserDevice, VirtioPci
 from vuproc.testing.guests.qemu import FIRST_SLOT
+from vuproc.testing.guests.qtest import FIRST_FREE
+from vuproc.testing.serve import serve
 
 EVERYTHING = BlkFeature.MQ | BlkFeature.FLUSH | Feature.INDIRECT_DESC | Feature.EVENT_IDX
 BLOCK = 4096
@@ -187,3 +190,13 @@ def test_a_vmm_killed_with_requests_in_its_rings_is_followed_by_another(
         _, queues = started(machine)
         read = Request(queues[1], BlkType.IN, 0, BLOCK)
         assert (read.run(queues[1]), read.contents()) == (BLOCK + 1, bytes([2]) * BLOCK)
+
+
+def test_c4_qemu_has_nothing_to_say_of_a_device_without_configuration_space() -> None:
+    with serve(Bare) as served:
+        devices = [VhostUserDevice(socket=served.socket, driver="vhost-user-rng-pci")]
+        with HaltedQemu(devices) as machine:
+            # It answers once all devices are made, and what it thinks of them is printed by then.
+            machine.read(FIRST_FREE, 1)
+            machine.process.take_in()
+            assert machine.process.lines == []

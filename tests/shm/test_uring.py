@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from vuproc.errors import UringUnavailable
+from vuproc.shm.counters import BLOCK_SIZE, QueueCounters
 from vuproc.shm.uring import Uring
 
 PAGE = 4096
@@ -324,6 +325,7 @@ def test_a_file_that_is_none() -> None:
 REFUSED = """
 import ctypes, errno, sys
 from vuproc.errors import UringUnavailable
+from vuproc.shm.counters import BLOCK_SIZE, QueueCounters
 from vuproc.shm.uring import Uring
 libc = ctypes.CDLL(None, use_errno=True)
 class Filter(ctypes.Structure):
@@ -368,3 +370,35 @@ def test_no_descriptor_left_is_a_typed_error(image: int) -> None:
         assert refused.value.errno in (errno.EMFILE, errno.ENOSYS, errno.EPERM, errno.EACCES)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_a12_what_is_in_flight_is_counted_by_its_age() -> None:
+    counters = QueueCounters(bytearray(BLOCK_SIZE), 0)
+    reading, writing = os.pipe()
+    ring = Uring(8, [reading])
+    ring.count_in(counters)
+    ages = [[counters.handed_since(looks) for looks in (1, 2, 5)]]
+    for tag in range(2):
+        ring.read(0, [bytearray(1)], 0, tag)
+        ring.submit_all()
+        counters.advance()
+        ages.append([counters.handed_since(looks) for looks in (1, 2, 5)])
+    assert ages == [[0, 0, 0], [1, 0, 0], [2, 1, 0]]
+    for _ in range(3):
+        counters.advance()
+    assert counters.handed_since(5) == 1
+    os.write(writing, b"x")
+    ((_, moved, _),) = ring.collect(wait=True)
+    assert moved == 1 and counters.handed_since(1) == 1
+    ring.close()
+    assert counters.handed_since(1) == 0
+    # What a worker leaves that is killed, its successor takes out.
+    ring = Uring(8, [reading])
+    ring.count_in(counters)
+    ring.read(0, [bytearray(1)], 0, 0)
+    counters.advance()
+    counters.hand_none()
+    assert counters.handed_since(1) == 0
+    ring.close()
+    os.close(reading)
+    os.close(writing)

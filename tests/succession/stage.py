@@ -21,7 +21,7 @@ from functools import partial
 from typing import Any, cast
 
 from vuproc import effects
-from vuproc.chronicle import CONNECTION
+from vuproc.chronicle import CONNECTION, Chronicle
 from vuproc.errors import ConnectionBroken, Disconnected
 from vuproc.estate import Estate
 from vuproc.fd import Fd
@@ -31,6 +31,7 @@ from vuproc.outbox import Outbox
 from vuproc.peek import PeekingReceiver
 from vuproc.serve import PROTOCOL_FEATURES
 from vuproc.session import Offer
+from vuproc.signals import Signals
 from vuproc.spec.virtio import Feature
 from vuproc.systemd import Notifier
 from vuproc.testing.frontend import FrontEnd
@@ -54,7 +55,7 @@ OFFER = Offer(
 class Shared:
     """Words that every process sees: the doom, and for each ring its record and its history."""
 
-    STEP, RING = 0, 8
+    STEP, WAITING, RING = 0, 1, 8
     VERSION, POSITION, DONE, SKIPPED, RUNNING = range(5)
 
     def __init__(self) -> None:
@@ -68,6 +69,13 @@ class Shared:
 
     def set_ring(self, index: int, field: int, value: int) -> None:
         self.words[self.RING + 8 * index + field] = value
+
+    def await_waiting(self) -> None:
+        """Until a master waits for room for an answer."""
+        deadline = time.monotonic() + BOUND_S
+        while not self.words[self.WAITING]:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
 
     @property
     def label(self) -> str:
@@ -208,6 +216,8 @@ class FakeCrew:
     def due(self) -> None: ...
 
     def tend(self) -> None: ...
+
+    def wind_down(self) -> None: ...
 
     def close(self) -> None: ...
 
@@ -381,6 +391,7 @@ def _live(
     doom.around(PeekingReceiver, "take", lambda _self, message: f"take {message.name}")
     doom.around(Outbox, "put", lambda _self, _reply: "put")
     doom.around(Outbox, "send", lambda _self, _sock: "send")
+    _note_waiting(shared)
     left = {name: tuple(fds) for name, fds in manager.stored.items()}
     estate = Estate(Notifier(manager.address), left)
     resumed = CONNECTION in left
@@ -389,6 +400,7 @@ def _live(
         OFFER,
         lambda master: cast(Crew, FakeCrew(master, shared, doom)),
         estate,
+        Signals(),
     )
 
     def ready() -> None:
@@ -398,6 +410,17 @@ def _live(
     master.run(ready, lambda: None)
     master.close()
     return 0
+
+
+def _note_waiting(shared: Shared) -> None:
+    original = Chronicle.send_rest
+
+    def send_rest(self: Chronicle) -> None:
+        original(self)
+        if self.replying:
+            shared.words[Shared.WAITING] = 1
+
+    Chronicle.send_rest = send_rest  # type: ignore[method-assign]
 
 
 def _kind(name: str) -> str:

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import array
+import fcntl
+import functools
 import itertools
 import os
 import random
+import select
+import termios
+import time
 from collections.abc import Sequence
 
 import pytest
 
-from tests.succession.stage import BURST, QUEUES, Outcome, Shared, play
+from tests.succession.stage import BOUND_S, BURST, QUEUES, Outcome, Shared, play
+from vuproc import chronicle
+from vuproc.errors import Disconnected
 from vuproc.fd import Fd
+from vuproc.spec.vhost_user import FRONT_END
 from vuproc.spec.virtio import Status
 from vuproc.testing.frontend import FrontEnd
 from vuproc.testing.memory import Ram
+from vuproc.wire import encode
 
 EVERY_STEP = bool(os.environ.get("VUPROC_EVERY_STEP"))
 """The long form: a death at each step. Otherwise at one of each kind."""
 SEED = 7
 FIRST_BASE = 40
+PIPELINED = {"GET_CONFIG": 200, "GET_INFLIGHT_FD": 400}
+"""Messages whose answers do not fit into a socket."""
+AT_ONCE = 200
+"""Messages that fit."""
 
 
 def life_of_a_disk(front_end: FrontEnd, shared: Shared) -> None:
@@ -128,3 +142,71 @@ def test_a_descriptor_that_was_not_kept_ends_the_session() -> None:
     assert not outcome.lost
     known = {"session.connection", "session.journal", "session.outbox-read", "session.outbox-write"}
     assert known < set(names) and len(names) > len(known) + 5
+
+
+def asks_and_does_not_listen(name: str, front_end: FrontEnd, shared: Shared) -> None:
+    """The same question over and over, and no answer is read before the last is asked."""
+    front_end.negotiate()
+    row = FRONT_END.named(name)
+    for number in range(PIPELINED[name]):
+        if number == AT_ONCE:
+            await_queued(front_end, number * len(encode(0, row.reply_payload.encode())))
+        front_end.send(encode(row.number, row.payload.encode(**question(name, number))))
+    shared.await_waiting()
+    for number in range(PIPELINED[name]):
+        answer = front_end.receive(name)
+        assert (answer.name, len(answer.fds)) == (name, row.reply_fds[1])
+        fields = row.reply_payload.decode(answer.payload)
+        assert question(name, number).items() <= fields.items()
+        answer.close()
+
+
+def await_queued(front_end: FrontEnd, size: int) -> None:
+    """Until so many bytes of answers wait to be read."""
+    deadline = time.monotonic() + BOUND_S
+    count = array.array("i", [0])
+    while count[0] < size:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+        fcntl.ioctl(front_end.socket, termios.FIONREAD, count)
+
+
+def question(name: str, number: int) -> dict[str, int]:
+    if name == "GET_CONFIG":
+        return {"offset": number % 16, "size": 1, "data": b"\0"}  # type: ignore[dict-item]
+    return {"num_queues": 1 + number % QUEUES, "queue_size": 8}
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("name", ["GET_CONFIG", "GET_INFLIGHT_FD"])
+def test_a12_a_master_dies_while_its_answer_waits_for_room(name: str) -> None:
+    """The successor sends it, or the rest of it, once; with its descriptor if it has one."""
+    script = functools.partial(asks_and_does_not_listen, name)
+    steps = play(script).steps
+    # What is noted when the socket has taken nothing; a master then waits.
+    full = "after write Applying" if name == "GET_INFLIGHT_FD" else "after send"
+    again = "before write Replying" if name == "GET_INFLIGHT_FD" else "before send"
+    waits = [n for n, pair in enumerate(itertools.pairwise(steps), 1) if pair == (full, again)]
+    waits = [n for n in waits if steps[n - 3 : n - 1] != ["before put", "after put"]]
+    assert waits
+    for step in {waits[0], waits[0] + 1, waits[-1]}:
+        outcome = play(script, [step])
+        assert outcome.masters == 2 and not outcome.lost and outcome.stored == [], outcome
+
+
+def asks_and_never_listens(front_end: FrontEnd, shared: Shared) -> None:
+    front_end.negotiate()
+    for _ in range(AT_ONCE):
+        front_end.send(encode(FRONT_END.named("GET_FEATURES").number))
+    poller = select.poll()
+    poller.register(front_end.socket, select.POLLRDHUP)
+    assert poller.poll(BOUND_S * 1000), "the connection does not end"
+    raise Disconnected
+
+
+def test_a12_an_answer_that_is_not_taken_in_time_ends_the_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(chronicle, "SEND_DEADLINE", 0.1)
+    with pytest.raises(AssertionError, match="master ended with 0, front-end with 4"):
+        play(asks_and_never_listens)

@@ -45,6 +45,8 @@ BOUND_S = 30.0
 PAGE = 4096
 PAGES = 256
 SIZE = 64
+ATTEMPTS_AT = 16 + 1
+"""Where a record has the attempts of head 0."""
 
 
 def is_direct(image: Path) -> bool:
@@ -425,6 +427,30 @@ def test_a_recovered_ring_with_a_witness_is_refused_after_a_while(
     assert bench.driver.wait(token).content == b"\x09" * SECTOR_SIZE + b"\0"
     dead.drop()
     bench.close()
+
+
+def test_a12_what_io_uring_does_not_finish_is_to_blame_for_the_worker_s_end(image: Path) -> None:
+    """The image is one that never answers; the record says who died over what."""
+    if not has_uring():
+        return
+    bench = Bench(image, "io_uring")
+    reading, writing = os.pipe()
+    (fd,) = bench.device.uring_files(0)
+    os.dup2(reading, fd if isinstance(fd, int) else fd.fileno())
+    bench.start()
+    bench.read(0)
+    bench.queue.run()
+    bench.queue.submit()
+    assert bench.queue.in_flight == 1
+    # The request is the ring's first, and so is its descriptor.
+    assert os.pread(bench.record.fileno(), 1, ATTEMPTS_AT) == b"\0"
+    for count in (1, 2):
+        assert bench.queue.blame(0) == 1
+        assert os.pread(bench.record.fileno(), 1, ATTEMPTS_AT)[0] == count
+    assert bench.queue.blame(1) == 0
+    bench.close()
+    os.close(reading)
+    os.close(writing)
 
 
 def test_locks_of_the_witness_are_the_open_files(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from vuproc.shm.atomics cimport vu_load_relaxed64, vu_store_relaxed64
 
 cdef enum:
     BUCKET_COUNT = 32
+    EPOCHS = 8                     # more than the age at which anybody is looked for
 
 
 cdef struct Block:
@@ -25,7 +26,9 @@ cdef struct Block:
     uint64_t awake                 # 1 unless the worker of the queue sleeps
     uint64_t commands              # the master's: those sent to the queue's worker
     uint64_t hooks                 # odd while the worker is inside a hook of the device
-    uint64_t reserved[19]
+    uint64_t epoch                 # the master's: advances while it looks for what takes too long
+    uint64_t handed[EPOCHS]        # requests that the kernel has, by the epoch of their begin
+    uint64_t reserved[10]
 
 
 cdef inline void add(uint64_t *word, uint64_t amount) noexcept nogil:

@@ -75,6 +75,20 @@ class QueueCounters:
     def unheed(self) -> None:
         """It has found one, and there may be another: the ring is to stop after one request."""
 
+    def advance(self) -> None:
+        """The master looks once more: what io_uring is given from now on is younger than what it
+        has.
+        """
+
+    def handed_since(self, looks: int) -> int:
+        """How many requests io_uring has had since so many looks (1 to 7) of the master, or more.
+
+        What it was given between two looks counts from the second.
+        """
+
+    def hand_none(self) -> None:
+        """io_uring has nothing of this worker's: before there is one."""
+
     def count_awake(self) -> int:
         """The number of queues, of all in the buffer, whose workers do not sleep."""
 

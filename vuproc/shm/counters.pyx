@@ -134,6 +134,26 @@ cdef class QueueCounters:
         # Relaxed: it only has the worker look at its channel.
         return vu_load_relaxed64(&self.block.commands) != self.heeded
 
+    def advance(self):
+        """The master looks once more: what is begun from now on is younger than what was."""
+        vu_store_relaxed64(&self.block.epoch, vu_load_relaxed64(&self.block.epoch) + 1)
+
+    def handed_since(self, uint64_t looks):
+        """The number of requests that the kernel has, and had when `advance` was called for the
+        last time but `looks - 1`.
+        """
+        cdef Block *block = self.block
+        cdef uint64_t epoch = vu_load_relaxed64(&block.epoch), age, found = 0
+        for age in range(looks, EPOCHS):
+            found += vu_load_relaxed64(&block.handed[(epoch - age) % EPOCHS])
+        return found
+
+    def hand_none(self):
+        """The kernel has nothing of this worker's."""
+        cdef int i
+        for i in range(EPOCHS):
+            vu_store_relaxed64(&self.block.handed[i], 0)
+
     def count_awake(self):
         """The number of queues, of all in the buffer, whose workers do not sleep."""
         cdef Block *blocks = <Block *>self._view.buf

@@ -73,6 +73,7 @@ cdef class Ring(Completions):
     cdef int look(self) noexcept nogil
     cdef void note_begun(self, uint16_t head, uint8_t attempts) noexcept nogil
     cdef void note_survived(self, uint16_t head, uint8_t attempts) noexcept nogil
+    cdef void note_blamed(self, uint16_t head) noexcept nogil
     cdef void note_end(self) noexcept nogil
     cdef int ask_kicks(self) noexcept nogil
     cdef void refuse_kicks(self) noexcept nogil

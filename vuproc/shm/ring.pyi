@@ -107,6 +107,11 @@ class Ring:
         `on_error`, and the request is finished on return.
         """
 
+    def blame(self, uring: Uring, looks: int) -> int:
+        """Count this worker's end to the attempts of each request that `uring`, which is the
+        ring's, has had for so many looks of the master (1 to 7); their number.
+        """
+
     def serve_native(
         self,
         device: NativeDevice,

@@ -4,14 +4,14 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport abort, calloc, free, malloc
 
-from vuproc.shm.atomics cimport vu_pause
+from vuproc.shm.atomics cimport vu_load_relaxed64, vu_pause
 from vuproc.shm.clock cimport clock_ns
 from vuproc.shm.completions cimport BATCH, Completions
-from vuproc.shm.counters cimport add, set_busy
+from vuproc.shm.counters cimport EPOCHS, add, set_busy
 from vuproc.shm.memory cimport GuestMemory
 from vuproc.shm.native cimport NativeDevice
 from vuproc.shm.request cimport CLOSED, OPEN, Chain, Request
-from vuproc.shm.uring cimport Outcome
+from vuproc.shm.uring cimport Outcome, Transfer, Uring
 
 from os import strerror
 
@@ -199,6 +199,28 @@ cdef class Ring(Completions):
         if failure is not None:
             raise failure
         return total
+
+    def blame(self, Uring uring not None, uint64_t looks):
+        """Note that this worker ends over what `uring` has had for so many looks; how many."""
+        cdef uint64_t epoch = vu_load_relaxed64(uring.epoch)
+        cdef Transfer *transfer
+        cdef uint64_t head
+        cdef uint32_t slot
+        cdef int found = 0
+        for slot in range(uring.fresh):
+            # SAFETY: slot < fresh <= entries, the array's length.
+            transfer = uring.transfers + slot
+            if not transfer.busy or (epoch - transfer.epoch) % EPOCHS < looks:
+                continue
+            if self.device is not None:
+                head = transfer.tag
+            else:
+                # SAFETY: a tag of `hand_over`, which keeps the request until it is taken back.
+                head = (<Request><void *>transfer.tag)._head
+            if head < <uint64_t>self.size and self.marks[head]:
+                self.note_blamed(<uint16_t>head)
+                found += 1
+        return found
 
     cdef int request_failed(self, Request request, object on_error, object error) except -1:
         if self.counters is not None:
@@ -566,6 +588,9 @@ cdef class Ring(Completions):
         pass
 
     cdef void note_survived(self, uint16_t head, uint8_t attempts) noexcept nogil:
+        pass
+
+    cdef void note_blamed(self, uint16_t head) noexcept nogil:
         pass
 
     cdef void note_end(self) noexcept nogil:

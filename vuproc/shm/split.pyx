@@ -248,6 +248,10 @@ cdef class SplitRing(Ring):
         if self.entries != NULL:
             note_attempts(self.entries + head, attempts)
 
+    cdef void note_blamed(self, uint16_t head) noexcept nogil:
+        if self.entries != NULL:
+            note_attempts(self.entries + head, self.entries[head].attempts + 1)
+
     cdef void note_end(self) noexcept nogil:
         if self.record is not None:
             self.record.end()

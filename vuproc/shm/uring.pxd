@@ -42,6 +42,7 @@ cdef struct Transfer:
     uint8_t file                   # index of a registered file
     uint8_t vain                   # tries in a row that moved nothing
     uint8_t busy
+    uint8_t epoch                  # of the counters, at its begin
     iovec inline_pieces[PIECES]
 
 
@@ -59,6 +60,10 @@ cdef class Uring:
     cdef uint32_t waiting_last
     cdef bint finishing            # what comes back is over, whole or not
     cdef dict buffers              # by tag; of Python callers
+    cdef object counters           # what holds the next two; None: nobody looks, `unseen` does
+    cdef uint64_t *epoch
+    cdef uint64_t *handed          # EPOCHS of them
+    cdef uint64_t unseen[9]
 
     cdef int index_of(self, int fd) noexcept nogil
     cdef int begin(

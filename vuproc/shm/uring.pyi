@@ -3,6 +3,8 @@ from typing import Protocol, final
 
 from typing_extensions import Buffer
 
+from vuproc.shm.counters import QueueCounters
+
 class HasFileno(Protocol):
     """What has a file descriptor."""
 
@@ -23,6 +25,12 @@ class Uring:
         The files are known by their index from then on, and stay open as long as the kernel works
         on them, whatever becomes of the descriptors. Raises `UringUnavailable` where the kernel, a
         container or a seccomp filter has no io_uring to give; Linux 5.6 is the oldest that will do.
+        """
+
+    def count_in(self, counters: QueueCounters) -> None:
+        """Count there what is in flight, by its age; before the first transfer, else ValueError.
+
+        The counters must not be released before the ring is closed.
         """
 
     @property

@@ -9,6 +9,9 @@ from libc.stdlib cimport abort, calloc, free, malloc
 from libc.string cimport memcpy
 from posix.uio cimport iovec
 
+from vuproc.shm.atomics cimport vu_load_relaxed64
+from vuproc.shm.counters cimport EPOCHS, QueueCounters, add
+
 from os import strerror
 
 from vuproc.errors import UringUnavailable
@@ -56,6 +59,8 @@ cdef enum:
 cdef uint64_t CANCELLED = <uint64_t>-1
 """What the answer to a request for an end is known by; transfers are known by their number."""
 
+assert EPOCHS < 9, "Uring.unseen has room for so many, and for the epoch"
+
 
 @cython.final
 @cython.no_gc
@@ -89,6 +94,8 @@ cdef class Uring:
         self.entries = size
         self.free = self.waiting = self.waiting_last = size
         self.buffers = {}
+        self.epoch = &self.unseen[EPOCHS]
+        self.handed = &self.unseen[0]
 
     def __dealloc__(self):
         # Before its owner can let go of the memory.
@@ -146,6 +153,8 @@ cdef class Uring:
         transfer.tag = tag
         transfer.busy = True
         self.in_flight += 1
+        transfer.epoch = vu_load_relaxed64(self.epoch) % EPOCHS
+        add(self.handed + transfer.epoch, 1)
         self.push_or_queue(slot)
         return 0
 
@@ -257,6 +266,7 @@ cdef class Uring:
             transfer.next = self.free
             self.free = slot
             self.in_flight -= 1
+            add(self.handed + transfer.epoch, <uint64_t>-1)
         if again:
             answer = self.submit()
             if answer < 0:
@@ -336,6 +346,16 @@ cdef class Uring:
             abort()
 
     # For Python callers.
+
+    def count_in(self, QueueCounters counters not None):
+        """Count what is in flight there, by its age; nothing is in flight yet."""
+        if self.in_flight:
+            raise ValueError(f"{self.in_flight} transfers are in flight")
+        self.counters = counters
+        # SAFETY: the block is there as long as its owner, which we keep, is not released, and a
+        # worker releases none.
+        self.epoch = &counters.block.epoch
+        self.handed = &counters.block.handed[0]
 
     def fileno(self):
         """The ring's descriptor: readable while there is something to reap."""

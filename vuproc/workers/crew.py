@@ -87,10 +87,14 @@ class Crew:
     ) -> None:
         self.config = config
         self._worker_numbers = itertools.count()
-        self.standby = Standby(lambda: start(partial(self._report, next(self._worker_numbers))))
+        self.standby = Standby(self._started)
         self.seats = [Seat(queues, self.standby.take, work) for queues in groups]
         self.broken: dict[int, str] = {}
         """Cause by queue, for the rings that nobody serves until they are set up anew."""
+        self._start_worker = start
+        self._workers: tuple[WorkerProcess, ...] = ()
+        self._winding_down = False
+        self._abandoned = False
         self._queue_size = queue_size
         self._replay = replay
         self._on_broken = on_broken
@@ -118,6 +122,34 @@ class Crew:
         for seat in self.seats:
             if seat.worker is not None:
                 seat.worker.settle()
+
+    def _started(self) -> WorkerProcess:
+        """A new worker process. Raises `CannotStart`."""
+        if self._abandoned:
+            raise CannotStart("the device is ending")
+        worker = self._start_worker(partial(self._report, next(self._worker_numbers)))
+        # In one store, as `abandon` may come at any instruction.
+        self._workers = (*(old for old in self._workers if not old.closed), worker)
+        self._kill_if_abandoned(worker)
+        return worker
+
+    def _kill_if_abandoned(self, worker: WorkerProcess) -> None:
+        """That may have come while the process was being started."""
+        if self._abandoned:
+            worker.kill()
+
+    def wind_down(self) -> None:
+        """Our end begins: no worker is replaced any more."""
+        self._winding_down = True
+        for seat in self.seats:
+            seat.last = True
+
+    def abandon(self) -> None:
+        """Our end is to wait for nothing: kill every worker. May be called by a signal handler."""
+        self._abandoned = True
+        self.wind_down()
+        for worker in self._workers:
+            worker.kill_at_once()
 
     def close(self) -> None:
         """End every worker, by force those that do not within `EXIT_DEADLINE` each."""
@@ -513,7 +545,8 @@ class Crew:
         if worker is None:
             if seat.lack:
                 raise NoWorker(f"{name_queues(seat.queues)}: {seat.lack}")
-            raise WorkerRefused(f"{name_queues(seat.queues)}: no worker can be started")
+            why = "its worker has ended" if self._winding_down else "no worker can be started"
+            raise WorkerRefused(f"{name_queues(seat.queues)}: {why}")
         try:
             worker.settle()
         except WorkerSetupError as error:
@@ -557,7 +590,8 @@ class Crew:
         Its answers are not waited for: a driver waits, and the device may take its time to set up.
         `hold` names a ring that is not to run again before the command that its worker died over.
         """
-        if seat.barred:
+        if seat.barred or self._winding_down:
+            seat.tell()
             return
         try:
             seat.spawn().catch_up(self._history(seat.queues, hold))

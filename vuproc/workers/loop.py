@@ -31,7 +31,7 @@ from vuproc.shm.segment import Segment
 from vuproc.workers.log import WorkerLog
 from vuproc.workers.queue import ALONE_NS, Queue
 from vuproc.workers.spin import LONGEST_NS, Spin
-from vuproc.workers.watch import Callback, HasFileno, Watcher
+from vuproc.workers.watch import Callback, HasFileno, Watcher, is_ready
 
 POLL_BUSY_S = 0.0005
 """How long a ring without a kick descriptor sleeps between two looks when it was found empty."""
@@ -75,22 +75,24 @@ class Worker:
 
     def watch(self, fd: int | HasFileno, callback: Callable[[], None], *, write: bool) -> None:
         """Call `callback` when the device's own descriptor is readable (or writable), until it
-        fails.
+        fails and leaves it so.
         """
         number = fd if isinstance(fd, int) else fd.fileno()
+        events = select.EPOLLOUT if write else select.EPOLLIN
 
         def ready(_mask: int) -> None:
             try:
-                callback()
+                with self._in_hook():
+                    callback()
             except Exception as error:
                 # What it has not read is there still: it would be called again at once, for ever.
                 then = ""
-                if self._hooks.get(number) is ready:
+                if self._hooks.get(number) is ready and is_ready(number, events):
                     self.unwatch(number)
                     then = f"; descriptor {number} is no longer watched"
                 self._failed(_name(callback), error, then=then)
 
-        self._watcher.add(number, ready, select.EPOLLOUT if write else select.EPOLLIN)
+        self._watcher.add(number, ready, events)
         self._hooks[number] = ready
 
     def unwatch(self, fd: int | HasFileno) -> None:
@@ -111,6 +113,7 @@ class Worker:
         for index in queues:
             own = None if counters is None else QueueCounters(counters, index)
             if own is not None:
+                own.hand_none()
                 self._counters.append(own)
             self._queues[index] = Queue(
                 index,
@@ -280,6 +283,8 @@ class Worker:
                 base = self._queue(index).stop()
                 self._hook(self._device.ring_stopped, index)
                 return base
+            case control.BlameUring(queue=index, looks=looks):
+                return self._queue(index).blame(looks)
             case control.EnableRing(queue=index, enabled=enabled):
                 self._queue(index).set_enabled(enabled)
             case control.SetKick(queue=index):
@@ -346,6 +351,7 @@ class Worker:
             self._unwatch_queue(queue)
             queue.drop()
             queue.enabled = False
+            queue.told_untouched = False
         self._memory = GuestMemory()
         self._features = 0
         self._hook(self._device.reset)

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Callable
 
 from vuproc import control
 from vuproc.device import Device
 from vuproc.errors import MemoryFault, RingError, UringUnavailable
 from vuproc.fd import Fd
+from vuproc.hint_names import SHARE_MEMORY
 from vuproc.shm.counters import QueueCounters
 from vuproc.shm.inflight import SplitRecord, record_bytes
 from vuproc.shm.memory import GuestMemory
@@ -23,6 +25,7 @@ from vuproc.shm.request import Request
 from vuproc.shm.ring import SLICE_NS
 from vuproc.shm.split import SplitRing
 from vuproc.shm.uring import Uring
+from vuproc.spec.virtio import AVAIL_ENTRY, AVAIL_HEADER, DESC_SIZE
 from vuproc.workers import witness
 
 log = logging.getLogger("vuproc.worker")
@@ -35,6 +38,12 @@ NATIVE_BUDGET = 65536
 """The same for a native device, which keeps an eye on the time as well."""
 ALONE_NS = 10_000_000
 """The longest turn of a native device if nobody else waits for one. A command ends it."""
+UNTOUCHED_KICKS = 2
+"""Kicks after which a ring that is all zero is worth a look: QEMU gives one of its own at a start,
+a driver none before it has put a request there.
+"""
+UNTOUCHED_BYTES = 4096
+"""Bytes of descriptors, and of the available ring, that are looked at then."""
 KICK_BYTES = 8
 """What one kick is: the eventfd's counter; pipes and sockets carry the same eight bytes a kick."""
 
@@ -70,6 +79,8 @@ class Queue:
         """Readable while io_uring has completed something; -1: there is no io_uring."""
         self.failures_seen = 0
         """Those of its failures that have been looked at."""
+        self.told_untouched = False
+        """This front-end's memory was found to be a copy, and that was logged."""
         self._device = device
         self._counters = counters
         self._chain_limit = chain_limit
@@ -81,6 +92,10 @@ class Queue:
         self._call: Fd | None = None
         self._err: Fd | None = None
         self._broken = False
+        self._areas: tuple[int, int, int] = (0, 0, 0)
+        self._memory = GuestMemory()
+        """Where the ring is, as long as `_kicks_left` is above 0."""
+        self._kicks_left = 0
 
     @property
     def started(self) -> bool:
@@ -144,6 +159,8 @@ class Queue:
         self._call = next(supply) if command.call else None
         self._err = next(supply) if command.err else None
         self._ring = ring
+        self._areas, self._memory = (command.desc, command.avail, command.size), memory
+        self._kicks_left = UNTOUCHED_KICKS
         if uring is not None:
             self.completions = uring.fileno()
             if self.native is not None:
@@ -173,12 +190,15 @@ class Queue:
         try:
             held = witness.hold(record, *extent)
             try:
-                return Uring(command.size, [*files, held])
+                uring = Uring(command.size, [*files, held])
             finally:
                 held.close()
         except (UringUnavailable, OSError) as error:
             log.warning("queue %d: requests block, for there is %s", self.index, error)
             return None
+        if self._counters is not None:
+            uring.count_in(self._counters)
+        return uring
 
     def stop(self) -> int:
         """Stop the ring, with nothing in the device's hands; the value that answers `StopRing`.
@@ -208,6 +228,7 @@ class Queue:
                 fd.close()
         self.kick = self._call = self._err = None
         self._drop_uring()
+        self._memory = GuestMemory()
         self._broken = False
         self.ready = False
 
@@ -249,6 +270,8 @@ class Queue:
         """Move the ring to a changed memory table; it breaks if that lacks its addresses."""
         if self._ring is None or self._broken:
             return
+        if self._kicks_left > 0:
+            self._memory = memory
         try:
             self._ring.rebind(memory)
         except (RingError, MemoryFault) as error:
@@ -273,6 +296,37 @@ class Queue:
             self.break_ring("the kick descriptor was closed by its other end")
             return
         self.ready = True
+        if self._kicks_left > 0:
+            # A pipe carries one each, an eventfd the number of them.
+            self._kicks_left -= int.from_bytes(data, sys.byteorder) or 1
+            if self._kicks_left <= 0:
+                self._look_at_memory()
+
+    def _look_at_memory(self) -> None:
+        """The driver has kicked: there should be something in its ring."""
+        if self._is_untouched() and not self.told_untouched:
+            self.told_untouched = True
+            log.warning(
+                "queue %d: the driver has kicked, but there is nothing in its ring: the guest "
+                "memory that came from the front-end is probably not shared with it; %s",
+                self.index,
+                SHARE_MEMORY,
+            )
+        self._memory = GuestMemory()
+
+    def _is_untouched(self) -> bool:
+        """Whether no driver has written to the ring, as far as its memory goes."""
+        desc, avail, size = self._areas
+        if self._ring is None or self._ring.next_avail:
+            return False
+        try:
+            areas = (desc, DESC_SIZE * size), (avail, AVAIL_HEADER + AVAIL_ENTRY * size)
+            return not any(
+                any(self._memory.user_view(address, min(length, UNTOUCHED_BYTES)))
+                for address, length in areas
+            )
+        except MemoryFault:
+            return False
 
     def run(self, spin_ns: int = 0, slice_ns: int = SLICE_NS) -> None:
         """Serve up to `BUDGET` requests, and look for more for `spin_ns` before the driver is asked
@@ -301,6 +355,12 @@ class Queue:
         collected = self._ring.collect(self._on_error)
         return collected + self._ring.publish()
 
+    def blame(self, looks: int) -> int:
+        """As `Ring.blame`, for what io_uring has; 0 if there is none."""
+        if self._ring is None or self._uring is None:
+            return 0
+        return self._ring.blame(self._uring, looks)
+
     def submit(self) -> bool:
         """False if io_uring cannot take all that was begun just now: call again soon."""
         uring = self._uring
@@ -316,6 +376,8 @@ class Queue:
         if self._broken or self._ring is None:
             return
         self._broken = True
+        self._memory = GuestMemory()
+        self._kicks_left = 0
         self.ready = False
         # Not only if its content broke it: what the device still finishes must not be shown.
         self._ring.stop()

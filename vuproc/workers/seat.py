@@ -49,6 +49,8 @@ class Seat:
         self.spawn_at = 0.0
         self.since = 0.0
         self.restarts = 0
+        self.last = False
+        """The worker that sits here will have no successor."""
         self.last_signal: signal.Signals | None = None
         self.causes: deque[str] = deque(maxlen=LAST_CAUSES)
         self._spawn = spawn
@@ -137,9 +139,8 @@ class Seat:
         worker.close()
         self.restarts += 1
         self._note_cause(worker, how)
-        log.warning(
-            "%s: worker %d ended (%s), starting another", name_queues(self.queues), worker.pid, how
-        )
+        then = "" if self.last else ", starting another"
+        log.warning("%s: worker %d ended (%s)%s", name_queues(self.queues), worker.pid, how, then)
 
     def vacate(self) -> None:
         """Have a worker that is well end by itself, and empty the seat; as `bury`, for good if it

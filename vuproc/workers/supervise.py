@@ -29,6 +29,7 @@ from vuproc.control import (
 )
 from vuproc.errors import VuprocError
 from vuproc.fd import Fd
+from vuproc.traffic import CommandLog
 from vuproc.workers import stack
 from vuproc.workers.commands import Prepared
 from vuproc.workers.forkserver import CannotStart, ForkedProcess, Forkserver
@@ -111,6 +112,7 @@ class WorkerProcess:
         self._code: int | None = None
         self._since = 0.0
         self._serial = 0
+        self._log = CommandLog()
         self._backlog: deque[Prepared] = deque()
         self._unanswered: deque[tuple[int, bool]] = deque()
         """Serial of each command that nobody waits for, and whether it is the device's set-up."""
@@ -210,6 +212,7 @@ class WorkerProcess:
         """Send one command and return its serial for `wait`; it is `ready`. Raises `WorkerLost`."""
         self._serial += 1
         numbered = control.numbered(command, self._serial)
+        self._log.posted(self._serial, command, fds)
         try:
             self._channel.send(numbered, fds)
         except ChannelError as error:
@@ -264,22 +267,40 @@ class WorkerProcess:
                 return None
             report, _ = received
             if isinstance(report, Done | Failed):
+                answer = report.reason if isinstance(report, Failed) else report.value
+                self._log.answered(self._name, report.serial, answer)
                 return report
             if isinstance(report, RingBroken) and report.queue not in self.queues:
                 raise self._lost(f"reported queue {report.queue}, which is not its own")
             self._on_report(report)
         return None
 
+    @property
+    def _name(self) -> str:
+        return f"worker {self.pid} of {name_queues(self.queues)}"
+
     def _lost(self, cause: str) -> WorkerLost:
+        self._log.lost(self._name, cause)
         return WorkerLost(self.queues, self.pid, cause)
 
     def kill(self) -> bool:
         """SIGKILL the process and wait until it is gone; False if the kernel will not."""
+        self.kill_at_once()
+        return self.wait_end(KILL_DEADLINE)
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self.pidfd.closed
+
+    def kill_at_once(self) -> None:
+        """SIGKILL the process, if it is there; does not wait."""
+        if self.closed:
+            return
         try:
             signal.pidfd_send_signal(self.pidfd.fileno(), signal.SIGKILL)
         except ProcessLookupError:
             pass
-        return self.wait_end(KILL_DEADLINE)
 
     def wait_end(self, timeout: float) -> bool:
         """Wait until the process has ended; False after `timeout` seconds."""

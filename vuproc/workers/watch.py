@@ -65,3 +65,10 @@ class Watcher:
         """Close the poll set, not the descriptors."""
         self._epoll.close()
         self._callbacks.clear()
+
+
+def is_ready(fd: int, events: int) -> bool:
+    """Whether a watcher would call back for this descriptor at once."""
+    poller = select.poll()
+    poller.register(fd, events)
+    return bool(poller.poll(0))
