@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import gc
 import os
 import select
@@ -128,4 +129,15 @@ def _belongs_to_others(name: str) -> bool:
                 ancestor = int(status.read().rpartition(b")")[2].split()[1])
     except (FileNotFoundError, ProcessLookupError):
         return not os.path.exists(os.path.join(_SHM_ROOT, name))
-    return pid > 1
+    # The first process of a container; if it is one of ours, it is found as a child.
+    return pid > 1 or _is_locked(name)
+
+
+def _is_locked(name: str) -> bool:
+    """Whether the owner of a segment lives."""
+    try:
+        with open(os.path.join(_SHM_ROOT, name), "rb") as segment:
+            fcntl.flock(segment.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (FileNotFoundError, BlockingIOError):
+        return True
+    return False

@@ -33,14 +33,16 @@ def tell(text, *fds):
     notify.sendmsg([text.encode()], rights, 0, address)
 def heard(number, frame):
     strings.send(json.dumps(["signal", number]).encode())
-for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2):
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2):
     signal.signal(number, heard)
+blocked = sorted(signal.pthread_sigmask(signal.SIG_SETMASK, []))
 names = os.environ.get("LISTEN_FDNAMES", "").split(":")
 count = int(os.environ.get("LISTEN_FDS", "0"))
 contents = [os.pread(3 + at, 100, 0).decode() for at in range(count)]
 mine = os.environ.get("LISTEN_PID", str(os.getpid())) == str(os.getpid())
 watched = os.environ["WATCHDOG_PID"] == str(os.getpid()) and os.environ["WATCHDOG_USEC"]
-strings.send(json.dumps([os.getpid(), list(zip(names, contents)), mine, watched]).encode())
+hello = [os.getpid(), list(zip(names, contents)), mine, watched, blocked]
+strings.send(json.dumps(hello).encode())
 while True:
     verb, *rest = json.loads(strings.recv(65536) or '["exit", 9]')
     if verb == "tell":
@@ -77,7 +79,7 @@ class Puppet:
         self._strings = strings
         self.signals: list[int] = []
         """Those that it has told of and nobody has asked for."""
-        self.pid, self.stored, self.announced_to_it, self.watched = self.hear()
+        self.pid, self.stored, self.announced_to_it, self.watched, self.blocked = self.hear()
 
     def hear(self) -> Any:
         """What it says, but for signals: those come when they like."""
@@ -256,29 +258,84 @@ def test_sigterm_goes_to_the_master_and_its_end_is_the_end(theatre: Theatre) -> 
     puppet.ready()
     theatre.process.send_signal(signal.SIGTERM)
     assert puppet.signal() == signal.SIGTERM
-    puppet.kill()
-    assert theatre.wait() == 1
+    puppet.send("exit", 0)
+    assert theatre.wait() == 0
 
 
-def test_sigterm_in_a_pause_is_the_end(tmp_path: Path) -> None:
+def test_a10_a_master_that_is_to_end_and_is_killed_is_followed_by_one_that_ends(
+    theatre: Theatre,
+) -> None:
+    first = theatre.next()
+    first.ready()
+    first.do("store", ("lock", "a"))
+    theatre.process.send_signal(signal.SIGINT)
+    assert first.signal() == signal.SIGINT
+    first.kill()
+    second = theatre.next()
+    assert second.stored == [["lock", "a"]]
+    # It is told as well, and cannot miss it: it was born with the signal blocked.
+    assert signal.SIGINT in second.blocked
+    assert second.signal() == signal.SIGINT
+    second.send("exit", 0)
+    assert theatre.wait() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda s: s.name)
+def test_a10_a_signal_in_a_pause_starts_one_that_ends(
+    tmp_path: Path, number: signal.Signals
+) -> None:
     with playing(tmp_path, BACK_OFF_S=(BOUND_S * 2,), STABLE_S=1000.0) as theatre:
         puppet = theatre.next()
         puppet.ready()
+        puppet.do("store", ("lock", "a"))
         puppet.send("exit", 70)
         assert "starting another" in theatre.line()
-        theatre.process.send_signal(signal.SIGTERM)
+        theatre.process.send_signal(number)
+        second = theatre.next()
+        assert second.stored == [["lock", "a"]]
+        assert second.signal() == number
+        second.send("exit", 0)
         assert theatre.wait() == 0
 
 
-def test_sighup_and_sigusr2_wait_until_the_master_is_ready_for_them(theatre: Theatre) -> None:
+def test_a10_it_gives_up_on_masters_that_do_not_end_in_order(theatre: Theatre) -> None:
     puppet = theatre.next()
-    theatre.process.send_signal(signal.SIGHUP)
-    puppet.do("store", ("one", "a"))
-    assert puppet.signals == []
     puppet.ready()
-    assert puppet.signal() == signal.SIGHUP
-    theatre.process.send_signal(signal.SIGUSR2)
-    assert puppet.signal() == signal.SIGUSR2
+    theatre.process.send_signal(signal.SIGTERM)
+    for _ in range(keeper.WIND_UPS_MOST):
+        puppet.kill()
+        puppet = theatre.next()
+    puppet.send("exit", 5)
+    assert theatre.wait() == 5
+    assert "may be left" in theatre.log()
+
+
+def test_a10_one_that_is_to_end_and_does_not_come_up_is_killed(tmp_path: Path) -> None:
+    with playing(tmp_path, WATCHDOG_S=0.2, WIND_UPS_MOST=1) as theatre:
+        first = theatre.next()
+        theatre.process.send_signal(signal.SIGTERM)
+        assert ended(first.pid)
+        assert ended(theatre.next().pid)
+        assert theatre.wait() == 1
+
+
+def test_a10_a_second_signal_goes_to_the_master_too(theatre: Theatre) -> None:
+    puppet = theatre.next()
+    puppet.ready()
+    for _ in range(2):
+        theatre.process.send_signal(signal.SIGTERM)
+        assert puppet.signal() == signal.SIGTERM
+    puppet.send("exit", 0)
+    assert theatre.wait() == 0
+
+
+def test_signals_wait_until_the_master_has_handlers_for_them(theatre: Theatre) -> None:
+    puppet = theatre.next()
+    passed_on = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2}
+    assert set(puppet.blocked) == passed_on
+    for number in (signal.SIGHUP, signal.SIGUSR2):
+        theatre.process.send_signal(number)
+        assert puppet.signal() == number
 
 
 def test_what_a_dead_master_leaves_is_gone_before_the_next_starts(tmp_path: Path) -> None:
@@ -392,6 +449,54 @@ def test_the_master_is_told_to_end_when_the_keeper_is_killed(theatre: Theatre) -
     theatre.process.kill()
     assert puppet.signal() == signal.SIGTERM
     puppet.send("exit", 0)
+
+
+ARRANGE = """
+import os, random, sys
+sys.path.insert(0, sys.argv[1])
+import keeper
+chance = random.Random(int(sys.argv[2]))
+files = [os.memfd_create(str(number)) for number in range(40)]
+for number in chance.sample(files, 10):
+    os.close(number)
+    files.remove(number)
+names = {number: os.readlink(f"/proc/self/fd/{number}") for number in files}
+# All of them, some twice, in any order.
+numbers = chance.sample([*files, *chance.sample(files, 5)], 35)
+wanted = [names[number] for number in numbers]
+keeper._arrange(numbers)
+found = range(keeper.FIRST_FD, keeper.FIRST_FD + len(numbers))
+assert [os.readlink(f"/proc/self/fd/{number}") for number in found] == wanted
+assert all(os.get_inheritable(number) for number in found)
+"""
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a3_descriptors_are_arranged_in_any_order(seed: int) -> None:
+    folder = str(Path(keeper.__file__).parent)
+    command = [sys.executable, "-I", "-S", "-c", ARRANGE, folder, str(seed)]
+    subprocess.run(command, check=True, timeout=BOUND_S)
+
+
+ARRANGE_MANY = """
+import os, resource, sys
+sys.path.insert(0, sys.argv[1])
+import keeper
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+numbers = []
+try:
+    while True:
+        numbers.append(os.memfd_create("file"))
+except OSError:
+    os.close(numbers.pop())
+keeper._arrange(numbers[::-1])
+"""
+
+
+def test_a3_one_free_number_is_enough_to_hand_everything_over() -> None:
+    folder = str(Path(keeper.__file__).parent)
+    command = [sys.executable, "-I", "-S", "-c", ARRANGE_MANY, folder]
+    subprocess.run(command, check=True, timeout=BOUND_S)
 
 
 def test_what_it_was_started_with_goes_to_every_master(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from vuproc.fd import Fd
 from vuproc.listener import Connector, Inherited, Listener, ListenError, Source
 
 
@@ -29,6 +30,16 @@ def connect(path: Path) -> socket.socket:
     client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     client.connect(str(path))
     return client
+
+
+def left_by(listener: Listener) -> tuple[socket.socket, Fd]:
+    """What a process that dies leaves of it."""
+    sock, lock = listener.left
+    left = sock.dup(), lock.dup()
+    listener._reserve.close()
+    for owner in (sock, lock):
+        owner.close()
+    return left
 
 
 def test_listens_with_the_permissions_asked_for_and_removes_the_socket(tmp_path: Path) -> None:
@@ -87,15 +98,93 @@ def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(ListenError, match="not a socket"):
         Listener(path, 0o600)
     assert path.read_text() == "precious"
+    assert os.listdir(tmp_path) == ["s"]
 
 
 def test_a_socket_that_was_replaced_meanwhile_is_not_removed(tmp_path: Path) -> None:
     path = tmp_path / "s"
     listener = Listener(path, 0o600)
+    listener.open()
     path.unlink()
     path.write_text("somebody else's")
     listener.close()
     assert path.read_text() == "somebody else's"
+
+
+def test_b2_the_path_appears_when_it_accepts(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    listener = Listener(path, 0o640)
+    assert not path.exists()
+    listener.open()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    with connect(path), accepted(listener):
+        pass
+    listener.close()
+    assert os.listdir(tmp_path) == []
+
+
+def test_b2_one_that_is_never_opened_leaves_nothing(tmp_path: Path) -> None:
+    Listener(tmp_path / "s", 0o600).close()
+    assert os.listdir(tmp_path) == []
+
+
+def test_b2_what_a_dead_start_left_is_replaced(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dead:
+        dead.bind(str(tmp_path / "s.new"))
+    listener = Listener(tmp_path / "s", 0o600)
+    listener.open()
+    assert sorted(os.listdir(tmp_path)) == ["s", "s.lock"]
+    listener.close()
+
+
+def test_b2_a_file_of_the_draft_s_name_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "s.new").write_text("precious")
+    with pytest.raises(ListenError, match=r"s\.new: exists and is not a socket"):
+        Listener(tmp_path / "s", 0o600)
+    assert (tmp_path / "s.new").read_text() == "precious"
+    assert os.listdir(tmp_path) == ["s.new"]
+
+
+def test_b2_a_file_that_came_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    listener = Listener(tmp_path / "s", 0o600)
+    (tmp_path / "s").write_text("precious")
+    with pytest.raises(ListenError, match="meanwhile"):
+        listener.open()
+    listener.close()
+    assert os.listdir(tmp_path) == ["s"]
+
+
+@pytest.mark.parametrize("length", [1, 100, 104, 107])
+@pytest.mark.parametrize("opened", [False, True])
+def test_b2_a_successor_goes_on_with_the_socket(tmp_path: Path, length: int, opened: bool) -> None:
+    """Whether its predecessor came to open it or not; at a path as long as can be, too."""
+    folder = tmp_path / "f"
+    if length > 1:
+        folder = Path(f"{folder}{'x' * (length - 2 - len(str(folder)))}")
+    folder.mkdir()
+    path = folder / "s"
+    first = Listener(path, 0o600)
+    if opened:
+        first.open()
+        waiting = connect(path)
+    successor = Listener(path, 0o600, left_by(first))
+    assert path.exists() == opened
+    successor.open()
+    with connect(path) if not opened else waiting, accepted(successor):
+        pass
+    successor.close()
+    assert os.listdir(folder) == []
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_b2_a_successor_for_another_path_removes_the_old_one(tmp_path: Path, opened: bool) -> None:
+    first = Listener(tmp_path / "s", 0o600)
+    if opened:
+        first.open()
+    successor = Listener(tmp_path / "other", 0o600, left_by(first))
+    successor.open()
+    assert sorted(os.listdir(tmp_path)) == ["other", "other.lock"]
+    successor.close()
 
 
 def test_a_missing_folder_is_an_error_with_the_path(tmp_path: Path) -> None:

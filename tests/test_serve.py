@@ -232,6 +232,6 @@ def segments_of(pid: int) -> list[str]:
                 with Segment.attach(f"/{name}") as segment:
                     if segment.owner == pid:
                         found.append(name)
-            except FileNotFoundError:
+            except (FileNotFoundError, ValueError):  # gone, or not named yet
                 continue
     return found

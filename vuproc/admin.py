@@ -21,6 +21,7 @@ import msgspec
 from vuproc import texts
 from vuproc.errors import VuprocError
 from vuproc.listener import Listener
+from vuproc.unix_path import address_of
 
 log = logging.getLogger("vuproc.master")
 
@@ -32,6 +33,8 @@ CLIENTS = 8
 """Clients served at once; further ones wait in the backlog."""
 CLIENT_DEADLINE_S = 2.0
 """Seconds a client has to send its line, and to take the answer."""
+BACKLOG_LOOK_S = 0.01
+"""Seconds between two attempts of a client to get into a full backlog."""
 ANSWER_BYTES = 1 << 20
 """Bytes of the longest answer a client takes."""
 
@@ -185,7 +188,7 @@ def ask(path: Path, request: Request, timeout_s: float = 10.0) -> dict[str, Any]
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         client.settimeout(timeout_s)
         try:
-            client.connect(where)
+            _connect(client, Path(where), timeout_s)
             client.sendall(msgspec.json.encode(request) + b"\n")
             data = b""
             while not data.endswith(b"\n") and len(data) <= ANSWER_BYTES:
@@ -202,3 +205,17 @@ def ask(path: Path, request: Request, timeout_s: float = 10.0) -> dict[str, Any]
     if not answer.pop("ok", False):
         raise AdminError(str(answer.get("error", "failed")))
     return answer
+
+
+def _connect(client: socket.socket, path: Path, timeout_s: float) -> None:
+    """Connect, also if others wait there already: a non-blocking socket is refused at once then."""
+    deadline = time.monotonic() + timeout_s
+    with address_of(path) as address:
+        while True:
+            try:
+                client.connect(address)
+                return
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(BACKLOG_LOOK_S)

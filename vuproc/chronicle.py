@@ -222,8 +222,12 @@ class Chronicle:
             self._write(Applying(message.request, message.flags, message.payload))
             message = self.receiver.take(message)
         if _may_carry_fds(message) or message.fds or not isinstance(self._phase, Applying):
-            names = self._store.keep(message.fds)
-            self._write(Applying(message.request, message.flags, message.payload, names))
+            try:
+                names = self._store.keep(message.fds)
+                self._write(Applying(message.request, message.flags, message.payload, names))
+            except BaseException:
+                message.close()
+                raise
         return message
 
     def begin(self, count: int) -> None:

@@ -13,13 +13,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vuproc import __version__, cli_text
+from vuproc import __version__, cli_text, invocation, streams
 from vuproc.errors import ConfigErrors, DeviceLoadError
 
 if TYPE_CHECKING:
     from vuproc.admin import Request
     from vuproc.config import DeviceFile
     from vuproc.device import Device
+    from vuproc.upgrade import Again
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -38,6 +39,7 @@ CLIENTS = ("qemu", "qemu-microvm", "cloud-hypervisor", "crosvm", "libvirt", "uml
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line (default: the process's) and return the exit code."""
+    streams.open_closed()
     options = _parser().parse_args(arguments)
     verb: Callable[[argparse.Namespace], int] = options.verb
     try:
@@ -47,12 +49,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigErrors as errors:
         print(errors, file=sys.stderr)
         return EXIT_USAGE
+    except FileNotFoundError:
+        if _has_folder():
+            raise
+        print("vuproc: the current folder was removed: cd to another one", file=sys.stderr)
+        return EXIT_USAGE
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader of our output has gone. Python would complain once more while it exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        streams.silence(sys.stdout.fileno())
         return EXIT_FAILED
+    finally:
+        streams.flush_errors()
+
+
+def _has_folder() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def run(options: argparse.Namespace) -> int:
@@ -60,33 +77,44 @@ def run(options: argparse.Namespace) -> int:
     file = _of_the_last_master(options) or _load(options)
     if options.fd is not None:
         _check_descriptor(options.fd)
-    if options.supervised:
-        if options.fd is not None:
+        if options.supervised:
             _usage_error("--fd and --supervised exclude each other")
-        _supervise()
+    again = _again(options, file)
+    # The folder may be removed, and a file system in use cannot be unmounted.
+    invocation.leave_folder()
+    if options.supervised:
+        _supervise(again.run)
     from vuproc.serve import serve
-    from vuproc.upgrade import Again
 
-    started = _started_by()
-    verb = started.index("run") if "run" in started else len(started)
-    check = (*started[:verb], "check", str(file.path))
-    again = Again(run=started, check=check, load=lambda: _load(options))
     return serve(file, options.fd, again)
 
 
-def _started_by() -> tuple[str, ...]:
-    """The command that started this program, with the interpreter's own options."""
-    return (sys.executable, *sys.orig_argv[1:])
+def _again(options: argparse.Namespace, file: DeviceFile) -> Again:
+    """How to do the same once more, from any folder."""
+    from vuproc.upgrade import Again
+
+    options.file = str(file.path)
+    words = ["run", options.file]
+    if options.socket is not None:
+        options.socket = os.path.abspath(options.socket)
+        words += ["--socket", options.socket]
+    if options.log_level is not None:
+        words += ["--log-level", options.log_level]
+    program = invocation.program()
+    return Again(
+        run=(*program, *words),
+        check=(*program, "check", options.file),
+        load=lambda: _load(options),
+    )
 
 
-def _supervise() -> None:
-    """Become the keeper of this very command; does not return."""
+def _supervise(command: Sequence[str]) -> None:
+    """Become the keeper of this command; does not return."""
     from importlib.util import find_spec
 
     # Not imported: it runs as a file, without anything of ours.
     keeper = find_spec("vuproc.keeper")
     assert keeper is not None and keeper.origin is not None
-    command = [argument for argument in _started_by() if argument != "--supervised"]
     os.execv(sys.executable, [sys.executable, "-I", "-S", keeper.origin, *command])
 
 
@@ -230,11 +258,9 @@ def _ask(target: str, request: Request, *, patient_until: float = 0.0) -> dict[s
     import time
 
     from vuproc.admin import AdminError, ask
-    from vuproc.config import load
+    from vuproc.config_target import socket_of
 
-    path = Path(target)
-    if path.is_file():
-        path = Path(load(target, look=False).socket.path)
+    path = socket_of(target)
     while True:
         try:
             return ask(path, request)

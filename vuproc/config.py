@@ -30,7 +30,7 @@ from vuproc.device import Device
 from vuproc.device_class import class_problems
 from vuproc.errors import ConfigError, ConfigErrors, DeviceLoadError, DeviceWrong
 from vuproc.fd import Fd
-from vuproc.listener import LOCK_SUFFIX
+from vuproc.listener import LOCK_SUFFIX, draft_of
 from vuproc.options import Options
 from vuproc.options_class import travel_problem
 from vuproc.shared_check import open_shared
@@ -139,7 +139,11 @@ def _beside_problems(path: str, mode: str) -> list[str]:
     sockets = (path, f"{path}{SUFFIX}")
     ours = sockets[1:] if mode == "client" else sockets
     locks = tuple(f"{name}{LOCK_SUFFIX}" for name in ours)
-    expected = ((sockets, stat.S_ISSOCK, "socket"), (locks, stat.S_ISREG, "regular file"))
+    drafts = tuple(str(draft_of(Path(name))) for name in ours)
+    expected = (
+        ((*sockets, *drafts), stat.S_ISSOCK, "socket"),
+        (locks, stat.S_ISREG, "regular file"),
+    )
     return [
         problem
         for names, is_kind, kind in expected

@@ -9,9 +9,8 @@ from msgspec import Meta
 
 from vuproc.admin import SUFFIX
 from vuproc.options import KIND, PERMISSIONS, FilePath
+from vuproc.unix_path import MAX_ADDRESS
 
-MAX_ADDRESS = 107
-"""Bytes of a Unix socket's path: sun_path has 108 with the zero at its end (unix(7))."""
 MAX_SOCKET_PATH = MAX_ADDRESS - len(SUFFIX)
 """Bytes of the socket's path, so that the admin socket's is one, too."""
 MAX_STALL_TIMEOUT_S = 86_400

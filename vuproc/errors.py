@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import traceback
+
 
 class VuprocError(Exception):
     """The base of all: nothing outside `vuproc` raises a subclass of it."""
@@ -90,7 +93,8 @@ class RequestAbandoned(VuprocError):
 class SegmentInUse(VuprocError):
     """A shared-memory segment of that name belongs to a process which is alive.
 
-    `name` is the segment's name and `pid` its owner's process id (0: not known yet).
+    `name` is the segment's name and `pid` its owner's process id, as the owner counts (0: it has
+    not said yet).
     """
 
     def __init__(self, name: str, pid: int) -> None:
@@ -99,7 +103,51 @@ class SegmentInUse(VuprocError):
         self.pid = pid
 
     def __str__(self) -> str:
-        return f"shared memory segment {self.name} is in use by process {self.pid}"
+        by = f" (process {self.pid} by its own count)" if self.pid else ""
+        return (
+            f"shared memory segment {self.name} is in use by a running vuproc{by}: does it serve "
+            "the same socket?"
+        )
+
+
+class SegmentUnavailable(VuprocError):
+    """A shared-memory segment cannot be made: `name` and `size` in bytes, `error` of the system."""
+
+    def __init__(self, name: str, size: int, error: OSError) -> None:
+        super().__init__(name, size, error)
+        self.name = name
+        self.size = size
+        self.error = error
+
+    def __str__(self) -> str:
+        return (
+            f"cannot make {self.size} bytes of shared memory {self.name} in /dev/shm: "
+            f"{self.error.strerror or self.error}; {_SHM_REMEDIES.get(self.error.errno or 0, _SHM)}"
+        )
+
+
+_SHM = "a tmpfs is wanted there that this user may write to"
+_SHM_REMEDIES = {
+    errno.ENOSPC: "free some there, or mount it larger (docker run --shm-size)",
+    errno.EDQUOT: "free some of what this user has there",
+    errno.EACCES: "it is another user's, or this user may not write there",
+}
+
+
+class HostLacks(VuprocError):
+    """This machine, or how vuproc was started on it, does not have what it takes.
+
+    `what` is wanted, `reason` is what was found instead, `remedy` is what to do.
+    """
+
+    def __init__(self, what: str, reason: str, remedy: str) -> None:
+        super().__init__(what, reason, remedy)
+        self.what = what
+        self.reason = reason
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.what} wanted, {self.reason}: {self.remedy}"
 
 
 class DeviceLoadError(VuprocError):
@@ -237,3 +285,16 @@ class CloseConnection(ProtocolError):
 
     def __str__(self) -> str:
         return self.reason
+
+
+def in_words(error: Exception) -> str:
+    """An error for the log; to one of the system is added what was tried, and where."""
+    if not isinstance(error, OSError):
+        return str(error)
+    reason = error.strerror or str(error)
+    if error.filename is not None:
+        reason = f"{error.filename}: {reason}"
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames:
+        return reason
+    return f"{reason} (at `{frames[-1].line}`, {frames[-1].filename}:{frames[-1].lineno})"

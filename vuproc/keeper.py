@@ -11,13 +11,18 @@ What the end of the master leads to:
     exit code 0                      the end, with 0
     an exit code before any master   the end, with that code: a device that never came up
       has said READY=1
-    any end after SIGTERM or SIGINT  the end
+    any other end after SIGTERM or   another master, which is to end as soon as it has taken over:
+    SIGINT                           it removes what the last one has left. After WIND_UPS_MOST of
+                                     them the end, with the master's code, or 1
     anything else                    another master, which is handed what is stored; at once if this
                                      one was up for STABLE_S, or up and killed by SIGKILL, which is
                                      nobody's fault here; else after a pause from BACK_OFF_S
     FAILURES_MOST such in a row      what is stored as "session." is dropped, so that the front-end
                                      is disconnected and the device may come up without it; if
                                      nothing is, the end with the master's code, or 1
+
+A master is born with the signals that are passed on to it blocked, and lets them in when it has
+handlers for them: none of them ends it before it can act on it.
 
 Whatever else a dead master leaves behind is killed before the next one starts: its workers, and all
 that they have started. Descriptors are plain numbers here, as nothing of vuproc may be imported.
@@ -56,11 +61,13 @@ STABLE_S = 0.5
 """Seconds after READY=1 by which a master counts as up."""
 FAILURES_MOST = 8
 """Masters in a row that may fail."""
+WIND_UPS_MOST = 3
+"""Masters that are started to end in the place of one that was told to and did not."""
 ORPHANS_S = 2.0
 """Seconds in which killed workers must be gone; the next master fences those that are not."""
 WATCHDOG_S = 60.0
-"""Seconds without a sign of life after which a master that is up is killed. Longer than it may wait
-for a worker to start.
+"""Seconds without a sign of life after which a master that is up, or is to end, is killed. Longer
+than it may wait for a worker to start.
 """
 PREFIX = "vuproc keeper: "
 """What each line of ours begins with."""
@@ -91,8 +98,8 @@ class Keeper:
         self._failures = 0
         self._start_at: float | None = 0.0
         self._orphans_until = 0.0
-        self._pending: list[int] = []
-        self._stopping = False
+        self._stopping = 0  # the signal to end, if there was one
+        self._wind_ups = 0
         self._code: int | None = None
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notify.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
@@ -131,7 +138,7 @@ class Keeper:
             waits.append(self._orphans_until - time.monotonic())
         elif self._start_at is not None:
             waits.append(self._start_at - time.monotonic())
-        elif self._up_since is not None:
+        elif self._is_watched():
             waits.append(self._watchdog - time.monotonic())
         return max(0.0, min(waits)) * 1000 + 1 if waits else None
 
@@ -144,13 +151,16 @@ class Keeper:
             elif now >= self._orphans_until:
                 self._say("a process of the last master cannot be killed")
                 self._orphans_until = 0.0
-        if self._up_since is not None and now >= self._watchdog:
+        if self._is_watched() and now >= self._watchdog:
             self._say(f"master {self.master} has shown no life for {WATCHDOG_S:g} s, killing it")
             os.kill(self.master, signal.SIGKILL)
             self._watchdog = now + WATCHDOG_S
         due = self._start_at is not None and now >= self._start_at
         if due and not self._orphans_until and self._code is None:
             self._start()
+
+    def _is_watched(self) -> bool:
+        return self.master != 0 and (self._up_since is not None or self._stopping != 0)
 
     # The master's messages.
 
@@ -187,8 +197,6 @@ class Keeper:
             self._ever_up = True
             self._up_since = time.monotonic()
             self._watchdog = self._up_since + WATCHDOG_S
-            while self._pending:
-                os.kill(self.master, self._pending.pop())
         if "WATCHDOG" in fields:
             self._watchdog = time.monotonic() + WATCHDOG_S
         if "FDSTOREREMOVE" in fields:
@@ -222,35 +230,58 @@ class Keeper:
         for number in numbers:
             if number not in PASSED_ON:
                 continue
-            if number in (signal.SIGTERM, signal.SIGINT):
-                self._stopping = True
-                if not self.master:
-                    self._end(0)
-            if self.master and (self._stopping or self._up_since is not None):
-                os.kill(self.master, number)
+            if number in (signal.SIGTERM, signal.SIGINT) and not self._stopping:
+                self._stop(number)
             elif self.master:
-                # Before its handlers are in place it would be killed.
-                self._pending.append(number)
+                os.kill(self.master, number)
+
+    def _stop(self, number: int) -> None:
+        self._stopping = number
+        self._watchdog = time.monotonic() + WATCHDOG_S
+        if self.master:
+            os.kill(self.master, number)
+        elif not self._ever_up and not self._stored:
+            self._end(0)  # there was none that could have left something
+        else:
+            self._wind_up(1)
+
+    def _wind_up(self, code: int) -> None:
+        """Have another master end in the place of the last."""
+        if self._wind_ups == WIND_UPS_MOST:
+            self._say("no master ends in order: its sockets and its shared memory may be left")
+            self._end(max(code, 1))
+            return
+        self._wind_ups += 1
+        self._start_at = time.monotonic()
 
     # Life and death.
 
     def _start(self) -> None:
         self._start_at = None
-        self._pending.clear()
         keeper = os.getpid()
         environ = {
             **os.environ,
             "NOTIFY_SOCKET": "@" + self._notify.getsockname()[1:].decode(),
             "WATCHDOG_USEC": str(int(WATCHDOG_S * 1e6)),
         }
+        # It is born with them blocked, and execve(2) keeps them so: what comes early waits.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
         try:
             pid = os.fork()
         except OSError as error:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             self._say(f"cannot start a master: {error.strerror}")
-            self._again(1)
+            if self._stopping:
+                self._wind_up(1)
+            else:
+                self._again(1)
             return
         if pid:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             self.master = pid
+            if self._stopping:
+                self._watchdog = time.monotonic() + WATCHDOG_S
+                os.kill(pid, self._stopping)
             return
         try:
             # It must not outlive us unkept. We are single-threaded, so this is about our end alone.
@@ -287,10 +318,10 @@ class Keeper:
         if code == 0 or (code > 0 and not self._ever_up):
             self._end(code)
         elif self._stopping:
-            self._end(0 if -code in (signal.SIGTERM, signal.SIGINT) else max(code, 1))
+            self._say(f"master {pid} ended ({_described(code)}) before it had tidied up")
+            self._wind_up(code)
         else:
-            how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-            self._say(f"master {pid} ended ({how}), starting another")
+            self._say(f"master {pid} ended ({_described(code)}), starting another")
             up_s = 0.0 if up_since is None else time.monotonic() - up_since
             stable = up_s >= STABLE_S or (up_since is not None and code == -signal.SIGKILL)
             self._failures = 0 if stable else self._failures + 1
@@ -412,14 +443,7 @@ def become(command: list[str], stored: list[tuple[str, int]], environ: dict[str,
 
     Raises OSError if that cannot be done, and then this process's descriptors may be mixed up.
     """
-    # First out of the way of those that go before them.
-    beyond = FIRST_FD + len(stored)
-    for number in range(len(stored)):
-        name, old = stored[number]
-        if FIRST_FD <= old < beyond:
-            stored[number] = (name, fcntl.fcntl(old, fcntl.F_DUPFD_CLOEXEC, beyond))
-    for number, (_, old) in enumerate(stored, FIRST_FD):
-        os.dup2(old, number, inheritable=True)
+    _arrange([number for _, number in stored])
     for key in ("LISTEN_PIDFDID", "LISTEN_FDNAMES", "LISTEN_FDS", "LISTEN_PID", "WATCHDOG_PID"):
         environ.pop(key, None)
     if "WATCHDOG_USEC" in environ:
@@ -429,6 +453,37 @@ def become(command: list[str], stored: list[tuple[str, int]], environ: dict[str,
         environ["LISTEN_FDS"] = str(len(stored))
         environ["LISTEN_FDNAMES"] = ":".join(name for name, _ in stored)
     os.execvpe(command[0], command, environ)
+
+
+def _arrange(numbers: list[int]) -> None:
+    """Move these descriptors to the numbers from FIRST_FD on, in their order, for execve(2).
+
+    One number more than they have is enough for that. A number may be there several times.
+    """
+    left: dict[int, list[int]] = {}  # number: the places for which it is still wanted
+    for place, number in enumerate(numbers, FIRST_FD):
+        left.setdefault(number, []).append(place)
+    for place in range(FIRST_FD, FIRST_FD + len(numbers)):
+        number = numbers[place - FIRST_FD]
+        left[number].remove(place)
+        if number == place:
+            os.set_inheritable(place, True)
+            continue
+        if left.get(place):  # out of the way
+            moved = fcntl.fcntl(place, fcntl.F_DUPFD_CLOEXEC, place)
+            left[moved] = left.pop(place)
+            for later in left[moved]:
+                numbers[later - FIRST_FD] = moved
+        os.dup2(number, place, inheritable=True)
+        if not left[number] and number > place:
+            os.close(number)
+
+
+def _described(code: int) -> str:
+    try:
+        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    except ValueError:  # a real-time one, which has no name
+        return f"killed by signal {-code}"
 
 
 def _inherited() -> list[tuple[str, int]]:
@@ -473,8 +528,21 @@ def _prctl(option: int, value: int) -> None:
     ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
+def _open_closed() -> None:
+    """Let /dev/null be standard input, output and error where one of them is closed.
+
+    Their numbers would be given to files of ours, and masters would print into those.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+
+
 def main(arguments: list[str]) -> int:
     """Keep the command that the arguments are."""
+    _open_closed()
     if not arguments:
         ErrorOutput(PREFIX).write(f"{PREFIX}no command to run")
         return 2

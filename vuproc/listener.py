@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import logging
 import os
 import socket
@@ -15,6 +16,7 @@ from typing import Protocol
 
 from vuproc.errors import VuprocError
 from vuproc.fd import Fd
+from vuproc.unix_path import MAX_ADDRESS, address_of
 
 log = logging.getLogger("vuproc.master")
 
@@ -28,8 +30,12 @@ RETRY_FIRST_S = 0.05
 RETRY_MOST_S = 1.0
 AS_IT_IS = (-1, -1)
 """The user and the group of a socket that is given to nobody."""
+DRAFT_SUFFIX = ".new"
+"""What the path of a socket has in addition until it listens."""
 LOCK_ATTEMPTS = 16
 """Times the lock is tried again when its file was removed in between."""
+
+_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class ListenError(VuprocError):
@@ -67,10 +73,52 @@ class Source(Protocol):
         """Close the source and remove what it put into the file system."""
 
 
+class Reserve:
+    """A spare descriptor, given up to turn a front-end away when there is no other for it.
+
+    One that stays in the backlog would be announced again and again.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._fd: Fd | None = _spare()
+
+    def accept(self, listening: socket.socket) -> socket.socket | None:
+        """The next connection of a non-blocking socket, or None if there is none to be had."""
+        try:
+            return listening.accept()[0]
+        except (BlockingIOError, ConnectionAbortedError):
+            return None
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            self._turn_away(listening, error)
+            return None
+
+    def close(self) -> None:
+        """Close it; idempotent."""
+        if self._fd is not None:
+            self._fd.close()
+            self._fd = None
+
+    def _turn_away(self, listening: socket.socket, error: OSError) -> None:
+        self.close()
+        try:
+            listening.accept()[0].close()
+        except OSError:
+            pass
+        try:
+            self._fd = _spare()
+        except OSError:
+            pass
+        log.error("%s: turned a front-end away: %s", self._name, error.strerror)
+
+
 class Listener:
     """Listens on `path` once it is opened, replacing a stale socket and refusing a live one.
 
-    A lock file beside the socket decides between two instances: whoever holds it may unlink what it
+    The socket is made beside `path`, and gets that name when it listens: what is there accepts.
+    A lock file beside the socket decides between two instances: whoever holds it may remove what it
     finds at `path`.
     """
 
@@ -86,21 +134,24 @@ class Listener:
         ListenError.
         """
         self._path = path
-        if left is not None and not _is_at(path, left[0]):
+        place = None if left is None else _place_of(path, *left)
+        if left is not None and place is None:
             _give_up(*left)
-            left = None
-        if left is not None:
+        if left is not None and place is not None:
+            self._place = place
             self._socket, self._lock = left
-            _grant(path, permissions, owner)
+            _grant(place, permissions, owner)
         else:
+            self._place = draft_of(path)
             self._lock = _lock(path)
             try:
-                self._socket = _bind(path, permissions, owner)
+                _remove_stale(path)
+                self._socket = _bind(self._place, permissions, owner)
             except BaseException:
                 self._unlock()
                 raise
-        self._identity = _identity(path)
-        self._reserve: Fd | None = _spare()
+        self._identity = _identity(self._place)
+        self._reserve = Reserve(str(path))
 
     @property
     def left(self) -> tuple[socket.socket, Fd]:
@@ -109,10 +160,15 @@ class Listener:
 
     def permit(self, permissions: int, owner: tuple[int, int] = AS_IT_IS) -> None:
         """Change who may connect. Raises OSError."""
-        _grant(self._path, permissions, owner)
+        _grant(self._place, permissions, owner)
 
     def open(self) -> None:
         self._socket.listen(BACKLOG)
+        if self._place != self._path:
+            if _identity(self._path) is not None:
+                raise ListenError(str(self._path), "somebody else has made a file here meanwhile")
+            os.rename(self._place, self._path)
+            self._place = self._path
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -121,44 +177,17 @@ class Listener:
         return 0.0
 
     def accept(self) -> socket.socket | None:
-        try:
-            connection, _ = self._socket.accept()
-        except BlockingIOError:
-            return None
-        except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE):
-                self._turn_away()
-                return None
-            raise
-        return connection
+        return self._reserve.accept(self._socket)
 
     def exhausted(self) -> bool:
         return False
 
     def close(self) -> None:
         self._socket.close()
-        if self._identity is not None and _identity(self._path) == self._identity:
-            self._path.unlink()
+        if self._identity is not None and _identity(self._place) == self._identity:
+            self._place.unlink()
         self._unlock()
-        if self._reserve is not None:
-            self._reserve.close()
-            self._reserve = None
-
-    def _turn_away(self) -> None:
-        """Out of descriptors: give up the spare one to accept and close, so that the backlog does
-        not spin us.
-        """
-        if self._reserve is not None:
-            self._reserve.close()
-        try:
-            self._socket.accept()[0].close()
-        except OSError:
-            pass
-        try:
-            self._reserve = _spare()
-        except OSError:
-            self._reserve = None
-        log.error("%s: turned a front-end away: too many open files", self._path)
+        self._reserve.close()
 
     def _unlock(self) -> None:
         if not self._lock.closed:
@@ -185,13 +214,15 @@ class Connector:
         return self._pause
 
     def accept(self) -> socket.socket | None:
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        # A listener whose backlog is full would make connect(2) wait, for ever if need be.
-        connection.setblocking(False)
+        connection = None
         try:
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            # A listener whose backlog is full would make connect(2) wait, for ever if need be.
+            connection.setblocking(False)
             connection.connect(str(self._path))
         except OSError as error:
-            connection.close()
+            if connection is not None:
+                connection.close()
             why = "its backlog is full" if error.errno == errno.EAGAIN else error.strerror
             if why != self._reason:
                 self._reason = why
@@ -223,6 +254,7 @@ class Inherited:
             self._socket.detach()
             raise ListenError(f"--fd {number}", "not an AF_UNIX stream socket")
         os.set_inheritable(number, False)
+        self._reserve = Reserve(f"descriptor {number}")
         self._listening = bool(self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
         if self._listening:
             self._socket.setblocking(False)
@@ -242,15 +274,13 @@ class Inherited:
         if not self._listening:
             connection, self._socket = self._socket, None
             return connection
-        try:
-            return self._socket.accept()[0]
-        except BlockingIOError:
-            return None
+        return self._reserve.accept(self._socket)
 
     def exhausted(self) -> bool:
         return self._socket is None
 
     def close(self) -> None:
+        self._reserve.close()
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -300,46 +330,78 @@ def _grant(path: Path, permissions: int, owner: tuple[int, int]) -> None:
         os.chown(path, user, -1)
 
 
-def _bind(path: Path, permissions: int, owner: tuple[int, int]) -> socket.socket:
+def draft_of(path: Path) -> Path:
+    """Where the socket is made that is to be at `path`: beside it, under a name that fits into an
+    address if `path` does.
+    """
+    draft = path.with_name(path.name + DRAFT_SUFFIX)
+    if len(os.fsencode(draft)) <= MAX_ADDRESS:
+        return draft
+    digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]
+    return path.with_name(f".{digest}{DRAFT_SUFFIX}")
+
+
+def _bind(place: Path, permissions: int, owner: tuple[int, int]) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        _remove_stale(path)
+        _remove_stale(place)
         # Nobody may connect between bind and chmod.
         mask = os.umask(0o177)
         try:
-            listener.bind(str(path))
+            with address_of(place) as address:
+                listener.bind(address)
         finally:
             os.umask(mask)
-        _grant(path, permissions, owner)
+        _grant(place, permissions, owner)
         listener.setblocking(False)
     except OSError as error:
         listener.close()
-        raise ListenError(str(path), error.strerror or str(error)) from error
+        raise ListenError(str(place), error.strerror or str(error)) from error
     except BaseException:
         listener.close()
         raise
     return listener
 
 
+def _place_of(path: Path, sock: socket.socket, lock: Fd) -> Path | None:
+    """Where a predecessor's socket is: at `path`, or still where it was made to get there.
+
+    None if it is gone. As far as can be told: it has such a name, and the lock is held by whoever
+    has it.
+    """
+    draft = draft_of(path)
+    try:
+        name = sock.getsockname()
+    except OSError:
+        return None
+    if name not in (str(path), str(draft)) and (
+        Path(str(name)).name != draft.name or _locked_path(lock) != path
+    ):
+        return None
+    return next((place for place in (draft, path) if _is_socket(place)), None)
+
+
+def _locked_path(lock: Fd) -> Path:
+    """The path whose lock this is."""
+    name = os.readlink(f"/proc/self/fd/{lock.fileno()}").removesuffix(" (deleted)")
+    return Path(name.removesuffix(LOCK_SUFFIX))
+
+
+def _is_socket(path: Path) -> bool:
+    try:
+        return stat.S_ISSOCK(os.lstat(path).st_mode)
+    except OSError:
+        return False
+
+
 def _give_up(sock: socket.socket, lock: Fd) -> None:
     """Remove the socket of a predecessor, and its lock, from where it was."""
     with sock, lock:
-        name = sock.getsockname()
-        if isinstance(name, str) and name:
-            path = Path(name)
-            if _is_at(path, sock):
-                path.unlink()
-            _lock_path(path).unlink(missing_ok=True)
-
-
-def _is_at(path: Path, sock: socket.socket) -> bool:
-    """Whether this is the socket at `path`, as far as can be told: it has that name, and the lock
-    is held by whoever has it.
-    """
-    try:
-        return sock.getsockname() == str(path) and stat.S_ISSOCK(os.lstat(path).st_mode)
-    except OSError:
-        return False
+        path = _locked_path(lock)
+        place = _place_of(path, sock, lock)
+        if place is not None:
+            place.unlink()
+        _lock_path(path).unlink(missing_ok=True)
 
 
 def _remove_stale(path: Path) -> None:
@@ -355,7 +417,8 @@ def _remove_stale(path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:
-            probe.connect(str(path))
+            with address_of(path) as address:
+                probe.connect(address)
         except ConnectionRefusedError:
             path.unlink()
             log.info("%s: replaced a stale socket", path)

@@ -22,7 +22,7 @@ from vuproc import effects, traffic
 from vuproc.backend_channel import CLOSED, BackendChannel
 from vuproc.chronicle import CONNECTION, Chronicle, Lost, Resumed
 from vuproc.effects import EffectFailed
-from vuproc.errors import CloseConnection, ConnectionBroken, Disconnected
+from vuproc.errors import CloseConnection, ConnectionBroken, Disconnected, in_words
 from vuproc.estate import Estate
 from vuproc.fd import Fd
 from vuproc.hint_names import SHARE_MEMORY
@@ -374,7 +374,7 @@ class Master:
             self.crew.attach()
             chronicle = Chronicle.begin_session(self._estate, sock, session, self.crew)
         except OSError as error:
-            log.error("front-end turned away: %s", error)
+            log.error("front-end turned away: %s", in_words(error))
             self._estate.drop(CONNECTION)
             sock.close()
             return
@@ -401,7 +401,7 @@ class Master:
         self._selector.register(connection.socket, selectors.EVENT_READ, self._ready)
         try:
             self._go_on(connection, resumed)
-        except (Disconnected, ConnectionBroken, CloseConnection) as error:
+        except (Disconnected, ConnectionBroken, CloseConnection, OSError) as error:
             self._disconnect(str(error), ours=not isinstance(error, Disconnected))
 
     def _go_on(self, connection: Connection, resumed: Resumed) -> None:
@@ -474,6 +474,9 @@ class Master:
                 self._handle(connection, connection.chronicle.take(message))
             except (Disconnected, ConnectionBroken, CloseConnection) as error:
                 self._disconnect(str(error), ours=not isinstance(error, Disconnected))
+            except OSError as error:
+                # The system has refused something, a descriptor perhaps: that is nobody else's end.
+                self._disconnect(f"a message could not be applied: {in_words(error)}", ours=True)
 
     def _handle(self, connection: Connection, message: Message, *, begun: int = 0) -> None:
         """One message, applied fully before the next is read.

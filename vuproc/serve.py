@@ -16,13 +16,20 @@ from typing import NoReturn
 
 import msgspec
 
-from vuproc import control, imported, logs
+from vuproc import control, host, imported, logs, open_files
 from vuproc.admin import PERMISSIONS, SUFFIX, AdminServer
 from vuproc.config import DeviceFile
 from vuproc.config_owner import ids
 from vuproc.config_space import ConfigSpace
 from vuproc.device import Device
-from vuproc.errors import ConfigErrors, FileRefused, SegmentInUse
+from vuproc.errors import (
+    ConfigErrors,
+    FileRefused,
+    HostLacks,
+    SegmentInUse,
+    SegmentUnavailable,
+    in_words,
+)
 from vuproc.estate import (
     ADMIN,
     ADMIN_LOCK,
@@ -63,6 +70,8 @@ _REFUSALS = (
     CannotStart,
     PredecessorAlive,
     SegmentInUse,
+    SegmentUnavailable,
+    HostLacks,
     ListenError,
     FileRefused,
     OSError,
@@ -97,8 +106,9 @@ def serve(file: DeviceFile, fd: int | None = None, again: Again | None = None) -
     leftovers = Leftovers()
     level = getattr(logging, file.log_level.upper())
     try:
+        host.check()
         left = inherit()
-    except InheritError as error:
+    except (HostLacks, InheritError) as error:
         logs.set_up(level, file.path.stem)
         log.error("%s", error)
         return EXIT_FAILURE
@@ -132,7 +142,7 @@ def _die(error: Exception) -> NoReturn:
 def _explain(error: Exception) -> None:
     """Not left to Python, which would wait for whoever reads its standard error."""
     if isinstance(error, (*_REFUSALS, ConfigErrors)):
-        log.error("%s", error)
+        log.error("%s", in_words(error))
     else:
         log.critical("the master failed", exc_info=error)
 
@@ -156,6 +166,7 @@ class _Service:
         self._again = again
         self._signals = signals
         device = file.make_device()
+        open_files.make_room(device.num_queues())
         source = self._source(fd, stack)
         stack.callback(source.close)
         self._shared = SharedFiles(device, estate, stack, file.open_shared)
@@ -344,18 +355,24 @@ def _preloaded(file: DeviceFile) -> list[str]:
 
 
 def _counters(file: DeviceFile, fd: int | None, queues: int) -> Segment:
-    """The segment of the counters, named after the socket so that the next start replaces a crashed
-    one's.
+    """The segment of the counters, named after the socket so that two of one socket are noticed.
+
+    The folder's identity stands for the file system: at the same path in another container there is
+    another socket.
     """
     sweep()
-    key = f"fd:{os.getpid()}:{fd}" if fd is not None else f"{file.socket.mode}:{file.socket.path}"
+    if fd is not None:
+        key = os.urandom(16).hex()
+    else:
+        folder = _identity(os.path.dirname(file.socket.path))
+        key = f"{file.socket.mode}:{folder}:{file.socket.path}"
     name = f"/vuproc.{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-    try:
-        return Segment.create(name, block_bytes(queues))
-    except SegmentInUse as error:
-        if error.pid != os.getpid():
-            raise
-    # Of the program that this process was before.
-    with Segment.attach(name) as old:
-        old.unlink()
     return Segment.create(name, block_bytes(queues))
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None  # the VMM makes it, perhaps later
+    return status.st_dev, status.st_ino

@@ -68,7 +68,11 @@ class Trial:
             return
         log.info("upgrade: trying the new program")
         self.state = "trying"
-        output = Fd(os.memfd_create("vuproc-check"))
+        try:
+            output = Fd(os.memfd_create("vuproc-check"))
+        except OSError as error:
+            self._refuse(f"a file for what it says: {error.strerror}")
+            return
         try:
             self._process = subprocess.Popen(
                 self._command,

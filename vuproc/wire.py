@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 import errno
+import resource
 import select
 import socket
 import time
@@ -201,8 +202,7 @@ class Receiver:
             raise ConnectionBroken(f"cannot receive: {error.strerror}") from error
         self._collect(ancillary)
         if flags & socket.MSG_CTRUNC:
-            # Also how the kernel says that this process has no free descriptor left.
-            raise FramingError("some file descriptors of a message were lost")
+            raise FramingError(f"some file descriptors of a message were lost{_why(self._fds)}")
         if len(self._fds) > FDS_MAX:
             raise FramingError(f"more than {FDS_MAX} file descriptors came with one message")
         if not data:
@@ -259,6 +259,14 @@ class Receiver:
         self._bytes.clear()
         self._wanted = HEADER.size
         self._since = None
+
+
+def _why(fds: Sequence[Fd]) -> str:
+    """What is known of why the kernel has kept back descriptors, when these have come."""
+    if len(fds) > FDS_MAX:
+        return ""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return f": {limit} open files are allowed, and all are in use"
 
 
 def send_some(sock: socket.socket, data: Buffer, fds: Sequence[Fd] = ()) -> int:

@@ -205,6 +205,7 @@ def test_c5_a_socket_of_a_predecessor_is_given_as_well(tmp_path: Path) -> None:
     path = tmp_path / "s"
     owner = os.geteuid(), os.getegid()
     first = Listener(path, 0o600, owner=owner)
+    first.open()
     kept, lock = first.left
     left = socket.socket(fileno=os.dup(kept.fileno())), Fd(os.dup(lock.fileno()))
     second = Listener(path, 0o640, left, owner)

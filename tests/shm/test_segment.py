@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import posix_ipc
 import pytest
 
-from vuproc.errors import SegmentInUse
+from vuproc.errors import SegmentInUse, SegmentUnavailable
 from vuproc.shm.counters import BLOCK_SIZE, QueueCounters
 from vuproc.shm.segment import HEADER_BYTES, PREFIX, Segment, sweep
 
@@ -24,6 +27,28 @@ from vuproc.shm.segment import Segment
 segment = Segment.create(sys.argv[1], 100)
 segment.buffer[:4] = b"left"
 os._exit(0)
+"""
+
+
+CONTEND = """
+import sys
+from vuproc.errors import SegmentInUse, SegmentUnavailable
+from vuproc.shm.segment import Segment, sweep
+for _ in range(300):
+    try:
+        segment = Segment.create(sys.argv[1], 64)
+    except SegmentInUse:
+        continue
+    # Nobody else may take it away while it is ours.
+    for _ in range(3):
+        sweep()
+    other = Segment.attach(sys.argv[1])
+    segment.buffer[0] = 77
+    assert other.buffer[0] == 77
+    other.close()
+    segment.unlink()
+    segment.close()
+print("ok")
 """
 
 
@@ -83,35 +108,81 @@ def test_sweep_removes_what_the_dead_left() -> None:
     assert NAME not in sweep()
 
 
-def test_a_pid_used_again_is_not_the_owner() -> None:
-    segment = Segment.create(NAME, 10)
-    # The start time, as a later process of the same pid would have found it.
-    with FILE.open("r+b") as file:
-        file.seek(16)
-        file.write((1).to_bytes(8, "little"))
+def test_b3_the_lock_decides_and_no_process_id() -> None:
+    """An owner in another pid namespace, whose number means nothing here: dead, then alive."""
+    abandon()
+    write_pid(os.getpid())
     assert NAME in sweep()
-    segment.close()
-
-
-def test_another_pid_namespace_is_left_alone() -> None:
-    segment = Segment.create(NAME, 10)
-    with FILE.open("r+b") as file:
-        file.seek(16)
-        file.write((1).to_bytes(8, "little") + (1).to_bytes(8, "little"))
-    assert NAME not in sweep()
-    segment.unlink()
-    segment.close()
-
-
-def test_a_segment_just_being_made_is_left_alone_and_an_old_stump_is_not() -> None:
-    FILE.touch()
-    with pytest.raises(SegmentInUse) as caught:
-        Segment.create(NAME, 10)
-    assert caught.value.pid == 0
-    assert NAME not in sweep()
-    os.utime(FILE, (1, 1))
     with Segment.create(NAME, 10):
-        pass
+        write_pid(abandoned_pid := 2**22 + 1)
+        assert NAME not in sweep()
+        with pytest.raises(SegmentInUse) as caught:
+            Segment.create(NAME, 10)
+        assert caught.value.pid == abandoned_pid
+
+
+def write_pid(pid: int) -> None:
+    with FILE.open("r+b") as file:
+        file.seek(12)
+        file.write(pid.to_bytes(4, "little"))
+
+
+def test_b3_a_start_that_died_before_it_named_itself_is_replaced_at_once() -> None:
+    for stump in (b"", bytes(4096), b"vuproc\0\0"):
+        FILE.write_bytes(stump)
+        with Segment.create(NAME, 10) as segment:
+            assert bytes(segment.buffer) == bytes(10)
+    FILE.touch()
+    assert NAME in sweep()
+
+
+def test_b3_one_that_has_not_named_itself_yet_is_left_alone() -> None:
+    FILE.touch()
+    with FILE.open() as file:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+        assert NAME not in sweep()
+        with pytest.raises(SegmentInUse, match="in use by a running vuproc: does it") as caught:
+            Segment.create(NAME, 10)
+        assert caught.value.pid == 0
+    FILE.unlink()
+
+
+def test_b3_whoever_looks_is_not_taken_for_the_owner() -> None:
+    FILE.touch()
+    with FILE.open() as file:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+        looked = threading.Timer(0.05, fcntl.flock, (file.fileno(), fcntl.LOCK_UN))
+        looked.start()
+        with Segment.create(NAME, 10):
+            pass
+        looked.join()
+
+
+def test_b3_many_that_want_one_name_at_a_time_have_one_owner() -> None:
+    command = [sys.executable, "-c", CONTEND, NAME]
+    with contextlib.ExitStack() as stack:
+        processes = [
+            stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+            for _ in range(4)
+        ]
+        assert [process.communicate(timeout=30)[0] for process in processes] == ["ok\n"] * 4
+    sweep()
+
+
+def test_b3_a_child_that_executes_something_does_not_keep_the_lock() -> None:
+    segment = Segment.create(NAME, 10)
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, close_fds=False) as child:
+        segment.close()
+        assert NAME in sweep()
+        child.communicate(timeout=30)
+
+
+def test_b3_the_segments_of_another_version_are_left_to_it() -> None:
+    FILE.write_bytes(b"vuproc\0\0" + (1).to_bytes(4, "little") + bytes(4096))
+    assert NAME not in sweep()
+    with pytest.raises(ValueError, match="of this version"):
+        Segment.attach(NAME)
+    FILE.unlink()
 
 
 @pytest.mark.parametrize("data", [b"", b"something else", bytes(4096)])
@@ -168,6 +239,6 @@ def test_unlinking_twice_is_no_error() -> None:
 
 
 def test_f13_no_room_is_an_error_at_creation() -> None:
-    with pytest.raises(OSError):
+    with pytest.raises(SegmentUnavailable, match=r"bytes of shared memory /vuproc.* in /dev/shm: "):
         Segment.create(NAME, 1 << 50)
     assert not FILE.exists()

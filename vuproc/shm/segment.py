@@ -1,12 +1,16 @@
 """A named shared-memory segment: who owns it, its name, and when it is removed.
 
-The owner (the process that creates it) removes it when it is done. Should it be killed instead, the
-segment stays; the next one with that name replaces it, and `sweep` finds all that were left behind.
+The owner (the process that creates it) has a lock on it as long as it lives, and removes it when it
+is done. Should it be killed instead, the kernel lets go of the lock and the segment stays; the next
+one with that name replaces it, and `sweep` finds all that were left behind. Process ids say nothing
+here: those of another container that has the same /dev/shm mean other processes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import mmap
 import os
 import struct
@@ -16,20 +20,23 @@ from typing import NamedTuple
 
 import posix_ipc
 
-from vuproc.errors import SegmentInUse
+from vuproc.errors import SegmentInUse, SegmentUnavailable
+from vuproc.fd import Fd
 
 PREFIX = "/vuproc."
 """Every segment's name begins with it; the rest is the caller's."""
 HEADER_BYTES = 64
 """The buffer begins this far into the segment, sharing no cache line with the header."""
-VERSION = 1
+VERSION = 2
 """Of the header and of what stands behind it."""
-CREATION_BOUND_S = 5.0
-"""A segment without a header that is younger than this belongs to somebody just making it."""
+PATIENCE_S = 0.25
+"""Seconds in which whoever looks whether a segment's owner is dead has let go of it again."""
+LOOK_S = 0.002
+"""Seconds between two attempts to lock a segment."""
 
 _MAGIC = b"vuproc\0\0"
-_HEADER = struct.Struct("=8sIIQQQ")
-"""Magic, version, owner's pid, its start time (clock ticks since boot), its pid namespace, size."""
+_HEADER = struct.Struct("=8sIIQ")
+"""Magic, version, owner's pid (for people), size."""
 _SHM_ROOT = "/dev/shm"
 
 
@@ -37,51 +44,45 @@ class Segment:
     """`size` bytes that any process of this user can map by `name`.
 
     Made by `create` or `attach`. `buffer` is the memory, writable, zero at first. As a context
-    manager it is closed at the end, and unlinked too if this process created it.
+    manager it is closed at the end, and unlinked too if it was created here.
     """
 
-    def __init__(self, name: str, mapping: mmap.mmap, size: int, owner: int) -> None:
+    def __init__(
+        self, name: str, mapping: mmap.mmap, size: int, owner: int, lock: Fd | None = None
+    ) -> None:
         self.name = name
         self.size = size
         self.owner = owner
         self._mapping = mapping
+        self._lock = lock
         self.buffer = memoryview(mapping)[HEADER_BYTES : HEADER_BYTES + size]
 
     @classmethod
     def create(cls, name: str, size: int) -> Segment:
         """Make a segment of `size` bytes; one of the same name whose owner is dead is replaced.
 
-        Raises SegmentInUse if its owner lives, ValueError for a bad name or size, OSError if there
-        is no room.
+        Raises SegmentInUse if its owner lives, ValueError for a bad name or size, and
+        SegmentUnavailable if there is no room, or no shared memory.
         """
         _check_name(name)
         if size <= 0:
             raise ValueError(f"segment of {size} bytes")
         try:
-            shared = _open(name, create=True)
-        except posix_ipc.ExistentialError:
-            owner = _living_owner(name)
-            if owner is not None:
-                raise SegmentInUse(name, owner) from None
-            _unlink(name)
-            try:
-                shared = _open(name, create=True)
-            except posix_ipc.ExistentialError:
-                # Somebody else was as quick.
-                raise SegmentInUse(name, 0) from None
+            file = _own(name)
+        except OSError as error:
+            raise SegmentUnavailable(name, size, error) from error
         try:
             # Not ftruncate: without the pages a full /dev/shm would be a SIGBUS at first use.
-            os.posix_fallocate(shared.fd, 0, HEADER_BYTES + size)
-            mapping = mmap.mmap(shared.fd, HEADER_BYTES + size)
-        except BaseException:
+            os.posix_fallocate(file.fileno(), 0, HEADER_BYTES + size)
+            mapping = mmap.mmap(file.fileno(), HEADER_BYTES + size)
+        except BaseException as error:
             _unlink(name)
+            file.close()
+            if isinstance(error, OSError):
+                raise SegmentUnavailable(name, size, error) from error
             raise
-        finally:
-            shared.close_fd()
-        pid = os.getpid()
-        start = _start_time(pid) or 0
-        mapping[: _HEADER.size] = _HEADER.pack(_MAGIC, VERSION, pid, start, _pid_namespace(), size)
-        return cls(name, mapping, size, pid)
+        mapping[: _HEADER.size] = _HEADER.pack(_MAGIC, VERSION, os.getpid(), size)
+        return cls(name, mapping, size, os.getpid(), file)
 
     @classmethod
     def attach(cls, name: str) -> Segment:
@@ -90,20 +91,16 @@ class Segment:
         Raises FileNotFoundError if there is none of that name, ValueError if it is not one of ours.
         """
         _check_name(name)
-        try:
-            shared = _open(name, create=False)
-        except posix_ipc.ExistentialError:
-            raise FileNotFoundError(f"no shared memory segment {name}") from None
-        try:
-            header = _read_header(shared.fd)
-            length = os.fstat(shared.fd).st_size
+        file = _open(name)
+        if file is None:
+            raise FileNotFoundError(f"no shared memory segment {name}")
+        with file:
+            header = _read_header(file)
             if header is None or header.version != VERSION:
                 raise ValueError(f"{name} is not a segment of this version")
-            if header.size + HEADER_BYTES > length:
+            if header.size + HEADER_BYTES > file.size:
                 raise ValueError(f"{name} is shorter than its header says")
-            mapping = mmap.mmap(shared.fd, HEADER_BYTES + header.size)
-        finally:
-            shared.close_fd()
+            mapping = mmap.mmap(file.fileno(), HEADER_BYTES + header.size)
         return cls(name, mapping, header.size, header.pid)
 
     def unlink(self) -> None:
@@ -116,6 +113,8 @@ class Segment:
         with contextlib.suppress(BufferError):
             self.buffer.release()
             self._mapping.close()
+        if self._lock is not None:
+            self._lock.close()
 
     def __enter__(self) -> Segment:
         return self
@@ -126,23 +125,23 @@ class Segment:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self.owner == os.getpid():
+        if self._lock is not None:
             self.unlink()
         self.close()
 
 
 def sweep() -> list[str]:
-    """Remove the segments of this user whose owners are dead; return their names."""
+    """Remove the segments of this user whose owners are dead; return their names.
+
+    Those of another version of vuproc are left to it.
+    """
     removed = []
-    for entry in os.listdir(_SHM_ROOT):
+    for entry in _entries():
         name = "/" + entry
         if not name.startswith(PREFIX):
             continue
         try:
-            if os.lstat(os.path.join(_SHM_ROOT, entry)).st_uid != os.geteuid():
-                continue
-            if _living_owner(name) is None:
-                _unlink(name)
+            if _sweep(name, os.path.join(_SHM_ROOT, entry)):
                 removed.append(name)
         except OSError:
             # Gone in the meantime, or not to be opened: not ours to remove.
@@ -150,11 +149,32 @@ def sweep() -> list[str]:
     return removed
 
 
+def _sweep(name: str, path: str) -> bool:
+    if os.lstat(path).st_uid != os.geteuid():
+        return False
+    file = _open(name)
+    if file is None:
+        return False
+    with file:
+        header = _read_header(file)
+        if header is not None and header.version != VERSION:
+            return False
+        if not _locked(file) or not _is_at(name, file):
+            return False
+        _unlink(name)
+        return True
+
+
+def _entries() -> list[str]:
+    try:
+        return os.listdir(_SHM_ROOT)
+    except OSError:
+        return []  # no shared memory: whoever makes a segment will say so
+
+
 class _Header(NamedTuple):
     version: int
     pid: int
-    start: int
-    namespace: int
     size: int
 
 
@@ -163,8 +183,54 @@ def _check_name(name: str) -> None:
         raise ValueError(f"segment name {name!r} does not begin with {PREFIX} or is no plain name")
 
 
-def _open(name: str, *, create: bool) -> posix_ipc.SharedMemory:
-    return posix_ipc.SharedMemory(name, posix_ipc.O_CREX if create else 0, mode=0o600)
+def _own(name: str) -> Fd:
+    """A new, empty file of this name with our lock on it. Raises SegmentInUse and OSError."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        file = _open(name, create=True)
+        if file is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), _SHM_ROOT)
+        with file:
+            if _locked(file) and _is_at(name, file):
+                if file.size == 0:
+                    return Fd(file.take())
+                _unlink(name)  # its owner is dead
+            header = _read_header(file)
+        if time.monotonic() >= deadline:
+            raise SegmentInUse(name, 0 if header is None else header.pid)
+        time.sleep(LOOK_S)
+
+
+def _open(name: str, *, create: bool = False) -> Fd | None:
+    """The file of a segment, None if there is none. Raises OSError."""
+    try:
+        shared = posix_ipc.SharedMemory(name, posix_ipc.O_CREAT if create else 0, mode=0o600)
+    except posix_ipc.ExistentialError:
+        return None
+    except posix_ipc.PermissionsError as error:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name) from error
+    return Fd(shared.fd)
+
+
+def _locked(file: Fd) -> bool:
+    """Take the owner's lock; False if somebody has it.
+
+    It belongs to the open file: it is there until every copy of the descriptor is closed.
+    """
+    try:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_at(name: str, file: Fd) -> bool:
+    """Whether this is still the file of that name: it may have been replaced meanwhile."""
+    try:
+        there = os.lstat(_SHM_ROOT + name)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(there, os.fstat(file.fileno()))
 
 
 def _unlink(name: str) -> None:
@@ -172,45 +238,9 @@ def _unlink(name: str) -> None:
         posix_ipc.unlink_shared_memory(name)
 
 
-def _read_header(fd: int) -> _Header | None:
-    data = os.pread(fd, _HEADER.size, 0)
+def _read_header(file: Fd) -> _Header | None:
+    data = os.pread(file.fileno(), _HEADER.size, 0)
     if len(data) < _HEADER.size:
         return None
-    magic, version, pid, start, namespace, size = _HEADER.unpack(data)
-    return _Header(version, pid, start, namespace, size) if magic == _MAGIC else None
-
-
-def _living_owner(name: str) -> int | None:
-    """Pid of the owner (0: not to be known), or None if it is dead or the segment is gone."""
-    try:
-        shared = _open(name, create=False)
-    except posix_ipc.ExistentialError:
-        return None
-    except posix_ipc.PermissionsError:
-        return 0
-    try:
-        header = _read_header(shared.fd)
-        age = time.time() - os.fstat(shared.fd).st_mtime
-    finally:
-        shared.close_fd()
-    if header is None:
-        return 0 if age < CREATION_BOUND_S else None
-    if header.namespace != _pid_namespace():
-        # Pids of another container say nothing here.
-        return header.pid
-    return header.pid if _start_time(header.pid) == header.start else None
-
-
-def _start_time(pid: int) -> int | None:
-    """Clock ticks after boot at which the process began: pid and start name a process for ever."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-    except OSError:
-        return None
-    # Zombies are dead. Fields are counted from the state, the third (proc(5)).
-    return None if fields[0] in (b"Z", b"X") else int(fields[19])
-
-
-def _pid_namespace() -> int:
-    return os.stat("/proc/self/ns/pid").st_ino
+    magic, version, pid, size = _HEADER.unpack(data)
+    return _Header(version, pid, size) if magic == _MAGIC else None

@@ -28,8 +28,7 @@ START_TIMEOUT = 30.0
 STOP_TIMEOUT = 30.0
 """Seconds the process has to drain and leave after SIGTERM."""
 LOOK_S = 0.005
-"""Pause between two looks at the kernel's list of sockets: nothing announces a listener."""
-_ACCEPTING = 0x10000  # __SO_ACCEPTCON in the flags of /proc/net/unix
+"""Pause between two looks for the socket."""
 _LAST_LINES = 30
 
 
@@ -40,6 +39,7 @@ class Served:
         self.socket = socket
         self.lines: list[str] = []
         self._news = threading.Condition()
+        self._before = _stamp(socket)
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -116,23 +116,16 @@ class Served:
                 pass
         self.kill()
 
-    def _listens(self) -> bool:
-        """Whether the socket accepts connections; unlike a connection, looking changes nothing."""
-        wanted = os.fspath(self.socket)
-        with open("/proc/net/unix", encoding="utf-8", errors="surrogateescape") as table:
-            for line in table:
-                fields = line.rstrip("\n").split(None, 7)
-                if len(fields) == 8 and fields[7] == wanted and int(fields[3], 16) & _ACCEPTING:
-                    return True
-        return False
-
     def _await_socket(self) -> None:
+        """Wait until the socket has come to its path: then it accepts. What was there before is
+        removed by then.
+        """
         deadline = time.monotonic() + START_TIMEOUT
         pidfd = os.pidfd_open(self.pid)
         try:
             poller = select.poll()
             poller.register(pidfd, select.POLLIN)
-            while not self._listens():
+            while _stamp(self.socket) in (None, self._before):
                 if poller.poll(LOOK_S * 1000):
                     code = self.wait()
                     raise self._failed(f"vuproc run ended with exit code {code}")
@@ -151,6 +144,15 @@ class Served:
 
     def _failed(self, reason: str) -> ServeFailed:
         return ServeFailed(reason, tuple(self.lines[-_LAST_LINES:]))
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """Which file is at the path, and since when; None if there is none."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino, status.st_ctime_ns
 
 
 @contextmanager
