@@ -26,7 +26,8 @@ from vuproc.session import Offer, Session
 from vuproc.spec.vhost_user import FRONT_END
 from vuproc.systemd import HasFileno
 from vuproc.wire import NOT_TAKEN, SEND_DEADLINE, Message, send_some
-from vuproc.workers.crew import Crew, CrewState
+from vuproc.workers.crew import Crew
+from vuproc.workers.crew_state import CrewState
 
 log = logging.getLogger("vuproc.master")
 

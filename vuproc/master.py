@@ -13,13 +13,11 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import IntEnum
-from functools import partial
-from typing import Protocol
 
 from vuproc import effects, traffic
 from vuproc.backend_channel import CLOSED, BackendChannel
+from vuproc.chores import Chore, Meanwhile
 from vuproc.chronicle import CONNECTION, Chronicle, Lost, Resumed
 from vuproc.effects import EffectFailed
 from vuproc.errors import CloseConnection, ConnectionBroken, Disconnected, in_words
@@ -33,10 +31,9 @@ from vuproc.signals import Signals
 from vuproc.spec.vhost_user import ProtocolFeature
 from vuproc.systemd import HasFileno
 from vuproc.wire import Message
+from vuproc.worker_watch import WorkerWatch
 from vuproc.workers.crew import Crew
 from vuproc.workers.forkserver import CannotStart
-from vuproc.workers.seat import Seat
-from vuproc.workers.standby import Standby
 from vuproc.workers.supervise import WorkerLost, WorkerSetupError
 
 log = logging.getLogger("vuproc.master")
@@ -53,32 +50,6 @@ class Phase(IntEnum):
     SERVING = 0
     LAST_CONNECTION = 1
     STOPPING = 2
-
-
-class Chore(Protocol):
-    """Something the loop looks after when no descriptor announces it."""
-
-    def due(self) -> float | None:
-        """Seconds until `tend` should be called, or None."""
-
-    def tend(self) -> None:
-        """Do what is due, if anything is."""
-
-    def close(self) -> None:
-        """The loop is over."""
-
-
-@dataclass(frozen=True)
-class Meanwhile:
-    """What the poll set may call also while a message waits for a worker: it changes nothing that
-    the message is about.
-    """
-
-    action: Callable[[], None]
-
-    def __call__(self) -> None:
-        """Do it."""
-        self.action()
 
 
 class Connection:
@@ -125,13 +96,13 @@ class Master:
         self._other_waits = False
         self._ended = ""
         self._next_accept = 0.0
-        self._watched: dict[Seat | Standby, tuple[int, ...]] = {}
         self._chores: list[Chore] = []
         self._on_request: dict[int, Callable[[], None]] = {}
         self._selector.register(signals, selectors.EVENT_READ, Meanwhile(self._signalled))
         self._waiting = False
         self._put_off: list[int] = []
         self.crew = make_crew(self)
+        self._workers = WorkerWatch(self._selector, self.crew)
         signals.on_urgent = self._cut_short
         if signals.end_asked:
             self._cut_short()
@@ -281,18 +252,18 @@ class Master:
     def _turn(self) -> None:
         self._arm_source()
         self._arm_connection()
-        self._watch_crew()
+        self._workers.update()
         for key, _ in self._selector.select(self._patience()):
             key.data()
             # It may have closed a worker's descriptors, whose numbers the next one may get anew.
-            self._watch_crew()
+            self._workers.update()
         self._enforce_deadlines()
         put_off, self._put_off = self._put_off, []
         for number in put_off:
             self._on_request[number]()
         for chore in self._chores:
             chore.tend()
-        self._watch_crew()
+        self._workers.update()
         if self._connection is None and self._on_source is None:
             self._accept()
 
@@ -534,7 +505,7 @@ class Master:
         except OSError as error:
             return EffectFailed(f"not a stream socket: {error.strerror}")
         self._close_channel(connection)
-        self._watch_crew()
+        self._workers.update()
         connection.channel = channel
         self._selector.register(channel, selectors.EVENT_READ, self._channel_readable)
         return None
@@ -581,46 +552,6 @@ class Master:
             self._phase = max(self._phase, Phase.STOPPING)
         self._next_accept = time.monotonic() + self._source.delay()
 
-    # Workers.
-
-    def _watch_crew(self) -> None:
-        """Keep the poll set in step with who sits where."""
-        posts: list[Seat | Standby] = [*self.crew.seats, self.crew.standby]
-        current = {post: _descriptors(post) for post in posts}
-        changed = [seat for seat, now in current.items() if now != self._watched.get(seat, ())]
-        # All old numbers go first: a new worker may have got the number of another's closed
-        # descriptor.
-        for seat in changed:
-            for number in self._watched.get(seat, ())[1:]:
-                self._forget(number)
-        for seat in changed:
-            if current[seat]:
-                _, channel, pidfd = current[seat]
-                heard, died = self._callbacks(seat)
-                for number, event in ((channel, heard), (pidfd, died)):
-                    still = partial(self._of_worker, seat, seat.worker, event)
-                    self._selector.register(number, selectors.EVENT_READ, still)
-            self._watched[seat] = current[seat]
-
-    def _callbacks(self, post: Seat | Standby) -> tuple[Callable[[], None], Callable[[], None]]:
-        if isinstance(post, Standby):
-            return post.heard, post.ended
-        return partial(self.crew.heard, post), partial(self.crew.ended, post)
-
-    @staticmethod
-    def _of_worker(seat: Seat | Standby, worker: object, event: Callable[[], None]) -> None:
-        """An event of a worker that is still there: what came before it in this turn may have
-        replaced the worker already.
-        """
-        if seat.worker is worker:
-            event()
-
-    def _forget(self, number: int) -> None:
-        try:
-            self._selector.unregister(number)
-        except (KeyError, ValueError):
-            pass
-
     def close(self) -> None:
         """Drain, stop the workers, and leave nothing behind. After `run`, however that ended."""
         if self._cut:
@@ -630,11 +561,3 @@ class Master:
         for chore in reversed(self._chores):
             chore.close()
         self._selector.close()
-
-
-def _descriptors(post: Seat | Standby) -> tuple[int, ...]:
-    """(pid, channel, pidfd) of the worker at a post, or nothing for an empty one."""
-    worker = post.worker
-    if worker is None:
-        return ()
-    return worker.pid, worker.fileno(), worker.pidfd.fileno()

@@ -18,6 +18,7 @@ import msgspec
 
 from vuproc import control, host, imported, logs, open_files
 from vuproc.admin import PERMISSIONS, SUFFIX, AdminServer
+from vuproc.chores import Meanwhile
 from vuproc.config import DeviceFile
 from vuproc.config_owner import ids
 from vuproc.config_space import ConfigSpace
@@ -41,7 +42,7 @@ from vuproc.estate import (
     Estate,
 )
 from vuproc.listener import AS_IT_IS, Connector, Inherited, Listener, ListenError, Source
-from vuproc.master import Master, Meanwhile
+from vuproc.master import Master
 from vuproc.operations import Operations
 from vuproc.reloader import Reloader
 from vuproc.session import Offer
@@ -53,10 +54,11 @@ from vuproc.spec.vhost_user import ProtocolFeature
 from vuproc.spec.virtio import Feature
 from vuproc.systemd import InheritError, Notifier, inherit
 from vuproc.upgrade import Again, Trial, become
-from vuproc.workers.crew import Crew, OnReport
+from vuproc.workers.crew import Crew
 from vuproc.workers.forkserver import CannotStart, Forkserver
 from vuproc.workers.predecessors import Leftovers, PredecessorAlive, channel_name, retire
 from vuproc.workers.stall import StallWatch
+from vuproc.workers.starts import OnReport
 from vuproc.workers.supervise import WorkerHost, WorkerLost, WorkerProcess, WorkerSetupError
 
 log = logging.getLogger("vuproc.master")

@@ -35,7 +35,8 @@ from vuproc.signals import Signals
 from vuproc.spec.virtio import Feature
 from vuproc.systemd import Notifier
 from vuproc.testing.frontend import FrontEnd
-from vuproc.workers.crew import Crew, CrewState
+from vuproc.workers.crew import Crew
+from vuproc.workers.crew_state import CrewState
 
 BOUND_S = 20.0
 QUEUES = 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from vuproc import control, effects
 from vuproc.control import AnyCommand
 from vuproc.effects import Effect
@@ -66,6 +68,17 @@ def regions_of(effect: Effect) -> tuple[effects.Region, ...]:
     if isinstance(effect, effects.SetMemory):
         return effect.regions
     return (effect.region,) if isinstance(effect, effects.AddRegion) else ()
+
+
+def undo_memory(
+    effect: effects.SetMemory | effects.AddRegion | effects.RemoveRegion,
+    committed: Sequence[Effect],
+) -> Prepared:
+    """The command that takes a memory change back: the table of the committed state."""
+    if isinstance(effect, effects.AddRegion):
+        return prepared(effects.RemoveRegion(effect.region))
+    regions = [region for old in committed for region in regions_of(old)]
+    return prepared(effects.SetMemory(tuple(regions)))
 
 
 def truncation(region: effects.Region) -> str | None:

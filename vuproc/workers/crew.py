@@ -7,13 +7,10 @@ by the standby, brought to where the session's state says, and asked once more.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
 
 from msgspec.structs import replace
 
@@ -21,14 +18,22 @@ from vuproc import control, effects, texts
 from vuproc.config_space import ConfigSpace
 from vuproc.control import Logged, RingBroken
 from vuproc.effects import Effect, EffectFailed
-from vuproc.fd import Fd
 from vuproc.log_limit import apart
-from vuproc.workers.commands import Prepared, prepared, regions_of, start_ring, truncation
+from vuproc.workers.commands import (
+    Prepared,
+    prepared,
+    regions_of,
+    start_ring,
+    truncation,
+    undo_memory,
+)
+from vuproc.workers.crew_state import CrewState
 from vuproc.workers.forkserver import CannotStart
 from vuproc.workers.log import MASTER_TAKES
 from vuproc.workers.record import InflightFile, make_records
 from vuproc.workers.seat import BREAKER_DEATHS, LACK_FIRST_S, Seat
 from vuproc.workers.standby import Standby
+from vuproc.workers.starts import OnReport, WorkerStarts
 from vuproc.workers.supervise import (
     COMMAND_DEADLINE,
     WorkerLost,
@@ -45,21 +50,6 @@ STOP_DEADLINE = 3.0
 
 EXIT_DEADLINE = 5.0
 """Seconds a worker has to leave at our own end."""
-
-OnReport = Callable[[RingBroken | Logged], None]
-
-
-@dataclass(frozen=True)
-class CrewState:
-    """What a crew knows of a session beside the session's own state.
-
-    `config` are the driver's writes to the configuration space, `kept` the bases of rings that were
-    stopped with requests in their record, `records` the memfd of our own in-flight records.
-    """
-
-    config: tuple[tuple[int, bytes], ...] = ()
-    kept: tuple[tuple[int, int], ...] = ()
-    records: Fd | None = None
 
 
 class NoWorker(WorkerRefused):
@@ -86,15 +76,12 @@ class Crew:
         on_broken: Callable[[int, str], None],
     ) -> None:
         self.config = config
-        self._worker_numbers = itertools.count()
-        self.standby = Standby(self._started)
+        self._starts = WorkerStarts(start, self._report)
+        self.standby = Standby(self._starts.another)
         self.seats = [Seat(queues, self.standby.take, work) for queues in groups]
         self.broken: dict[int, str] = {}
         """Cause by queue, for the rings that nobody serves until they are set up anew."""
-        self._start_worker = start
-        self._workers: tuple[WorkerProcess, ...] = ()
         self._winding_down = False
-        self._abandoned = False
         self._queue_size = queue_size
         self._replay = replay
         self._on_broken = on_broken
@@ -123,21 +110,6 @@ class Crew:
             if seat.worker is not None:
                 seat.worker.settle()
 
-    def _started(self) -> WorkerProcess:
-        """A new worker process. Raises `CannotStart`."""
-        if self._abandoned:
-            raise CannotStart("the device is ending")
-        worker = self._start_worker(partial(self._report, next(self._worker_numbers)))
-        # In one store, as `abandon` may come at any instruction.
-        self._workers = (*(old for old in self._workers if not old.closed), worker)
-        self._kill_if_abandoned(worker)
-        return worker
-
-    def _kill_if_abandoned(self, worker: WorkerProcess) -> None:
-        """That may have come while the process was being started."""
-        if self._abandoned:
-            worker.kill()
-
     def wind_down(self) -> None:
         """Our end begins: no worker is replaced any more."""
         self._winding_down = True
@@ -146,10 +118,8 @@ class Crew:
 
     def abandon(self) -> None:
         """Our end is to wait for nothing: kill every worker. May be called by a signal handler."""
-        self._abandoned = True
         self.wind_down()
-        for worker in self._workers:
-            worker.kill_at_once()
+        self._starts.abandon()
 
     def close(self) -> None:
         """End every worker, by force those that do not within `EXIT_DEADLINE` each."""
@@ -228,7 +198,7 @@ class Crew:
             case effects.MakeInflight(num_queues=num_queues, queue_size=queue_size):
                 return make_records(num_queues, queue_size)
             case effects.SetMemory() | effects.AddRegion() | effects.RemoveRegion():
-                self._everywhere(prepared(effect), self._undo_memory(effect))
+                self._everywhere(prepared(effect), undo_memory(effect, self._replay(())))
             case effects.SetFeatures():
                 self._everywhere(prepared(effect), None)
             case effects.ResetDevice():
@@ -465,15 +435,6 @@ class Crew:
             if isinstance(effect, effects.StartRing) and effect.setup.index == queue:
                 return effect.setup
         return None
-
-    def _undo_memory(
-        self, effect: effects.SetMemory | effects.AddRegion | effects.RemoveRegion
-    ) -> Prepared:
-        """The command that takes a memory change back: the table of the committed state."""
-        if isinstance(effect, effects.AddRegion):
-            return prepared(effects.RemoveRegion(effect.region))
-        regions = [region for old in self._replay(()) for region in regions_of(old)]
-        return prepared(effects.SetMemory(tuple(regions)))
 
     # Death and replacement.
 
