@@ -17,6 +17,7 @@ What the end of the master leads to:
     anything else                    another master, which is handed what is stored; at once if this
                                      one was up for STABLE_S, or up and killed by SIGKILL, which is
                                      nobody's fault here; else after a pause from BACK_OFF_S
+    no process to be had for one     another try each second
     FAILURES_MOST such in a row      what is stored as "session." is dropped, so that the front-end
                                      is disconnected and the device may come up without it; if
                                      nothing is, the end with the master's code, or 1
@@ -96,6 +97,7 @@ class Keeper:
         self._watchdog = 0.0
         self._ever_up = False
         self._failures = 0
+        self._lacking = False
         self._start_at: float | None = 0.0
         self._orphans_until = 0.0
         self._stopping = 0  # the signal to end, if there was one
@@ -270,15 +272,12 @@ class Keeper:
             pid = os.fork()
         except OSError as error:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            self._say(f"cannot start a master: {error.strerror}")
-            if self._stopping:
-                self._wind_up(1)
-            else:
-                self._again(1)
+            self._not_forked(error)
             return
         if pid:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             self.master = pid
+            self._lacking = False
             if self._stopping:
                 self._watchdog = time.monotonic() + WATCHDOG_S
                 os.kill(pid, self._stopping)
@@ -293,6 +292,16 @@ class Keeper:
             ErrorOutput(PREFIX).write(f"{PREFIX}cannot start {self._command[0]}: {error}")
         finally:
             os._exit(127)
+
+    def _not_forked(self, error: OSError) -> None:
+        """No master had a chance: it is tried again, for as long as it takes."""
+        if not self._lacking:
+            self._say(f"cannot start a master: fork: {error.strerror}; trying again")
+        self._lacking = True
+        if self._stopping:
+            self._wind_up(1)
+        else:
+            self._start_at = time.monotonic() + BACK_OFF_S[-1]
 
     def _reap(self) -> None:
         """Take note of every process that has ended: the master, or one that it has left behind."""

@@ -16,7 +16,7 @@ from typing import Any
 
 ENDING = (signal.SIGTERM, signal.SIGINT)
 """What asks for our end; the second of them asks not to wait for anything any more."""
-ECHO_S = 0.25
+ECHO_S = 0.5
 """Seconds within which a second SIGTERM or SIGINT counts as the same one: a terminal sends Ctrl-C
 to the keeper and to its master, and the keeper passes its own on; timeout(1) signals its child and
 then the child's group.

@@ -96,6 +96,19 @@ def test_a1_a_ring_that_is_started_without_a_worker_begins_when_there_is_one() -
                 assert guest.wait(kept, 30.0).content[:7] == b"at last"
 
 
+def test_a1_a_keeper_tries_for_a_master_until_there_is_one() -> None:
+    with serve(Scripted, arguments=("--supervised",)) as served:
+        with served.guest() as guest:
+            master = status(served)["pid"]
+            with no_forks(served.pid) as lift:
+                os.kill(master, signal.SIGKILL)
+                served.wait_for_line("cannot start a master: fork: Resource temporarily")
+                kept = guest.submit(0, [b"echo back again"], [64])
+                lift()
+                assert guest.wait(kept, 30.0).content[:10] == b"back again"
+            assert status(served)["pid"] != master
+
+
 def test_a1_a_forkserver_that_is_killed_is_replaced_with_its_workers() -> None:
     with serve(Scripted, queues=2) as served:
         with served.guest(queues=2) as guest:
