@@ -74,3 +74,17 @@ def test_a4_modules_are_found_where_they_were(
     assert sys.path == [str(folder), f"{folder}/lib", "/usr/lib"]
     found = os.environ["PYTHONPATH"].split(os.pathsep)
     assert found == [f"{folder}/lib", str(folder), "/usr/lib"]
+
+
+def test_a4_what_a_finder_goes_by_is_left_as_it_is(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hook(entry: str) -> object:
+        if entry != "__a_word__":
+            raise ImportError
+        return object()
+
+    monkeypatch.setattr(sys, "path_hooks", [*sys.path_hooks, hook])
+    monkeypatch.setattr(sys, "path", ["__a_word__", "lib"])
+    invocation.leave_folder()
+    assert sys.path == ["__a_word__", f"{folder}/lib"]

@@ -118,6 +118,8 @@ class AdminServer:
         self._accept_more()
 
     def _readable(self, client: socket.socket) -> None:
+        if client not in self._clients:
+            return  # dropped since the loop has seen it
         line, _ = self._clients[client]
         try:
             data = client.recv(REQUEST_BYTES)
@@ -131,14 +133,20 @@ class AdminServer:
         if b"\n" not in line:
             self._drop(client)
             return
+        # The verb may wait, and whoever looks after other clients meanwhile leaves this one alone.
+        self._selector.unregister(client)
+        del self._clients[client]
         answer = _fit(self._answer(bytes(line.partition(b"\n")[0])))
         left = bytearray(msgspec.json.encode(answer) + b"\n")
         self._clients[client] = left, time.monotonic() + CLIENT_DEADLINE_S
-        self._selector.modify(client, selectors.EVENT_WRITE, lambda: self._writable(client))
+        action = self._as_callback(partial(self._writable, client))
+        self._selector.register(client, selectors.EVENT_WRITE, action)
         self._writable(client)
 
     def _writable(self, client: socket.socket) -> None:
         """Send as much of the answer as there is room for; the rest has until the deadline."""
+        if client not in self._clients:
+            return
         left, _ = self._clients[client]
         try:
             del left[: client.send(left)]

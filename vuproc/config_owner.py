@@ -79,8 +79,11 @@ def _group(group: str | int) -> int:
 
 def _may_chown() -> bool:
     """Whether this process may give files away, which root in a container or a service may not."""
-    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
-        for line in status:
-            if line.startswith("CapEff:"):
-                return bool(int(line.split()[1], 16) & _CAP_CHOWN)
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+            for line in status:
+                if line.startswith("CapEff:"):
+                    return bool(int(line.split()[1], 16) & _CAP_CHOWN)
+    except OSError:
+        return True  # that there is no /proc is said elsewhere; the start will tell
     return False

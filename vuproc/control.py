@@ -10,6 +10,7 @@ descriptors where none belong is a `ChannelError`, and its sender is replaced.
 from __future__ import annotations
 
 import array
+import errno
 import select
 import socket
 import time
@@ -33,6 +34,8 @@ CAUSE_BYTES = 256
 """Bytes of the longest cause of a broken ring, or of a death: the state of a session and its status
 hold some for every ring.
 """
+_GONE = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
+"""What sendmsg(2) says if the peer has closed its end."""
 _FD_SIZE = array.array("i").itemsize
 
 
@@ -317,7 +320,8 @@ class Channel(Generic[Out, In]):
                 if not self.wait(deadline - time.monotonic(), select.POLLOUT):
                     raise ChannelError(f"peer read nothing for {texts.seconds(timeout)}") from None
             except OSError as error:
-                raise ChannelClosed(f"cannot send: {error.strerror}") from error
+                kind = ChannelClosed if error.errno in _GONE else ChannelError
+                raise kind(f"cannot send: {error.strerror}") from error
 
     def receive(self) -> tuple[In, tuple[Fd, ...]] | None:
         """The next message and the fds that came with it, or None if there is none yet.

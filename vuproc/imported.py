@@ -46,7 +46,8 @@ class _Code:
             if path is not None:
                 version = _version(path)
                 # What was written meanwhile may not be what was imported.
-                self.versions.setdefault(path, version if version[0] < started else UNKNOWN)
+                meanwhile = started <= version[0] <= time.time_ns()
+                self.versions.setdefault(path, UNKNOWN if meanwhile else version)
 
     def changed(self) -> list[str]:
         """The files that are not as they were."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from zipimport import zipimporter
 
 
 def program() -> tuple[str, ...]:
@@ -33,12 +34,27 @@ def leave_folder() -> None:
 
     Raises FileNotFoundError if the folder of the start is gone and was needed.
     """
-    sys.path[:] = [os.path.abspath(entry) for entry in sys.path]
+    sys.path[:] = [entry if _is_word(entry) else os.path.abspath(entry) for entry in sys.path]
     search = os.environ.get("PYTHONPATH")
     if search:
         entries = [os.path.abspath(entry) for entry in search.split(os.pathsep)]
         os.environ["PYTHONPATH"] = os.pathsep.join(entries)
     os.chdir("/")
+
+
+def _is_word(entry: str) -> bool:
+    """Whether an entry of `sys.path` is no path but what the hook of some package goes by, as that
+    of one that was installed to be edited.
+    """
+    for hook in sys.path_hooks:
+        if hook is zipimporter or hook.__qualname__.startswith("FileFinder."):
+            continue
+        try:
+            hook(entry)
+        except ImportError:
+            continue
+        return True
+    return False
 
 
 _PACKAGE = Path(os.path.abspath(__file__)).parent

@@ -520,7 +520,10 @@ def _kill_children(spared: int) -> bool:
         return False  # a kernel without that list; workers end by themselves, and are fenced
     for child in children:
         if child != spared:
-            os.kill(child, signal.SIGKILL)
+            try:
+                os.kill(child, signal.SIGKILL)
+            except PermissionError:
+                pass  # a program of the device's that has become another user's
     return any(child != spared for child in children)
 
 

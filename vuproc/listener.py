@@ -140,13 +140,13 @@ class Listener:
         if left is not None and place is not None:
             self._place = place
             self._socket, self._lock = left
-            _grant(place, permissions, owner)
+            _grant(place, permissions, _as_made(place, owner))
         else:
             self._place = draft_of(path)
             self._lock = _lock(path)
             try:
                 _remove_stale(path)
-                self._socket = _bind(self._place, permissions, owner)
+                self._socket = _bind(self._place, path, permissions, owner)
             except BaseException:
                 self._unlock()
                 raise
@@ -160,7 +160,7 @@ class Listener:
 
     def permit(self, permissions: int, owner: tuple[int, int] = AS_IT_IS) -> None:
         """Change who may connect. Raises OSError."""
-        _grant(self._place, permissions, owner)
+        _grant(self._place, permissions, owner, self._identity)
 
     def open(self) -> None:
         self._socket.listen(BACKLOG)
@@ -318,16 +318,47 @@ def _lock(path: Path) -> Fd:
     raise ListenError(str(lock_path), "the lock file keeps changing")
 
 
-def _grant(path: Path, permissions: int, owner: tuple[int, int]) -> None:
-    """Let others connect: the group first, as nobody in another is to have its permissions, and
-    the user last, who then has the file.
+def _grant(
+    path: Path,
+    permissions: int,
+    owner: tuple[int, int],
+    identity: tuple[int, int] | None = None,
+) -> None:
+    """Let others connect to the socket at `path`: the group first, as nobody in another is to have
+    its permissions, and the user last, who then has the file. Raises OSError, also if `identity` is
+    given and that is not the file there.
     """
     user, group = owner
-    if group != AS_IT_IS[1]:
-        os.chown(path, -1, group)
-    os.chmod(path, permissions)
-    if user != AS_IT_IS[0]:
-        os.chown(path, user, -1)
+    # Not by its name: whoever has the socket may put a link to another file there meanwhile.
+    with Fd(os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)) as file:
+        status = os.fstat(file.fileno())
+        found = status.st_dev, status.st_ino
+        if not stat.S_ISSOCK(status.st_mode) or identity not in (None, found):
+            raise OSError(errno.ESTALE, "another file is there now", str(path))
+        place = f"/proc/self/fd/{file.fileno()}"
+        if group != AS_IT_IS[1]:
+            _give(place, -1, group, f"group {group}")
+        os.chmod(place, permissions)
+        if user != AS_IT_IS[0]:
+            _give(place, user, -1, f"user {user}")
+
+
+def _give(place: str, user: int, group: int, whom: str) -> None:
+    try:
+        os.chown(place, user, group)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot be given to {whom}: {error.strerror}") from error
+
+
+def _as_made(path: Path, owner: tuple[int, int]) -> tuple[int, int]:
+    """Of a predecessor's socket: what nobody names any more is as if it were made now."""
+    user, group = owner
+    if user == AS_IT_IS[0]:
+        user = os.geteuid()
+    inherits = os.stat(path.parent).st_mode & stat.S_ISGID
+    if group == AS_IT_IS[1] and not inherits:
+        group = os.getegid()
+    return user, group
 
 
 def draft_of(path: Path) -> Path:
@@ -341,7 +372,8 @@ def draft_of(path: Path) -> Path:
     return path.with_name(f".{digest}{DRAFT_SUFFIX}")
 
 
-def _bind(place: Path, permissions: int, owner: tuple[int, int]) -> socket.socket:
+def _bind(place: Path, path: Path, permissions: int, owner: tuple[int, int]) -> socket.socket:
+    """A socket at `place` that is to be at `path`. Raises ListenError, and then none is there."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         _remove_stale(place)
@@ -352,11 +384,15 @@ def _bind(place: Path, permissions: int, owner: tuple[int, int]) -> socket.socke
                 listener.bind(address)
         finally:
             os.umask(mask)
-        _grant(place, permissions, owner)
+        try:
+            _grant(place, permissions, owner)
+        except BaseException:
+            place.unlink()
+            raise
         listener.setblocking(False)
     except OSError as error:
         listener.close()
-        raise ListenError(str(place), error.strerror or str(error)) from error
+        raise ListenError(str(path), error.strerror or str(error)) from error
     except BaseException:
         listener.close()
         raise
@@ -425,6 +461,10 @@ def _remove_stale(path: Path) -> None:
             return
         except BlockingIOError:
             pass  # its backlog is full, so somebody listens
+        except OSError as error:
+            # Another user's, or of another kind: somebody's all the same.
+            reason = f"a socket is there that cannot be tried: {error.strerror}"
+            raise ListenError(str(path), reason) from error
     raise ListenError(str(path), "another program is listening on this socket")
 
 

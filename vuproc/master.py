@@ -100,7 +100,10 @@ class Master:
         self._on_request: dict[int, Callable[[], None]] = {}
         self._selector.register(signals, selectors.EVENT_READ, Meanwhile(self._signalled))
         self._waiting = False
+        self._up = False
         self._put_off: list[int] = []
+        self.on_cut: Callable[[], None] = lambda: None
+        """Called when our end becomes urgent, in the middle of anything."""
         self.crew = make_crew(self)
         self._workers = WorkerWatch(self._selector, self.crew)
         signals.on_urgent = self._cut_short
@@ -157,20 +160,34 @@ class Master:
             while (left := deadline - time.monotonic()) > 0:
                 with selectors.PollSelector() as selector:
                     selector.register(number, selectors.EVENT_READ, None)
-                    for key in list(self._selector.get_map().values()):
-                        if isinstance(key.data, Meanwhile):
-                            selector.register(key.fd, key.events, key.data)
+                    for key in self._attended():
+                        selector.register(key.fd, key.events, key.data)
                     due = self._estate.due()
                     ready = selector.select(left if due is None else min(left, due))
                 self._estate.tend()
                 for key, _ in ready:
-                    if key.data is not None:
+                    if key.fd != number and self._is_current(key):
                         key.data()
                 if any(key.fd == number for key, _ in ready):
                     return True
         finally:
             self._waiting = was_waiting
         return False
+
+    def _attended(self) -> list[selectors.SelectorKey]:
+        """What is looked after while something waits: operators only once there is a device."""
+        return [
+            key
+            for key in self._selector.get_map().values()
+            if isinstance(key.data, Meanwhile) and (self._up or key.fileobj is self._signals)
+        ]
+
+    def _is_current(self, key: selectors.SelectorKey) -> bool:
+        """Whether what is ready is still polled so: what came before it in this turn may have
+        closed it.
+        """
+        now = self._selector.get_map().get(key.fd)
+        return now is not None and now.data is key.data
 
     def add_chore(self, chore: Chore) -> None:
         """Have the loop look after something that is due now and then."""
@@ -244,6 +261,7 @@ class Master:
         self.crew.standby.wait_ready()
         if not self._cut:
             self._source.open()
+            self._up = True
             on_ready()
         self._signals.starting = False
         while self._phase < Phase.STOPPING:
@@ -254,7 +272,8 @@ class Master:
         self._arm_connection()
         self._workers.update()
         for key, _ in self._selector.select(self._patience()):
-            key.data()
+            if self._is_current(key):
+                key.data()
             # It may have closed a worker's descriptors, whose numbers the next one may get anew.
             self._workers.update()
         self._enforce_deadlines()
@@ -301,6 +320,7 @@ class Master:
         self._cut = True
         self._phase = Phase.STOPPING
         self.crew.abandon()
+        self.on_cut()
 
     # Connections.
 
@@ -537,7 +557,7 @@ class Master:
         log.log(logging.WARNING if ours else logging.INFO, "front-end disconnected: %s", reason)
         self._ended = reason if ours else ""
         for effect in connection.session.close():
-            result = self.crew.perform(effect)
+            result = self.crew.perform_at_end(effect)
             if isinstance(result, EffectFailed):
                 log.warning("%s at disconnect: %s", type(effect).__name__, result.reason)
         self._connection = None

@@ -90,8 +90,7 @@ class Reloader:
         lines = lines or [f"{self._file.path}: nothing has changed"]
         for line in lines:
             log.info("reload: %s", line)
-        self._apply(plan, device)
-        return lines
+        return [*lines, *self._apply(plan, device)]
 
     def _plan(self) -> tuple[Plan, Device]:
         """What the file says by now, and the device of what can be applied at once."""
@@ -108,7 +107,8 @@ class Reloader:
             raise ReloadRefused([place.blame(error)]) from error
         return plan, device
 
-    def _apply(self, plan: Plan, device: Device) -> None:
+    def _apply(self, plan: Plan, device: Device) -> list[str]:
+        """Do what the plan says; a line for whatever of it could not be done after all."""
         before, before_device = self._file, self._device
         if plan.now.log_level != before.log_level:
             level = getattr(logging, plan.now.log_level.upper())
@@ -117,13 +117,14 @@ class Reloader:
         self._master.set_exit_on_disconnect(plan.now.exit_on_disconnect)
         self._stall.timeout_s = plan.now.stall_timeout
         self._stall.hook_timeout_s = plan.now.hook_timeout
+        failures = []
         if plan.now.socket != before.socket:
-            self._permit(before.socket, plan.now.socket)
+            failures = self._permit(before.socket, plan.now.socket)
         self._waits = any(change.scope is Scope.SESSION for change in plan.changes)
         self._replaced = plan.replaced
         self._become(plan.now, device)
         if not plan.new_workers:
-            return
+            return failures
 
         def done() -> None:
             log.info("reload: every worker is new")
@@ -137,18 +138,23 @@ class Reloader:
             self._become(before, before_device)
 
         self._renewal.begin(done, failed)
+        return failures
 
     def _become(self, file: DeviceFile, device: Device) -> None:
         self._file, self._device = file, device
         self._set_file(file, device)
 
-    def _permit(self, before: Socket, after: Socket) -> None:
+    def _permit(self, before: Socket, after: Socket) -> list[str]:
         source = self._master.source
         try:
             if isinstance(source, Listener):
                 source.permit(after.permissions, ids_after(before, after))
+                return []
+            failure = "the service manager made the socket, and says who may connect"
         except OSError as error:
-            log.error("reload: who may connect: %s", error.strerror)
+            failure = f"{after.path}: who may connect could not be changed: {error.strerror}"
+        log.error("reload: %s", failure)
+        return [failure]
 
     # The chore.
 

@@ -212,9 +212,10 @@ class _Service:
         self.master = master = Master(
             source, offer, make_crew, estate, signals, exit_on_disconnect=file.exit_on_disconnect
         )
-        self._host.wait = master.wait_readable
+        self._host.wait = forkserver.wait = master.wait_readable
+        master.on_cut = forkserver.kill
         stack.callback(master.close)
-        estate.live = lambda: [worker.pid for worker in self._workers()]
+        estate.live = master.crew.pids
         master.add_chore(output)
         master.add_chore(estate)
         master.add_chore(leftovers)
@@ -235,7 +236,11 @@ class _Service:
             beside = Path(f"{file.socket.path}{SUFFIX}")
             listener = self._listener(beside, PERMISSIONS, (ADMIN, ADMIN_LOCK))
             verbs = operations.verbs()
-            master.add_chore(AdminServer(listener, master.selector, verbs, Meanwhile))
+            try:
+                master.add_chore(AdminServer(listener, master.selector, verbs, Meanwhile))
+            except BaseException:
+                listener.close()
+                raise
 
     def run(self) -> None:
         """Serve until the end; raises what cannot be served."""
@@ -277,7 +282,7 @@ class _Service:
         """New workers are of another kind from now on, and the rest of the file has changed."""
         self._file = file
         self._prepare = self._prepared(file, device)
-        self._host.hook_timeout = file.hook_timeout
+        self._host.hook_timeout = self._host.forkserver.import_s = file.hook_timeout
         self._estate.keep_content(DEVICE_FILE, file.content)
 
     # Workers.

@@ -84,14 +84,20 @@ class Trial:
         except OSError as error:
             self._refuse(f"{self._command[0]}: {error.strerror}")
             output.close()
+            process, self._process = self._process, None
+            if process is not None:
+                process.kill()
+                process.wait()
             return
         self._output = output
         self._until = time.monotonic() + CHECK_DEADLINE_S
         self._selector.register(self._pidfd.fileno(), selectors.EVENT_READ, self._ended)
 
     def due(self) -> float | None:
-        """Seconds until it has lasted too long."""
-        return None if self._process is None else max(0.0, self._until - time.monotonic())
+        """Seconds until it has lasted too long; None once it has been killed for that."""
+        if self._process is None or self._until == float("inf"):
+            return None
+        return max(0.0, self._until - time.monotonic())
 
     def tend(self) -> None:
         """Kill it if it has."""

@@ -168,6 +168,12 @@ class FakeCrew:
             self._shared.set_ring(effect.setup.index, Shared.VERSION, 0)
             self._doom.step("after clear")
 
+    def perform_at_end(self, effect: effects.Effect) -> object:
+        return self.perform(effect)
+
+    def pids(self) -> list[int]:
+        return []
+
     def perform(self, effect: effects.Effect) -> object:
         name = type(effect).__name__
         self._doom.step(f"before {name}")

@@ -110,10 +110,11 @@ class Image:
             unlock(fd)
             return True
         try:
-            lock(fd, self._claim)
+            # What our predecessor held stays: another may be looking at the locks just now.
+            lock(fd, self._claim, keep=True)
         except (ImageLocked, LocksUnavailable, OSError) as error:
             # A guest has it already, so that it is better served than not.
-            log.error("image %s is not locked: %s", self.path, error)
+            log.error("image %s: %s; it is served on all the same", self.path, error)
         return True
 
     def replaced(self, files: Mapping[str, Fd]) -> Iterator[tuple[str, str]]:

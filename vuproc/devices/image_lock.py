@@ -68,17 +68,19 @@ class LocksUnavailable(VuprocError):
         self.reason = reason
 
 
-def lock(fd: Fd, claim: Claim) -> None:
+def lock(fd: Fd, claim: Claim, *, keep: bool = False) -> None:
     """Take the locks of a claim, which adds nothing if they are held already. `fd` is readable.
 
-    Raises ImageLocked, and then none are held; LocksUnavailable; OSError.
+    Raises ImageLocked, and then none are held, or (`keep`) all of them beside another's;
+    LocksUnavailable; OSError.
     """
     try:
         for byte in _bytes(claim):
             _fcntl(fd, fcntl.F_OFD_SETLK, fcntl.F_RDLCK, byte)
         check(fd, claim)
     except ImageLocked:
-        unlock(fd)
+        if not keep:
+            unlock(fd)
         raise
 
 

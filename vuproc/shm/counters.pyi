@@ -58,6 +58,9 @@ class QueueCounters:
     def count_hook(self) -> None:
         """A hook of the device begins, or ends."""
 
+    def leave_hooks(self) -> None:
+        """A worker takes over, perhaps from one that died inside a hook."""
+
     def hooks(self) -> int:
         """The word that `count_hook` advances, as in the snapshot."""
 

@@ -109,6 +109,11 @@ cdef class QueueCounters:
         """A hook of the device begins, or ends."""
         add(&self.block.hooks, 1)
 
+    def leave_hooks(self):
+        """A worker takes over, perhaps from one that died inside a hook."""
+        if vu_load_relaxed64(&self.block.hooks) & 1:
+            add(&self.block.hooks, 1)
+
     def hooks(self):
         """The word that `count_hook` advances."""
         return vu_load_relaxed64(&self.block.hooks)

@@ -187,24 +187,51 @@ def _own(name: str) -> Fd:
     """A new, empty file of this name with our lock on it. Raises SegmentInUse and OSError."""
     deadline = time.monotonic() + PATIENCE_S
     while True:
+        # Only a file that was made here is used: one that another user has made beforehand could be
+        # changed under us.
         file = _open(name, create=True)
-        if file is None:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), _SHM_ROOT)
-        with file:
-            if _locked(file) and _is_at(name, file):
-                if file.size == 0:
+        if file is not None:
+            with file:
+                if _locked(file) and _is_at(name, file):
                     return Fd(file.take())
-                _unlink(name)  # its owner is dead
-            header = _read_header(file)
+        elif _remove_dead(name):
+            continue
         if time.monotonic() >= deadline:
-            raise SegmentInUse(name, 0 if header is None else header.pid)
+            raise SegmentInUse(name, _owner(name))
         time.sleep(LOOK_S)
 
 
+def _remove_dead(name: str) -> bool:
+    """Whether the name is free, as it was already or as its owner is dead. Raises OSError."""
+    file = _open(name)
+    if file is None:
+        if not os.path.isdir(_SHM_ROOT):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), _SHM_ROOT)
+        return True
+    with file:
+        if not _locked(file) or not _is_at(name, file):
+            return False
+        _unlink(name)
+        return True
+
+
+def _owner(name: str) -> int:
+    """The process that says of itself that the segment is its; 0: none does."""
+    file = _open(name)
+    if file is None:
+        return 0
+    with file:
+        header = _read_header(file)
+    return 0 if header is None else header.pid
+
+
 def _open(name: str, *, create: bool = False) -> Fd | None:
-    """The file of a segment, None if there is none. Raises OSError."""
+    """The file of a segment, None if there is none; or a new one, None if there is one already.
+    Raises OSError.
+    """
+    flags = posix_ipc.O_CREX if create else 0
     try:
-        shared = posix_ipc.SharedMemory(name, posix_ipc.O_CREAT if create else 0, mode=0o600)
+        shared = posix_ipc.SharedMemory(name, flags, mode=0o600)
     except posix_ipc.ExistentialError:
         return None
     except posix_ipc.PermissionsError as error:
@@ -235,7 +262,10 @@ def _is_at(name: str, file: Fd) -> bool:
 
 def _unlink(name: str) -> None:
     with contextlib.suppress(posix_ipc.ExistentialError):
-        posix_ipc.unlink_shared_memory(name)
+        try:
+            posix_ipc.unlink_shared_memory(name)
+        except posix_ipc.PermissionsError as error:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name) from error
 
 
 def _read_header(file: Fd) -> _Header | None:

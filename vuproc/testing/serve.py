@@ -18,6 +18,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
+from vuproc.admin import SUFFIX
 from vuproc.device import Device
 from vuproc.testing.driver import Guest
 from vuproc.testing.errors import ServeFailed
@@ -35,11 +36,13 @@ _LAST_LINES = 30
 class Served:
     """A running device. `lines` is its log so far, oldest first; `socket` is where it listens."""
 
-    def __init__(self, command: list[str], socket: Path) -> None:
+    def __init__(self, command: list[str], socket: Path, awaited: Path | None = None) -> None:
+        """`awaited`: the socket whose coming says that the device is up; default: `socket`."""
         self.socket = socket
         self.lines: list[str] = []
         self._news = threading.Condition()
-        self._before = _stamp(socket)
+        self._awaited = awaited or socket
+        self._before = _stamp(self._awaited)
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -125,7 +128,7 @@ class Served:
         try:
             poller = select.poll()
             poller.register(pidfd, select.POLLIN)
-            while _stamp(self.socket) in (None, self._before):
+            while _stamp(self._awaited) in (None, self._before):
                 if poller.poll(LOOK_S * 1000):
                     code = self.wait()
                     raise self._failed(f"vuproc run ended with exit code {code}")
@@ -177,14 +180,16 @@ def serve(
             if options or file:
                 raise ValueError("a device file says everything already, options go into it")
             path = Path(device)
-            socket = _socket_of(path)
+            socket, awaited = _sockets_of(path)
         else:
             described = dict(device) if isinstance(device, Mapping) else {"type": reference(device)}
             path, socket = Path(name, "device.yaml"), Path(name, "device.sock")
+            awaited = socket
             content = {"socket": str(socket), "device": {**described, **options}, **(file or {})}
             # JSON is YAML.
             path.write_text(json.dumps(content, default=os.fspath), encoding="utf-8")
-        served = Served([sys.executable, "-m", "vuproc", "run", *arguments, str(path)], socket)
+        command = [sys.executable, "-m", "vuproc", "run", *arguments, str(path)]
+        served = Served(command, socket, awaited)
         try:
             served._await_socket()
             yield served
@@ -221,9 +226,13 @@ def _importable(module: str, source: str) -> bool:
     return spec is not None and spec.origin == source
 
 
-def _socket_of(path: Path) -> Path:
+def _sockets_of(path: Path) -> tuple[Path, Path]:
+    """The device's socket, and the one that is there once it serves: in client mode the VMM makes
+    the first, and the device that for operators.
+    """
     from ruamel.yaml import YAML  # slow to import, and seldom needed
 
-    socket = YAML(typ="safe").load(path)["socket"]
-    named = socket["path"] if isinstance(socket, dict) else socket
-    return (path.parent / Path(named).expanduser()).resolve()
+    said = YAML(typ="safe").load(path)["socket"]
+    keys = said if isinstance(said, dict) else {"path": said}
+    socket = (path.parent / Path(keys["path"]).expanduser()).resolve()
+    return socket, Path(f"{socket}{SUFFIX}") if keys.get("mode") == "client" else socket

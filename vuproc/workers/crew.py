@@ -53,7 +53,11 @@ EXIT_DEADLINE = 5.0
 
 
 class NoWorker(WorkerRefused):
-    """The system has no process to give at the moment; the text says which queues go without."""
+    """Some queues are without a worker; the text says which, and why."""
+
+
+class Lacking(NoWorker):
+    """For the system has no process to give at the moment."""
 
 
 class Crew:
@@ -109,6 +113,10 @@ class Crew:
         for seat in self.seats:
             if seat.worker is not None:
                 seat.worker.settle()
+
+    def pids(self) -> list[int]:
+        """Of all workers that there are, also those that come or go at this moment."""
+        return self._starts.pids()
 
     def wind_down(self) -> None:
         """Our end begins: no worker is replaced any more."""
@@ -185,6 +193,16 @@ class Crew:
             return self._perform(effect)
         except (WorkerRefused, WorkerLost, OSError) as error:
             return EffectFailed(str(error))
+
+    def perform_at_end(self, effect: Effect) -> object:
+        """The same for what ends a session: a ring has not run yet with a worker that is setting
+        up, and nobody waits for that.
+        """
+        if isinstance(effect, effects.StopRing):
+            worker = self._seat_of[effect.index].worker
+            if worker is None or worker.setting_up:
+                return 0
+        return self.perform(effect)
 
     def _perform(self, effect: Effect) -> object:
         match effect:
@@ -277,6 +295,8 @@ class Crew:
             successor.catch_up(self._history(seat.queues, -1))
         except WorkerLost as error:
             self._replace(seat, str(error))
+        finally:
+            seat.tell()
 
     @staticmethod
     def _finish_ring(seat: Seat, queue: int) -> None:
@@ -321,7 +341,7 @@ class Crew:
         self._bases.pop(setup.index, None)
         try:
             self._on(setup.index, command)
-        except NoWorker as error:
+        except Lacking as error:
             # The first that can be had starts it, for it is part of the session's state.
             log.warning("%s", error)
             self._bases[setup.index] = setup.base
@@ -364,8 +384,8 @@ class Crew:
             return self._staffed(seat).call(*command, timeout=timeout)
 
     def _tell(self, queue: int, command: Prepared) -> None:
-        """As `_on`, for a command that a later worker learns from the session's state as well: none
-        that can be had at the moment costs the front-end nothing.
+        """As `_on`, for a command that a later worker learns from the session's state as well: that
+        there is none at the moment costs the front-end nothing.
         """
         try:
             self._on(queue, command)
@@ -376,16 +396,18 @@ class Crew:
         """One command to every worker at once, as `_tell`. If one refuses, `undo` goes to those
         that obeyed.
         """
+        refusal: WorkerRefused | WorkerLost | None = None
         posted: list[tuple[Seat, int | None]] = []
         for seat in self.seats:
             try:
                 posted.append((seat, self._staffed(seat).post(*command)))
             except NoWorker as error:
                 log.debug("%s", error)
+            except WorkerRefused as error:
+                refusal = error
             except WorkerLost:
                 posted.append((seat, None))
         obeyed: list[Seat] = []
-        refusal: WorkerRefused | WorkerLost | None = None
         deadline = time.monotonic() + COMMAND_DEADLINE
         for seat, serial in posted:
             try:
@@ -416,7 +438,10 @@ class Crew:
         broken = self.broken.pop(index, None)
         if index in self._bases and self._seat_of[index].worker is None:
             self._stopped.add(index)
-            return self._bases.pop(index)
+            base = self._bases.pop(index)
+            if self._records is not None and not self._records.is_clear(index):
+                self._kept[index] = base
+            return base
         setup = self._setup(index)
         try:
             value = self._on(index, prepared(effects.StopRing(index)), timeout=STOP_DEADLINE)
@@ -497,22 +522,23 @@ class Crew:
             self._give_up(seat, str(error))
 
     def _staffed(self, seat: Seat) -> WorkerProcess:
-        """The worker of a seat, once it is ready. Raises `NoWorker`, `WorkerRefused` or
-        `WorkerLost`.
+        """The worker of a seat, once it is ready. Raises `NoWorker`, `WorkerRefused` if there can
+        be none any more, or `WorkerLost`.
         """
         if seat.worker is None:
             self._fill(seat)
         worker = seat.worker
         if worker is None:
             if seat.lack:
-                raise NoWorker(f"{name_queues(seat.queues)}: {seat.lack}")
+                raise Lacking(f"{name_queues(seat.queues)}: {seat.lack}")
             why = "its worker has ended" if self._winding_down else "no worker can be started"
-            raise WorkerRefused(f"{name_queues(seat.queues)}: {why}")
+            kind = WorkerRefused if seat.barred else NoWorker
+            raise kind(f"{name_queues(seat.queues)}: {why}")
         try:
             worker.settle()
         except WorkerSetupError as error:
             self._not_set_up(seat, error)
-            raise WorkerRefused(f"{name_queues(seat.queues)}: {error}") from error
+            raise NoWorker(f"{name_queues(seat.queues)}: {error}") from error
         self._supplied(seat)
         return worker
 

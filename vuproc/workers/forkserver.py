@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import multiprocess.util
 
 import vuproc
-from vuproc.control import Channel, ChannelError
+from vuproc.control import Channel, ChannelClosed, ChannelError
 from vuproc.errors import VuprocError
 from vuproc.fd import Fd
 from vuproc.workers.fork_loop import FOR_THE_MASTER
@@ -32,6 +33,8 @@ from vuproc.workers.fork_messages import (
     NotForked,
 )
 
+ATTENTIVE_S = 0.02
+"""Seconds of waiting after which the master looks after other things meanwhile."""
 FORK_DEADLINE = 10.0
 """Seconds in which a worker must be forked, beside the time for the imports before the first."""
 END_DEADLINE = 5.0
@@ -50,6 +53,13 @@ from vuproc.workers import fork_loop
 fork_loop.run({channel}, {parent}, {preload!r})
 """
 """The package is named by its file: another of that name may be found first."""
+
+
+def poll_until_readable(number: int, timeout: float) -> bool:
+    """Wait up to `timeout` seconds until a descriptor is readable, and do nothing else."""
+    poller = select.poll()
+    poller.register(number, select.POLLIN)
+    return bool(poller.poll(max(0.0, timeout) * 1000))
 
 
 class CannotStart(VuprocError):
@@ -89,8 +99,10 @@ class Forkserver:
     """
 
     def __init__(self, preload: Sequence[str] = (), import_s: float = 0.0) -> None:
+        self.import_s = import_s
+        self.wait: Callable[[int, float], bool] = poll_until_readable
+        """Waits until a descriptor is readable, or for so many seconds; whether it is."""
         self._preload = tuple(preload)
-        self._import_s = import_s
         self._running: _Running | None = None
 
     def start(self, control: socket.socket, stack: Fd) -> ForkedProcess:
@@ -101,18 +113,29 @@ class Forkserver:
         """
         try:
             with Fd(os.dup(control.fileno())) as channel:
-                if self._running is not None:
+                if self._running is not None and not self._running.closed:
                     try:
-                        return self._running.fork((channel, stack), FORK_DEADLINE)
-                    except ChannelError:
+                        return self._running.fork((channel, stack), FORK_DEADLINE, self.wait)
+                    except ChannelClosed:
                         self.close()
                 self._running = _Running(self._preload)
-                return self._running.fork((channel, stack), self._import_s + FORK_DEADLINE)
+                patience = self.import_s + FORK_DEADLINE
+                return self._running.fork((channel, stack), patience, self.wait)
         except OSError as error:
             raise CannotStart(f"no worker process: {error.strerror or error}") from error
-        except ChannelError as error:
+        except ChannelClosed as error:
             self.close()
             raise CannotStart(f"no worker process: {error}") from error
+        except ChannelError as error:
+            # It is well, and so are its workers: the new one ends as its channel does.
+            raise CannotStart(f"no worker process: {error}") from error
+
+    def kill(self) -> None:
+        """Have the kernel end it, and with it its workers; does not wait. May be called by a signal
+        handler.
+        """
+        if self._running is not None:
+            self._running.kill()
 
     def close(self) -> None:
         """End it, after its workers have ended. Idempotent."""
@@ -135,25 +158,38 @@ class _Running:
                 ours.close()
                 raise
         self._channel: MasterForkChannel = Channel(ours, AnyForkReport, accepts_fds=True)
-        self._closed = False
+        self.closed = False
+        """It was found to have gone, or was told to."""
 
-    def fork(self, fds: tuple[Fd, Fd], timeout: float) -> ForkedProcess:
+    def fork(
+        self, fds: tuple[Fd, Fd], timeout: float, wait: Callable[[int, float], bool]
+    ) -> ForkedProcess:
         """Raises ChannelError, or OSError if it tells of one."""
-        self._channel.send(Fork(), fds)
-        deadline = time.monotonic() + timeout
-        while self._channel.wait(deadline - time.monotonic()):
-            heard = self._hear()
-            if isinstance(heard, ForkedProcess):
-                return heard
-            if isinstance(heard, NotForked):
-                raise OSError(heard.errno, f"{heard.call}: {os.strerror(heard.errno)}")
-        raise ChannelError("the forkserver does not answer")
+        number = self._channel.fileno()
+        # So that there is room for the pidfd.
+        with Fd(os.dup(number)) as spare:
+            self._channel.send(Fork(), fds)
+            deadline = time.monotonic() + timeout
+            while (left := deadline - time.monotonic()) > 0:
+                if poll_until_readable(number, min(left, ATTENTIVE_S)) or wait(number, left):
+                    spare.close()
+                    heard = self._hear()
+                    if isinstance(heard, ForkedProcess):
+                        return heard
+                    if isinstance(heard, NotForked):
+                        raise OSError(heard.errno, f"{heard.call}: {os.strerror(heard.errno)}")
+        raise ChannelClosed("the forkserver does not answer")
+
+    def kill(self) -> None:
+        """As that of Forkserver."""
+        if self._process.returncode is None:
+            os.kill(self._process.pid, signal.SIGKILL)
 
     def exit_code(self, pid: int, timeout: float) -> int | None:
         """As that of ForkedProcess."""
         deadline = time.monotonic() + timeout
         try:
-            while pid not in self._codes and not self._closed:
+            while pid not in self._codes and not self.closed:
                 if not self._channel.wait(deadline - time.monotonic()):
                     break
                 self._hear()
@@ -163,9 +199,9 @@ class _Running:
 
     def close(self) -> None:
         """Have it end, and wait for that. Idempotent."""
-        if self._closed:
+        if self.closed:
             return
-        self._closed = True
+        self.closed = True
         self._channel.close()
         try:
             self._process.wait(END_DEADLINE)

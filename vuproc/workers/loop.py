@@ -66,6 +66,7 @@ class Worker:
         self._queues: dict[int, Queue] = {}
         self._waiting: deque[tuple[Command, tuple[Fd, ...]]] = deque()
         self._counters: list[QueueCounters] = []
+        self._took_over = False
         self._spin = Spin("off", lambda: 1)
         self._empty_looks = 0
         device.attach(self)
@@ -113,7 +114,6 @@ class Worker:
         for index in queues:
             own = None if counters is None else QueueCounters(counters, index)
             if own is not None:
-                own.hand_none()
                 self._counters.append(own)
             self._queues[index] = Queue(
                 index,
@@ -225,6 +225,12 @@ class Worker:
             self._carry_out(command, fds)
 
     def _carry_out(self, command: Command, fds: tuple[Fd, ...]) -> None:
+        if not self._took_over:
+            self._took_over = True
+            # Our predecessor is gone, whatever it was doing: while we set up it may have lived.
+            for counters in self._counters:
+                counters.hand_none()
+                counters.leave_hooks()
         kept = False
         try:
             value = self._apply(command, fds)

@@ -55,9 +55,14 @@ class InflightFile:
     def clear(self, queue: int) -> bool:
         """Have the next start of a ring find nothing to recover; whether there was a record."""
         _, offset = self.at(queue)
-        before = os.pread(self.file.fileno(), len(_EMPTY), offset + VERSION_AT)
+        there = not self.is_clear(queue)
         os.pwrite(self.file.fileno(), _EMPTY, offset + VERSION_AT)
-        return before != _EMPTY
+        return there
+
+    def is_clear(self, queue: int) -> bool:
+        """Whether the next start of a ring finds nothing to recover."""
+        _, offset = self.at(queue)
+        return os.pread(self.file.fileno(), len(_EMPTY), offset + VERSION_AT) == _EMPTY
 
     def close(self) -> None:
         """Close the file; the workers' mappings stay."""

@@ -117,10 +117,11 @@ class Seat:
             log.error("worker %d cannot be killed; its queues stay without one", worker.pid)
             self.spawn_at = float("inf")
             return True
+        from_outside = by_itself and worker.ended_from_outside()
         self._tell(worker, worker.ending() if by_itself else cause)
         if stack:
             log.warning("%s: worker %d was at\n%s", name_queues(self.queues), worker.pid, stack)
-        self._count(from_outside=by_itself and self.last_signal is signal.SIGKILL)
+        self._count(from_outside=from_outside)
         return True
 
     @property

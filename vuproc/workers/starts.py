@@ -42,6 +42,10 @@ class WorkerStarts:
         self._kill_if_abandoned(worker)
         return worker
 
+    def pids(self) -> list[int]:
+        """Of all that were started and whose end was not seen to yet."""
+        return [worker.pid for worker in self._workers if not worker.closed]
+
     def abandon(self) -> None:
         """Kill all there are, and start no other. May be called by a signal handler."""
         self._abandoned = True

@@ -7,7 +7,6 @@ of the first is readable.
 
 from __future__ import annotations
 
-import select
 import signal
 import socket
 import time
@@ -32,7 +31,13 @@ from vuproc.fd import Fd
 from vuproc.traffic import CommandLog
 from vuproc.workers import stack
 from vuproc.workers.commands import Prepared
-from vuproc.workers.forkserver import CannotStart, ForkedProcess, Forkserver
+from vuproc.workers.forkserver import (
+    ATTENTIVE_S,
+    CannotStart,
+    ForkedProcess,
+    Forkserver,
+    poll_until_readable,
+)
 
 COMMAND_DEADLINE = 2.0
 """Seconds a worker has to carry out a command before it is killed and replaced. While the device's
@@ -50,15 +55,6 @@ UNANSWERED_MOST = 32
 """Commands that a fresh worker is given before it has answered the first: both directions of the
 channel hold that many.
 """
-ATTENTIVE_S = 0.02
-"""Seconds of waiting for an answer after which the master looks after other things meanwhile."""
-
-
-def poll_until_readable(number: int, timeout: float) -> bool:
-    """Wait up to `timeout` seconds until a descriptor is readable, and do nothing else."""
-    poller = select.poll()
-    poller.register(number, select.POLLIN)
-    return bool(poller.poll(max(0.0, timeout) * 1000))
 
 
 @dataclass
@@ -241,14 +237,18 @@ class WorkerProcess:
         """Wait for the next answer, which was due `timeout` seconds after `since`. Raises
         `WorkerLost`.
         """
+        attended = time.monotonic()
         while (answer := self._next()) is None:
-            allowed = self._allowed(timeout)
-            left = since + allowed - time.monotonic()
+            allowed, now = self._allowed(timeout), time.monotonic()
+            left = since + allowed - now
             if left <= 0:
                 raise self._lost(self.too_slow(allowed))
-            if not poll_until_readable(self.fileno(), min(left, ATTENTIVE_S)):
+            if now - attended < ATTENTIVE_S:
+                poll_until_readable(self.fileno(), min(left, ATTENTIVE_S))
+            else:
                 # In pieces: the hook may end, and with it what it is allowed.
                 self._host.wait(self.fileno(), min(left, COMMAND_DEADLINE))
+                attended = time.monotonic()
         return answer
 
     def too_slow(self, allowed: float | None = None) -> str:
@@ -324,6 +324,12 @@ class WorkerProcess:
         except ValueError:  # a real-time one, which has no name
             return None
 
+    def ended_from_outside(self) -> bool:
+        """It has ended by no doing of its own: by a SIGKILL, or together with its forkserver, and
+        then nobody knows.
+        """
+        return self._exit_code() in (None, -signal.SIGKILL)
+
     def _exit_code(self) -> int | None:
         if self._code is None:
             self._code = self._process.exit_code(KILL_DEADLINE)
@@ -336,7 +342,8 @@ class WorkerProcess:
         try:
             self.post(control.Exit())
             since = time.monotonic()
-            while True:  # until the channel ends, with the process
+            # Until the channel ends, with the process.
+            while time.monotonic() - since < self._allowed(timeout):
                 self._answer(since, timeout)
         except WorkerLost:
             pass
