@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
@@ -240,3 +241,30 @@ def test_an_inherited_descriptor_that_is_no_unix_stream_socket_is_refused() -> N
         Inherited(left.fileno())
     os.close(read)
     os.close(write)
+
+
+def test_c5_who_may_connect_is_not_said_of_what_a_link_leads_to(tmp_path: Path) -> None:
+    """Whoever the socket was given to may put something else in its place."""
+    path, other = tmp_path / "s.sock", tmp_path / "other"
+    other.touch(0o600)
+    listener = Listener(path, 0o600)
+    listener.open()
+    path.unlink()
+    path.symlink_to(other)
+    with pytest.raises(OSError, match=r"another file|symbolic"):
+        listener.permit(0o666)
+    assert stat.S_IMODE(other.stat().st_mode) == 0o600
+    listener.close()
+
+
+def test_c5_a_socket_that_cannot_be_given_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_arguments: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "chown", refused)
+    path = tmp_path / "s.sock"
+    with pytest.raises(ListenError, match=r"s\.sock: cannot be given to user 1: Operation not"):
+        Listener(path, 0o600, owner=(1, -1))
+    assert list(tmp_path.iterdir()) == []

@@ -227,6 +227,20 @@ def test_b7_predecessors_image_that_cannot_be_locked_is_served_and_said(
     close(others)
 
 
+def test_b7_lock_of_a_predecessor_survives_somebody_who_looks_at_it(
+    path: Path, pair: tuple[Fd, Fd]
+) -> None:
+    """QEMU's tools take their bytes for a moment before they look at those of others."""
+    probe, tool = pair
+    files = image(path).open()
+    with pytest.raises(ImageLocked):
+        lock(tool, WRITER, keep=True)
+    assert image(path).adopt(files)
+    unlock(tool)
+    assert bytes_locked(probe) == {100, 101, 201}
+    close(files)
+
+
 def test_b7_reload_is_refused_what_its_restart_would_be(path: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.raw"
     other.write_bytes(bytes(4096))

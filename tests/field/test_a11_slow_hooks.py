@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import threading
 from collections.abc import Iterator
@@ -51,9 +52,11 @@ def gate(tmp_path: Path) -> Iterator[Gate]:
 
 
 @contextmanager
-def hooked(gate: Gate, slow: str, hook_timeout: float = 30.0, queues: int = 1) -> Iterator[Served]:
-    keys = {"hook_timeout": hook_timeout}
-    with serve(Hooked, slow=slow, queues=queues, file=keys, **gate.options) as served:
+def hooked(
+    gate: Gate, slow: str, hook_timeout: float = 30.0, stall_timeout: float = 30.0, **options: Any
+) -> Iterator[Served]:
+    keys = {"hook_timeout": hook_timeout, "stall_timeout": stall_timeout}
+    with serve(Hooked, slow=slow, file=keys, **gate.options, **options) as served:
         yield served
 
 
@@ -102,6 +105,43 @@ def test_a11_a_hook_that_takes_too_long_is_named(gate: Gate) -> None:
         assert line.startswith(f"{Path(__file__).with_name('hooks.py')}:")
         gate.options["armed"].unlink()
         assert guest.wait(kept, 30.0).written
+
+
+def test_a11_a_death_inside_a_hook_is_not_its_successors(gate: Gate) -> None:
+    gate.arm()
+    with hooked(gate, "ring_started", 0.3, 0.2, then="die") as served, served.guest() as guest:
+        pidfd = os.pidfd_open(int(say(guest)))
+        try:
+            poller = select.poll()
+            poller.register(pidfd, select.POLLIN)
+            assert poller.poll(1000) == [], "an idle worker was taken for one in a hook"
+        finally:
+            os.close(pidfd)
+        assert queue_status(served)["restarts"] == 1
+
+
+def test_a11_a_queue_whose_setup_fails_costs_no_other(gate: Gate) -> None:
+    with hooked(gate, "setup", queues=2, only=1, then="raise") as served:
+        with served.guest(queues=2) as guest:
+            other = say(guest, queue=0)
+            gate.arm()
+            os.kill(int(say(guest, queue=1)), signal.SIGKILL)
+            for count in range(1, 4):
+                guest.front_end.set_config(0, b"!")
+                gate.wait_entered(count)
+                assert say(guest, queue=0) == other
+            served.wait_for_line("in _hook: RuntimeError: not just now")
+
+
+def test_a11_a_front_end_that_leaves_during_a_setup_keeps_no_other_waiting(gate: Gate) -> None:
+    with hooked(gate, "setup", hook_timeout=90.0) as served:
+        with served.guest() as guest:
+            gate.arm()
+            os.kill(int(say(guest)), signal.SIGKILL)
+            gate.wait_entered()
+            gate.options["armed"].unlink()
+        with served.guest() as guest:
+            assert say(guest)
 
 
 def test_a11_workers_import_side_by_side(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.kernel import has_uring
+from tests.workers import scripted
 from tests.workers.scripted import Scripted
 from vuproc import Device, Options
 from vuproc import Request as VirtioRequest
@@ -157,3 +158,30 @@ def test_a12_what_io_uring_never_finishes_is_failed_after_three_workers(tmp_path
         # The queue goes on.
         os.write(pipe, b"done" * 8)
         assert guest.do(0, [b"read"], [4]).content == b"done"
+
+
+def test_a12_an_operator_may_hang_up_while_the_answer_waits(tmp_path: Path) -> None:
+    """The verb waits for a worker, and the loop looks after operators meanwhile."""
+    file, socket_path = tmp_path / "d.yaml", tmp_path / "d.sock"
+    text = "socket: ./d.sock\nlog_level: {level}\ndevice: {{type: '{file}:Scripted'}}\n"
+    file.write_text(text.format(level="info", file=scripted.__file__))
+    began = tmp_path / "began"
+    os.mkfifo(began)
+    with serve(file) as served, served.guest() as guest:
+        token = guest.submit(0, [f"tell {began} 0.5".encode()], [64])
+        with open(began, "rb"):
+            pass
+        file.write_text(text.format(level="warning", file=scripted.__file__))
+        with (
+            socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as half,
+            socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as gone,
+        ):
+            half.connect(f"{socket_path}.admin")
+            half.sendall(b'{"verb": "reload"}\n')
+            half.shutdown(socket.SHUT_WR)
+            gone.connect(f"{socket_path}.admin")
+            gone.sendall(b'{"verb": "status"}\n')
+            gone.close()
+            assert ask(served.socket, Request("status"))["pid"] == served.pid
+            assert b"log_level" in half.recv(4096)
+        assert guest.wait(token).content[:4] == b"told"

@@ -15,7 +15,8 @@ import pytest
 from tests.conformance.processes import family
 from tests.field.events import queue_status, say, status, wait_until
 from tests.workers.scripted import Scripted
-from vuproc.testing.serve import serve
+from vuproc.testing.serve import Served, serve
+from vuproc.workers.seat import BREAKER_DEATHS
 
 CONTROLLERS = (Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup"))
 """Where the limit of a control group can be had: version 1, then version 2."""
@@ -116,3 +117,23 @@ def test_a1_a_forkserver_that_is_killed_is_replaced_with_its_workers() -> None:
             os.kill(forkserver, signal.SIGKILL)
             assert say(guest, "echo on", 0) == "on"
             assert say(guest, "echo on", 1) == "on"
+
+
+def test_a1_a_forkserver_that_dies_again_and_again_breaks_no_idle_queue() -> None:
+    with serve(Scripted, queues=2) as served, served.guest(queues=2) as guest:
+        for _ in range(BREAKER_DEATHS):
+            forkserver = family(served.pid)[int(queue_status(served, 1)["pid"])].parent
+            os.kill(forkserver, signal.SIGKILL)
+            assert say(guest, "echo on", 0) == "on"
+            wait_until(partial(_has_another, served, forkserver), "another worker of queue 1")
+        assert queue_status(served, 1)["state"] == "running"
+        assert say(guest, "echo on", 1) == "on"
+
+
+def _has_another(served: Served, forkserver: int) -> bool:
+    pid = queue_status(served, 1)["pid"]
+    return (
+        pid is not None
+        and pid in (found := family(served.pid))
+        and (found[pid].parent != forkserver)
+    )

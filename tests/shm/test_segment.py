@@ -242,3 +242,11 @@ def test_f13_no_room_is_an_error_at_creation() -> None:
     with pytest.raises(SegmentUnavailable, match=r"bytes of shared memory /vuproc.* in /dev/shm: "):
         Segment.create(NAME, 1 << 50)
     assert not FILE.exists()
+
+
+def test_b3_a_file_that_somebody_else_has_made_is_not_used() -> None:
+    """Whoever has it open could change or truncate it under us."""
+    FILE.touch()
+    with FILE.open("r+b") as theirs:
+        with Segment.create(NAME, 10):
+            assert not os.path.samestat(os.fstat(theirs.fileno()), FILE.stat())
