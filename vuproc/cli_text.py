@@ -131,6 +131,7 @@ states of a queue:
   stopped   the front-end has not started it
   running   it is served
   disabled  started, and held by the front-end
+  waiting   no process can be had for its worker; the cause is shown, and it is tried again
   broken    nobody touches it until it is set up anew or restarted; the cause is shown
 
 examples:

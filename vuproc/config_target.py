@@ -19,6 +19,7 @@ from ruamel.yaml.events import (
     ScalarEvent,
 )
 
+from vuproc.admin import SUFFIX
 from vuproc.config_yaml import MAX_BYTES
 from vuproc.errors import ConfigError, ConfigErrors
 
@@ -30,6 +31,8 @@ def socket_of(target: str) -> Path:
     """
     path = Path(target)
     if not path.is_file():
+        if not path.is_socket() and not Path(f"{target}{SUFFIX}").exists():
+            raise _unreadable(target, "there is no such device file or socket")
         return path
     try:
         with open(path, "rb") as file:

@@ -158,6 +158,9 @@ class Master:
         was_waiting, self._waiting = self._waiting, True
         try:
             while (left := deadline - time.monotonic()) > 0:
+                # A worker that was replaced before this wait has closed its descriptors, whose
+                # numbers an operator's connection may get.
+                self._workers.update()
                 with selectors.PollSelector() as selector:
                     selector.register(number, selectors.EVENT_READ, None)
                     for key in self._attended():

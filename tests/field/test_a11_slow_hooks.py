@@ -15,6 +15,7 @@ import pytest
 
 from tests.field.events import queue_status, say, status, wait_for_lines
 from tests.field.hooks import Hooked
+from vuproc.testing.errors import Refused, ServeFailed
 from vuproc.testing.serve import Served, serve
 
 
@@ -176,3 +177,44 @@ def test_a11_workers_import_side_by_side(tmp_path: Path) -> None:
         helper.join()
         for number in opened:
             os.close(number)
+
+
+def test_a11_a_start_that_hangs_is_explained_and_ends_at_once(gate: Gate) -> None:
+    gate.arm()
+    with pytest.raises(ServeFailed) as failed, hooked(gate, "setup", 0.5, queues=4):
+        pass
+    text = str(failed.value)
+    assert "no answer for 0.5 s (hook_timeout); it was at" in text
+    assert f"{Path(__file__).with_name('hooks.py')}:" in text and " in setup" in text
+
+
+def test_a11_a_hook_that_takes_too_long_twice_leaves_no_worker_out_of_step(gate: Gate) -> None:
+    with hooked(gate, "ring_started", 0.3) as served, served.guest() as guest:
+        guest.stop_queue(0)
+        gate.arm()
+        with pytest.raises(Refused):
+            guest.start_queue(0)
+        gate.wait_entered(2)
+        gate.options["armed"].unlink()
+        guest.start_queue(0)
+        assert say(guest)
+    assert not [line for line in served.lines if "answered command" in line]
+
+
+def test_a11_the_status_is_asked_while_a_message_waits_for_a_replaced_worker(gate: Gate) -> None:
+    """What the dead one had open is not polled under the numbers of the asker's connection."""
+    with hooked(gate, "ring_started", queues=2) as served, served.guest(queues=2) as guest:
+        guest.stop_queue(0)
+        pid = queue_status(served)["pid"]
+        gate.arm()
+        message = threading.Thread(target=guest.start_queue, args=(0,))
+        message.start()
+        gate.wait_entered()
+        os.kill(pid, signal.SIGKILL)
+        gate.wait_entered(2)
+        for _ in range(3):
+            assert status(served)["connected"]
+        gate.open()
+        message.join(30.0)
+        assert not message.is_alive()
+        assert say(guest)

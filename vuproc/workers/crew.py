@@ -97,8 +97,8 @@ class Crew:
         self._seat_of = {queue: seat for seat in self.seats for queue in seat.queues}
 
     def start(self, *, succeeds: bool = False) -> None:
-        """Start every worker, and a standby, all at once. Raises `WorkerSetupError`, or
-        `CannotStart` or `WorkerLost`.
+        """Start every worker, and a standby, all at once. Raises `WorkerSetupError`, `CannotStart`
+        or `WorkerLost`.
 
         `succeeds`: a session may go on with us, so a worker that cannot be had is tried for again.
         """
@@ -110,9 +110,15 @@ class Crew:
                     raise
                 seat.lacking(error.reason)
         self.standby.refill()
-        for seat in self.seats:
-            if seat.worker is not None:
-                seat.worker.settle()
+        try:
+            for seat in self.seats:
+                if seat.worker is not None:
+                    seat.worker.settle()
+        except WorkerLost as error:
+            assert seat.worker is not None
+            cause = seat.worker.last_words(str(error))
+            self._starts.abandon()  # they would be waited for one by one
+            raise WorkerSetupError(cause) from error
 
     def pids(self) -> list[int]:
         """Of all workers that there are, also those that come or go at this moment."""
@@ -130,12 +136,17 @@ class Crew:
         self._starts.abandon()
 
     def close(self) -> None:
-        """End every worker, by force those that do not within `EXIT_DEADLINE` each."""
-        self.standby.stop()
+        """End every worker, all at once: by force those that have not after `EXIT_DEADLINE`, or
+        what their hooks are allowed.
+        """
+        workers = [self.standby.release(), *(seat.worker for seat in self.seats)]
+        leaving = [worker for worker in workers if worker is not None]
         for seat in self.seats:
-            worker, seat.worker = seat.worker, None
-            if worker is not None:
-                worker.exit(EXIT_DEADLINE)
+            seat.worker = None
+        for worker in leaving:
+            worker.ask_to_exit()
+        for worker in leaving:
+            worker.exit(EXIT_DEADLINE)
         self._drop_records()
 
     # A session, and a master's own death.
@@ -261,17 +272,20 @@ class Crew:
         self.config.reset()
         for seat in self.seats:
             seat.forgive()
-            if seat.worker is None:
-                continue
-            try:
-                if seat.worker.setting_up:
-                    # It has been told of the rings, and that cannot be taken back in time.
-                    self._replace(seat, "the session is over, and it is setting up still")
-                else:
-                    seat.worker.call(control.Detach())
-            except (WorkerLost, WorkerRefused) as error:
-                self._replace(seat, str(error))
+            if seat.worker is not None and seat.worker.setting_up:
+                # It has been told of the rings, and that cannot be taken back in time.
+                self._replace(seat, "the session is over, and it is setting up still")
+        try:
+            self._everywhere((control.Detach(), ()), None, only=self._seated())
+        except (WorkerLost, WorkerRefused) as error:
+            log.warning("at the end of the session: %s", error)
         self._drop_records()
+
+    def _seated(self) -> list[Seat]:
+        """The seats with a worker that has set up its queues."""
+        return [
+            seat for seat in self.seats if seat.worker is not None and not seat.worker.setting_up
+        ]
 
     def renew(self, seat: Seat) -> None:
         """Replace a worker that is well by the standby; it finishes what is in flight first.
@@ -381,7 +395,11 @@ class Crew:
             return self._staffed(seat).call(*command, timeout=timeout)
         except WorkerLost as error:
             self._replace(seat, str(error), hold=queue)
+        try:
             return self._staffed(seat).call(*command, timeout=timeout)
+        except WorkerLost as error:
+            self._replace(seat, str(error), hold=queue)
+            raise
 
     def _tell(self, queue: int, command: Prepared) -> None:
         """As `_on`, for a command that a later worker learns from the session's state as well: that
@@ -392,13 +410,15 @@ class Crew:
         except NoWorker as error:
             log.debug("%s", error)
 
-    def _everywhere(self, command: Prepared, undo: Prepared | None) -> None:
-        """One command to every worker at once, as `_tell`. If one refuses, `undo` goes to those
-        that obeyed.
+    def _everywhere(
+        self, command: Prepared, undo: Prepared | None, only: Sequence[Seat] | None = None
+    ) -> None:
+        """One command to every worker at once, or those of `only`, as `_tell`. If one refuses,
+        `undo` goes to those that obeyed.
         """
         refusal: WorkerRefused | WorkerLost | None = None
         posted: list[tuple[Seat, int | None]] = []
-        for seat in self.seats:
+        for seat in self.seats if only is None else only:
             try:
                 posted.append((seat, self._staffed(seat).post(*command)))
             except NoWorker as error:
@@ -483,6 +503,8 @@ class Crew:
         """
         now = time.monotonic()
         for seat in self.seats:
+            if seat.worker is not None and seat.worker.overdue == 0.0:
+                self.heard(seat)  # its answer may be there, unread
             if seat.worker is not None and seat.worker.overdue == 0.0:
                 self.died(seat, seat.worker.too_slow())
             if seat.worker is None and seat.spawn_at <= now:

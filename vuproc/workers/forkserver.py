@@ -8,6 +8,7 @@ fork of it. It begins in `/` and finds modules where the master does, less the f
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -177,7 +178,7 @@ class _Running:
                     if isinstance(heard, ForkedProcess):
                         return heard
                     if isinstance(heard, NotForked):
-                        raise OSError(heard.errno, f"{heard.call}: {os.strerror(heard.errno)}")
+                        raise OSError(heard.errno, _refusal(heard))
         raise ChannelClosed("the forkserver does not answer")
 
     def kill(self) -> None:
@@ -245,6 +246,11 @@ def _launched(channel: int, preload: tuple[str, ...]) -> subprocess.Popen[bytes]
             pass_fds=(channel,),
             cwd="/",
         )
+
+
+def _refusal(told: NotForked) -> str:
+    limit = " (limits: pids.max, ulimit -u)" if told.errno == errno.EAGAIN else ""
+    return f"{told.call}: {os.strerror(told.errno)}{limit}"
 
 
 def import_path() -> list[str]:

@@ -86,6 +86,8 @@ class Standby:
     def tend(self) -> None:
         """Replace one that takes too long, and start the next if it is time."""
         if self.worker is not None and self.worker.overdue == 0.0:
+            self.heard()  # its answer may be there, unread
+        if self.worker is not None and self.worker.overdue == 0.0:
             self.died(self.worker.too_slow())
         self.refill()
 
@@ -128,9 +130,14 @@ class Standby:
 
     def stop(self) -> None:
         """End it."""
-        worker, self.worker = self.worker, None
+        worker = self.release()
         if worker is not None:
             worker.exit(LEAVE_S)
+
+    def release(self) -> WorkerProcess | None:
+        """Give it to the caller, who ends it."""
+        worker, self.worker = self.worker, None
+        return worker
 
 
 def _end(worker: WorkerProcess) -> None:

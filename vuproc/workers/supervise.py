@@ -107,6 +107,7 @@ class WorkerProcess:
         self._on_report = on_report
         self._code: int | None = None
         self._since = 0.0
+        self._asked_at = 0.0
         self._serial = 0
         self._log = CommandLog()
         self._backlog: deque[Prepared] = deque()
@@ -254,7 +255,15 @@ class WorkerProcess:
     def too_slow(self, allowed: float | None = None) -> str:
         """What to say of a worker that has not answered for so long."""
         seconds = self._allowed(self._patience) if allowed is None else allowed
-        return f"no answer for {texts.seconds(seconds)}"
+        whose = " (hook_timeout)" if seconds == self._host.hook_timeout else ""
+        return f"no answer for {texts.seconds(seconds)}{whose}"
+
+    def last_words(self, cause: str) -> str:
+        """End it; the cause, with how it has ended or where its Python code was."""
+        if self.wait_end(END_GRACE):
+            return f"{cause} ({self.ending()})"
+        stack = self.stack()
+        return f"{cause}; it was at\n{stack}" if stack else cause
 
     def _next(self) -> Done | Failed | None:
         """The next answer, if there is one; what else is said up to there is passed on."""
@@ -335,13 +344,23 @@ class WorkerProcess:
             self._code = self._process.exit_code(KILL_DEADLINE)
         return self._code
 
+    def ask_to_exit(self) -> None:
+        """Ask the process to end, unless that was done; `exit` sees to it."""
+        if self._asked_at:
+            return
+        self._asked_at = time.monotonic()
+        try:
+            self.post(control.Exit())
+        except WorkerLost:
+            pass  # it is ending
+
     def exit(self, timeout: float) -> bool:
         """Ask the process to end, and kill it if it has not after `timeout` seconds, or what its
         hooks are allowed; False if it lives even so.
         """
         try:
-            self.post(control.Exit())
-            since = time.monotonic()
+            self.ask_to_exit()
+            since = self._asked_at
             # Until the channel ends, with the process.
             while time.monotonic() - since < self._allowed(timeout):
                 self._answer(since, timeout)
