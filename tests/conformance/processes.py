@@ -32,7 +32,13 @@ def family(leader: int) -> dict[int, Process]:
     members = {leader}
     while grown := {pid for pid, parent in parents.items() if parent in members} - members:
         members |= grown
-    return {pid: Process(pid, parents.get(pid, 0), files_of(pid)) for pid in members}
+    found = {}
+    for pid in members:
+        try:
+            found[pid] = Process(pid, parents.get(pid, 0), files_of(pid))
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # ended since it was listed
+    return found
 
 
 def files_of(pid: int) -> Counter[str]:
