@@ -148,9 +148,10 @@ cdef class QueueCounters:
         last time but `looks - 1`.
         """
         cdef Block *block = self.block
-        cdef uint64_t epoch = vu_load_relaxed64(&block.epoch), age, found = 0
-        for age in range(looks, EPOCHS):
+        cdef uint64_t epoch = vu_load_relaxed64(&block.epoch), age = looks, found = 0
+        while age < EPOCHS:
             found += vu_load_relaxed64(&block.handed[(epoch - age) % EPOCHS])
+            age += 1
         return found
 
     def hand_none(self):
