@@ -210,8 +210,9 @@ class Crew:
         up, and nobody waits for that.
         """
         if isinstance(effect, effects.StopRing):
-            worker = self._seat_of[effect.index].worker
-            if worker is None or worker.setting_up:
+            seat = self._seat_of[effect.index]
+            self.heard(seat)  # it may have said that it has set up
+            if seat.worker is None or seat.worker.setting_up:
                 return 0
         return self.perform(effect)
 
@@ -272,6 +273,7 @@ class Crew:
         self.config.reset()
         for seat in self.seats:
             seat.forgive()
+            self.heard(seat)
             if seat.worker is not None and seat.worker.setting_up:
                 # It has been told of the rings, and that cannot be taken back in time.
                 self._replace(seat, "the session is over, and it is setting up still")
