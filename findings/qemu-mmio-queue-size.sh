@@ -77,9 +77,9 @@ finally:
     qemu.wait()
 PYTHON
 
-library=/usr/lib/x86_64-linux-gnu
-export LD_LIBRARY_PATH="$work/root$library:$work/root/lib/x86_64-linux-gnu"
-export QEMU_MODULE_DIR="$work/root$library/qemu"
+QEMU_MODULE_DIR=$(dirname "$(find "$work/root" -name 'accel-tcg-x86_64.so')")
+LD_LIBRARY_PATH=$(dirname "$QEMU_MODULE_DIR")
+export QEMU_MODULE_DIR LD_LIBRARY_PATH
 for size in 128 256 1024; do
     timeout 60 python3 "$work/look.py" "$work/root" "$size" >>"$work/seen" || exit 2
 done

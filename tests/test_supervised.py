@@ -15,10 +15,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.field.events import status
 from vuproc.admin import AdminError, Request, ask
 from vuproc.shm.segment import sweep
 from vuproc.testing.block import Block
@@ -34,17 +34,6 @@ DISK = {"type": "blk", "ram": "64MiB"}
 SUPERVISED = ("--supervised",)
 
 pytestmark = pytest.mark.timeout(600 if LONG else 240)
-
-
-def status(socket: Path) -> dict[str, Any]:
-    """Also while a master is starting."""
-    deadline = time.monotonic() + BOUND_S
-    while True:
-        try:
-            return ask(socket, Request("status"))
-        except AdminError:
-            if time.monotonic() > deadline:
-                raise
 
 
 def kill_master(served: Served) -> int:

@@ -118,8 +118,6 @@ class AdminServer:
         self._accept_more()
 
     def _readable(self, client: socket.socket) -> None:
-        if client not in self._clients:
-            return  # dropped since the loop has seen it
         line, _ = self._clients[client]
         try:
             data = client.recv(REQUEST_BYTES)
@@ -145,8 +143,6 @@ class AdminServer:
 
     def _writable(self, client: socket.socket) -> None:
         """Send as much of the answer as there is room for; the rest has until the deadline."""
-        if client not in self._clients:
-            return
         left, _ = self._clients[client]
         try:
             del left[: client.send(left)]

@@ -12,6 +12,8 @@ from vuproc.testing.driver import Guest
 from vuproc.testing.serve import Served
 
 BOUND_S = 30.0
+LOOK_S = 0.005
+"""Pause between two looks at what nothing announces."""
 
 
 def wait_until(holds: Callable[[], bool], what: str) -> None:
@@ -19,7 +21,7 @@ def wait_until(holds: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + BOUND_S
     while not holds():
         assert time.monotonic() < deadline, f"not within {BOUND_S:g} s: {what}"
-        time.sleep(0.005)
+        time.sleep(LOOK_S)
 
 
 def wait_for_lines(file: Path, count: int) -> None:
@@ -30,16 +32,17 @@ def wait_for_lines(file: Path, count: int) -> None:
     )
 
 
-def status(served: Served) -> dict[str, Any]:
-    """What the device says of itself; it may be starting."""
+def status(device: Served | Path) -> dict[str, Any]:
+    """What a device, or that at a socket, says of itself; it may be starting."""
+    socket = device if isinstance(device, Path) else device.socket
     deadline = time.monotonic() + BOUND_S
     while True:
         try:
-            return ask(served.socket, Request("status"))
+            return ask(socket, Request("status"))
         except AdminError:
             if time.monotonic() > deadline:
                 raise
-            time.sleep(0.005)
+            time.sleep(LOOK_S)
 
 
 def queue_status(served: Served, queue: int = 0) -> dict[str, Any]:

@@ -14,8 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vuproc.admin import AdminError, Request, ask
-
 BOUND_S = 40.0
 LOOK_S = 0.002
 """Pause between two looks at what nothing announces."""
@@ -66,17 +64,6 @@ def wait_until(holds: Callable[[], bool], process: subprocess.Popen[str] | None 
         if process is not None and process.poll() is not None:
             raise AssertionError(f"ended with {process.returncode}: {stop(process)[1]}")
         select.select([], [], [], LOOK_S)
-
-
-def status(socket: Path) -> dict[str, Any]:
-    """What the running device says of itself, also while a master is starting."""
-    deadline = time.monotonic() + BOUND_S
-    while True:
-        try:
-            return ask(socket, Request("status"))
-        except AdminError:
-            if time.monotonic() > deadline:
-                raise
 
 
 def run_to_end(command: Sequence[object], **options: Any) -> subprocess.CompletedProcess[str]:

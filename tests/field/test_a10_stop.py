@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.field.running import VUPROC, started, status, stop, wait_until, write_file
+from tests.field.events import status
+from tests.field.running import VUPROC, started, stop, wait_until, write_file
 from vuproc.testing.block import Block
 from vuproc.testing.driver import Guest
 

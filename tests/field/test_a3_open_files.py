@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.field.events import status
 from tests.field.running import (
     DISK,
     VUPROC,
     run_to_end,
     started,
-    status,
     stop,
     wait_until,
     write_file,

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 import vuproc
+from tests.field.events import status
 from tests.field.running import (
     VUPROC,
     descendants,
     run_to_end,
     started,
-    status,
     stop,
     wait_until,
     write_file,

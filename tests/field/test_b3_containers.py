@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.field.events import status
 from tests.field.running import (
     BOUND_S,
     VUPROC,
@@ -16,7 +17,6 @@ from tests.field.running import (
     descendants,
     ended,
     started,
-    status,
     stop,
     wait_until,
     write_file,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import select
@@ -21,6 +22,7 @@ from vuproc.testing.errors import Refused, ServeFailed
 from vuproc.testing.plugin import ServeDevice
 from vuproc.testing.serve import serve
 from vuproc.wire import encode
+from vuproc.workers.main import _blame
 
 BOUND_S = 30.0
 
@@ -322,3 +324,11 @@ def segment_of(pid: int) -> Segment:
 def _switches(pid: int) -> int:
     text = Path(f"/proc/{pid}/status").read_text()
     return int(re.search(r"^voluntary_ctxt_switches:\s*(\d+)", text, re.MULTILINE)[1])  # type: ignore[index]
+
+
+def test_c9_an_exception_that_passes_a_library_has_the_place_of_the_devices_own_code() -> None:
+    try:
+        json.loads("no json")
+    except ValueError as error:
+        told = _blame(error)
+    assert told.startswith(f"{__file__}:") and " in test_c9_" in told and "JSONDecodeError" in told

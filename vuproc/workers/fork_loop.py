@@ -15,7 +15,6 @@ import signal
 import socket
 from collections.abc import Sequence
 
-import multiprocess
 import multiprocess.context
 import multiprocess.popen_fork
 

@@ -112,10 +112,14 @@ def _prepare(
 
 def _blame(error: BaseException) -> str:
     """The error with the place in the device's own code: FILE:LINE in FUNCTION."""
+    from vuproc import place  # for mistakes only
+
     described = texts.described(error)
-    ours = str(Path(__file__).parent.parent)
     calls = traceback.extract_tb(error.__traceback__)
-    theirs = [call for call in calls if not call.filename.startswith(ours)]
+    # Of a device that is an installed package, what is not vuproc's.
+    theirs = [call for call in calls if not place.is_of_others(call.filename)] or [
+        call for call in calls if place.PACKAGE not in Path(call.filename).parents
+    ]
     if not theirs:
         return described
     return f"{theirs[-1].filename}:{theirs[-1].lineno} in {theirs[-1].name}: {described}"
