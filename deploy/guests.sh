@@ -2,7 +2,7 @@
 # How the clients that play the guest are had on Debian and its kin. Sourced by `setup` after lib.sh.
 #
 # Only QEMU is installed, since it comes with a tree of libraries. Everything else is unpacked below $cache and found
-# there by vuproc.testing.guests. Mirrors are those that apt already knows; the system's configuration is not touched.
+# there by vuproc.testing.vms. Mirrors are those that apt already knows; the system's configuration is not touched.
 # A thing that cannot be had is said with the reason, and the rest goes on.
 
 apt_log=$cache/apt.log

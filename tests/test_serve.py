@@ -18,7 +18,7 @@ import pytest
 
 from vuproc.shm.segment import PREFIX, Segment
 from vuproc.testing.block import Block
-from vuproc.testing.driver import Guest
+from vuproc.testing.guest import Guest
 from vuproc.testing.plugin import ServeDevice
 from vuproc.testing.serve import serve
 

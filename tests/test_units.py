@@ -5,7 +5,7 @@ from __future__ import annotations
 from configparser import ConfigParser
 from pathlib import Path
 
-from vuproc import keeper, systemd
+from vuproc.handover import keeper, sd_notify
 
 UNITS = Path(__file__).parent.parent / "deploy" / "systemd"
 
@@ -20,7 +20,7 @@ def unit(name: str) -> ConfigParser:
 def test_the_service_keeps_what_the_keeper_keeps() -> None:
     service = unit("vuproc@.service")["Service"]
     assert service["Type"] == "notify"
-    assert int(service["FileDescriptorStoreMax"]) == systemd.MAX_INHERITED == keeper.MAX_STORED
+    assert int(service["FileDescriptorStoreMax"]) == sd_notify.MAX_INHERITED == keeper.MAX_STORED
     assert int(service["LimitNOFILE"]) > 2 * keeper.MAX_STORED
     assert float(service["WatchdogSec"]) == keeper.WATCHDOG_S
     assert service["FileDescriptorStorePreserve"] == "restart"

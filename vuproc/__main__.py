@@ -8,7 +8,7 @@ _folder = os.path.dirname(os.path.abspath(__file__))
 if not __package__ and sys.path[:1] == [os.path.realpath(_folder)]:
     sys.path[0] = os.path.dirname(_folder)
 
-from vuproc.cli import main  # noqa: E402
+from vuproc.cli.main import main  # noqa: E402
 
 # Workers are forked from a server which imports this module under another name.
 if __name__ == "__main__":

@@ -257,7 +257,7 @@ class MessageRefused(VuprocError):
         return self.reason
 
 
-class ThawError(VuprocError):
+class RestoreError(VuprocError):
     """A frozen session cannot go on here; the front-end has to connect anew.
 
     `reason` says why, in words; `missing` names the descriptors that were not handed over.

@@ -14,8 +14,8 @@ from contextlib import ExitStack
 
 from vuproc.errors import HostLacks
 from vuproc.fd import Fd
-from vuproc.outbox import Outbox
-from vuproc.peek import PeekingReceiver
+from vuproc.handover.outbox import Outbox
+from vuproc.handover.peek import PeekingReceiver
 
 
 def check() -> None:

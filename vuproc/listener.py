@@ -16,12 +16,10 @@ from typing import Protocol
 
 from vuproc.errors import VuprocError
 from vuproc.fd import Fd
-from vuproc.unix_path import MAX_ADDRESS, address_of
+from vuproc.unix_path import LOCK_SUFFIX, MAX_ADDRESS, address_of
 
 log = logging.getLogger("vuproc.master")
 
-LOCK_SUFFIX = ".lock"
-"""What the path of a socket's lock file adds to the socket's."""
 BACKLOG = 16
 """Front-ends that may wait for the one being served."""
 RETRY_FIRST_S = 0.05

@@ -15,26 +15,26 @@ import time
 from collections.abc import Callable
 from enum import IntEnum
 
-from vuproc import effects, traffic
-from vuproc.backend_channel import CLOSED, BackendChannel
 from vuproc.chores import Chore, Meanwhile
-from vuproc.chronicle import CONNECTION, Chronicle, Lost, Resumed
-from vuproc.effects import EffectFailed
 from vuproc.errors import CloseConnection, ConnectionBroken, Disconnected, in_words
-from vuproc.estate import Estate
 from vuproc.fd import Fd
-from vuproc.hint_names import SHARE_MEMORY
+from vuproc.handover.checkpoint import CONNECTION, Checkpoint, Lost, Resumed
+from vuproc.handover.fd_store import FdStore
+from vuproc.handover.resume import Decision
+from vuproc.handover.sd_notify import HasFileno
 from vuproc.listener import Source
-from vuproc.resume import Decision
-from vuproc.session import Offer, Session
+from vuproc.pool.forkserver import CannotStart
+from vuproc.pool.pool import WorkerPool
+from vuproc.pool.process import WorkerLost, WorkerSetupError
+from vuproc.pool.worker_watch import WorkerWatch
+from vuproc.remedies import SHARE_MEMORY
 from vuproc.signals import Signals
 from vuproc.spec.vhost_user import ProtocolFeature
-from vuproc.systemd import HasFileno
-from vuproc.wire import Message
-from vuproc.worker_watch import WorkerWatch
-from vuproc.workers.crew import Crew
-from vuproc.workers.forkserver import CannotStart
-from vuproc.workers.supervise import WorkerLost, WorkerSetupError
+from vuproc.vhost_user import effects, traffic
+from vuproc.vhost_user.backend_channel import CLOSED, BackendChannel
+from vuproc.vhost_user.effects import EffectFailed
+from vuproc.vhost_user.session import Offer, Session
+from vuproc.vhost_user.wire import Message
 
 log = logging.getLogger("vuproc.master")
 
@@ -53,13 +53,13 @@ class Phase(IntEnum):
 
 
 class Connection:
-    """One front-end: its session, and the chronicle of it, which has its socket."""
+    """One front-end: its session, and the checkpoint of it, which has its socket."""
 
-    def __init__(self, session: Session, chronicle: Chronicle) -> None:
+    def __init__(self, session: Session, checkpoint: Checkpoint) -> None:
         self.session = session
-        self.chronicle = chronicle
-        self.socket = chronicle.socket
-        self.receiver = chronicle.receiver
+        self.checkpoint = checkpoint
+        self.socket = checkpoint.socket
+        self.receiver = checkpoint.receiver
         self.since = time.monotonic()
         self.spoken = False
         self.doubted = False
@@ -73,15 +73,15 @@ class Master:
         self,
         source: Source,
         offer: Offer,
-        make_crew: Callable[[Master], Crew],
-        estate: Estate,
+        make_pool: Callable[[Master], WorkerPool],
+        fd_store: FdStore,
         signals: Signals,
         *,
         exit_on_disconnect: bool = False,
     ) -> None:
         self._source = source
         self._signals = signals
-        self._estate = estate
+        self._fd_store = fd_store
         self._offer = offer
         self._exit_on_disconnect = exit_on_disconnect
         self._phase = Phase.SERVING
@@ -104,12 +104,12 @@ class Master:
         self._put_off: list[int] = []
         self.on_cut: Callable[[], None] = lambda: None
         """Called when our end becomes urgent, in the middle of anything."""
-        self.crew = make_crew(self)
-        self._workers = WorkerWatch(self._selector, self.crew)
+        self.pool = make_pool(self)
+        self._workers = WorkerWatch(self._selector, self.pool)
         signals.on_urgent = self._cut_short
         if signals.end_asked:
             self._cut_short()
-        self.add_chore(self.crew)
+        self.add_chore(self.pool)
 
     # Set up by `serve`.
 
@@ -165,9 +165,9 @@ class Master:
                     selector.register(number, selectors.EVENT_READ, None)
                     for key in self._attended():
                         selector.register(key.fd, key.events, key.data)
-                    due = self._estate.due()
+                    due = self._fd_store.due()
                     ready = selector.select(left if due is None else min(left, due))
-                self._estate.tend()
+                self._fd_store.tend()
                 for key, _ in ready:
                     if key.fd != number and self._is_current(key):
                         key.data()
@@ -198,7 +198,7 @@ class Master:
 
     def held(self) -> dict[str, HasFileno]:
         """What a successor needs of the session, by name. Only between two messages."""
-        return {} if self._connection is None else self._connection.chronicle.held()
+        return {} if self._connection is None else self._connection.checkpoint.held()
 
     def set_exit_on_disconnect(self, wanted: bool) -> None:
         """Whether the end of a connection is ours."""
@@ -214,14 +214,14 @@ class Master:
 
     def revive(self, queue: int) -> str | None:
         """Have a broken ring served again; why not, if not."""
-        refusal = self.crew.revive(queue)
+        refusal = self.pool.revive(queue)
         if refusal is None and self._connection is not None:
             log.info("queue %d: restarted by an operator", queue)
             self._connection.session.ring_revived(queue)
-            self._connection.chronicle.amended(self._connection.session, self.crew)
+            self._connection.checkpoint.state_changed(self._connection.session, self.pool)
         return refusal
 
-    # What the crew asks.
+    # What the pool asks.
 
     def replay(self, queues: tuple[int, ...]) -> list[effects.Effect]:
         """The effects that bring a fresh worker of `queues` to the session's committed state."""
@@ -238,7 +238,7 @@ class Master:
         if connection is None:
             return
         tell = connection.session.ring_broken(queue, cause)
-        connection.chronicle.amended(connection.session, self.crew)
+        connection.checkpoint.state_changed(connection.session, self.pool)
         if tell and connection.channel is not None:
             connection.channel.config_changed()
 
@@ -254,14 +254,14 @@ class Master:
         self._signals.let_in()
         try:
             # Before the first front-end, which must not wait for imports.
-            self.crew.start(succeeds=self._estate.succeeds)
+            self.pool.start(succeeds=self._fd_store.succeeds)
         except (WorkerSetupError, WorkerLost, CannotStart):
             if self._cut:
                 return
             raise
         retire()
         self._succeed()
-        self.crew.standby.wait_ready()
+        self.pool.standby.wait_ready()
         if not self._cut:
             self._source.open()
             self._up = True
@@ -322,7 +322,7 @@ class Master:
         """
         self._cut = True
         self._phase = Phase.STOPPING
-        self.crew.abandon()
+        self.pool.abandon()
         self.on_cut()
 
     # Connections.
@@ -365,31 +365,31 @@ class Master:
         """A front-end is connected, and nothing was read from it."""
         session = Session(self._offer)
         try:
-            self.crew.attach()
-            chronicle = Chronicle.begin_session(self._estate, sock, session, self.crew)
+            self.pool.attach()
+            checkpoint = Checkpoint.begin_session(self._fd_store, sock, session, self.pool)
         except OSError as error:
             log.error("front-end turned away: %s", in_words(error))
-            self._estate.drop(CONNECTION)
+            self._fd_store.drop(CONNECTION)
             sock.close()
             return
-        self._connection = Connection(session, chronicle)
+        self._connection = Connection(session, checkpoint)
         self._selector.register(sock, selectors.EVENT_READ, self._ready)
         log.info("front-end connected")
 
     def _succeed(self) -> None:
         """Go on with the session of a predecessor, if it left one."""
-        sock = Chronicle.unbegun(self._estate)
+        sock = Checkpoint.not_started(self._fd_store)
         if sock is not None:
             self._begin(sock)
             return
         try:
-            resumed = Chronicle.take_up(self._estate, self._offer)
+            resumed = Checkpoint.take_up(self._fd_store, self._offer)
         except Lost as error:
             log.error("the session of the last master is lost: %s", error)
             return
         if resumed is None:
             return
-        connection = Connection(resumed.session, resumed.chronicle)
+        connection = Connection(resumed.session, resumed.checkpoint)
         connection.spoken = True
         self._connection = connection
         self._selector.register(connection.socket, selectors.EVENT_READ, self._ready)
@@ -401,11 +401,11 @@ class Master:
     def _go_on(self, connection: Connection, resumed: Resumed) -> None:
         state = resumed.session.state
         if resumed.decision is Decision.SEND_REST:
-            connection.chronicle.send_rest()
+            connection.checkpoint.send_rest()
         if state.backend_channel is not None:
             self._replace_channel(connection, state.backend_channel)
         broken = {ring.index: ring.broken for ring in state.rings if ring.broken}
-        self.crew.thaw(resumed.crew, broken)
+        self.pool.restore(resumed.pool, broken)
         log.info("went on with the session of the last master (%s)", resumed.decision.value)
         if resumed.message is not None:
             self._handle(connection, resumed.message, begun=resumed.begun)
@@ -414,8 +414,8 @@ class Master:
         """The time by which this connection must have taken our answer, or sent (the rest of) a
         message.
         """
-        if connection.chronicle.deadline is not None:
-            return connection.chronicle.deadline
+        if connection.checkpoint.deadline is not None:
+            return connection.checkpoint.deadline
         if connection.receiver.deadline is not None:
             return connection.receiver.deadline
         return None if connection.spoken else connection.since + SILENCE_DEADLINE
@@ -427,7 +427,7 @@ class Master:
         limit = self._limit(connection)
         if limit is None or time.monotonic() < limit:
             return
-        if connection.chronicle.replying or connection.receiver.deadline is not None:
+        if connection.checkpoint.replying or connection.receiver.deadline is not None:
             self._ready()  # whoever waits says that it was for too long
         elif self._somebody_waits():
             # Silence is a right, but not at the expense of a front-end that waits.
@@ -447,7 +447,7 @@ class Master:
         """Poll for what the connection waits for: room for our answer, else a message."""
         connection = self._connection
         if connection is not None:
-            replying = connection.chronicle.replying
+            replying = connection.checkpoint.replying
             event = selectors.EVENT_WRITE if replying else selectors.EVENT_READ
             self._selector.modify(connection.socket, event, self._ready)
 
@@ -457,15 +457,15 @@ class Master:
             if connection is None:
                 return
             try:
-                if connection.chronicle.replying:
-                    connection.chronicle.send_rest()
-                if connection.chronicle.replying:
+                if connection.checkpoint.replying:
+                    connection.checkpoint.send_rest()
+                if connection.checkpoint.replying:
                     return
                 message = connection.receiver.receive()
                 if message is None:
                     return
                 connection.spoken = True
-                self._handle(connection, connection.chronicle.take(message))
+                self._handle(connection, connection.checkpoint.take(message))
             except (Disconnected, ConnectionBroken, CloseConnection) as error:
                 self._disconnect(str(error), ours=not isinstance(error, Disconnected))
             except OSError as error:
@@ -498,8 +498,8 @@ class Master:
         results: list[object] = []
         for number, effect in enumerate(step.effects, 1):
             if number > begun:
-                self.crew.clear_record(effect)
-            connection.chronicle.begin(number)
+                self.pool.clear_record(effect)
+            connection.checkpoint.begin(number)
             results.append(self._perform(connection, effect))
             if isinstance(results[-1], EffectFailed):
                 break
@@ -507,20 +507,20 @@ class Master:
             reply = step.finish(results)
         finally:
             undone = len(results) > 1 and isinstance(results[-1], EffectFailed)
-            self.crew.settled(undone=undone)
+            self.pool.settled(undone=undone)
             if step.refused is not None:
                 log.warning("refused %s: %s", message.name, step.refused)
             if step.doubt and not connection.doubted:
                 connection.doubted = True
                 log.warning("%s: %s", step.doubt, SHARE_MEMORY)
         fds = step.take_reply_fds()
-        connection.chronicle.applied(connection.session, self.crew, reply, fds)
+        connection.checkpoint.applied(connection.session, self.pool, reply, fds)
         return reply, len(fds), step.refused or ""
 
     def _perform(self, connection: Connection, effect: effects.Effect) -> object:
         if isinstance(effect, effects.SetBackendChannel):
             return self._replace_channel(connection, effect.fd)
-        return self.crew.perform(effect)
+        return self.pool.perform(effect)
 
     def _replace_channel(self, connection: Connection, fd: Fd) -> EffectFailed | None:
         try:
@@ -560,16 +560,16 @@ class Master:
         log.log(logging.WARNING if ours else logging.INFO, "front-end disconnected: %s", reason)
         self._ended = reason if ours else ""
         for effect in connection.session.close():
-            result = self.crew.perform_at_end(effect)
+            result = self.pool.perform_at_end(effect)
             if isinstance(result, EffectFailed):
                 log.warning("%s at disconnect: %s", type(effect).__name__, result.reason)
         self._connection = None
         self._other_waits = False
-        self.crew.settled(undone=False)
-        self.crew.detach()
+        self.pool.settled(undone=False)
+        self.pool.detach()
         self._close_channel(connection)
         self._selector.unregister(connection.socket)
-        connection.chronicle.close()
+        connection.checkpoint.close()
         connection.session.release()
         if self._exit_on_disconnect or self._source.exhausted():
             self._phase = max(self._phase, Phase.STOPPING)
@@ -579,7 +579,7 @@ class Master:
         """Drain, stop the workers, and leave nothing behind. After `run`, however that ended."""
         if self._cut:
             log.warning("workers are killed, not waited for; their requests stay in their records")
-        self.crew.wind_down()
+        self.pool.wind_down()
         self._disconnect("stopping")
         for chore in reversed(self._chores):
             chore.close()

@@ -16,13 +16,12 @@ from typing import NoReturn
 
 import msgspec
 
-from vuproc import control, host, imported, logs, open_files
-from vuproc.admin import PERMISSIONS, SUFFIX, AdminServer
+from vuproc import host, logs, open_files
 from vuproc.chores import Meanwhile
-from vuproc.config import DeviceFile
-from vuproc.config_owner import ids
-from vuproc.config_space import ConfigSpace
 from vuproc.device import Device
+from vuproc.device_file import imported
+from vuproc.device_file.check import DeviceFile
+from vuproc.device_file.owner import ids
 from vuproc.errors import (
     ConfigErrors,
     FileRefused,
@@ -31,7 +30,7 @@ from vuproc.errors import (
     SegmentUnavailable,
     in_words,
 )
-from vuproc.estate import (
+from vuproc.handover.fd_store import (
     ADMIN,
     ADMIN_LOCK,
     CHANNEL,
@@ -39,27 +38,31 @@ from vuproc.estate import (
     LISTENER,
     LOCK,
     WORKER,
-    Estate,
+    FdStore,
 )
+from vuproc.handover.sd_notify import InheritError, Notifier, inherit
+from vuproc.handover.shared_files import SharedFiles
+from vuproc.handover.upgrade import Again, Trial, become
 from vuproc.listener import AS_IT_IS, Connector, Inherited, Listener, ListenError, Source
 from vuproc.master import Master
-from vuproc.operations import Operations
-from vuproc.reloader import Reloader
-from vuproc.session import Offer
-from vuproc.shared_files import SharedFiles
+from vuproc.ops.admin import PERMISSIONS, AdminServer
+from vuproc.ops.operations import Operations
+from vuproc.ops.reload import Reloader
+from vuproc.pool.forkserver import CannotStart, Forkserver
+from vuproc.pool.orphans import PredecessorAlive, ZombieReaper, channel_name, retire
+from vuproc.pool.pool import WorkerPool
+from vuproc.pool.process import WorkerHost, WorkerLost, WorkerProcess, WorkerSetupError
+from vuproc.pool.starts import OnReport
+from vuproc.pool.watchdog import Watchdog
 from vuproc.shm.counters import QueueCounters, block_bytes
 from vuproc.shm.segment import Segment, sweep
 from vuproc.signals import Signals
 from vuproc.spec.vhost_user import ProtocolFeature
 from vuproc.spec.virtio import Feature
-from vuproc.systemd import InheritError, Notifier, inherit
-from vuproc.upgrade import Again, Trial, become
-from vuproc.workers.crew import Crew
-from vuproc.workers.forkserver import CannotStart, Forkserver
-from vuproc.workers.predecessors import Leftovers, PredecessorAlive, channel_name, retire
-from vuproc.workers.stall import StallWatch
-from vuproc.workers.starts import OnReport
-from vuproc.workers.supervise import WorkerHost, WorkerLost, WorkerProcess, WorkerSetupError
+from vuproc.unix_path import ADMIN_SUFFIX
+from vuproc.vhost_user.config_space import ConfigSpace
+from vuproc.vhost_user.session import Offer
+from vuproc.workers import control
 
 log = logging.getLogger("vuproc.master")
 
@@ -105,7 +108,7 @@ def serve(file: DeviceFile, fd: int | None = None, again: Again | None = None) -
     `fd` is an inherited socket, listening or connected, to use instead of the file's. `again` is
     how to start this program once more, for upgrades and reloads; there are none without.
     """
-    leftovers = Leftovers()
+    zombies = ZombieReaper()
     level = getattr(logging, file.log_level.upper())
     try:
         host.check()
@@ -116,17 +119,17 @@ def serve(file: DeviceFile, fd: int | None = None, again: Again | None = None) -
         return EXIT_FAILURE
     # Not before: it opens a descriptor, which must not be taken for an inherited one.
     output = logs.set_up(level, file.path.stem)
-    estate = Estate(Notifier.from_environment(), left)
+    fd_store = FdStore(Notifier.from_environment(), left)
     try:
         with Signals() as signals, ExitStack() as stack:
-            stack.callback(estate.close)
+            stack.callback(fd_store.close)
             try:
-                _Service(file, fd, again, estate, leftovers, signals, stack, output).run()
+                _Service(file, fd, again, fd_store, zombies, signals, stack, output).run()
             except Exception as error:
-                if estate.has_heir:
+                if fd_store.has_successor:
                     _die(error)
                 raise
-            estate.wind_up()
+            fd_store.clear()
     except ConfigErrors:
         raise  # the command line prints them, as those of `vuproc check`
     except Exception as error:
@@ -157,21 +160,21 @@ class _Service:
         file: DeviceFile,
         fd: int | None,
         again: Again | None,
-        estate: Estate,
-        leftovers: Leftovers,
+        fd_store: FdStore,
+        zombies: ZombieReaper,
         signals: Signals,
         stack: ExitStack,
         output: logs.Log,
     ) -> None:
         self._file = file
-        self._estate = estate
+        self._fd_store = fd_store
         self._again = again
         self._signals = signals
         device = file.make_device()
         open_files.make_room(device.num_queues())
         source = self._source(fd, stack)
         stack.callback(source.close)
-        self._shared = SharedFiles(device, estate, stack, file.open_shared)
+        self._shared = SharedFiles(device, fd_store, stack, file.open_shared)
         self._segment = _counters(file, fd, device.num_queues())
         stack.callback(self._segment.unlink)
         stack.callback(self._segment.close)
@@ -188,11 +191,11 @@ class _Service:
             hook_timeout=file.hook_timeout,
         )
         self._prepare = self._prepared(file, device)
-        estate.keep_content(DEVICE_FILE, file.content)
+        fd_store.keep_content(DEVICE_FILE, file.content)
         config = ConfigSpace(device.config_space)
 
-        def make_crew(master: Master) -> Crew:
-            return Crew(
+        def make_pool(master: Master) -> WorkerPool:
+            return WorkerPool(
                 self._start_worker,
                 file.workers,
                 config,
@@ -210,16 +213,16 @@ class _Service:
             config_size=len(config),
         )
         self.master = master = Master(
-            source, offer, make_crew, estate, signals, exit_on_disconnect=file.exit_on_disconnect
+            source, offer, make_pool, fd_store, signals, exit_on_disconnect=file.exit_on_disconnect
         )
         self._host.wait = forkserver.wait = master.wait_readable
         master.on_cut = forkserver.kill
         stack.callback(master.close)
-        estate.live = master.crew.pids
+        fd_store.live = master.pool.pids
         master.add_chore(output)
-        master.add_chore(estate)
-        master.add_chore(leftovers)
-        stall = StallWatch(file.stall_timeout, file.hook_timeout, master.crew, counters)
+        master.add_chore(fd_store)
+        master.add_chore(zombies)
+        stall = Watchdog(file.stall_timeout, file.hook_timeout, master.pool, counters)
         master.add_chore(stall)
         operations = Operations(file.type_ref, master, counters)
         if again is not None and fd is None:
@@ -233,7 +236,7 @@ class _Service:
             master.on_signal(signal.SIGUSR2, trial.start)
             operations.offer(reloader, trial)
         if fd is None:  # an inherited descriptor has no place beside which an admin socket could be
-            beside = Path(f"{file.socket.path}{SUFFIX}")
+            beside = Path(f"{file.socket.path}{ADMIN_SUFFIX}")
             listener = self._listener(beside, PERMISSIONS, (ADMIN, ADMIN_LOCK))
             verbs = operations.verbs()
             try:
@@ -249,27 +252,27 @@ class _Service:
     def _ready(self) -> None:
         text = f"serving {self._file.type_ref}, {_summary(self._file.workers)}"
         log.info("%s", text)
-        self._estate.ready()
-        self._estate.notifier.status(text)
+        self._fd_store.ready()
+        self._fd_store.notifier.status(text)
 
     def _retire(self) -> None:
-        workers = self._estate.take_all(WORKER)
-        retire(workers, self._estate.take_all(CHANNEL))
+        workers = self._fd_store.take_all(WORKER)
+        retire(workers, self._fd_store.take_all(CHANNEL))
         for name, _ in workers:
-            self._estate.notifier.remove(name)
+            self._fd_store.notifier.remove(name)
 
     def _become(self) -> None:
         """Have the program as it is installed now take this one's place."""
         assert self._again is not None
-        held = {**self._estate.held(), **self.master.held()}
+        held = {**self._fd_store.held(), **self.master.held()}
         for worker in self._workers():
             held[f"{WORKER}{worker.pid}"] = worker.pidfd
             held[f"{CHANNEL}{channel_name(worker.pid, worker.queues)}"] = worker
-        environment = self._estate.notifier.environment
+        environment = self._fd_store.notifier.environment
         # The new program is to read the file itself.
-        self._estate.forget_content(DEVICE_FILE)
+        self._fd_store.forget_content(DEVICE_FILE)
         become(self._again.run, held, environment, self._signals.hold)
-        self._estate.keep_content(DEVICE_FILE, self._file.content)
+        self._fd_store.keep_content(DEVICE_FILE, self._file.content)
 
     def _begin_anew(self, *, replaced: bool) -> None:
         """The same for what the device file says by now; `replaced`: of the shared files, too."""
@@ -283,7 +286,7 @@ class _Service:
         self._file = file
         self._prepare = self._prepared(file, device)
         self._host.hook_timeout = self._host.forkserver.import_s = file.hook_timeout
-        self._estate.keep_content(DEVICE_FILE, file.content)
+        self._fd_store.keep_content(DEVICE_FILE, file.content)
 
     # Workers.
 
@@ -301,12 +304,12 @@ class _Service:
     def _start_worker(self, on_report: OnReport) -> WorkerProcess:
         shared = list(self._shared.fds.values())
         worker = WorkerProcess(self._host, self._prepare, shared, on_report)
-        self._estate.keep_worker(worker.pid, worker.pidfd)
+        self._fd_store.keep_worker(worker.pid, worker.pidfd)
         return worker
 
     def _workers(self) -> list[WorkerProcess]:
-        crew = self.master.crew
-        posts = [*(seat.worker for seat in crew.seats), crew.standby.worker]
+        pool = self.master.pool
+        posts = [*(slot.worker for slot in pool.slots), pool.standby.worker]
         return [worker for worker in posts if worker is not None]
 
     # What a predecessor may have left.
@@ -315,10 +318,10 @@ class _Service:
         if fd is not None:
             return Inherited(fd)
         path = Path(self._file.socket.path)
-        given = self._estate.given()
+        given = self._fd_store.given()
         if given is not None:
             # Passed on to what this process may become; a service manager gives it to every other.
-            self._estate.give_on("given", given)
+            self._fd_store.give_on("given", given)
             stack.callback(given.close)
             return Inherited(given.dup().take())
         if self._file.socket.mode == "client":
@@ -334,14 +337,14 @@ class _Service:
         owner: tuple[int, int] = AS_IT_IS,
     ) -> Listener:
         """The socket at `path`, ours or a predecessor's, kept together with its lock."""
-        sock, lock = map(self._estate.take, names)
+        sock, lock = map(self._fd_store.take, names)
         left = None
         if sock is not None and lock is not None:
             left = socket.socket(fileno=sock.take()), lock
         listener = Listener(path, permissions, left, owner)
         kept_socket, kept_lock = listener.left
-        self._estate.keep(names[0], kept_socket)
-        self._estate.keep(names[1], kept_lock)
+        self._fd_store.keep(names[0], kept_socket)
+        self._fd_store.keep(names[1], kept_lock)
         return listener
 
 

@@ -16,6 +16,11 @@ from vuproc.fd import Fd
 MAX_ADDRESS = 107
 """Bytes of a Unix socket's path: sun_path has 108 with the zero at its end (unix(7))."""
 
+ADMIN_SUFFIX = ".admin"
+"""What a device's admin socket is called, after the path of the device's own."""
+LOCK_SUFFIX = ".lock"
+"""And the lock of each socket, after that socket's."""
+
 
 @contextmanager
 def address_of(path: Path) -> Iterator[str]:

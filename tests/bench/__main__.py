@@ -25,8 +25,8 @@ from tests.bench.images import Images
 from tests.bench.options import WAITS, parser
 from tests.bench.rounds import Effort, Entry, compare
 from tests.bench.work import WORKS, Case, Store
-from vuproc.testing.guests import clients
-from vuproc.testing.guests.errors import ClientMissing
+from vuproc.testing.vms import clients
+from vuproc.testing.vms.errors import ClientMissing
 
 
 class Bench:

@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.bench import ours
 from tests.bench.work import MIB, WORKS, Store
-from vuproc.testing.guests import clients
+from vuproc.testing.vms import clients
 
 CLIENTS = "libblkio", "fio", "builtin"
 LIMITS = "call", "copy"

@@ -15,12 +15,12 @@ from typing import TypeVar
 
 from tests.bench import quiet
 from tests.bench.disks import Nothing
-from vuproc.admin import Request, ask
-from vuproc.memory_table import TABLE_REGIONS_MAX
-from vuproc.testing.driver import Guest
+from vuproc.ops.admin import Request, ask
+from vuproc.testing.guest import Guest
 from vuproc.testing.job import Job, Stats
 from vuproc.testing.memory import Ram, RamRegion
 from vuproc.testing.serve import Served, serve
+from vuproc.vhost_user.memory_table import TABLE_REGIONS_MAX
 
 KIB, MIB = 1 << 10, 1 << 20
 FIRST = 16 * MIB

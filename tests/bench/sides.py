@@ -13,12 +13,12 @@ from enum import Enum
 from typing import Any, Protocol
 
 from tests.bench import quiet
-from vuproc.admin import Request, ask
 from vuproc.device import Device
 from vuproc.fd import Fd
+from vuproc.ops.admin import Request, ask
 from vuproc.testing.alone import read_blocks, ring_and_wait
 from vuproc.testing.bell import BellKind
-from vuproc.testing.driver import Guest
+from vuproc.testing.guest import Guest
 from vuproc.testing.job import Job
 from vuproc.testing.memory import Ram
 from vuproc.testing.serve import Served, serve

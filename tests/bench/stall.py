@@ -23,9 +23,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vuproc.admin import Request, ask
+from vuproc.ops.admin import Request, ask
 from vuproc.spec.blk import SECTOR_SIZE, BlkStatus, BlkType
-from vuproc.testing.driver import Guest
+from vuproc.testing.guest import Guest
 from vuproc.testing.memory import Block
 from vuproc.testing.serve import Served, serve
 

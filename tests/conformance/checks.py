@@ -15,18 +15,18 @@ from typing import Any
 
 import pytest
 
-from vuproc.admin import Request, ask
 from vuproc.errors import ProtocolError
 from vuproc.fd import Fd
+from vuproc.ops.admin import Request, ask
 from vuproc.spec.vhost_user import FLAG_NEED_REPLY, FRONT_END, VERSION
 from vuproc.spec.virtio import Status
 from vuproc.testing.block import Block
-from vuproc.testing.driver import DRIVER_READY, Guest
 from vuproc.testing.errors import Refused
 from vuproc.testing.frontend import FrontEnd
+from vuproc.testing.guest import DRIVER_READY, Guest
 from vuproc.testing.queue import DriverQueue
 from vuproc.testing.serve import Served
-from vuproc.wire import encode
+from vuproc.vhost_user.wire import encode
 
 SECTOR = 512
 BROKEN_WITHIN_S = 30.0

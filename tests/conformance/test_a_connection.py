@@ -17,7 +17,7 @@ from vuproc.testing.errors import LoadStalled, Refused
 from vuproc.testing.frontend import FrontEnd
 from vuproc.testing.job import Job
 from vuproc.testing.serve import Served
-from vuproc.wire import encode
+from vuproc.vhost_user.wire import encode
 
 
 def test_a38_second_channel_closes_the_first(disk: Served) -> None:

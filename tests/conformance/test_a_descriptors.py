@@ -31,7 +31,7 @@ from vuproc.spec.vhost_user import (
 from vuproc.testing.bell import Bell
 from vuproc.testing.errors import Refused
 from vuproc.testing.serve import Served
-from vuproc.wire import encode
+from vuproc.vhost_user.wire import encode
 
 NUM = FRONT_END.named("SET_VRING_NUM").number
 

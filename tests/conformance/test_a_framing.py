@@ -24,7 +24,7 @@ from vuproc.spec.vhost_user import (
 )
 from vuproc.testing.errors import Refused
 from vuproc.testing.serve import Served
-from vuproc.wire import MESSAGE_DEADLINE, encode
+from vuproc.vhost_user.wire import MESSAGE_DEADLINE, encode
 
 SET_FEATURES = FRONT_END.named("SET_FEATURES").number
 HALF_SENT = [

@@ -12,7 +12,7 @@ import pytest
 from tests.conformance.checks import readable, serving
 from tests.conformance.gated import ANSWER, Gated, Gates
 from vuproc.fd import Fd
-from vuproc.testing.driver import Guest
+from vuproc.testing.guest import Guest
 from vuproc.testing.memory import RamRegion
 from vuproc.testing.serve import Served, serve
 

@@ -14,10 +14,10 @@ from vuproc.spec.vhost_user import (
     ProtocolFeature,
 )
 from vuproc.spec.virtio import Feature
-from vuproc.testing.driver import DRIVER_READY, Guest
 from vuproc.testing.errors import Refused
+from vuproc.testing.guest import DRIVER_READY, Guest
 from vuproc.testing.serve import Served
-from vuproc.wire import encode
+from vuproc.vhost_user.wire import encode
 
 
 @pytest.mark.parametrize("extra", [Feature.RING_PACKED, Feature.ACCESS_PLATFORM, 1 << 63, 1 << 3])

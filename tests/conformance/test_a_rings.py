@@ -14,12 +14,12 @@ from tests.conformance.checks import AT_ONCE_S, Rejects, serves_newcomer, works
 from vuproc.spec.vhost_user import FRONT_END, VRING_STATE, ProtocolFeature
 from vuproc.testing.bell import Bell
 from vuproc.testing.block import Block
-from vuproc.testing.driver import Guest
 from vuproc.testing.errors import Refused
+from vuproc.testing.guest import Guest
 from vuproc.testing.job import Job
 from vuproc.testing.queue import DriverQueue
 from vuproc.testing.serve import Served
-from vuproc.wire import encode
+from vuproc.vhost_user.wire import encode
 
 QUEUES = 4  # of the device
 OUT_OF_RANGE = [QUEUES, 255, 256, 0x10000, 0x10001, 0x7FFFFFFF, 0xFFFFFFFF]

@@ -21,7 +21,7 @@ from tests.conformance.checks import (
 from vuproc.spec.blk import BlkStatus, BlkType
 from vuproc.spec.virtio import Status
 from vuproc.testing.block import Block
-from vuproc.testing.driver import Guest
+from vuproc.testing.guest import Guest
 from vuproc.testing.memory import Ram, RamRegion
 from vuproc.testing.serve import Served
 

@@ -25,7 +25,7 @@ from vuproc.testing.bell import Bell
 from vuproc.testing.errors import Refused
 from vuproc.testing.memory import Ram, RamRegion
 from vuproc.testing.serve import Served
-from vuproc.wire import encode
+from vuproc.vhost_user.wire import encode
 
 FAR = 1 << 40  # a guest address that no test guest uses
 PAGE = 4096

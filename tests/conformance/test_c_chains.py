@@ -11,7 +11,7 @@ from tests.conformance.checks import BROKEN_WITHIN_S, broken, reaped, works
 from vuproc.spec.blk import BlkStatus, BlkType
 from vuproc.spec.virtio import DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, Feature
 from vuproc.testing.block import NO_STATUS, Block, outcome
-from vuproc.testing.driver import Guest
+from vuproc.testing.guest import Guest
 from vuproc.testing.memory import RamRegion
 from vuproc.testing.ring import DriverRing
 from vuproc.testing.serve import Served

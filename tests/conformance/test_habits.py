@@ -16,8 +16,8 @@ from vuproc.spec.vhost_user import VRING_NO_FD, ProtocolFeature
 from vuproc.spec.virtio import Feature
 from vuproc.testing.bell import Bell, BellKind
 from vuproc.testing.block import Block
-from vuproc.testing.driver import Guest
 from vuproc.testing.frontend import FrontEnd
+from vuproc.testing.guest import Guest
 from vuproc.testing.job import Job
 from vuproc.testing.memory import Ram, RamRegion
 from vuproc.testing.serve import Served

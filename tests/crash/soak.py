@@ -25,8 +25,8 @@ from pathlib import Path
 
 from tests.crash.counted import TAGS, CountedBlk
 from tests.crash.verified import BLOCK_SIZE, Findings, VerifiedQueue
-from vuproc.admin import Request, ask
 from vuproc.devices.blk_storage import check_direct
+from vuproc.ops.admin import Request, ask
 from vuproc.spec.blk import SECTOR_SIZE
 from vuproc.spec.virtio import Feature
 from vuproc.testing.serve import Served, reference, serve

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from tests.crash.counted import TAGS
 from vuproc.spec.blk import SECTOR_SIZE, BlkStatus, BlkType
 from vuproc.spec.virtio import Feature
-from vuproc.testing.driver import Guest
 from vuproc.testing.errors import BackendFault
+from vuproc.testing.guest import Guest
 from vuproc.testing.memory import Block
 
 BLOCK_SIZE = 4096

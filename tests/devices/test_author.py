@@ -9,7 +9,7 @@ import pytest
 
 from tests.devices.inline import Inline
 from vuproc import loader
-from vuproc.config import load
+from vuproc.device_file.check import load
 from vuproc.testing import serve
 
 MANUAL = Path(__file__).parent.parent.parent / "docs" / "devices.md"

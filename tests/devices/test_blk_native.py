@@ -80,7 +80,7 @@ def test_command_ends_a_turn_after_one_request(image: Path) -> None:
     counters.count_command()
     assert inline.ring.serve_native(inline.native, inline._fail, 16) is True
     assert counters.snapshot().requests == 1
-    counters.heed()
+    counters.note_commands()
     assert inline.ring.serve_native(inline.native, inline._fail, 16) is False
     assert [inline.queue.wait(token).written for token in tokens] == [513] * 9
     inline.close()

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from vuproc.admin import Request, ask
-from vuproc.config import load
-from vuproc.hint import hint
+from vuproc.cli.hint import hint
+from vuproc.device_file.check import load
+from vuproc.ops.admin import Request, ask
 from vuproc.spec.blk import CONFIG, SECTOR_SIZE, BlkFeature, BlkStatus, BlkType
 from vuproc.testing.block import Block
 from vuproc.testing.plugin import ServeDevice

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vuproc.admin import AdminError, Request, ask
-from vuproc.testing.driver import Guest
+from vuproc.ops.admin import AdminError, Request, ask
+from vuproc.testing.guest import Guest
 from vuproc.testing.serve import Served
 
 BOUND_S = 30.0

@@ -12,7 +12,7 @@ import pytest
 from tests.field.events import status
 from tests.field.running import VUPROC, started, stop, wait_until, write_file
 from vuproc.testing.block import Block
-from vuproc.testing.driver import Guest
+from vuproc.testing.guest import Guest
 
 LONG = os.environ.get("VUPROC_LONG", "") not in ("", "0")
 DELAYS_S = [0.02 * number for number in range(40)] if LONG else [0.0, 0.1, 0.4]

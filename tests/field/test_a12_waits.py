@@ -12,16 +12,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.kernel import has_uring
-from tests.workers import scripted
-from tests.workers.scripted import Scripted
+from tests.pool import scripted
+from tests.pool.scripted import Scripted
 from vuproc import Device, Options
 from vuproc import Request as VirtioRequest
-from vuproc.admin import Request, ask
 from vuproc.fd import Fd
+from vuproc.ops.admin import Request, ask
 from vuproc.spec.vhost_user import FRONT_END
-from vuproc.testing.driver import Guest
+from vuproc.testing.guest import Guest
 from vuproc.testing.serve import Served, serve
-from vuproc.wire import encode
+from vuproc.vhost_user.wire import encode
 
 BOUND_S = 20.0
 _RUN = [sys.executable, "-m", "vuproc", "run"]

@@ -14,9 +14,9 @@ import pytest
 
 from tests.conformance.processes import family
 from tests.field.events import queue_status, say, status, wait_until
-from tests.workers.scripted import Scripted
+from tests.pool.scripted import Scripted
+from vuproc.pool.slot import BREAKER_DEATHS
 from vuproc.testing.serve import Served, serve
-from vuproc.workers.seat import BREAKER_DEATHS
 
 CONTROLLERS = (Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup"))
 """Where the limit of a control group can be had: version 1, then version 2."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.field.events import say, status, wait_until
-from tests.workers.scripted import Scripted
+from tests.pool.scripted import Scripted
 from vuproc.testing.serve import serve
 
 

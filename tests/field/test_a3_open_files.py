@@ -25,8 +25,8 @@ from vuproc.errors import ProtocolError
 from vuproc.fd import Fd
 from vuproc.open_files import needed
 from vuproc.testing.block import Block
-from vuproc.testing.driver import Guest
 from vuproc.testing.frontend import FrontEnd
+from vuproc.testing.guest import Guest
 
 QUEUES = 16
 

@@ -23,7 +23,7 @@ from tests.field.running import (
     write_file,
 )
 from vuproc.testing.block import Block
-from vuproc.testing.driver import Guest
+from vuproc.testing.guest import Guest
 
 
 @pytest.fixture

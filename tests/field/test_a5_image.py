@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from vuproc.admin import AdminError, Request, ask
+from vuproc.ops.admin import AdminError, Request, ask
 from vuproc.testing.block import Block
-from vuproc.testing.driver import Guest
+from vuproc.testing.guest import Guest
 from vuproc.testing.serve import Served, serve
 
 BOUND_S = 60.0

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vuproc.admin import AdminError, Request, ask
-from vuproc.testing.driver import Guest
+from vuproc.ops.admin import AdminError, Request, ask
+from vuproc.testing.guest import Guest
 
 BOUND_S = 30.0
 LOOK_S = 0.02

@@ -6,8 +6,8 @@ import pytest
 
 from tests.field.talkative import SURROGATE, Talkative
 from vuproc import texts
-from vuproc.testing.driver import Guest
 from vuproc.testing.errors import Refused, ServeFailed
+from vuproc.testing.guest import Guest
 from vuproc.testing.plugin import ServeDevice
 from vuproc.testing.serve import serve
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.conformance.processes import family
 from tests.field.events import queue_status, say, status
-from tests.workers.scripted import Scripted
+from tests.pool.scripted import Scripted
 from vuproc.testing.serve import serve
 
 BOTH = pytest.mark.parametrize("arguments", [(), ("--supervised",)], ids=["alone", "supervised"])

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.workers.scripted import Scripted
+from tests.pool.scripted import Scripted
 from vuproc import Device, Request
-from vuproc.admin import Request as Ask
-from vuproc.admin import ask
+from vuproc.ops.admin import Request as Ask
+from vuproc.ops.admin import ask
+from vuproc.pool.pool import STOP_DEADLINE
 from vuproc.signals import ECHO_S
 from vuproc.testing.serve import START_TIMEOUT, Served, serve
-from vuproc.workers.crew import STOP_DEADLINE
 
 BOUND_S = 20.0
 _RUN = [sys.executable, "-m", "vuproc", "run"]

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.field.events import wait_until
-from vuproc.admin import AdminError, Request, ask
-from vuproc.testing.driver import Guest
+from vuproc.ops.admin import AdminError, Request, ask
+from vuproc.testing.guest import Guest
 
 ROOT = Path(__file__).parents[2]
 

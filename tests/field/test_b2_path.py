@@ -13,7 +13,7 @@ import pytest
 from tests.field.events import status
 from tests.field.running import VUPROC, run_to_end, started, stop, wait_until, write_file
 from vuproc.testing.block import Block
-from vuproc.testing.driver import Guest
+from vuproc.testing.guest import Guest
 
 
 @pytest.mark.parametrize("supervised", [[], ["--supervised"]], ids=["alone", "supervised"])

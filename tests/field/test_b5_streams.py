@@ -18,7 +18,7 @@ from tests.field.running import (
     write_file,
 )
 from vuproc.testing.block import Block
-from vuproc.testing.driver import Guest
+from vuproc.testing.guest import Guest
 
 
 def closing(redirections: str) -> list[str]:

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from vuproc.admin import Request, ask
-from vuproc.config import load
-from vuproc.config_types import MAX_STALL_TIMEOUT_S
+from vuproc.device_file.check import load
+from vuproc.device_file.model import MAX_STALL_TIMEOUT_S
 from vuproc.devices.blk_image import Image
 from vuproc.errors import ConfigErrors, FileRefused
+from vuproc.ops.admin import Request, ask
 from vuproc.testing.serve import serve
 
 NOBODY = 65534

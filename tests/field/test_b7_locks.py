@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from vuproc.admin import AdminError, Request, ask
 from vuproc.devices.blk_image import Image
 from vuproc.errors import FileRefused
 from vuproc.fd import Fd
+from vuproc.ops.admin import AdminError, Request, ask
 from vuproc.shm.segment import sweep
 from vuproc.testing.block import Block
 from vuproc.testing.serve import Served, serve

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vuproc.admin import Request, ask
+from vuproc.ops.admin import Request, ask
 from vuproc.testing.serve import Served, serve
 
 BOUND_S = 60.0

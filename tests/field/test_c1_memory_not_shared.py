@@ -8,8 +8,8 @@ import pytest
 
 from vuproc import Device, Request
 from vuproc.spec.virtio import Status
-from vuproc.testing.driver import Guest
 from vuproc.testing.errors import Refused
+from vuproc.testing.guest import Guest
 from vuproc.testing.memory import Ram
 from vuproc.testing.serve import Served, serve
 

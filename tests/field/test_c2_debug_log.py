@@ -8,13 +8,14 @@ import re
 
 import pytest
 
-from tests.workers.scripted import Scripted
-from vuproc import control, traffic
+from tests.pool.scripted import Scripted
 from vuproc.fd import Fd
 from vuproc.spec.vhost_user import FRONT_END, U64, ProtocolFeature
 from vuproc.testing.errors import Refused
 from vuproc.testing.serve import Served, serve
-from vuproc.wire import Message
+from vuproc.vhost_user import traffic
+from vuproc.vhost_user.wire import Message
+from vuproc.workers import control
 
 BOUND_S = 20.0
 MS = r" \(\d+\.\d\d ms\)$"

@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 
-from tests.workers.scripted import Scripted
-from vuproc.admin import Request, ask
-from vuproc.status import Status
+from tests.pool.scripted import Scripted
+from vuproc.ops.admin import Request, ask
+from vuproc.ops.status import Status
 from vuproc.testing.serve import Served, serve
 
 BOUND_S = 20.0

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from vuproc.admin import Request, ask
-from vuproc.config import load
+from vuproc.cli.hint import HintError, hint
+from vuproc.device_file.check import load
 from vuproc.errors import ConfigErrors
-from vuproc.hint import HintError, hint
-from vuproc.testing.guests import ClientMissing, clients
+from vuproc.ops.admin import Request, ask
 from vuproc.testing.serve import serve
+from vuproc.testing.vms import ClientMissing, clients
 
 BOUND_S = 30.0
 NOBODY = pwd.getpwnam("nobody")
@@ -188,7 +188,7 @@ def test_c5_an_owner_that_is_not_there_is_an_error_with_its_place(folder: Path) 
 def test_c5_an_owner_that_only_root_can_choose_is_an_error_for_others(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vuproc.config_owner._may_chown", lambda: False)
+    monkeypatch.setattr("vuproc.device_file.owner._may_chown", lambda: False)
     mine, ours = os.geteuid() + 1, max([os.getegid(), *os.getgroups()]) + 1
     found = errors(write(folder, BLK, owner=mine, group=ours))
     assert [error.partition(": ")[2].partition(" (CAP")[0] for error in found] == [

@@ -8,11 +8,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.workers.scripted import Scripted
-from vuproc.admin import Request, ask
-from vuproc.config import load
-from vuproc.hint import hint
-from vuproc.status import Status
+from tests.pool.scripted import Scripted
+from vuproc.cli.hint import hint
+from vuproc.device_file.check import load
+from vuproc.ops.admin import Request, ask
+from vuproc.ops.status import Status
 from vuproc.testing.errors import Refused
 from vuproc.testing.serve import Served, serve
 

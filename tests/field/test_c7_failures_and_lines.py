@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.field.talkative import PERIOD_S, Talkative
 from vuproc.log_limit import BURST
-from vuproc.testing.driver import Guest
+from vuproc.testing.guest import Guest
 from vuproc.testing.plugin import ServeDevice
 
 BOUND_S = 30.0

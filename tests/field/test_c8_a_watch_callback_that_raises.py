@@ -7,7 +7,7 @@ import select
 import time
 
 from tests.field.talkative import Talkative
-from vuproc.testing.driver import Guest
+from vuproc.testing.guest import Guest
 from vuproc.testing.plugin import ServeDevice
 
 BOUND_S = 30.0

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.field.events import say
-from tests.workers import scripted
-from tests.workers.scripted import Scripted
+from tests.pool import scripted
+from tests.pool.scripted import Scripted
 from vuproc.testing.errors import ServeFailed
 from vuproc.testing.serve import serve
 

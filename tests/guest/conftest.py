@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.guest.disk import Disk, serve_image
-from vuproc.testing.guests import ClientMissing
+from vuproc.testing.vms import ClientMissing
 
 MIB = 1 << 20
 

@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from vuproc.admin import AdminError, Request, ask
-from vuproc.testing.guests.process import family
+from vuproc.ops.admin import AdminError, Request, ask
+from vuproc.testing.vms.process import family
 
 WORKERS_PERIOD_S = 0.2
 MASTER_PERIOD_S = 2.0

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vuproc.testing import serve
-from vuproc.testing.guests import clients
+from vuproc.testing.vms import clients
 
 # Set to `storage-daemon` to run the same tests against QEMU's back-end: if a test fails there too,
 # the client or the test is at fault and not the device.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vuproc.testing.guests.clients import SEARCH_PATH
+from vuproc.testing.vms.clients import SEARCH_PATH
 
 CHECK_TIMEOUT_S = 30.0
 

@@ -10,9 +10,9 @@ from typing import Any
 from tests.guest.files import check_file_system, sum_of
 from tests.guest.lagging import LaggingBlk
 from vuproc.spec.virtio import DeviceId
-from vuproc.testing.guests import VhostUserDevice, boot_qemu, boot_uml, clients
-from vuproc.testing.guests.linux import LinuxGuest, Report
 from vuproc.testing.serve import reference
+from vuproc.testing.vms import VhostUserDevice, boot_qemu, boot_uml, clients
+from vuproc.testing.vms.linux import LinuxGuest, Report
 
 LONG = os.environ.get("VUPROC_LONG", "") not in ("", "0")
 FILES = 3

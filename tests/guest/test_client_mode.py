@@ -7,8 +7,8 @@ from pathlib import Path
 
 from vuproc.spec.blk import CONFIG, BlkFeature
 from vuproc.testing import serve
-from vuproc.testing.guests import HaltedQemu, VhostUserDevice, VirtioPci
-from vuproc.testing.guests.qemu import FIRST_SLOT
+from vuproc.testing.vms import HaltedQemu, VhostUserDevice, VirtioPci
+from vuproc.testing.vms.qemu import FIRST_SLOT
 
 DEVICE_FILE = """\
 socket: {{path: {socket}, mode: client}}

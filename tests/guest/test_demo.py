@@ -12,7 +12,7 @@ from rich.console import Console
 
 from vuproc.testing.demo.failure import DemoFailed
 from vuproc.testing.demo.guest import compare
-from vuproc.testing.guests import clients
+from vuproc.testing.vms import clients
 
 pytestmark = pytest.mark.timeout(150)
 

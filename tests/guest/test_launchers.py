@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from vuproc.testing.guests import ClientMissing, GuestFailed, clients, lz4
-from vuproc.testing.guests.cpio import Archive
-from vuproc.testing.guests.elf import interpreter, with_libraries
-from vuproc.testing.guests.kernel import Modules
-from vuproc.testing.guests.process import GuestProcess, family
+from vuproc.testing.vms import ClientMissing, GuestFailed, clients, lz4
+from vuproc.testing.vms.cpio import Archive
+from vuproc.testing.vms.elf import interpreter, with_libraries
+from vuproc.testing.vms.kernel import Modules
+from vuproc.testing.vms.process import GuestProcess, family
 
 # A child with a child which has left it: only the session still ties the latter to the first one.
 ORPHAN_MAKER = """

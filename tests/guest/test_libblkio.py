@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.guest.disk import Disk
-from vuproc.testing.guests import Blkio
+from vuproc.testing.vms import Blkio
 
 KIB = 1024
 MIB = 1024 * KIB

@@ -8,7 +8,7 @@ import pytest
 
 from tests.guest.disk import Disk
 from tests.guest.files import SAY_SUMS, WRITE_FILES, check_file_system, sums_of
-from vuproc.testing.guests import VhostUserDevice, boot_qemu, clients
+from vuproc.testing.vms import VhostUserDevice, boot_qemu, clients
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -11,10 +11,10 @@ from tests.field.test_c4_config_feature import Bare
 from tests.guest.disk import BACKEND, Disk
 from vuproc.spec.blk import CONFIG, REQUEST_HEADER, SECTOR_SIZE, BlkFeature, BlkStatus, BlkType
 from vuproc.spec.virtio import Feature
-from vuproc.testing.guests import HaltedQemu, PciQueue, Segment, VhostUserDevice, VirtioPci
-from vuproc.testing.guests.qemu import FIRST_SLOT
-from vuproc.testing.guests.qtest import FIRST_FREE
 from vuproc.testing.serve import serve
+from vuproc.testing.vms import HaltedQemu, PciQueue, Segment, VhostUserDevice, VirtioPci
+from vuproc.testing.vms.qemu import FIRST_SLOT
+from vuproc.testing.vms.qtest import FIRST_FREE
 
 EVERYTHING = BlkFeature.MQ | BlkFeature.FLUSH | Feature.INDIRECT_DESC | Feature.EVENT_IDX
 BLOCK = 4096

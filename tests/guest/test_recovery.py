@@ -24,11 +24,11 @@ from tests.guest.deaths import (
     meanwhile,
 )
 from tests.guest.load import BEGINS, ENDED, LAGGING, LONG, QUEUES, check, new_disk, qemu, uml
-from vuproc.admin import Request, ask
+from vuproc.ops.admin import Request, ask
 from vuproc.testing import serve
 from vuproc.testing.errors import ServeFailed
-from vuproc.testing.guests.linux import LinuxGuest, Report
 from vuproc.testing.serve import Served
+from vuproc.testing.vms.linux import LinuxGuest, Report
 
 LOAD_S = 30 if LONG else 6
 """Seconds of load in the guest."""

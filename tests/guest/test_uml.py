@@ -9,7 +9,7 @@ import pytest
 from tests.guest.disk import Disk
 from tests.guest.files import SAY_SUMS, WRITE_FILES, check_file_system, sums_of
 from vuproc.spec.virtio import DeviceId
-from vuproc.testing.guests import boot_uml, clients
+from vuproc.testing.vms import boot_uml, clients
 
 pytestmark = pytest.mark.timeout(150)
 

@@ -79,7 +79,7 @@ class ReferenceRing:
         """Fetched and not shown to the driver as used, in the order of the fetches."""
         self.again: list[int] = []
         """Those of a predecessor that are to be served first."""
-        self.owes_call = False
+        self.call_after_recovery = False
         self.finished: list[tuple[int, int]] = []
         self.notified_before = False
         self._set_word(used, 0)
@@ -122,7 +122,7 @@ class ReferenceRing:
         self.seen = self.last_avail
         self.finished = []
         self.notified_before = False
-        self.owes_call = not clean
+        self.call_after_recovery = not clean
         self._set_word(self.used, 0)
 
     def _walk(self, head: int) -> Chain:
@@ -230,7 +230,7 @@ class ReferenceRing:
     def begin(self) -> bool:
         """Begin to serve; True if the driver is to be notified of what it may have missed."""
         self.disarm()
-        owed, self.owes_call = self.owes_call, False
+        owed, self.call_after_recovery = self.call_after_recovery, False
         return owed
 
     def disarm(self) -> None:

@@ -83,10 +83,10 @@ def test_a_command_ends_the_turn_after_the_request_that_is_served(guest: Guest) 
     assert ring.drain(handle, fail, 10) == 3
     assert [head for head, _ in guest.reap()] == [0, 1, 2]
     assert ring.drain(handle, fail, 10) == 1
-    ours.heed()
-    ours.unheed()
+    ours.note_commands()
+    ours.note_command()
     assert ring.drain(handle, fail, 10) == 1
-    ours.heed()
+    ours.note_commands()
     assert ring.drain(handle, fail, 10) == 1
     masters.count_command()
     began = time.monotonic_ns()

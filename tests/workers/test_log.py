@@ -9,9 +9,17 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.workers.scripted import Scripted, ScriptedOptions
-from vuproc import control, log_limit, texts
-from vuproc.control import Done, Logged, MasterChannel, WorkerChannel, master_end, worker_end
+from tests.pool.scripted import Scripted, ScriptedOptions
+from vuproc import log_limit, texts
+from vuproc.workers import control
+from vuproc.workers.control import (
+    Done,
+    Logged,
+    MasterChannel,
+    WorkerChannel,
+    master_end,
+    worker_end,
+)
 from vuproc.workers.log import LINES_MOST, MASTER_TAKES, PLACES_MOST, WorkerLog
 from vuproc.workers.loop import Worker
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from vuproc.admin import Request, ask
+from vuproc.ops.admin import Request, ask
 from vuproc.options import Options
 from vuproc.shm.counters import QueueCounters, block_bytes
 from vuproc.testing.plugin import ServeDevice

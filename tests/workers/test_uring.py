@@ -19,12 +19,12 @@ import pytest
 
 from tests.crash.soak import soak
 from tests.kernel import has_uring
-from tests.workers.scripted import Scripted
-from vuproc import control
+from tests.pool.scripted import Scripted
 from vuproc.devices.blk import Blk, BlkOptions
 from vuproc.devices.blk_storage import check_direct
 from vuproc.errors import RingError, UringUnavailable
 from vuproc.fd import Fd
+from vuproc.pool.inflight_file import make_records
 from vuproc.shm.inflight import record_bytes
 from vuproc.shm.memory import GuestMemory
 from vuproc.shm.request import Request
@@ -32,14 +32,13 @@ from vuproc.shm.uring import Uring
 from vuproc.spec.blk import REQUEST_HEADER, SECTOR_SIZE, BlkStatus, BlkType
 from vuproc.spec.virtio import Feature
 from vuproc.testing.block import Block
-from vuproc.testing.driver import Guest
+from vuproc.testing.guest import Guest
 from vuproc.testing.memory import Ram
 from vuproc.testing.plugin import ServeDevice
 from vuproc.testing.queue import DriverQueue
+from vuproc.workers import control, uring_lock
 from vuproc.workers import queue as queue_module
-from vuproc.workers import witness
 from vuproc.workers.queue import Queue
-from vuproc.workers.record import make_records
 
 BOUND_S = 30.0
 PAGE = 4096
@@ -81,11 +80,11 @@ def child(
 
 
 def await_end(held: tuple[Fd, int, int]) -> float:
-    """Seconds until the kernel has finished with what `held` is the witness of."""
+    """Seconds until the kernel has finished with what `held` is the uring_lock of."""
     began = time.monotonic()
-    while witness.is_held(*held):
+    while uring_lock.is_held(*held):
         assert time.monotonic() - began < BOUND_S
-        time.sleep(witness.LOOK_S)
+        time.sleep(uring_lock.LOOK_S)
     return time.monotonic() - began
 
 
@@ -93,10 +92,10 @@ WAITING = """
 import os, sys, time
 from vuproc.fd import Fd
 from vuproc.shm.uring import Uring
-from vuproc.workers import witness
+from vuproc.workers import uring_lock
 record, offset, length = map(int, sys.argv[1:])
 reading, writing = os.pipe()
-held = witness.hold(Fd(os.dup(record)), offset, length)
+held = uring_lock.hold(Fd(os.dup(record)), offset, length)
 ring = Uring(8, [reading, held])
 held.close()
 ring.read(0, [bytearray(8)], 0, 1)
@@ -111,14 +110,14 @@ def test_the_witness_stays_until_the_kernel_has_finished() -> None:
         return
     record, size = make_records(2, SIZE)
     mine, others = (record, size // 2, size // 2), (record, 0, size // 2)
-    assert not witness.is_held(*mine)
+    assert not uring_lock.is_held(*mine)
     with child(WAITING, record.fileno(), *mine[1:], fds=(record.fileno(),)) as process:
-        assert witness.is_held(*mine)
-        assert not witness.is_held(*others)
+        assert uring_lock.is_held(*mine)
+        assert not uring_lock.is_held(*others)
         process.send_signal(signal.SIGKILL)
         process.wait()
         print(f"{await_end(mine) * 1000:.1f} ms after the end of the process")
-    assert not witness.is_held(*mine)
+    assert not uring_lock.is_held(*mine)
     record.close()
 
 
@@ -126,11 +125,11 @@ READING = """
 import mmap, os, sys, time
 from vuproc.fd import Fd
 from vuproc.shm.uring import Uring
-from vuproc.workers import witness
+from vuproc.workers import uring_lock
 record, memory, pages = map(int, sys.argv[1:4])
 image = os.open(sys.argv[4], os.O_RDONLY | os.O_DIRECT)
 guest = memoryview(mmap.mmap(memory, pages * 4096))
-held = witness.hold(Fd(os.dup(record)), 0, 64)
+held = uring_lock.hold(Fd(os.dup(record)), 0, 64)
 ring = Uring(pages, [image, held])
 held.close()
 for n in range(pages):
@@ -188,7 +187,7 @@ def test_a_successor_waits_for_the_kernel(vuproc_device: ServeDevice) -> None:
         folder = f"/proc/{served.pid}/fd"
         (number,) = {n for n in os.listdir(folder) if _is_record(f"{folder}/{n}")}
         with opened(f"{folder}/{number}") as record:
-            held = witness.hold(record, 0, record.size)
+            held = uring_lock.hold(record, 0, record.size)
             try:
                 pid = int(say(guest, "pid"))
                 os.kill(pid, signal.SIGKILL)
@@ -377,7 +376,7 @@ def test_no_witness_means_blocking_calls(
     def refuse(*record: object) -> Fd:
         raise PermissionError(13, "no")
 
-    monkeypatch.setattr(witness, "hold", refuse)
+    monkeypatch.setattr(uring_lock, "hold", refuse)
     bench = Bench(image, "io_uring")
     bench.start()
     assert bench.queue.completions == -1
@@ -407,7 +406,7 @@ def test_a_ring_that_breaks_lets_go_of_its_io_uring(image: Path) -> None:
 def test_a_recovered_ring_with_a_witness_is_refused_after_a_while(
     image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(witness, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(uring_lock, "PATIENCE_S", 0.05)
     bench = Bench(image, "sync")
     bench.start()
     dead = bench.queue
@@ -415,7 +414,7 @@ def test_a_recovered_ring_with_a_witness_is_refused_after_a_while(
     assert dead._ring is not None
     token = bench.read(9)
     dead._ring.drain(lambda request: request.defer(), bench._fail, 1)
-    held = witness.hold(bench.record, 0, record_bytes(SIZE))
+    held = uring_lock.hold(bench.record, 0, record_bytes(SIZE))
     bench.queue = Queue(0, bench.device, None, SIZE, bench._fail, bench._skip, bench._break)
     bench.queue.native = bench.device.native(0)
     with pytest.raises(RingError, match="at work still"):
@@ -456,10 +455,10 @@ def test_a12_what_io_uring_does_not_finish_is_to_blame_for_the_worker_s_end(imag
 def test_locks_of_the_witness_are_the_open_files(tmp_path: Path) -> None:
     """Shared among rings, so that a new one need not wait for an idle one's end."""
     record, size = make_records(1, SIZE)
-    first, second = witness.hold(record, 0, size), witness.hold(record, 0, size)
+    first, second = uring_lock.hold(record, 0, size), uring_lock.hold(record, 0, size)
     first.close()
-    assert witness.is_held(record, 0, size)
+    assert uring_lock.is_held(record, 0, size)
     second.close()
-    assert not witness.is_held(record, 0, size)
+    assert not uring_lock.is_held(record, 0, size)
     assert fcntl.fcntl(record.fileno(), fcntl.F_GETFD) & fcntl.FD_CLOEXEC
     record.close()

@@ -25,7 +25,7 @@ cdef class Completions(RequestOwner):
     cdef uint64_t batch_since      # ns, when the oldest of them was completed
     cdef bint owed                 # shown, and the driver wants a call for it
     cdef uint64_t owed_since       # ns
-    cdef int untold                # shown since then
+    cdef int unnotified                # shown since then
     cdef int call_fd               # -1: none
     cdef uint64_t now              # ns, the last look at the clock
 

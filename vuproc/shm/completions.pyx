@@ -67,9 +67,9 @@ cdef class Completions(RequestOwner):
         if self.commit() and not self.owed:
             self.owed = True
             self.owed_since = self.now
-            self.untold = 0
+            self.unnotified = 0
         if self.owed:
-            self.untold += count
+            self.unnotified += count
 
     cdef void pace(self, uint64_t step, int most) noexcept nogil:
         # After a request which took `step` ns: publish and call, if the next chance to do so, which
@@ -88,7 +88,7 @@ cdef class Completions(RequestOwner):
         cdef uint64_t waits = self.now - self.owed_since + step
         if not self.owed or waits < BATCH_NS:
             return False
-        return waits >= CALL_NS or <int>self.backlog() < self.untold
+        return waits >= CALL_NS or <int>self.backlog() < self.unnotified
 
     cdef void signal(self) noexcept nogil:
         # O_NONBLOCK would be the front-end's flag too, so: look, then write. Should the front-end

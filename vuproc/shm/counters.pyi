@@ -70,12 +70,12 @@ class QueueCounters:
     def count_command(self) -> None:
         """The master has sent the queue's worker a command, and says so after that."""
 
-    def heed(self) -> None:
+    def note_commands(self) -> None:
         """The worker is about to look for commands. A ring that serves requests stops, with more to
         do, after the one during which another is counted.
         """
 
-    def unheed(self) -> None:
+    def note_command(self) -> None:
         """It has found one, and there may be another: the ring is to stop after one request."""
 
     def advance(self) -> None:

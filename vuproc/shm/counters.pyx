@@ -124,14 +124,14 @@ cdef class QueueCounters:
 
     def count_command(self):
         """The master has sent the queue's worker a command."""
-        # Release: pairs with the acquire load of `heed`. What is counted there is in the channel.
+        # Release: pairs with the acquire load of `note_commands`. What is counted there is in the channel.
         vu_store_release64(&self.block.commands, vu_load_relaxed64(&self.block.commands) + 1)
 
-    def heed(self):
+    def note_commands(self):
         """The worker is about to look for commands: those counted so far will be found."""
         self.heeded = vu_load_acquire64(&self.block.commands)
 
-    def unheed(self):
+    def note_command(self):
         """It has found one, and there may be another."""
         self.heeded = vu_load_relaxed64(&self.block.commands) - 1
 

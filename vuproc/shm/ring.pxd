@@ -30,7 +30,7 @@ cdef class Ring(Completions):
     cdef tuple found               # Recovered requests; None without a record
     cdef Py_ssize_t survivors      # their number
     cdef Py_ssize_t resumed        # and how many of them were taken up again
-    cdef bint owes_call            # the driver may have missed what a predecessor completed
+    cdef bint call_after_recovery            # the driver may have missed what a predecessor completed
     cdef object policy             # "drop" or "fail"; None: run again
     cdef public object on_skip
     cdef iovec *pieces             # room for the pieces of one chain

@@ -156,8 +156,8 @@ cdef class Ring(Completions):
             return False
         self.draining = True
         self.refuse_kicks()
-        if self.owes_call:
-            self.owes_call = False
+        if self.call_after_recovery:
+            self.call_after_recovery = False
             self.signal()
         self.now = clock_ns()
         return True

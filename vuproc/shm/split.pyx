@@ -122,7 +122,7 @@ cdef class SplitRing(Ring):
             self.survivors = len(self.found)
             for recovered in self.found:
                 self.marks[<uint16_t>recovered.head] = 1
-            self.owes_call = True
+            self.call_after_recovery = True
         self.last_avail = record.position
         self.counter = record.next_counter
         self.last_batch_head = record.last_batch_head

@@ -2,9 +2,9 @@
 
 from vuproc.testing.bell import Bell, BellKind
 from vuproc.testing.block import Block
-from vuproc.testing.driver import Guest
 from vuproc.testing.errors import BackendFault, LoadStalled, NoCompletion, NoReply, Refused
 from vuproc.testing.frontend import FrontEnd
+from vuproc.testing.guest import Guest
 from vuproc.testing.job import Job, Kind, Stats
 from vuproc.testing.memory import Ram, RamRegion
 from vuproc.testing.queue import Completion

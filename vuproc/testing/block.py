@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vuproc.spec.blk import CONFIG, DISCARD_SEGMENT, ID_BYTES, REQUEST_HEADER, BlkType
-from vuproc.testing.driver import Guest
+from vuproc.testing.guest import Guest
 from vuproc.testing.queue import Completion
 
 NO_STATUS = -1

@@ -25,7 +25,7 @@ from vuproc.spec.vhost_user import (
 from vuproc.spec.virtio import Feature
 from vuproc.testing.errors import NoReply, Refused
 from vuproc.testing.memory import RamRegion
-from vuproc.wire import Message, Receiver, encode, reply, send
+from vuproc.vhost_user.wire import Message, Receiver, encode, reply, send
 
 REPLY_TIMEOUT = 30.0
 """Seconds a reply may take. No real front-end has such a bound; a test needs one."""

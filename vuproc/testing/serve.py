@@ -18,11 +18,11 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
-from vuproc.admin import SUFFIX
 from vuproc.device import Device
-from vuproc.testing.driver import Guest
 from vuproc.testing.errors import ServeFailed
 from vuproc.testing.frontend import FrontEnd
+from vuproc.testing.guest import Guest
+from vuproc.unix_path import ADMIN_SUFFIX
 
 START_TIMEOUT = 30.0
 """Seconds until the socket must be there. Importing the author's modules counts in."""
@@ -235,4 +235,4 @@ def _sockets_of(path: Path) -> tuple[Path, Path]:
     said = YAML(typ="safe").load(path)["socket"]
     keys = said if isinstance(said, dict) else {"path": said}
     socket = (path.parent / Path(keys["path"]).expanduser()).resolve()
-    return socket, Path(f"{socket}{SUFFIX}") if keys.get("mode") == "client" else socket
+    return socket, Path(f"{socket}{ADMIN_SUFFIX}") if keys.get("mode") == "client" else socket

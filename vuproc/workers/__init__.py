@@ -1,1 +1,1 @@
-"""The processes that serve virtqueues, and the master's view of them."""
+"""What runs in a worker process, and the control channel that it shares with the master."""

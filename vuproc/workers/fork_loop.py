@@ -18,9 +18,9 @@ from collections.abc import Sequence
 import multiprocess.context
 import multiprocess.popen_fork
 
-from vuproc.control import ChannelError
 from vuproc.fd import Fd
 from vuproc.workers import main
+from vuproc.workers.control import ChannelError
 from vuproc.workers.fork_messages import (
     AnyForkReport,
     Ended,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from vuproc.control import Channel
+from vuproc.workers.control import Channel
 
 
 class Fork(msgspec.Struct, frozen=True, tag=True):

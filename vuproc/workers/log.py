@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable, Hashable
 
 from vuproc import texts
-from vuproc.control import ChannelError, Logged, WorkerChannel
 from vuproc.log_limit import LogLimit, place_of
+from vuproc.workers.control import ChannelError, Logged, WorkerChannel
 
 PLACES_MOST = 64
 """Lines of code, and kinds of failures, that are told apart at a time."""

@@ -17,8 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from vuproc import control, texts
-from vuproc.control import ChannelClosed, Command, Done, Failed, RingBroken, WorkerChannel
+from vuproc import texts
 from vuproc.device import Device
 from vuproc.errors import MemoryFault, RequestAbandoned, RingError
 from vuproc.fd import Fd
@@ -28,10 +27,12 @@ from vuproc.shm.native import NativeDevice
 from vuproc.shm.request import Request
 from vuproc.shm.ring import SLICE_NS
 from vuproc.shm.segment import Segment
+from vuproc.workers import control
+from vuproc.workers.control import ChannelClosed, Command, Done, Failed, RingBroken, WorkerChannel
 from vuproc.workers.log import WorkerLog
+from vuproc.workers.poller import Callback, HasFileno, Watcher, is_ready
 from vuproc.workers.queue import ALONE_NS, Queue
 from vuproc.workers.spin import LONGEST_NS, Spin
-from vuproc.workers.watch import Callback, HasFileno, Watcher, is_ready
 
 POLL_BUSY_S = 0.0005
 """How long a ring without a kick descriptor sleeps between two looks when it was found empty."""
@@ -155,7 +156,7 @@ class Worker:
     def _wait(self) -> None:
         patience = self._patience()
         for counters in self._counters:
-            counters.heed()
+            counters.note_commands()
         if patience is None and any(queue.publish() for queue in self._queues.values()):
             # Another queue's handler, or a hook, has finished requests since their queue's turn; a
             # command may wait for just these.
@@ -207,7 +208,7 @@ class Worker:
         if received is None:
             return
         for counters in self._counters:
-            counters.unheed()
+            counters.note_command()
         self._waiting.append(received)
         self._settle()
 

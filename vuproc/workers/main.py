@@ -14,8 +14,13 @@ import socket
 import traceback
 from pathlib import Path
 
-from vuproc import control, texts
-from vuproc.control import (
+from vuproc import texts
+from vuproc.fd import Fd
+from vuproc.handover.keeper import ErrorOutput
+from vuproc.loader import build
+from vuproc.shm.segment import Segment
+from vuproc.workers import control, stack
+from vuproc.workers.control import (
     ChannelClosed,
     ChannelError,
     Done,
@@ -23,11 +28,6 @@ from vuproc.control import (
     WorkerChannel,
     worker_end,
 )
-from vuproc.fd import Fd
-from vuproc.keeper import ErrorOutput
-from vuproc.loader import build
-from vuproc.shm.segment import Segment
-from vuproc.workers import stack
 from vuproc.workers.log import WorkerLog
 from vuproc.workers.loop import Worker
 from vuproc.workers.parent_death import die_with_parent

@@ -12,11 +12,10 @@ import os
 import sys
 from collections.abc import Callable
 
-from vuproc import control
 from vuproc.device import Device
 from vuproc.errors import MemoryFault, RingError, UringUnavailable
 from vuproc.fd import Fd
-from vuproc.hint_names import SHARE_MEMORY
+from vuproc.remedies import SHARE_MEMORY
 from vuproc.shm.counters import QueueCounters
 from vuproc.shm.inflight import SplitRecord, record_bytes
 from vuproc.shm.memory import GuestMemory
@@ -26,7 +25,7 @@ from vuproc.shm.ring import SLICE_NS
 from vuproc.shm.split import SplitRing
 from vuproc.shm.uring import Uring
 from vuproc.spec.virtio import AVAIL_ENTRY, AVAIL_HEADER, DESC_SIZE
-from vuproc.workers import witness
+from vuproc.workers import control, uring_lock
 
 log = logging.getLogger("vuproc.worker")
 
@@ -181,14 +180,14 @@ class Queue:
         extent = command.record_offset, record_bytes(command.size)
         if ring.recovered:
             try:
-                witness.wait(record, *extent)
-            except witness.StillBusy as error:
+                uring_lock.wait(record, *extent)
+            except uring_lock.StillBusy as error:
                 raise RingError(self.index, ring.next_avail, str(error)) from error
         files = self._device.uring_files(self.index)
         if not files:
             return None
         try:
-            held = witness.hold(record, *extent)
+            held = uring_lock.hold(record, *extent)
             try:
                 uring = Uring(command.size, [*files, held])
             finally:

@@ -10,7 +10,7 @@ from typing import Any
 from tests.bench.backends import Running
 from tests.bench.clients import Outcome, percentile_ns
 from tests.bench.work import QUEUE_SIZE, Case
-from vuproc.testing.driver import Guest
+from vuproc.testing.guest import Guest
 from vuproc.testing.job import Job, Stats
 
 STALL_S = 60.0

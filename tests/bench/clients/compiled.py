@@ -19,8 +19,8 @@ from pathlib import Path
 from tests.bench.backends import Missing, Running
 from tests.bench.clients import Outcome, percentile_ns
 from tests.bench.work import Case
-from vuproc.testing.guests import clients
-from vuproc.testing.guests.errors import ClientMissing
+from vuproc.testing.vms import clients
+from vuproc.testing.vms.errors import ClientMissing
 
 SOURCES = Path(__file__).parent
 FLAGS = ["-O2", "-Wall", "-Wextra", "-pthread"]

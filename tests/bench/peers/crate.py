@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tests.bench.backends import Missing, Running, Unfit, child
 from tests.bench.work import Case, Store
-from vuproc.testing.guests import clients
+from vuproc.testing.vms import clients
 
 SOURCES = Path(__file__).with_name("rust")
 BUILD_TIMEOUT_S = 900.0

@@ -17,7 +17,7 @@ from rich.table import Table
 from vuproc.spec.blk import SECTOR_SIZE
 from vuproc.testing.block import Block
 from vuproc.testing.demo.failure import DemoFailed
-from vuproc.testing.driver import Guest
+from vuproc.testing.guest import Guest
 from vuproc.testing.job import Job, Stats
 from vuproc.testing.load import LoadGenerator
 from vuproc.testing.serve import Served

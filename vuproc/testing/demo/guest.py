@@ -13,7 +13,7 @@ from rich.console import Console
 
 from vuproc.spec.virtio import DeviceId
 from vuproc.testing.demo.failure import DemoFailed
-from vuproc.testing.guests import (
+from vuproc.testing.vms import (
     ClientMissing,
     LinuxGuest,
     VhostUserDevice,
@@ -21,7 +21,7 @@ from vuproc.testing.guests import (
     boot_uml,
     clients,
 )
-from vuproc.testing.guests.linux import MARK
+from vuproc.testing.vms.linux import MARK
 
 HOST_TIMEOUT_S = 60.0
 FILES = 3

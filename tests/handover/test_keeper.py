@@ -1,0 +1,562 @@
+"""The keeper with a puppet in the place of the master: what it keeps, when it starts another."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vuproc.handover import keeper
+
+BOUND_S = 20.0
+
+PUPPET = """
+import array, ctypes, json, os, signal, socket, sys
+strings = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+strings.connect(sys.argv[1])
+notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+address = os.environ["NOTIFY_SOCKET"].replace("@", "\\0", 1)
+def tell(text, *fds):
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+    notify.sendmsg([text.encode()], rights, 0, address)
+def heard(number, frame):
+    strings.send(json.dumps(["signal", number]).encode())
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2):
+    signal.signal(number, heard)
+blocked = sorted(signal.pthread_sigmask(signal.SIG_SETMASK, []))
+names = os.environ.get("LISTEN_FDNAMES", "").split(":")
+count = int(os.environ.get("LISTEN_FDS", "0"))
+contents = [os.pread(3 + at, 100, 0).decode() for at in range(count)]
+mine = os.environ.get("LISTEN_PID", str(os.getpid())) == str(os.getpid())
+watched = os.environ["WATCHDOG_PID"] == str(os.getpid()) and os.environ["WATCHDOG_USEC"]
+hello = [os.getpid(), list(zip(names, contents)), mine, watched, blocked]
+strings.send(json.dumps(hello).encode())
+while True:
+    verb, *rest = json.loads(strings.recv(65536) or '["exit", 9]')
+    if verb == "tell":
+        tell(rest[0])
+    elif verb == "store":
+        for name, content in rest:
+            fd = os.memfd_create("stored")
+            os.write(fd, content.encode())
+            tell(f"FDSTORE=1\\nFDNAME={name}\\nFDPOLL=0", fd)
+            os.close(fd)
+    elif verb == "store-and-die":
+        fd = os.memfd_create("stored")
+        os.write(fd, b"last words")
+        tell("FDSTORE=1\\nFDNAME=last", fd)
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif verb == "spawn":
+        pid = os.fork()
+        if pid == 0:
+            if os.fork() == 0:
+                strings.send(json.dumps(["child", os.getpid()]).encode())
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            while True:
+                signal.pause()
+    elif verb == "exit":
+        os._exit(rest[0])
+    strings.send(json.dumps("done").encode())
+"""
+
+
+class Puppet:
+    """One master, by its strings."""
+
+    def __init__(self, strings: socket.socket) -> None:
+        self._strings = strings
+        self.signals: list[int] = []
+        """Those that it has told of and nobody has asked for."""
+        self.pid, self.stored, self.announced_to_it, self.watched, self.blocked = self.hear()
+
+    def hear(self) -> Any:
+        """What it says, but for signals: those come when they like."""
+        while True:
+            word = json.loads(self._strings.recv(65536))
+            if word[0] != "signal":
+                return word
+            self.signals.append(word[1])
+
+    def signal(self) -> int:
+        """The next signal that it gets."""
+        while not self.signals:
+            word = json.loads(self._strings.recv(65536))
+            assert word[0] == "signal", word
+            self.signals.append(word[1])
+        return self.signals.pop(0)
+
+    def send(self, *verb: object) -> None:
+        self._strings.send(json.dumps(verb).encode())
+
+    def do(self, *verb: object) -> None:
+        self.send(*verb)
+        assert self.hear() == "done"
+
+    def ready(self) -> None:
+        self.do("tell", "READY=1")
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        self._strings.close()
+
+
+class Theatre:
+    """The keeper as a process, and the puppets that it starts one after the other."""
+
+    def __init__(self, folder: Path, start: list[str], fds: tuple[int, ...] = ()) -> None:
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._listener.settimeout(BOUND_S)
+        self._listener.bind(str(folder / "strings"))
+        self._listener.listen()
+        self._puppets: list[Puppet] = []
+        (folder / "puppet.py").write_text(PUPPET)
+        command = [sys.executable, "-I", "-S", str(folder / "puppet.py"), str(folder / "strings")]
+        self.process = subprocess.Popen(
+            [*start, *command], stderr=subprocess.PIPE, text=True, pass_fds=fds
+        )
+
+    def next(self) -> Puppet:
+        strings, _ = self._listener.accept()
+        strings.settimeout(BOUND_S)
+        self._puppets.append(Puppet(strings))
+        return self._puppets[-1]
+
+    def wait(self) -> int:
+        return self.process.wait(BOUND_S)
+
+    def log(self) -> str:
+        assert self.process.stderr is not None
+        return self.process.stderr.read()
+
+    def line(self) -> str:
+        assert self.process.stderr is not None
+        return self.process.stderr.readline()
+
+    def fds(self) -> int:
+        """How many it has; settled while a master is starting, which comes after all else."""
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        for puppet in self._puppets:
+            puppet.close()
+        self._listener.close()
+        self.process.wait(BOUND_S)
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+
+
+@contextmanager
+def playing(folder: Path, **patches: object) -> Iterator[Theatre]:
+    """The keeper, with some of its constants changed."""
+    program = Path(keeper.__file__)
+    if patches:
+        source = program.read_text().partition("\nif __name__")[0]
+        changes = "".join(f"{name} = {value!r}\n" for name, value in patches.items())
+        program = folder / "keeper.py"
+        program.write_text(f"{source}\n{changes}sys.exit(main(sys.argv[1:]))\n")
+    theatre = Theatre(folder, [sys.executable, "-I", "-S", str(program)])
+    try:
+        yield theatre
+    finally:
+        theatre.close()
+
+
+@pytest.fixture
+def theatre(tmp_path: Path) -> Iterator[Theatre]:
+    with playing(tmp_path) as made:
+        yield made
+
+
+def ended(pid: int) -> bool:
+    """Wait until a process has ended, or has gone."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        poller = select.poll()
+        poller.register(pidfd, select.POLLIN)
+        return bool(poller.poll(BOUND_S * 1000))
+    finally:
+        os.close(pidfd)
+
+
+def test_the_next_master_gets_what_the_last_had_stored(theatre: Theatre) -> None:
+    first = theatre.next()
+    assert first.stored == [] and first.watched
+    first.ready()
+    first.do("store", ("one", "a"), ("two", "b"), ("two", "c"), ("gone", "d"))
+    first.do("tell", "FDSTOREREMOVE=1\nFDNAME=gone")
+    first.kill()
+    second = theatre.next()
+    assert second.stored == [["one", "a"], ["two", "b"], ["two", "c"]]
+    assert second.announced_to_it
+    assert second.pid != first.pid
+
+
+def test_a_master_may_die_with_its_message_still_unread(theatre: Theatre) -> None:
+    first = theatre.next()
+    first.ready()
+    os.kill(theatre.process.pid, signal.SIGSTOP)
+    first.send("store-and-die")
+    assert ended(first.pid)
+    os.kill(theatre.process.pid, signal.SIGCONT)
+    assert theatre.next().stored == [["last", "last words"]]
+
+
+def test_many_deaths_cost_no_descriptor(theatre: Theatre) -> None:
+    counts = []
+    for number in range(12):
+        puppet = theatre.next()
+        counts.append(theatre.fds())
+        puppet.ready()
+        # The numbers move about: each takes the place of another.
+        puppet.do("tell", f"FDSTOREREMOVE=1\nFDNAME=n{number % 3}")
+        puppet.do("store", (f"n{number % 3}", str(number)))
+        assert len(puppet.stored) == min(number, 3)
+        puppet.kill()
+    assert sorted(theatre.next().stored) == [["n0", "9"], ["n1", "10"], ["n2", "11"]]
+    assert counts[3:] == [counts[3]] * 9
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 3])
+def test_a_master_that_never_came_up_ends_it_with_its_code(theatre: Theatre, code: int) -> None:
+    theatre.next().send("exit", code)
+    assert theatre.wait() == code
+
+
+@pytest.mark.parametrize("code", [1, 2, 70])
+def test_a_failure_after_one_was_up_starts_another(theatre: Theatre, code: int) -> None:
+    first = theatre.next()
+    first.ready()
+    first.do("store", ("one", "a"))
+    first.send("exit", code)
+    second = theatre.next()
+    assert second.stored == [["one", "a"]]
+    second.send("exit", 0)
+    assert theatre.wait() == 0
+
+
+def test_sigterm_goes_to_the_master_and_its_end_is_the_end(theatre: Theatre) -> None:
+    puppet = theatre.next()
+    puppet.ready()
+    theatre.process.send_signal(signal.SIGTERM)
+    assert puppet.signal() == signal.SIGTERM
+    puppet.send("exit", 0)
+    assert theatre.wait() == 0
+
+
+def test_a10_a_master_that_is_to_end_and_is_killed_is_followed_by_one_that_ends(
+    theatre: Theatre,
+) -> None:
+    first = theatre.next()
+    first.ready()
+    first.do("store", ("lock", "a"))
+    theatre.process.send_signal(signal.SIGINT)
+    assert first.signal() == signal.SIGINT
+    first.kill()
+    second = theatre.next()
+    assert second.stored == [["lock", "a"]]
+    # It is told as well, and cannot miss it: it was born with the signal blocked.
+    assert signal.SIGINT in second.blocked
+    assert second.signal() == signal.SIGINT
+    second.send("exit", 0)
+    assert theatre.wait() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda s: s.name)
+def test_a10_a_signal_in_a_pause_starts_one_that_ends(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    with playing(tmp_path, BACK_OFF_S=(BOUND_S * 2,), STABLE_S=1000.0) as theatre:
+        puppet = theatre.next()
+        puppet.ready()
+        puppet.do("store", ("lock", "a"))
+        puppet.send("exit", 70)
+        assert "starting another" in theatre.line()
+        theatre.process.send_signal(number)
+        second = theatre.next()
+        assert second.stored == [["lock", "a"]]
+        assert second.signal() == number
+        second.send("exit", 0)
+        assert theatre.wait() == 0
+
+
+def test_a10_it_gives_up_on_masters_that_do_not_end_in_order(theatre: Theatre) -> None:
+    puppet = theatre.next()
+    puppet.ready()
+    theatre.process.send_signal(signal.SIGTERM)
+    for _ in range(keeper.WIND_UPS_MOST):
+        puppet.kill()
+        puppet = theatre.next()
+    puppet.send("exit", 5)
+    assert theatre.wait() == 5
+    assert "may be left" in theatre.log()
+
+
+def test_a10_one_that_is_to_end_and_does_not_come_up_is_killed(tmp_path: Path) -> None:
+    with playing(tmp_path, WATCHDOG_S=0.2, WIND_UPS_MOST=1) as theatre:
+        first = theatre.next()
+        theatre.process.send_signal(signal.SIGTERM)
+        assert ended(first.pid)
+        assert ended(theatre.next().pid)
+        assert theatre.wait() == 1
+
+
+def test_a10_a_second_signal_goes_to_the_master_too(theatre: Theatre) -> None:
+    puppet = theatre.next()
+    puppet.ready()
+    for _ in range(2):
+        theatre.process.send_signal(signal.SIGTERM)
+        assert puppet.signal() == signal.SIGTERM
+    puppet.send("exit", 0)
+    assert theatre.wait() == 0
+
+
+def test_signals_wait_until_the_master_has_handlers_for_them(theatre: Theatre) -> None:
+    puppet = theatre.next()
+    passed_on = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2}
+    assert set(puppet.blocked) == passed_on
+    for number in (signal.SIGHUP, signal.SIGUSR2):
+        theatre.process.send_signal(number)
+        assert puppet.signal() == number
+
+
+def test_what_a_dead_master_leaves_is_gone_before_the_next_starts(tmp_path: Path) -> None:
+    with playing(tmp_path, ORPHANS_S=BOUND_S) as theatre:
+        first = theatre.next()
+        first.ready()
+        first.send("spawn")
+        heard = [first.hear(), first.hear()]
+        _, child = next(entry for entry in heard if entry != "done")
+        first.kill()
+        theatre.next()
+        assert not os.path.exists(f"/proc/{child}")
+
+
+def test_a_stranger_is_not_obeyed(theatre: Theatre) -> None:
+    puppet = theatre.next()
+    before = theatre.fds()
+    puppet.ready()
+    puppet.do("store", ("one", "a"))
+    environment = Path(f"/proc/{puppet.pid}/environ").read_bytes()
+    found = re.search(rb"NOTIFY_SOCKET=@([^\0]+)", environment)
+    assert found is not None
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stranger, open("/dev/null") as file:
+        stranger.connect(b"\0" + found[1])
+        stranger.send(b"FDSTOREREMOVE=1\nFDNAME=one")
+        socket.send_fds(stranger, [b"FDSTORE=1\nFDNAME=mine"], [file.fileno()])
+        stranger.send(bytes(9000))
+    puppet.do("store", ("two", "b"))
+    puppet.kill()
+    assert theatre.next().stored == [["one", "a"], ["two", "b"]]
+    assert theatre.fds() == before + 2
+
+
+def test_no_more_is_stored_than_a_master_could_take(tmp_path: Path) -> None:
+    with playing(tmp_path, MAX_STORED=3) as theatre:
+        puppet = theatre.next()
+        puppet.ready()
+        puppet.do("store", *[(f"n{number}", str(number)) for number in range(5)])
+        puppet.kill()
+        assert [name for name, _ in theatre.next().stored] == ["n0", "n1", "n2"]
+        theatre.process.send_signal(signal.SIGTERM)
+
+
+def test_a_session_that_no_master_survives_is_dropped_and_then_it_gives_up(tmp_path: Path) -> None:
+    with playing(tmp_path, BACK_OFF_S=(0.0, 0.001), FAILURES_MOST=3, STABLE_S=1000.0) as theatre:
+        puppet = theatre.next()
+        puppet.ready()
+        puppet.do("store", ("session.state", "a"), ("listener", "b"))
+        puppet.send("exit", 70)
+        seen = []
+        for _ in range(7):
+            puppet = theatre.next()
+            seen.append([name for name, _ in puppet.stored])
+            puppet.send("exit", 70)
+        assert seen == [["session.state", "listener"]] * 3 + [["listener"]] * 4
+        assert theatre.wait() == 70
+        assert "no master survives this session" in theatre.log()
+
+
+def test_the_pause_grows_with_masters_that_fail(tmp_path: Path) -> None:
+    with playing(tmp_path, BACK_OFF_S=(0.0, 0.2, 0.4), STABLE_S=1000.0) as theatre:
+        puppet = theatre.next()
+        puppet.ready()
+        pauses = []
+        for _ in range(3):
+            begun = time.monotonic()
+            puppet.send("exit", 70)
+            puppet = theatre.next()
+            pauses.append(time.monotonic() - begun)
+        assert pauses[0] >= 0.2 and pauses[1] >= 0.4 and pauses[2] >= 0.4
+
+
+def test_a_master_that_was_up_ends_the_pauses(tmp_path: Path) -> None:
+    # Another failure in a row would be a pause that nobody waits for.
+    with playing(tmp_path, BACK_OFF_S=(0.0, 0.0, BOUND_S * 9), STABLE_S=0.05) as theatre:
+        puppet = theatre.next()
+        for _ in range(2):
+            theatre.process.send_signal(signal.SIGHUP)
+            puppet.ready()
+            assert puppet.signal() == signal.SIGHUP  # so it is known to be up
+            # It has to be so for a while, and nothing announces that it was.
+            assert not select.select([], [], [], 0.1)[0]
+            puppet.send("exit", 70)
+            puppet = theatre.next()
+            puppet.send("exit", 70)
+            puppet = theatre.next()
+
+
+def test_a_kill_from_outside_is_no_failure_of_a_master_that_was_up(tmp_path: Path) -> None:
+    with playing(tmp_path, BACK_OFF_S=(0.0, BOUND_S * 2), STABLE_S=1000.0) as theatre:
+        for _ in range(3):
+            puppet = theatre.next()
+            puppet.ready()
+            puppet.kill()
+        theatre.next()
+
+
+def test_a_master_that_shows_no_life_is_killed(tmp_path: Path) -> None:
+    with playing(tmp_path, WATCHDOG_S=0.2) as theatre:
+        first = theatre.next()
+        assert first.watched == "200000"
+        first.ready()
+        assert ended(first.pid)
+        second = theatre.next()
+        assert second.pid != first.pid
+
+
+def test_the_master_is_told_to_end_when_the_keeper_is_killed(theatre: Theatre) -> None:
+    puppet = theatre.next()
+    puppet.ready()
+    theatre.process.kill()
+    assert puppet.signal() == signal.SIGTERM
+    puppet.send("exit", 0)
+
+
+ARRANGE = """
+import os, random, sys
+sys.path.insert(0, sys.argv[1])
+import keeper
+chance = random.Random(int(sys.argv[2]))
+files = [os.memfd_create(str(number)) for number in range(40)]
+for number in chance.sample(files, 10):
+    os.close(number)
+    files.remove(number)
+names = {number: os.readlink(f"/proc/self/fd/{number}") for number in files}
+# All of them, some twice, in any order.
+numbers = chance.sample([*files, *chance.sample(files, 5)], 35)
+wanted = [names[number] for number in numbers]
+keeper._arrange(numbers)
+found = range(keeper.FIRST_FD, keeper.FIRST_FD + len(numbers))
+assert [os.readlink(f"/proc/self/fd/{number}") for number in found] == wanted
+assert all(os.get_inheritable(number) for number in found)
+"""
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a3_descriptors_are_arranged_in_any_order(seed: int) -> None:
+    folder = str(Path(keeper.__file__).parent)
+    command = [sys.executable, "-I", "-S", "-c", ARRANGE, folder, str(seed)]
+    subprocess.run(command, check=True, timeout=BOUND_S)
+
+
+ARRANGE_MANY = """
+import os, resource, sys
+sys.path.insert(0, sys.argv[1])
+import keeper
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+numbers = []
+try:
+    while True:
+        numbers.append(os.memfd_create("file"))
+except OSError:
+    os.close(numbers.pop())
+keeper._arrange(numbers[::-1])
+"""
+
+
+def test_a3_one_free_number_is_enough_to_hand_everything_over() -> None:
+    folder = str(Path(keeper.__file__).parent)
+    command = [sys.executable, "-I", "-S", "-c", ARRANGE_MANY, folder]
+    subprocess.run(command, check=True, timeout=BOUND_S)
+
+
+def test_what_it_was_started_with_goes_to_every_master(tmp_path: Path) -> None:
+    """Socket activation: LISTEN_FDS of the keeper itself."""
+    content = os.memfd_create("content")
+    os.write(content, b"socket")
+    inner = [sys.executable, "-I", "-S", keeper.__file__]
+    start = f"""
+import os, sys
+os.dup2({content}, 3)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", LISTEN_FDNAMES="given")
+os.execv(sys.executable, {inner!r} + sys.argv[1:])
+"""
+    outer = tmp_path / "outer.py"
+    outer.write_text(start)
+    theatre = Theatre(tmp_path, [sys.executable, str(outer)], (content,))
+    os.close(content)
+    try:
+        for _ in range(2):
+            puppet = theatre.next()
+            assert puppet.stored == [["given", "socket"]]
+            puppet.ready()
+            puppet.kill()
+    finally:
+        theatre.close()
+
+
+def test_it_maps_nothing_of_what_it_keeps(theatre: Theatre) -> None:
+    puppet = theatre.next()
+    puppet.ready()
+    puppet.do("store", *[(f"n{number}", "content") for number in range(20)])
+    puppet.kill()
+    theatre.next()
+    maps = Path(f"/proc/{theatre.process.pid}/maps").read_text()
+    assert "memfd:" not in maps
+    assert "libpython" in maps or "python" in maps
+
+
+ALLOWED = {
+    *("array", "ctypes", "fcntl", "os", "resource", "select", "signal", "socket", "struct", "time"),
+    # What those import.
+    *("_ctypes", "_socket", "_struct", "_signal", "abc", "collections", "enum", "errno", "fcntl"),
+    *("functools", "io", "itertools", "keyword", "math", "operator", "posix", "reprlib"),
+    *("selectors", "stat", "types", "genericpath", "posixpath", "encodings", "codecs", "zipimport"),
+    *("marshal", "_io", "_abc", "_codecs", "_collections", "_collections_abc", "_functools"),
+    *("_operator", "_stat", "_frozen_importlib_external", "linecache", "_winapi", "atexit"),
+}
+
+
+def test_it_imports_almost_nothing() -> None:
+    command = [sys.executable, "-I", "-S", "-X", "importtime", keeper.__file__]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=BOUND_S)
+    assert done.returncode == 2
+    lines = [line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "|" in line]
+    imported = {name.partition(".")[0] for name in lines if name != "imported package"}
+    assert imported <= ALLOWED, imported - ALLOWED
+
+
+def test_a_command_that_is_not_there_is_a_failed_start(tmp_path: Path) -> None:
+    command = [sys.executable, "-I", "-S", keeper.__file__, str(tmp_path / "none")]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=BOUND_S)
+    assert done.returncode == 127
+    assert "No such file" in done.stderr

@@ -1,0 +1,77 @@
+"""Commands that a worker has to put off, without a ring: what waits, and in which order."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from tests.pool.scripted import Scripted, ScriptedOptions
+from vuproc.workers import control
+from vuproc.workers.control import Done, Failed, MasterChannel, master_end, worker_end
+from vuproc.workers.log import WorkerLog
+from vuproc.workers.loop import Worker
+
+
+class Busy:
+    """A queue with a request in the device's hands."""
+
+    in_flight = 1
+    started = True
+    kick = None
+    completions = -1
+
+    def __init__(self, base: int) -> None:
+        self.base = base
+
+    def stop(self) -> int:
+        assert not self.in_flight
+        return self.base
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[MasterChannel, Worker]]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    master, channel = master_end(ours), worker_end(theirs)
+    worker = Worker(channel, Scripted(ScriptedOptions()), 8, WorkerLog(channel))
+    yield master, worker
+    worker._watcher.close()
+    master.close()
+    channel.close()
+
+
+def answers(master: MasterChannel) -> list[tuple[int, int]]:
+    """Serial and value of each that has come."""
+    found = []
+    while (received := master.receive()) is not None:
+        report, _ = received
+        assert isinstance(report, Done | Failed), report
+        found.append((report.serial, report.value if isinstance(report, Done) else -1))
+    return found
+
+
+def test_stops_of_two_queues_wait_for_both(pair: tuple[MasterChannel, Worker]) -> None:
+    # As the successor of a master stops the rings of the last one's workers: all at once.
+    master, worker = pair
+    first, second = Busy(7), Busy(9)
+    worker._queues = {0: first, 1: second}  # type: ignore[dict-item]
+    master.send(control.StopRing(serial=1, queue=0))
+    master.send(control.StopRing(serial=2, queue=1))
+    for _ in range(2):
+        worker._watcher.poll(0.0)
+    assert answers(master) == []
+    second.in_flight = 0
+    worker._settle()
+    assert answers(master) == []  # in their order
+    first.in_flight = 0
+    worker._settle()
+    assert answers(master) == [(1, 7), (2, 9)]
+
+
+def test_what_needs_no_idle_ring_is_answered_at_once(pair: tuple[MasterChannel, Worker]) -> None:
+    master, worker = pair
+    worker._queues = {0: Busy(7)}  # type: ignore[dict-item]
+    master.send(control.SetLogLevel(serial=5, level=20))
+    worker._watcher.poll(0.0)
+    assert answers(master) == [(5, 0)]

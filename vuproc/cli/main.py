@@ -1,0 +1,412 @@
+"""The command `vuproc`: its verbs and exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import re
+import socket
+import stat
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vuproc import __version__
+from vuproc.cli import invocation, streams, text
+from vuproc.errors import ConfigErrors, DeviceLoadError
+
+if TYPE_CHECKING:
+    from vuproc.device import Device
+    from vuproc.device_file.check import DeviceFile
+    from vuproc.handover.upgrade import Again
+    from vuproc.ops.admin import Request
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+"""As shells report a program that SIGINT ended."""
+
+UPGRADE_DEADLINE_S = 90.0
+"""Seconds in which the new program must have taken over: longer than its trial may last."""
+LOOK_S = 0.05
+"""Pause between two questions to a program that is being replaced."""
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+CLIENTS = ("qemu", "qemu-microvm", "cloud-hypervisor", "crosvm", "libvirt", "uml", "libblkio")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line (default: the process's) and return the exit code."""
+    streams.open_closed()
+    options = _parser().parse_args(arguments)
+    verb: Callable[[argparse.Namespace], int] = options.verb
+    try:
+        code = verb(options)
+        sys.stdout.flush()
+        return code
+    except ConfigErrors as errors:
+        print(errors, file=sys.stderr)
+        return EXIT_USAGE
+    except FileNotFoundError:
+        if _has_folder():
+            raise
+        print("vuproc: the current folder was removed: cd to another one", file=sys.stderr)
+        return EXIT_USAGE
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output has gone. Python would complain once more while it exits.
+        streams.silence(sys.stdout.fileno())
+        return EXIT_FAILED
+    finally:
+        streams.flush_errors()
+
+
+def _has_folder() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def run(options: argparse.Namespace) -> int:
+    """`vuproc run`: serve until told to stop."""
+    file = _of_the_last_master(options) or _load(options)
+    if options.fd is not None:
+        _check_descriptor(options.fd)
+        if options.supervised:
+            _usage_error("--fd and --supervised exclude each other")
+    again = _again(options, file)
+    # The folder may be removed, and a file system in use cannot be unmounted.
+    invocation.leave_folder()
+    if options.supervised:
+        _supervise(again.run)
+    from vuproc.serve import serve
+
+    return serve(file, options.fd, again)
+
+
+def _again(options: argparse.Namespace, file: DeviceFile) -> Again:
+    """How to do the same once more, from any folder."""
+    from vuproc.handover.upgrade import Again
+
+    options.file = str(file.path)
+    words = ["run", options.file]
+    if options.socket is not None:
+        options.socket = os.path.abspath(options.socket)
+        words += ["--socket", options.socket]
+    if options.log_level is not None:
+        words += ["--log-level", options.log_level]
+    program = invocation.program()
+    return Again(
+        run=(*program, *words),
+        check=(*program, "check", options.file),
+        load=lambda: _load(options),
+    )
+
+
+def _supervise(command: Sequence[str]) -> None:
+    """Become the keeper of this command; does not return."""
+    from importlib.util import find_spec
+
+    # Not imported: it runs as a file, without anything of ours.
+    keeper = find_spec("vuproc.handover.keeper")
+    assert keeper is not None and keeper.origin is not None
+    os.execv(sys.executable, [sys.executable, "-I", "-S", keeper.origin, *command])
+
+
+def check(options: argparse.Namespace) -> int:
+    """`vuproc check`: every error of every file, or the files as they are understood."""
+    from vuproc.device_file.check import check_shared, load
+    from vuproc.device_file.resolved import resolved, summary
+
+    code = EXIT_OK
+    for name in options.files:
+        try:
+            file = load(name)
+            check_shared(file)
+        except ConfigErrors as errors:
+            print(errors, file=sys.stderr)
+            code = EXIT_USAGE
+            continue
+        print(resolved(file) if options.resolved else f"{name}: ok: {summary(file)}")
+    return code
+
+
+def schema(options: argparse.Namespace) -> int:
+    """`vuproc schema`: the JSON Schema."""
+    import json
+
+    from vuproc.device_file.schema import schema as make_schema
+
+    print(json.dumps(make_schema(), indent=2))
+    return EXIT_OK
+
+
+def devices(options: argparse.Namespace) -> int:
+    """`vuproc devices`: the list, or one type in full."""
+    from vuproc import loader
+    from vuproc.cli import reference
+
+    if options.name is not None:
+        found = _usable(options.name)
+        if found is None:
+            return EXIT_USAGE
+        print(reference.page(options.name, found))
+        return EXIT_OK
+    for name in loader.available():
+        found = _usable(name)
+        if found is not None:
+            print(reference.summary(name, found))
+    return EXIT_OK
+
+
+def _usable(ref: str) -> type[Device] | None:
+    """The device class that `ref` names; None, once it was said what is wrong with it."""
+    from vuproc import loader
+    from vuproc.device_file.device_class import class_problems
+
+    try:
+        found = loader.load(ref, Path.cwd())
+    except DeviceLoadError as error:
+        print(f"vuproc: {error}", file=sys.stderr)
+        return None
+    problems = list(class_problems(found))
+    for problem in problems:
+        print(f"vuproc: {ref}: {problem}", file=sys.stderr)
+    return None if problems else found
+
+
+def hint(options: argparse.Namespace) -> int:
+    """`vuproc hint`: how a client attaches the device."""
+    from vuproc.cli.hint import HintError
+    from vuproc.cli.hint import hint as make_hint
+    from vuproc.device_file.check import load
+
+    file = load(options.file)
+    try:
+        print(make_hint(options.client, file, options.memory))
+    except HintError as error:
+        print(f"vuproc: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    return EXIT_OK
+
+
+def status(options: argparse.Namespace) -> int:
+    """`vuproc status`: what a running device says of itself."""
+    import json
+
+    import msgspec
+
+    from vuproc.ops.admin import Request
+    from vuproc.ops.status import Status
+
+    answer = _ask(options.target, Request("status"))
+    if options.json:
+        print(json.dumps(answer, indent=2))
+    else:
+        print(msgspec.convert(answer, Status).table())
+    return EXIT_OK
+
+
+def queue(options: argparse.Namespace) -> int:
+    """`vuproc queue restart N`: serve a broken queue again."""
+    from vuproc.ops.admin import Request
+
+    _ask(options.target, Request("queue-restart", options.number))
+    print(f"queue {options.number} is served again")
+    return EXIT_OK
+
+
+def reload(options: argparse.Namespace) -> int:
+    """`vuproc reload`: take up a changed device file."""
+    from vuproc.ops.admin import Request
+
+    for line in _ask(options.target, Request("reload"))["lines"]:
+        print(line)
+    return EXIT_OK
+
+
+def upgrade(options: argparse.Namespace) -> int:
+    """`vuproc upgrade`: have newly installed code take over."""
+    import time
+
+    from vuproc.ops.admin import Request
+
+    before = _ask(options.target, Request("upgrade"))["started"]
+    deadline = time.monotonic() + UPGRADE_DEADLINE_S
+    while time.monotonic() < deadline:
+        status = _ask(options.target, Request("status"), patient_until=deadline)
+        if status["started"] != before:
+            print(f"upgraded: process {status['pid']} goes on with the new program")
+            return EXIT_OK
+        if status["upgrade"].startswith("refused"):
+            print(f"vuproc: upgrade {status['upgrade']}", file=sys.stderr)
+            return EXIT_FAILED
+        time.sleep(LOOK_S)
+    print(f"vuproc: nothing has come of it in {UPGRADE_DEADLINE_S:g} s", file=sys.stderr)
+    return EXIT_FAILED
+
+
+def _ask(target: str, request: Request, *, patient_until: float = 0.0) -> dict[str, Any]:
+    """Ask the running device of a device file, or of a socket. Exits with 1 if it refuses.
+
+    `patient_until` (time.monotonic): until then it may be away for a moment.
+    """
+    import time
+
+    from vuproc.device_file.target import socket_of
+    from vuproc.ops.admin import AdminError, ask
+
+    path = socket_of(target)
+    while True:
+        try:
+            return ask(path, request)
+        except AdminError as error:
+            if time.monotonic() >= patient_until:
+                print(f"vuproc: {error}", file=sys.stderr)
+                raise SystemExit(EXIT_FAILED) from None
+            time.sleep(LOOK_S)
+
+
+def _of_the_last_master(options: argparse.Namespace) -> DeviceFile | None:
+    """The device file as the master had it that has died: nobody has asked for what it says by now.
+
+    None if there was no such master, or if it is of no use any more.
+    """
+    from vuproc.device_file.yaml_text import MAX_BYTES
+    from vuproc.handover.fd_store import DEVICE_FILE
+    from vuproc.handover.sd_notify import announced
+
+    content = announced(DEVICE_FILE, MAX_BYTES)
+    if content is None:
+        return None
+    try:
+        # It is in force, whatever has become of the files that it names: most of them are open.
+        return _load(options, content, look=False)
+    except ConfigErrors:
+        return None
+
+
+def _load(
+    options: argparse.Namespace, content: bytes | None = None, *, look: bool = True
+) -> DeviceFile:
+    """The device file, or what `load` takes for its content, with what the command line says over
+    it.
+    """
+    import msgspec
+
+    from vuproc.device_file.check import check_socket_path, load
+
+    file = load(options.file, content, look=look, makes_socket=options.fd is None)
+    if options.socket is not None:
+        path = os.path.abspath(options.socket)
+        for problem in check_socket_path(path, file.socket.mode, look=look and options.fd is None):
+            _usage_error(f"--socket: {problem}")
+        changed = msgspec.structs.replace(file.socket, path=path)
+        file = dataclasses.replace(file, socket=changed)
+    if options.log_level is not None:
+        file = dataclasses.replace(file, log_level=options.log_level)
+    return file
+
+
+def _check_descriptor(number: int) -> None:
+    try:
+        status = os.fstat(number)
+    except OSError as error:
+        _usage_error(f"--fd {number}: {(error.strerror or 'not usable').lower()}")
+    if not stat.S_ISSOCK(status.st_mode):
+        _usage_error(f"--fd {number}: not a socket")
+    with socket.socket(fileno=os.dup(number)) as inherited:
+        if inherited.family != socket.AF_UNIX or inherited.type != socket.SOCK_STREAM:
+            _usage_error(f"--fd {number}: not a Unix stream socket")
+
+
+def _usage_error(message: str) -> None:
+    print(f"vuproc: {message}", file=sys.stderr)
+    raise SystemExit(EXIT_USAGE)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vuproc",
+        description=text.PROGRAM,
+        epilog=text.PROGRAM_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"vuproc {__version__}")
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+
+    def add(
+        name: str, function: Callable[[argparse.Namespace], int], line: str, text: str, epilog: str
+    ) -> argparse.ArgumentParser:
+        verb = verbs.add_parser(
+            name,
+            help=line,
+            description=text,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        verb.set_defaults(verb=function)
+        return verb
+
+    verb = add("run", run, "serve a device", text.RUN, text.RUN_EPILOG)
+    verb.add_argument("file", metavar="FILE", help="the device file")
+    verb.add_argument(
+        "--fd", type=_descriptor, metavar="N", help="use the inherited socket with this number"
+    )
+    verb.add_argument("--socket", metavar="PATH", help="use this path, not the device file's")
+    verb.add_argument("--log-level", choices=LOG_LEVELS, help="use this, not the device file's")
+    verb.add_argument(
+        "--supervised", action="store_true", help="survive the death of the serving process, too"
+    )
+
+    verb = add("check", check, "check device files", text.CHECK, text.CHECK_EPILOG)
+    verb.add_argument("files", metavar="FILE", nargs="+", help="a device file")
+    verb.add_argument(
+        "--resolved", action="store_true", help="print each file in full, as it is understood"
+    )
+
+    add("schema", schema, "print the JSON Schema", text.SCHEMA, text.SCHEMA_EPILOG)
+
+    verb = add("devices", devices, "list device types", text.DEVICES, text.DEVICES_EPILOG)
+    verb.add_argument("name", metavar="NAME", nargs="?", help="a type to describe in full")
+
+    verb = add("hint", hint, "show how a VMM attaches it", text.HINT, text.HINT_EPILOG)
+    verb.add_argument("client", metavar="CLIENT", choices=CLIENTS, help=", ".join(CLIENTS))
+    verb.add_argument("file", metavar="FILE", help="the device file")
+    verb.add_argument(
+        "--memory", type=_memory, default="1G", metavar="SIZE", help="guest memory (default 1G)"
+    )
+
+    verb = add("status", status, "show queues and workers", text.STATUS, text.STATUS_EPILOG)
+    verb.add_argument("target", metavar="FILE", help="the device file, or the socket")
+    verb.add_argument("--json", action="store_true", help="print everything, for programs")
+
+    verb = add("reload", reload, "take up a changed file", text.RELOAD, text.RELOAD_EPILOG)
+    verb.add_argument("target", metavar="FILE", help="the device file, or the socket")
+
+    verb = add("upgrade", upgrade, "run new code", text.UPGRADE, text.UPGRADE_EPILOG)
+    verb.add_argument("target", metavar="FILE", help="the device file, or the socket")
+
+    verb = add("queue", queue, "restart a broken queue", text.QUEUE, text.QUEUE_EPILOG)
+    verb.add_argument("action", choices=("restart",), help="what to do with it")
+    verb.add_argument("number", metavar="N", type=int, help="the queue, counted from 0")
+    verb.add_argument("target", metavar="FILE", help="the device file, or the socket")
+    return parser
+
+
+def _descriptor(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not the number of a descriptor")
+    return int(text)
+
+
+def _memory(text: str) -> str:
+    if re.fullmatch(r"[1-9][0-9]*[MG]", text) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 512M or 4G")
+    return text

@@ -1,0 +1,1 @@
+"""The device file: read, checked, typed, compared and described."""

@@ -1,0 +1,90 @@
+"""Whether a class can serve as a device: what would fail later, or be ignored, said at once."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import get_args
+
+from vuproc import place
+from vuproc.device import Device, Resubmit
+from vuproc.device_file.options_class import options_problems
+
+_OURS_TO_DEFINE = frozenset({"watch", "unwatch"})
+"""Methods which a device calls; the others are called by vuproc."""
+
+
+def _hooks() -> dict[str, tuple[str, ...]]:
+    return {
+        name: tuple(inspect.signature(value).parameters)[1:]
+        for name, value in vars(Device).items()
+        if inspect.isfunction(value)
+        and (name == "__init__" or not name.startswith("_"))
+        and name not in _OURS_TO_DEFINE
+    }
+
+
+HOOKS: Mapping[str, tuple[str, ...]] = MappingProxyType(_hooks())
+"""What vuproc calls on a device, with the names of what it passes, by position."""
+
+
+def class_problems(device: type[Device]) -> Iterator[str]:
+    """Yield each thing wrong with a class and with its options, after the line it stands in."""
+    for name, passed in HOOKS.items():
+        if inspect.getattr_static(device, name) is not vars(Device)[name]:
+            problem = _hook_problem(device, name, passed)
+            if problem:
+                yield place.about(device, name, f"{name} {problem}")
+    choices = get_args(Resubmit)
+    if device.resubmit not in choices:
+        wanted = " or ".join((", ".join(choices[:-1]), choices[-1]))
+        text = f"resubmit is {place.shown(device.resubmit)}, not {wanted}"
+        yield place.about(device, "resubmit", text)
+    yield from _unused_options(device)
+    yield from options_problems(device.options_type)
+
+
+def _hook_problem(device: type[Device], name: str, passed: tuple[str, ...]) -> str | None:
+    raw = inspect.getattr_static(device, name)
+    function = raw.__func__ if isinstance(raw, staticmethod | classmethod) else raw
+    wanted = f"def {name}({', '.join(('self', *passed))})"
+    if not callable(function):
+        what = "a property" if isinstance(raw, property) else place.shown(raw)
+        return f"is {what}, not a method; write {wanted}"
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        return f"is async, and a worker has no event loop; write {wanted}"
+    if inspect.isgeneratorfunction(function) and not _may_yield(name):
+        return "has a yield, so that a call of it does nothing; let it return"
+    try:
+        own = inspect.signature(function)
+    except (TypeError, ValueError):
+        return None  # native code need not say
+    # As it is called: an instance, or the class, comes first.
+    first = () if isinstance(raw, staticmethod) or not hasattr(raw, "__get__") else (device,)
+    try:
+        own.bind(*first, *passed)
+    except TypeError:
+        signature = f"def {name}{own}"
+        return f"does not take what it is called with: it is {signature}; write {wanted}"
+    return None
+
+
+def _may_yield(name: str) -> bool:
+    """Whether what the method returns is iterated over, and no more."""
+    return "Iter" in str(inspect.signature(vars(Device)[name]).return_annotation)
+
+
+def _unused_options(device: type[Device]) -> Iterator[str]:
+    """`options: MyOptions` does not choose the struct: `options_type` does."""
+    for owner in device.__mro__[: device.__mro__.index(Device)]:
+        wanted = place.annotations_of(owner).get("options")
+        if isinstance(wanted, str):
+            wanted = getattr(sys.modules.get(owner.__module__), wanted, None)
+        if isinstance(wanted, type) and not issubclass(device.options_type, wanted):
+            used = device.options_type.__name__
+            text = f"options is of type {wanted.__name__}, but options_type is {used}"
+            advice = f"write options_type = {wanted.__name__}"
+            yield place.about(device, "options", f"{text}; {advice}")
+            return

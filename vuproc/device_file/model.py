@@ -1,0 +1,102 @@
+"""The device file as types: its keys, their defaults and what each is for."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from vuproc.options import KIND, PERMISSIONS, FilePath
+from vuproc.unix_path import ADMIN_SUFFIX, MAX_ADDRESS
+
+MAX_SOCKET_PATH = MAX_ADDRESS - len(ADMIN_SUFFIX)
+"""Bytes of the socket's path, so that the admin socket's is one, too."""
+MAX_STALL_TIMEOUT_S = 86_400
+"""Seconds, a day: poll(2) takes milliseconds in 31 bits."""
+
+MAX_HOOK_TIMEOUT = 3600.0
+"""Seconds that a hook may be allowed: an hour."""
+
+Permissions = Annotated[
+    int, Meta(ge=0, le=0o777, extra={KIND: PERMISSIONS}, extra_json_schema={"x-kind": PERMISSIONS})
+]
+"""File permissions, written in octal digits."""
+
+
+Id = Annotated[int, Meta(ge=0, le=0xFFFFFFFE)]
+"""The number of a user or a group."""
+
+
+class Socket(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """Where the VMM is met."""
+
+    path: Annotated[FilePath, Meta(description="Unix socket, at most 101 bytes when absolute.")]
+    mode: Annotated[
+        Literal["server", "client"],
+        Meta(
+            description="server: listen, and the VMM connects. client: the VMM listens; connect "
+            "and try again until it is there."
+        ),
+    ] = "server"
+    permissions: Annotated[
+        Permissions, Meta(description="Permissions of the socket that is made, octal.")
+    ] = 0o600
+    owner: Annotated[
+        str | Id | None,
+        Meta(description="User that the socket is given to, by name or number: the VMM's."),
+    ] = None
+    group: Annotated[
+        str | Id | None,
+        Meta(
+            description="Group that the socket is given to, by name or number; permissions: 0660 "
+            "lets its members connect."
+        ),
+    ] = None
+
+
+class File(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """A vuproc device file."""
+
+    socket: Annotated[
+        FilePath | Socket, Meta(description="Path of the socket, or a mapping with more to say.")
+    ]
+    device: Annotated[
+        dict[str, Any], Meta(description="The device: its type, and the options of that type.")
+    ]
+    exit_on_disconnect: Annotated[
+        bool, Meta(description="End when the VMM disconnects, rather than wait for the next one.")
+    ] = False
+    workers: (
+        Annotated[
+            list[list[Annotated[int, Meta(ge=0)]]],
+            Meta(
+                min_length=1,
+                description="Queues that share a worker process, each queue once: "
+                "[[0, 1], [2, 3]]. The default is a process a queue, as far as the device allows.",
+            ),
+        ]
+        | None
+    ) = None
+    stall_timeout: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=MAX_STALL_TIMEOUT_S,
+            description="Seconds without progress after which a worker that is serving a request "
+            "is replaced; 0: never.",
+        ),
+    ] = 30.0
+    hook_timeout: Annotated[
+        float,
+        Meta(
+            ge=0.1,
+            le=MAX_HOOK_TIMEOUT,
+            description="Seconds that the device's own code may take outside of requests: to be "
+            "imported and made, and for each hook such as setup. A worker past that is replaced.",
+        ),
+    ] = 30.0
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        Meta(description="What is worth a line in the log."),
+    ] = "info"

@@ -1,0 +1,205 @@
+"""What this process would leave to its successor: named descriptors, in a store that outlives it.
+
+The names:
+
+    listener, lock       the listening socket, and the lock beside it
+    admin, admin-lock    the same of the admin socket
+    device-file          what the device file says that is in force, in a memfd: a successor goes on
+                         with that and not with what is edited meanwhile
+    shared.NAME          a file of the device's, such as the memory of a disk in memory
+    session.connection   the front-end's socket; the other names under session. are the checkpoint's
+    worker.PID           the pidfd of a worker, by which a successor makes sure of its end
+    channel.PID.QUEUES   a worker's control channel, only from a master that becomes its successor
+                         itself: in the store it would keep the workers of a dead master going
+
+Anything else that we are given is from socket activation.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+from vuproc.fd import Fd
+from vuproc.handover.sd_notify import HasFileno, Notifier
+
+log = logging.getLogger("vuproc.master")
+
+LISTENER = "listener"
+LOCK = "lock"
+ADMIN = "admin"
+ADMIN_LOCK = "admin-lock"
+DEVICE_FILE = "device-file"
+SHARED = "shared."
+SESSION = "session."
+WORKER = "worker."
+CHANNEL = "channel."
+
+_OURS = (LISTENER, LOCK, ADMIN, DEVICE_FILE, SHARED, SESSION, WORKER, CHANNEL)
+
+WATCHDOG_SHARE = 3
+"""Signs of life within one watchdog interval."""
+
+
+class FdStore:
+    """The descriptors that our predecessor left, and those that we leave.
+
+    As a chore of the master's loop it gives signs of life, and has the pidfds of workers forgotten
+    that have gone: `live` says which are there.
+    """
+
+    def __init__(self, notifier: Notifier, left: Mapping[str, tuple[Fd, ...]]) -> None:
+        self.notifier = notifier
+        self.live: Callable[[], Iterable[int]] = tuple
+        self._left = {name: list(fds) for name, fds in left.items()}
+        self._found = {name: _inode(fds[0]) for name, fds in left.items() if len(fds) == 1}
+        self._kept: dict[str, HasFileno] = {}
+        self._contents: set[str] = set()
+        self._workers: set[str] = set()
+        self._alive_at = 0.0
+        self.succeeds = bool(left)
+        """Whether a predecessor has left us anything."""
+        self._heir = self.succeeds
+
+    @property
+    def has_successor(self) -> bool:
+        """Whether another of us would be started, and be left something."""
+        return self.notifier.active and self._heir
+
+    def ready(self) -> None:
+        """We are up: from now on there is something to go on with."""
+        self._heir = True
+        self.notifier.ready()
+
+    # What we were left.
+
+    def names(self, prefix: str) -> list[str]:
+        """The names of what was left and not taken yet that begin with `prefix`."""
+        return sorted(name for name in self._left if name.startswith(prefix))
+
+    def take(self, name: str) -> Fd | None:
+        """Take over what was left under a name; None if there is nothing, or more than one."""
+        fds = self._left.pop(name, [])
+        if len(fds) == 1:
+            return fds[0]
+        if fds:
+            _close(fds)
+            self.notifier.remove(name)
+        return None
+
+    def take_all(self, prefix: str) -> list[tuple[str, Fd]]:
+        """Take over everything that was left under names that begin so."""
+        return [(name, fd) for name in self.names(prefix) for fd in self._left.pop(name)]
+
+    def given(self) -> Fd | None:
+        """The socket that we were started with by socket activation."""
+        foreign = [name for name in self._left if not name.startswith(_OURS)]
+        for name in foreign[1:]:
+            log.warning("descriptor %s from the service manager is of no use", name)
+            self.forget(name)
+        return self.take(foreign[0]) if foreign else None
+
+    def discard(self, name: str, fd: Fd) -> None:
+        """Close what was taken over under a name, and have it forgotten."""
+        fd.close()
+        self._found.pop(name, None)
+        self.notifier.remove(name)
+
+    def forget(self, prefix: str) -> None:
+        """Close what is left under names that begin so, here and in the store."""
+        for name in self.names(prefix):
+            _close(self._left.pop(name))
+            self.notifier.remove(name)
+
+    # What we leave.
+
+    def keep(self, name: str, fd: HasFileno) -> None:
+        """Have a descriptor kept, which its owner has open, in place of what is stored so."""
+        self._kept[name] = fd
+        found = self._found.pop(name, None)
+        if found == _inode(fd):
+            return  # it is in the store, and a death between removal and store would lose it
+        if found is not None:
+            self.notifier.remove(name)
+        self.notifier.store(name, fd)
+
+    def drop(self, name: str) -> None:
+        """Have a descriptor forgotten that is kept."""
+        if self._kept.pop(name, None) is not None:
+            self.notifier.remove(name)
+
+    def keep_content(self, name: str, content: bytes) -> None:
+        """Have bytes kept in place of what is stored so, for a successor after a death alone."""
+        self.forget_content(name)
+        self._contents.add(name)
+        with Fd(os.memfd_create(f"vuproc-{name}", os.MFD_CLOEXEC)) as fd:
+            with open(fd.dup().take(), "wb") as file:
+                file.write(content)
+            self.notifier.store(name, fd)
+
+    def forget_content(self, name: str) -> None:
+        """Have bytes forgotten that are kept, by us or by our predecessor."""
+        _close(self._left.pop(name, []))
+        self._contents.discard(name)
+        self.notifier.remove(name)
+
+    def give_on(self, name: str, fd: HasFileno) -> None:
+        """A descriptor that is for a handover only: a service manager has it by itself."""
+        self._kept[name] = fd
+
+    def keep_worker(self, pid: int, pidfd: Fd) -> None:
+        """Have a worker's pidfd kept until the worker has gone; before it gets anything to do."""
+        name = f"{WORKER}{pid}"
+        self._workers.add(name)
+        self.notifier.store(name, pidfd)
+
+    def held(self) -> dict[str, HasFileno]:
+        """All that is kept but for the checkpoint's and the workers', for a handover."""
+        return dict(self._kept)
+
+    # The chore.
+
+    def due(self) -> float | None:
+        """Seconds until the next sign of life."""
+        if self.notifier.watchdog_s is None:
+            return None
+        return max(0.0, self._alive_at - time.monotonic())
+
+    def tend(self) -> None:
+        """Give a sign of life if it is time; see to the workers' pidfds."""
+        now = time.monotonic()
+        if self.notifier.watchdog_s is not None and now >= self._alive_at:
+            self._alive_at = now + self.notifier.watchdog_s / WATCHDOG_SHARE
+            self.notifier.watchdog()
+        if self._workers:
+            live = {f"{WORKER}{pid}" for pid in self.live()}
+            for name in self._workers - live:
+                self._workers.remove(name)
+                self.notifier.remove(name)
+
+    def close(self) -> None:
+        """Close what nobody took. What is in the store stays there."""
+        for fds in self._left.values():
+            _close(fds)
+        self._left.clear()
+
+    def clear(self) -> None:
+        """We end in order: there is to be no successor, and nothing for it in the store."""
+        self.notifier.stopping()
+        for name in [*self._kept, *self._contents, *self._workers]:
+            self.notifier.remove(name)
+        self._kept.clear()
+        self._contents.clear()
+        self._workers.clear()
+
+
+def _inode(fd: HasFileno) -> tuple[int, int]:
+    status = os.fstat(fd.fileno())
+    return status.st_dev, status.st_ino
+
+
+def _close(fds: Iterable[Fd]) -> None:
+    for fd in fds:
+        fd.close()

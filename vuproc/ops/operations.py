@@ -1,0 +1,121 @@
+"""What an operator may ask of a running device: its status, and a broken queue's restart."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from vuproc.handover.upgrade import Trial
+from vuproc.master import Master
+from vuproc.ops.admin import AdminError, Request, Verb
+from vuproc.ops.reload import Reloader, ReloadRefused
+from vuproc.ops.status import QueueStatus, Status
+from vuproc.shm.counters import QueueCounters
+
+_NOT_HERE = "not for a device that was started with an inherited descriptor"
+
+
+class Operations:
+    """The admin verbs of one master. `counters[i]` are those of queue i."""
+
+    def __init__(self, device: str, master: Master, counters: Sequence[QueueCounters]) -> None:
+        self._device = device
+        self._master = master
+        self._counters = counters
+        self._started = time.monotonic()
+        self._reloader: Reloader | None = None
+        self._trial: Trial | None = None
+
+    def offer(self, reloader: Reloader, trial: Trial) -> None:
+        """Reloads and upgrades are to be had, too."""
+        self._reloader, self._trial = reloader, trial
+
+    def verbs(self) -> dict[str, Verb]:
+        """Name to function, for the admin server."""
+        return {
+            "status": self.status,
+            "queue-restart": self.restart_queue,
+            "reload": self.reload,
+            "upgrade": self.upgrade,
+        }
+
+    def status(self, _request: Request) -> dict[str, Any]:
+        """Everything of `vuproc.ops.status.Status`."""
+        pool, session = self._master.pool, self._master.session
+        standby = pool.standby.worker
+        queues = []
+        for slot in pool.slots:
+            for index in slot.queues:
+                counters = self._counters[index].snapshot()
+                queues.append(
+                    QueueStatus(
+                        queue=index,
+                        state=self._state(index),
+                        pid=None if slot.worker is None else slot.worker.pid,
+                        restarts=slot.restarts,
+                        cause=pool.broken.get(index) or slot.lack or None,
+                        causes=list(slot.causes),
+                        requests=counters.requests,
+                        errors=counters.errors,
+                        in_service=counters.busy - 1 if counters.busy else None,
+                    )
+                )
+        status = Status(
+            device=self._device,
+            pid=os.getpid(),
+            started=self._started,
+            upgrade="" if self._trial is None else self._trial.state,
+            connected=session is not None,
+            waiting=self._master.other_waits,
+            ended=self._master.ended,
+            standby=None if standby is None else standby.pid,
+            queues=sorted(queues, key=lambda queue: queue.queue),
+        )
+        return msgspec.to_builtins(status)  # type: ignore[no-any-return]
+
+    def restart_queue(self, request: Request) -> dict[str, Any]:
+        """Serve a broken queue again, from its record."""
+        index = request.queue
+        if index is None or not 0 <= index < len(self._counters):
+            raise AdminError(f"no queue {index}: there are {len(self._counters)}")
+        self._not_while_waiting()
+        refusal = self._master.revive(index)
+        if refusal is not None:
+            raise AdminError(refusal)
+        return {"queue": index}
+
+    def reload(self, _request: Request) -> dict[str, Any]:
+        """Read the device file anew; a line for each change."""
+        if self._reloader is None:
+            raise AdminError(_NOT_HERE)
+        self._not_while_waiting()
+        try:
+            return {"lines": self._reloader.reload()}
+        except ReloadRefused as refusal:
+            raise AdminError(str(refusal)) from refusal
+
+    def upgrade(self, _request: Request) -> dict[str, Any]:
+        """Try the installed program, and become it. The status says what has become of it."""
+        if self._trial is None:
+            raise AdminError(_NOT_HERE)
+        self._trial.start()
+        return {"started": self._started}
+
+    def _not_while_waiting(self) -> None:
+        if self._master.waiting:
+            raise AdminError("a message of the front-end waits for a worker; try again")
+
+    def _state(self, index: int) -> str:
+        pool = self._master.pool
+        if index in pool.broken:
+            return "broken"
+        if any(slot.lack for slot in pool.slots if index in slot.queues):
+            return "waiting"
+        session = self._master.session
+        if session is None or not session.state.rings[index].started:
+            return "stopped"
+        return "running" if session.state.rings[index].enabled else "disabled"

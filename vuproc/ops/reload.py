@@ -1,0 +1,188 @@
+"""Carries out the plan of a reload on the device that runs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from vuproc import place
+from vuproc.device import Device
+from vuproc.device_file.changes import Plan, Scope, compare, places
+from vuproc.device_file.model import Socket
+from vuproc.device_file.owner import ids_after
+from vuproc.errors import ConfigErrors, VuprocError
+from vuproc.listener import Listener
+from vuproc.master import Master
+from vuproc.pool.rolling_restart import RollingRestart
+from vuproc.pool.watchdog import Watchdog
+from vuproc.vhost_user.config_space import ConfigSpace
+
+if TYPE_CHECKING:
+    from vuproc.device_file.check import DeviceFile
+
+log = logging.getLogger("vuproc.master")
+
+
+class Restart(Protocol):
+    """How to begin anew."""
+
+    def __call__(self, *, replaced: bool) -> None: ...  # noqa: D102
+
+
+class ReloadRefused(VuprocError):
+    """Nothing was changed; `lines` say why."""
+
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = lines
+
+
+class Reloader:
+    """Reloads the device file. A chore of the master's loop.
+
+    `load` reads the file anew; `set_file` has new workers be of the new kind; `restart` has this
+    process begin anew, for what needs another session; `replaced` says that the device's files are
+    to be opened anew then.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], DeviceFile],
+        file: DeviceFile,
+        device: Device,
+        config: ConfigSpace,
+        master: Master,
+        stall: Watchdog,
+        set_file: Callable[[DeviceFile, Device], None],
+        restart: Restart,
+    ) -> None:
+        self._load = load
+        self._file = file
+        self._device = device
+        self._content = device.config_space()
+        self._config = config
+        self._master = master
+        self._stall = stall
+        self._set_file = set_file
+        self._restart = restart
+        self._renewal = RollingRestart(master.pool)
+        self._waits = False
+        self._replaced = False
+
+    def signalled(self) -> None:
+        """SIGHUP: the log says what became of it."""
+        try:
+            self.reload()
+        except ReloadRefused as refusal:
+            for line in refusal.lines:
+                log.error("reload refused: %s", line)
+
+    def reload(self) -> list[str]:
+        """Read the file, apply what can be applied, and return a line for each change.
+
+        Raises ReloadRefused if the file is not valid; then nothing has changed.
+        """
+        if self._renewal.under_way:
+            raise ReloadRefused(["a reload is under way"])
+        plan, device = self._plan()
+        lines = [change.text for change in plan.changes]
+        lines = lines or [f"{self._file.path}: nothing has changed"]
+        for line in lines:
+            log.info("reload: %s", line)
+        return [*lines, *self._apply(plan, device)]
+
+    def _plan(self) -> tuple[Plan, Device]:
+        """What the file says by now, and the device of what can be applied at once."""
+        try:
+            new = self._load()
+            found, shared = places(new.path), self._device.shared
+            plan = compare(self._file, new, found, config=self._content, shared=shared)
+            device = plan.now.make_device()
+            device.shared = shared
+        except ConfigErrors as errors:
+            raise ReloadRefused([str(error) for error in errors.errors]) from errors
+        except (Exception, SystemExit) as error:
+            # The device's own code; it ran without complaint a moment ago.
+            raise ReloadRefused([place.blame(error)]) from error
+        return plan, device
+
+    def _apply(self, plan: Plan, device: Device) -> list[str]:
+        """Do what the plan says; a line for whatever of it could not be done after all."""
+        before, before_device = self._file, self._device
+        if plan.now.log_level != before.log_level:
+            level = getattr(logging, plan.now.log_level.upper())
+            logging.getLogger("vuproc").setLevel(level)
+            self._master.pool.set_log_level(level)
+        self._master.set_exit_on_disconnect(plan.now.exit_on_disconnect)
+        self._stall.timeout_s = plan.now.stall_timeout
+        self._stall.hook_timeout_s = plan.now.hook_timeout
+        failures = []
+        if plan.now.socket != before.socket:
+            failures = self._permit(before.socket, plan.now.socket)
+        self._waits = any(change.scope is Scope.SESSION for change in plan.changes)
+        self._replaced = plan.replaced
+        self._become(plan.now, device)
+        if not plan.new_workers:
+            return failures
+
+        def done() -> None:
+            log.info("reload: every worker is new")
+            if plan.config is not None:
+                self._config.renew(device.config_space)
+                self._content = plan.config
+                self._master.config_changed()
+
+        def failed() -> None:
+            log.error("reload: the new workers do not start, the old ones go on")
+            self._become(before, before_device)
+
+        self._renewal.begin(done, failed)
+        return failures
+
+    def _become(self, file: DeviceFile, device: Device) -> None:
+        self._file, self._device = file, device
+        self._set_file(file, device)
+
+    def _permit(self, before: Socket, after: Socket) -> list[str]:
+        source = self._master.source
+        try:
+            if isinstance(source, Listener):
+                source.permit(after.permissions, ids_after(before, after))
+                return []
+            failure = "the service manager made the socket, and says who may connect"
+        except OSError as error:
+            failure = f"{after.path}: who may connect could not be changed: {error.strerror}"
+        log.error("reload: %s", failure)
+        return [failure]
+
+    # The chore.
+
+    def due(self) -> float | None:
+        """As the rolling restart; and at once if what waits for a new session need not wait."""
+        return 0.0 if self._may_restart() else self._renewal.due()
+
+    def tend(self) -> None:
+        """See to the rolling restart, and to what waited for the end of a session."""
+        self._renewal.tend()
+        if self._may_restart():
+            self._waits = False
+            self._begin_anew()
+
+    def close(self) -> None:
+        """The loop is over."""
+        self._renewal.close()
+
+    def _begin_anew(self) -> None:
+        """With what the file says by now, if that is still any good: there is no way back."""
+        try:
+            plan, _ = self._plan()
+        except ReloadRefused as refusal:
+            for line in refusal.lines:
+                log.error("reload: going on as before: %s", line)
+            return
+        log.info("reload: beginning anew with %s", self._file.path)
+        self._restart(replaced=self._replaced and plan.replaced)
+
+    def _may_restart(self) -> bool:
+        return self._waits and self._master.session is None and not self._renewal.under_way

@@ -1,0 +1,272 @@
+"""The master's end of the forkserver: starts it, has it fork workers, hears how they ended.
+
+The forkserver is a fresh interpreter that has imported everything a worker needs; a worker is a
+fork of it. It begins in `/` and finds modules where the master does, less the folder that `python
+-m` or a script puts in front: nothing is imported from where somebody happened to be.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import multiprocess.util
+
+import vuproc
+from vuproc.errors import VuprocError
+from vuproc.fd import Fd
+from vuproc.workers.control import Channel, ChannelClosed, ChannelError
+from vuproc.workers.fork_loop import FOR_THE_MASTER
+from vuproc.workers.fork_messages import (
+    AnyForkReport,
+    Fork,
+    Forked,
+    MasterForkChannel,
+    NotForked,
+)
+
+ATTENTIVE_S = 0.02
+"""Seconds of waiting after which the master looks after other things meanwhile."""
+FORK_DEADLINE = 10.0
+"""Seconds in which a worker must be forked, beside the time for the imports before the first."""
+END_DEADLINE = 5.0
+"""Seconds in which the forkserver must end once its last worker has."""
+CODES_MOST = 512
+"""Ends that are remembered until somebody asks; most are asked for at once."""
+
+_PROGRAM = """\
+import sys
+sys.path[:] = {path!r}
+from importlib import util
+spec = util.spec_from_file_location("vuproc", {package!r})
+sys.modules["vuproc"] = package = util.module_from_spec(spec)
+spec.loader.exec_module(package)
+from vuproc.workers import fork_loop
+fork_loop.run({channel}, {parent}, {preload!r})
+"""
+"""The package is named by its file: another of that name may be found first."""
+
+
+def poll_until_readable(number: int, timeout: float) -> bool:
+    """Wait up to `timeout` seconds until a descriptor is readable, and do nothing else."""
+    poller = select.poll()
+    poller.register(number, select.POLLIN)
+    return bool(poller.poll(max(0.0, timeout) * 1000))
+
+
+class CannotStart(VuprocError):
+    """The system has no process to give, or not what one needs; `reason` says which call failed.
+
+    It says nothing against the device, and may be different in a moment.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class ForkedProcess(NamedTuple):
+    """A worker's process: its id, its pidfd, which is the caller's, and who forked it."""
+
+    pid: int
+    pidfd: Fd
+    server: _Running
+
+    def exit_code(self, timeout: float) -> int | None:
+        """How it ended, once its pidfd is readable, waiting up to `timeout` seconds to hear it.
+
+        A negative code is minus the number of a signal. None if that cannot be known: it may have
+        ended together with the forkserver.
+        """
+        return self.server.exit_code(self.pid, timeout)
+
+
+class Forkserver:
+    """Starts worker processes. `preload` are modules to import once, before the first worker.
+
+    `import_s`: seconds that these imports may take.
+    """
+
+    def __init__(self, preload: Sequence[str] = (), import_s: float = 0.0) -> None:
+        self.import_s = import_s
+        self.wait: Callable[[int, float], bool] = poll_until_readable
+        """Waits until a descriptor is readable, or for so many seconds; whether it is."""
+        self._preload = tuple(preload)
+        self._running: _Running | None = None
+
+    def start(self, control: socket.socket, stack: Fd) -> ForkedProcess:
+        """Start a worker with these two descriptors, which stay the caller's. Raises CannotStart.
+
+        `control` is the worker's end of its control channel; `stack` a file that it may write its
+        stack to. A forkserver that has died unseen is replaced.
+        """
+        try:
+            with Fd(os.dup(control.fileno())) as channel:
+                if self._running is not None and not self._running.closed:
+                    try:
+                        return self._running.fork((channel, stack), FORK_DEADLINE, self.wait)
+                    except ChannelClosed:
+                        self.close()
+                self._running = _Running(self._preload)
+                patience = self.import_s + FORK_DEADLINE
+                return self._running.fork((channel, stack), patience, self.wait)
+        except OSError as error:
+            raise CannotStart(f"no worker process: {error.strerror or error}") from error
+        except ChannelClosed as error:
+            self.close()
+            raise CannotStart(f"no worker process: {error}") from error
+        except ChannelError as error:
+            # It is well, and so are its workers: the new one ends as its channel does.
+            raise CannotStart(f"no worker process: {error}") from error
+
+    def kill(self) -> None:
+        """Have the kernel end it, and with it its workers; does not wait. May be called by a signal
+        handler.
+        """
+        if self._running is not None:
+            self._running.kill()
+
+    def close(self) -> None:
+        """End it, after its workers have ended. Idempotent."""
+        running, self._running = self._running, None
+        if running is not None:
+            running.close()
+
+
+class _Running:
+    """One forkserver process, and what it has told."""
+
+    def __init__(self, preload: tuple[str, ...]) -> None:
+        """Raises OSError."""
+        self._codes: dict[int, int] = {}
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            try:
+                self._process = _launched(theirs.fileno(), preload)
+            except BaseException:
+                ours.close()
+                raise
+        self._channel: MasterForkChannel = Channel(ours, AnyForkReport, accepts_fds=True)
+        self.closed = False
+        """It was found to have gone, or was told to."""
+
+    def fork(
+        self, fds: tuple[Fd, Fd], timeout: float, wait: Callable[[int, float], bool]
+    ) -> ForkedProcess:
+        """Raises ChannelError, or OSError if it tells of one."""
+        number = self._channel.fileno()
+        # So that there is room for the pidfd.
+        with Fd(os.dup(number)) as spare:
+            self._channel.send(Fork(), fds)
+            deadline = time.monotonic() + timeout
+            while (left := deadline - time.monotonic()) > 0:
+                if poll_until_readable(number, min(left, ATTENTIVE_S)) or wait(number, left):
+                    spare.close()
+                    heard = self._hear()
+                    if isinstance(heard, ForkedProcess):
+                        return heard
+                    if isinstance(heard, NotForked):
+                        raise OSError(heard.errno, _refusal(heard))
+        raise ChannelClosed("the forkserver does not answer")
+
+    def kill(self) -> None:
+        """As that of Forkserver."""
+        if self._process.returncode is None:
+            os.kill(self._process.pid, signal.SIGKILL)
+
+    def exit_code(self, pid: int, timeout: float) -> int | None:
+        """As that of ForkedProcess."""
+        deadline = time.monotonic() + timeout
+        try:
+            while pid not in self._codes and not self.closed:
+                if not self._channel.wait(deadline - time.monotonic()):
+                    break
+                self._hear()
+        except ChannelError:
+            self.close()
+        return self._codes.pop(pid, None)
+
+    def close(self) -> None:
+        """Have it end, and wait for that. Idempotent."""
+        if self.closed:
+            return
+        self.closed = True
+        self._channel.close()
+        try:
+            self._process.wait(END_DEADLINE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _hear(self) -> ForkedProcess | NotForked | None:
+        """Take one report. Raises ChannelError."""
+        received = self._channel.receive()
+        if received is None:
+            return None
+        report, fds = received
+        if isinstance(report, Forked) and len(fds) == 1:
+            return ForkedProcess(report.pid, fds[0], self)
+        for fd in fds:
+            fd.close()
+        if isinstance(report, Forked):
+            raise ChannelError("the forkserver has sent no pidfd")
+        if isinstance(report, NotForked):
+            return report
+        while len(self._codes) >= CODES_MOST:
+            del self._codes[next(iter(self._codes))]
+        self._codes[report.pid] = report.code
+        return None
+
+
+def _launched(channel: int, preload: tuple[str, ...]) -> subprocess.Popen[bytes]:
+    program = _PROGRAM.format(
+        path=import_path(),
+        package=vuproc.__file__,
+        channel=channel,
+        parent=os.getpid(),
+        preload=preload,
+    )
+    flags = multiprocess.util._args_from_interpreter_flags()
+    with _signals_wait():
+        return subprocess.Popen(
+            [sys.executable, *flags, "-P", "-c", program],
+            stdin=subprocess.DEVNULL,
+            pass_fds=(channel,),
+            cwd="/",
+        )
+
+
+def _refusal(told: NotForked) -> str:
+    limit = " (limits: pids.max, ulimit -u)" if told.errno == errno.EAGAIN else ""
+    return f"{told.call}: {os.strerror(told.errno)}{limit}"
+
+
+def import_path() -> list[str]:
+    """Where processes of ours look for modules: `sys.path` as the interpreter's user has set it.
+
+    Less its first entry, the current folder or a script's, unless it was started without (-P).
+    """
+    given = sys.path if sys.flags.safe_path else sys.path[1:]
+    return [entry for entry in given if entry]
+
+
+@contextlib.contextmanager
+def _signals_wait() -> Iterator[None]:
+    """A child that is started meanwhile has signals wait until it has its handlers."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, FOR_THE_MASTER)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,0 +1,20 @@
+"""What the workers of a device know of a session, for a successor of the master."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vuproc.fd import Fd
+
+
+@dataclass(frozen=True)
+class PoolState:
+    """What a pool knows of a session beside the session's own state.
+
+    `config` are the driver's writes to the configuration space, `kept` the bases of rings that were
+    stopped with requests in their record, `records` the memfd of our own in-flight records.
+    """
+
+    config: tuple[tuple[int, bytes], ...] = ()
+    kept: tuple[tuple[int, int], ...] = ()
+    records: Fd | None = None

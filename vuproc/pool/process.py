@@ -1,0 +1,414 @@
+"""The master's view of one worker process: start it, command it, see it die, replace it.
+
+A worker that does not answer in time, or answers what it should not, is killed; `WorkerLost` says
+so to the caller, who replaces it. No second worker is started for the same queues before the pidfd
+of the first is readable.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+
+from vuproc import texts
+from vuproc.errors import VuprocError
+from vuproc.fd import Fd
+from vuproc.pool.commands import Prepared
+from vuproc.pool.forkserver import (
+    ATTENTIVE_S,
+    CannotStart,
+    ForkedProcess,
+    Forkserver,
+    poll_until_readable,
+)
+from vuproc.vhost_user.traffic import CommandLog
+from vuproc.workers import control, stack
+from vuproc.workers.control import (
+    AnyCommand,
+    ChannelError,
+    Done,
+    Failed,
+    Logged,
+    MasterChannel,
+    RingBroken,
+    master_end,
+)
+
+COMMAND_DEADLINE = 2.0
+"""Seconds a worker has to carry out a command before it is killed and replaced. While the device's
+own code is at it, in a hook, it has the device file's `hook_timeout`.
+"""
+REPORTS_PER_TURN = 256
+"""What a worker says unasked that is heard before deadlines and others get their turn."""
+KILL_DEADLINE = 5.0
+"""Seconds after SIGKILL by which the process must be gone; one stuck in the kernel is given up."""
+END_GRACE = 0.25
+"""Seconds in which a worker that is lost may end by itself, before it is killed. One that is dying
+is waited for no longer than it takes, which on a busy machine may be a while.
+"""
+UNANSWERED_MOST = 32
+"""Commands that a fresh worker is given before it has answered the first: both directions of the
+channel hold that many.
+"""
+
+
+@dataclass
+class WorkerHost:
+    """What every worker's end in the master uses of its surroundings."""
+
+    forkserver: Forkserver
+    on_command: Callable[[int], None]
+    """Follows each command to the worker of that queue, which may be busy with requests."""
+    hooks: Callable[[int], int]
+    """A queue's word of hooks: odd while its worker is inside one of the device's (counters)."""
+    hook_timeout: float
+    """Seconds that a hook may take, and so may the imports of the device's code (device file)."""
+    wait: Callable[[int, float], bool] = poll_until_readable
+    """Waits until a descriptor is readable, or for so many seconds; whether it is."""
+
+
+class WorkerLost(VuprocError):
+    """The worker died, fell silent or broke the channel's rules; `cause` says which."""
+
+    def __init__(self, queues: tuple[int, ...], pid: int, cause: str) -> None:
+        super().__init__(f"worker {pid} of {name_queues(queues)}: {cause}")
+        self.cause = cause
+
+
+class WorkerSetupError(VuprocError):
+    """The device could not be set up in its worker: the author's or the operator's mistake."""
+
+
+class WorkerRefused(VuprocError):
+    """The worker refused a command and changed nothing."""
+
+
+class WorkerProcess:
+    """One worker process and its control channel: a standby until `assign` gives it its queues.
+
+    `on_report` gets what it says unasked: `RingBroken` and `Logged`.
+    """
+
+    def __init__(
+        self,
+        host: WorkerHost,
+        prepare: control.Prepare,
+        shared: Sequence[Fd],
+        on_report: Callable[[RingBroken | Logged], None],
+    ) -> None:
+        """Start the process and have it prepare; does not wait for that. Raises `CannotStart`."""
+        self.queues: tuple[int, ...] = ()
+        self._host = host
+        self._on_report = on_report
+        self._code: int | None = None
+        self._since = 0.0
+        self._asked_at = 0.0
+        self._serial = 0
+        self._log = CommandLog()
+        self._backlog: deque[Prepared] = deque()
+        self._unanswered: deque[tuple[int, bool]] = deque()
+        """Serial of each command that nobody waits for, and whether it is the device's set-up."""
+        self._process, self._channel, self._stack = _forked(host.forkserver)
+        self.pid, self.pidfd = self._process.pid, self._process.pidfd
+        try:
+            self._post_unwaited((prepare, tuple(shared)), setup=True)
+        except WorkerLost as error:
+            self.kill()
+            self.close()
+            raise CannotStart(f"worker {self.pid} died at once") from error
+
+    # On its way to the session's state.
+
+    def assign(self, queues: tuple[int, ...]) -> None:
+        """Give the standby its queues, once; it need not have prepared. Raises `WorkerLost`."""
+        self.queues = queues
+        self._post_unwaited((control.Assign(queues=queues), ()), setup=True)
+
+    def catch_up(self, commands: Iterable[Prepared]) -> None:
+        """Give commands whose answers nobody waits for, as its channel takes them.
+
+        Their descriptors are borrowed until it is `ready`. Raises `WorkerLost`.
+        """
+        self._backlog.extend(commands)
+        self._post_backlog()
+
+    @property
+    def ready(self) -> bool:
+        """It has done all that it was told without anybody waiting for it."""
+        return not self._unanswered
+
+    @property
+    def setting_up(self) -> bool:
+        """The device's own code is at it, and the session has to wait."""
+        return any(setup for _, setup in self._unanswered)
+
+    @property
+    def overdue(self) -> float | None:
+        """Seconds until it has taken too long for its next answer; None if it is ready."""
+        if self.ready:
+            return None
+        return max(0.0, self._since + self._allowed(self._patience) - time.monotonic())
+
+    def settle(self) -> None:
+        """Wait until it is ready. Raises `WorkerSetupError` or `WorkerLost`."""
+        while not self.ready:
+            self._take_unwaited(self._answer(self._since, self._patience))
+
+    @property
+    def _patience(self) -> float:
+        """Seconds for the first of the answers that nobody waits for."""
+        return self._host.hook_timeout if self._unanswered[0][1] else COMMAND_DEADLINE
+
+    def _allowed(self, timeout: float) -> float:
+        """Seconds for an answer: `timeout`, or more while the device's own code is at it."""
+        in_hook = any(self._host.hooks(queue) % 2 for queue in self.queues)
+        return max(timeout, self._host.hook_timeout) if in_hook else timeout
+
+    def _post_unwaited(self, command: Prepared, *, setup: bool = False) -> None:
+        if self.ready:
+            self._since = time.monotonic()
+        self._unanswered.append((self.post(*command), setup))
+
+    def _post_backlog(self) -> None:
+        while self._backlog and len(self._unanswered) < UNANSWERED_MOST:
+            self._post_unwaited(self._backlog.popleft())
+
+    def _take_unwaited(self, answer: Done | Failed) -> None:
+        """The answer to the first of the commands that nobody waits for."""
+        if not self._unanswered or answer.serial != self._unanswered[0][0]:
+            raise self._lost(f"answered command {answer.serial} out of turn")
+        _, setup = self._unanswered.popleft()
+        if isinstance(answer, Failed):
+            if setup:
+                raise WorkerSetupError(answer.reason)
+            raise self._lost(f"could not resume: {answer.reason}")
+        self._since = time.monotonic()
+        self._post_backlog()
+
+    def fileno(self) -> int:
+        """The control channel's descriptor, for the master's poll set."""
+        return self._channel.fileno()
+
+    def call(
+        self, command: AnyCommand, fds: Sequence[Fd] = (), *, timeout: float = COMMAND_DEADLINE
+    ) -> int:
+        """Give one command and wait for its answer; returns the answer's value.
+
+        Raises `WorkerRefused`, `WorkerLost` when there is no answer within `timeout` seconds, or
+        what is due before: `WorkerSetupError`.
+        """
+        self.settle()
+        return self.wait(self.post(command, fds), timeout=timeout)
+
+    def post(self, command: AnyCommand, fds: Sequence[Fd] = ()) -> int:
+        """Send one command and return its serial for `wait`; it is `ready`. Raises `WorkerLost`."""
+        self._serial += 1
+        numbered = control.numbered(command, self._serial)
+        self._log.posted(self._serial, command, fds)
+        try:
+            self._channel.send(numbered, fds)
+        except ChannelError as error:
+            raise self._lost(str(error)) from error
+        for queue in self.queues:
+            self._host.on_command(queue)
+        return self._serial
+
+    def wait(self, serial: int, *, timeout: float = COMMAND_DEADLINE) -> int:
+        """Wait for the answer to `serial`, the command given last, once it was `ready`."""
+        answer = self._answer(time.monotonic(), timeout)
+        if answer.serial != serial:
+            raise self._lost(f"answered command {answer.serial} instead of {serial}")
+        if isinstance(answer, Failed):
+            raise WorkerRefused(answer.reason)
+        return answer.value
+
+    def read(self) -> None:
+        """Take all that the worker says without being waited for. Raises `WorkerLost` or
+        `WorkerSetupError`.
+        """
+        while (answer := self._next()) is not None:
+            self._take_unwaited(answer)
+
+    def _answer(self, since: float, timeout: float) -> Done | Failed:
+        """Wait for the next answer, which was due `timeout` seconds after `since`. Raises
+        `WorkerLost`.
+        """
+        attended = time.monotonic()
+        while (answer := self._next()) is None:
+            allowed, now = self._allowed(timeout), time.monotonic()
+            left = since + allowed - now
+            if left <= 0:
+                raise self._lost(self.too_slow(allowed))
+            if now - attended < ATTENTIVE_S:
+                poll_until_readable(self.fileno(), min(left, ATTENTIVE_S))
+            else:
+                # In pieces: the hook may end, and with it what it is allowed.
+                self._host.wait(self.fileno(), min(left, COMMAND_DEADLINE))
+                attended = time.monotonic()
+        return answer
+
+    def too_slow(self, allowed: float | None = None) -> str:
+        """What to say of a worker that has not answered for so long."""
+        seconds = self._allowed(self._patience) if allowed is None else allowed
+        whose = " (hook_timeout)" if seconds == self._host.hook_timeout else ""
+        return f"no answer for {texts.seconds(seconds)}{whose}"
+
+    def last_words(self, cause: str) -> str:
+        """End it; the cause, with how it has ended or where its Python code was."""
+        if self.wait_end(END_GRACE):
+            return f"{cause} ({self.ending()})"
+        stack = self.stack()
+        return f"{cause}; it was at\n{stack}" if stack else cause
+
+    def _next(self) -> Done | Failed | None:
+        """The next answer, if there is one; what else is said up to there is passed on."""
+        for _ in range(REPORTS_PER_TURN):
+            try:
+                received = self._channel.receive()
+            except ChannelError as error:
+                raise self._lost(str(error)) from error
+            if received is None:
+                return None
+            report, _ = received
+            if isinstance(report, Done | Failed):
+                answer = report.reason if isinstance(report, Failed) else report.value
+                self._log.answered(self._name, report.serial, answer)
+                return report
+            if isinstance(report, RingBroken) and report.queue not in self.queues:
+                raise self._lost(f"reported queue {report.queue}, which is not its own")
+            self._on_report(report)
+        return None
+
+    @property
+    def _name(self) -> str:
+        return f"worker {self.pid} of {name_queues(self.queues)}"
+
+    def _lost(self, cause: str) -> WorkerLost:
+        self._log.lost(self._name, cause)
+        return WorkerLost(self.queues, self.pid, cause)
+
+    def kill(self) -> bool:
+        """SIGKILL the process and wait until it is gone; False if the kernel will not."""
+        self.kill_at_once()
+        return self.wait_end(KILL_DEADLINE)
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self.pidfd.closed
+
+    def kill_at_once(self) -> None:
+        """SIGKILL the process, if it is there; does not wait."""
+        if self.closed:
+            return
+        try:
+            signal.pidfd_send_signal(self.pidfd.fileno(), signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+    def wait_end(self, timeout: float) -> bool:
+        """Wait until the process has ended; False after `timeout` seconds."""
+        return poll_until_readable(self.pidfd.fileno(), timeout)
+
+    def stack(self) -> str:
+        """End it; what its Python code was doing, a line a call, the latest first. "" if it does
+        not say, and then it may still be there.
+        """
+        return stack.of(self.pidfd, self._stack)
+
+    def ending(self) -> str:
+        """How the process ended, in words: the signal's name or the exit code."""
+        return describe_exit(self._exit_code())
+
+    def ended_by_signal(self) -> signal.Signals | None:
+        """The signal that ended the process, or None."""
+        code = self._exit_code()
+        try:
+            return None if code is None or code >= 0 else signal.Signals(-code)
+        except ValueError:  # a real-time one, which has no name
+            return None
+
+    def ended_from_outside(self) -> bool:
+        """It has ended by no doing of its own: by a SIGKILL, or together with its forkserver, and
+        then nobody knows.
+        """
+        return self._exit_code() in (None, -signal.SIGKILL)
+
+    def _exit_code(self) -> int | None:
+        if self._code is None:
+            self._code = self._process.exit_code(KILL_DEADLINE)
+        return self._code
+
+    def ask_to_exit(self) -> None:
+        """Ask the process to end, unless that was done; `exit` sees to it."""
+        if self._asked_at:
+            return
+        self._asked_at = time.monotonic()
+        try:
+            self.post(control.Exit())
+        except WorkerLost:
+            pass  # it is ending
+
+    def exit(self, timeout: float) -> bool:
+        """Ask the process to end, and kill it if it has not after `timeout` seconds, or what its
+        hooks are allowed; False if it lives even so.
+        """
+        try:
+            self.ask_to_exit()
+            since = self._asked_at
+            # Until the channel ends, with the process.
+            while time.monotonic() - since < self._allowed(timeout):
+                self._answer(since, timeout)
+        except WorkerLost:
+            pass
+        gone = self.wait_end(END_GRACE) or self.kill()
+        self.close()
+        return gone
+
+    def close(self) -> None:
+        """Release the channel, the pidfd and the file for the stack."""
+        self._channel.close()
+        self._stack.close()
+        self.pidfd.close()
+
+
+def _forked(forkserver: Forkserver) -> tuple[ForkedProcess, MasterChannel, Fd]:
+    """A new process, the master's end of its control channel, and the file for its stack."""
+    try:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    except OSError as error:
+        raise CannotStart(f"no control channel: {error.strerror}") from error
+    with theirs, ExitStack() as undo:
+        channel = undo.enter_context(closing(master_end(ours)))
+        try:
+            file = undo.enter_context(stack.make_file())
+        except OSError as error:
+            raise CannotStart(f"no file for a worker's stack: {error.strerror}") from error
+        process = forkserver.start(theirs, file)
+        undo.pop_all()
+        return process, channel, file
+
+
+def describe_exit(code: int | None) -> str:
+    """An exit code of multiprocess in words; negative ones are signals."""
+    if code is None:
+        return "in a way that is not known"
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"
+
+
+def name_queues(queues: tuple[int, ...]) -> str:
+    """ "queue 3" or "queues 0, 1", for messages; a standby has "no queue"."""
+    if not queues:
+        return "no queue"
+    plural = "s" if len(queues) > 1 else ""
+    return f"queue{plural} {', '.join(map(str, queues))}"

@@ -1,0 +1,192 @@
+"""One place for a worker process: who sits there, how its predecessors ended, and when it may be
+filled again.
+
+A worker that dies having done no work since it took its slot counts towards the *breaker*: after
+`BREAKER_DEATHS` of them within `BREAKER_WINDOW_S` there is no point in going on. A SIGKILL that was
+not ours does not count, for it comes from outside: poison requests are found by their record. Nor
+does it count if the system has no process to give: that is tried again for as long as it takes.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from collections import deque
+from collections.abc import Callable
+
+from vuproc import texts
+from vuproc.pool.process import END_GRACE, WorkerProcess, WorkerSetupError, name_queues
+from vuproc.workers.control import CAUSE_BYTES
+
+log = logging.getLogger("vuproc.master")
+
+BACK_OFF = (0.0, 0.010, 0.050, 0.250, 1.0)
+"""Seconds before the first, second, ... replacement in a crash loop."""
+LACK_FIRST_S, LACK_MOST_S = 0.05, 1.0
+"""Seconds before another try when no worker can be had; it doubles each time."""
+BREAKER_DEATHS = 5
+BREAKER_WINDOW_S = 30.0
+LEAVE_S = 1.0
+"""Seconds a worker that is well has to leave."""
+LAST_CAUSES = 8
+"""Causes of death that are remembered for the status."""
+
+
+class WorkerSlot:
+    """Serves `queues`; `spawn` gives a worker for them, `work` counts the requests they served."""
+
+    def __init__(
+        self,
+        queues: tuple[int, ...],
+        spawn: Callable[[tuple[int, ...]], WorkerProcess],
+        work: Callable[[tuple[int, ...]], int],
+    ) -> None:
+        self.queues = queues
+        self.worker: WorkerProcess | None = None
+        self.lack = ""
+        """Why no worker can be had at the moment; "" if one can."""
+        self.spawn_at = 0.0
+        self.since = 0.0
+        self.restarts = 0
+        self.last = False
+        """The worker that sits here will have no successor."""
+        self.last_signal: signal.Signals | None = None
+        self.causes: deque[str] = deque(maxlen=LAST_CAUSES)
+        self._spawn = spawn
+        self._work = work
+        self._work_before = 0
+        self._deaths: deque[float] = deque(maxlen=BREAKER_DEATHS)
+        self._untold: WorkerProcess | None = None
+        self._lack_pause = LACK_FIRST_S
+
+    @property
+    def crash_looping(self) -> bool:
+        """The last `BREAKER_DEATHS` deaths came shortly one after the other, without work."""
+        if len(self._deaths) < BREAKER_DEATHS:
+            return False
+        return self._deaths[-1] - self._deaths[0] <= BREAKER_WINDOW_S
+
+    def spawn(self) -> WorkerProcess:
+        """Fill the empty slot. Raises `CannotStart` or `WorkerLost`."""
+        worker = self._spawn(self.queues)
+        self.assign(worker)
+        return worker
+
+    def lacking(self, why: str) -> None:
+        """No worker can be had: try again in a while, for as long as it takes."""
+        if why != self.lack:
+            log.error("%s: %s; trying again", name_queues(self.queues), why)
+        self.lack = why
+        self.spawn_at = time.monotonic() + self._lack_pause
+        self._lack_pause = min(2 * self._lack_pause, LACK_MOST_S)
+
+    def supplied(self) -> None:
+        """Its worker is ready."""
+        if self.lack:
+            log.info("%s: served again", name_queues(self.queues))
+        self.lack, self._lack_pause = "", LACK_FIRST_S
+
+    def assign(self, worker: WorkerProcess) -> None:
+        """Have a worker of these queues sit here; the slot is empty."""
+        assert self.worker is None
+        self.worker = worker
+        self.since = time.monotonic()
+        self._work_before = self._work(self.queues)
+
+    def reap(self, cause: str) -> bool:
+        """Make sure that the worker is dead, log how it ended, and empty the slot.
+
+        False if it was empty. A worker that the kernel does not let die keeps the slot empty for
+        good: no second one may touch its rings. How one ended that had done its work changes
+        nothing for its successor, for which a driver waits: `tell` finds out and says it later.
+        """
+        self.tell()
+        worker = self.worker
+        if worker is None:
+            return False
+        self.worker = None
+        # Its channel may close a moment before its end can be seen; what ended it is worth knowing.
+        by_itself = worker.wait_end(END_GRACE)
+        if by_itself and self._has_worked():
+            self._untold = worker
+            self._count(from_outside=False)
+            return True
+        stack = "" if by_itself else worker.stack()
+        if not worker.kill():
+            log.error("worker %d cannot be killed; its queues stay without one", worker.pid)
+            self.spawn_at = float("inf")
+            return True
+        from_outside = by_itself and worker.ended_from_outside()
+        self._tell(worker, worker.ending() if by_itself else cause)
+        if stack:
+            log.warning("%s: worker %d was at\n%s", name_queues(self.queues), worker.pid, stack)
+        self._count(from_outside=from_outside)
+        return True
+
+    @property
+    def unnotified(self) -> bool:
+        """How the last worker ended is not known yet."""
+        return self._untold is not None
+
+    def tell(self) -> None:
+        """Log how the last worker ended, if that was put off."""
+        worker, self._untold = self._untold, None
+        if worker is not None:
+            self._tell(worker, worker.ending())
+
+    def _tell(self, worker: WorkerProcess, how: str) -> None:
+        self.last_signal = worker.ended_by_signal()
+        worker.close()
+        self.restarts += 1
+        self._note_cause(worker, how)
+        then = "" if self.last else ", starting another"
+        log.warning("%s: worker %d ended (%s)%s", name_queues(self.queues), worker.pid, how, then)
+
+    def release(self) -> None:
+        """Have a worker that is well end by itself, and empty the slot; as `reap`, for good if it
+        does not.
+        """
+        worker, self.worker = self.worker, None
+        if worker is not None and not worker.exit(LEAVE_S):
+            log.error("worker %d cannot be killed; its queues stay without one", worker.pid)
+            self.spawn_at = float("inf")
+
+    def refuse(self, error: WorkerSetupError) -> None:
+        """Its worker could not set up its queues, and ends: that counts as a death."""
+        worker, self.worker = self.worker, None
+        assert worker is not None
+        log.error("%s: %s", name_queues(self.queues), error)
+        worker.kill()
+        worker.close()
+        self.restarts += 1
+        self._note_cause(worker, str(error))
+        self._count(from_outside=False)
+
+    def _note_cause(self, worker: WorkerProcess, how: str) -> None:
+        self.causes.append(texts.line(f"worker {worker.pid}: {how}", CAUSE_BYTES))
+
+    @property
+    def unkillable(self) -> bool:
+        """The last worker could not be killed: nobody may follow."""
+        return self.spawn_at == float("inf")
+
+    def close_breaker(self) -> None:
+        """Close the breaker and forget what opened it."""
+        self._deaths.clear()
+        if not self.unkillable:
+            self.spawn_at = min(self.spawn_at, time.monotonic())
+
+    def _count(self, *, from_outside: bool) -> None:
+        now = time.monotonic()
+        if self._has_worked() or from_outside:
+            self._deaths.clear()
+            self.spawn_at = now
+            return
+        while self._deaths and now - self._deaths[0] > BREAKER_WINDOW_S:
+            self._deaths.popleft()
+        self.spawn_at = now + BACK_OFF[min(len(self._deaths), len(BACK_OFF) - 1)]
+        self._deaths.append(now)
+
+    def _has_worked(self) -> bool:
+        return self._work(self.queues) != self._work_before

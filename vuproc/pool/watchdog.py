@@ -1,0 +1,113 @@
+"""Finds workers that are at work and do not get on with it.
+
+A worker keeps three words in its counters' block: which request it is serving (0: none), a
+heartbeat that advances with every request, and whether it is inside one of the device's hooks. What
+it has given to io_uring it counts by the *epoch* in which that was, a word that the master advances
+with each look. The master looks at them now and then; nobody is woken, and nobody looks at a clock
+for a request.
+
+What a device keeps on purpose, such as buffers for packets to come, is none of these.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+
+from vuproc.pool.pool import WorkerPool
+from vuproc.pool.process import WorkerLost, WorkerProcess, WorkerRefused
+from vuproc.shm.counters import QueueCounters
+from vuproc.workers import control
+
+log = logging.getLogger("vuproc.master")
+
+LOOKS = 4
+"""Looks within one timeout: a stall is seen at most a quarter of it too late. Fewer than the epochs
+that are told apart.
+"""
+
+BLAME_DEADLINE_S = 0.5
+"""Seconds a worker has to note what it is killed for."""
+
+
+class Watchdog:
+    """Looks after the workers of `pool`. `timeout_s` 0: never; `hook_timeout_s` is for hooks.
+
+    `counters[i]` are those of queue i.
+    """
+
+    def __init__(
+        self,
+        timeout_s: float,
+        hook_timeout_s: float,
+        pool: WorkerPool,
+        counters: Sequence[QueueCounters],
+    ) -> None:
+        self.timeout_s = timeout_s
+        self.hook_timeout_s = hook_timeout_s
+        self._pool = pool
+        self._counters = counters
+        self._seen: dict[int, tuple[tuple[int, ...], float]] = {}
+        self._look_at = time.monotonic()
+
+    def due(self) -> float | None:
+        """Seconds until the next look, or None if there is none."""
+        return max(0.0, self._look_at - time.monotonic()) if self.timeout_s else None
+
+    def tend(self) -> None:
+        """Look, if it is time, and have workers that are stuck replaced."""
+        now = time.monotonic()
+        if not self.timeout_s or now < self._look_at:
+            return
+        self._look_at = now + self.timeout_s / LOOKS
+        for slot in self._pool.slots:
+            worker = slot.worker
+            if worker is None:
+                continue
+            # Every queue is looked at, for each look moves its epoch on.
+            causes = [
+                self._overdue(queue, worker) or self._stuck(queue, worker.pid, now)
+                for queue in slot.queues
+            ]
+            cause = next(filter(None, causes), None)
+            if cause is not None:
+                self._pool.died(slot, cause)
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+    def _overdue(self, queue: int, worker: WorkerProcess) -> str | None:
+        """What io_uring does not finish, for which the worker is to blame those requests; or None.
+
+        A request that costs three workers is failed without being run again, as any other.
+        """
+        counters = self._counters[queue]
+        counters.advance()
+        waiting = counters.handed_since(LOOKS + 1)
+        if not waiting or not worker.ready:
+            return None
+        try:
+            worker.call(control.BlameUring(queue=queue, looks=LOOKS + 1), timeout=BLAME_DEADLINE_S)
+        except (WorkerLost, WorkerRefused) as error:
+            log.warning("%s", error)
+        plural = "s" * (waiting > 1)
+        return (
+            f"queue {queue}: io_uring has not finished {waiting} request{plural} "
+            f"for {self.timeout_s:g} s"
+        )
+
+    def _stuck(self, queue: int, pid: int, now: float) -> str | None:
+        """Why the queue's worker does not get on with a request or a hook, or None if it does."""
+        seen = self._counters[queue].snapshot()
+        in_hook = seen.hooks % 2 != 0
+        state = (pid, seen.busy, seen.heartbeat, seen.hooks)
+        before, since = self._seen.get(queue, (None, now))
+        if not (seen.busy or in_hook) or state != before:
+            self._seen[queue] = (state, now)
+            return None
+        limit = self.timeout_s if seen.busy else max(self.timeout_s, self.hook_timeout_s)
+        if now - since < limit:
+            return None
+        what = f"head {seen.busy - 1}" if seen.busy else "a hook of the device"
+        return f"queue {queue}: no progress for {limit:g} s with {what}"

@@ -1,0 +1,27 @@
+"""Real clients of a vhost-user device, started and driven from Python: for tests and the demo."""
+
+from vuproc.testing.vms.blkio import Blkio, BlkioMemory, BlkioQueue
+from vuproc.testing.vms.errors import ClientMissing, GuestFailed
+from vuproc.testing.vms.linux import LinuxGuest, Report
+from vuproc.testing.vms.pci_queue import PciQueue, Segment
+from vuproc.testing.vms.qemu import VhostUserDevice, boot_qemu
+from vuproc.testing.vms.qtest import HaltedQemu
+from vuproc.testing.vms.uml import boot_uml
+from vuproc.testing.vms.virtio_pci import VirtioPci
+
+__all__ = [
+    "Blkio",
+    "BlkioMemory",
+    "BlkioQueue",
+    "ClientMissing",
+    "GuestFailed",
+    "HaltedQemu",
+    "LinuxGuest",
+    "PciQueue",
+    "Report",
+    "Segment",
+    "VhostUserDevice",
+    "VirtioPci",
+    "boot_qemu",
+    "boot_uml",
+]

@@ -1,0 +1,30 @@
+"""Lists the clients that play the guest: where each is on this machine, or why it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from vuproc.testing.vms import clients
+from vuproc.testing.vms.errors import ClientMissing
+
+CLIENTS: dict[str, Callable[[], object]] = {
+    "User-Mode Linux": lambda: clients.user_mode_linux().image,
+    "QEMU": clients.qemu,
+    "kernel for QEMU": lambda: clients.qemu_kernel().image,
+    "libblkio": clients.libblkio,
+    "busybox": clients.busybox,
+    "mke2fs": clients.mke2fs,
+}
+
+
+def main() -> None:
+    """Prints one line a client. What is missing is no error: tests and demo go on without it."""
+    for name, find in CLIENTS.items():
+        try:
+            print(f"  {name:<16} {find()}")
+        except ClientMissing as error:
+            print(f"  {name:<16} missing: {error.reason}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""Where the programs that play the guest are found on this machine, or why they are not."""
+
+from __future__ import annotations
+
+import ctypes.util
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from vuproc.testing.vms.elf import interpreter
+from vuproc.testing.vms.errors import ClientMissing
+from vuproc.testing.vms.kernel import Modules, uncompressed
+
+# Programs of the system administrator are not on every user's path.
+SEARCH_PATH = os.pathsep.join(["/usr/local/sbin", "/usr/sbin", "/sbin"])
+HOW = "sh deploy/setup gets it where apt is there"
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A bootable kernel: the program or image, and its modules."""
+
+    image: Path
+    modules: Modules
+
+
+def cache() -> Path:
+    """Where `deploy/setup` unpacks: $VUPROC_CACHE, else the checkout, else the user's cache."""
+    if named := os.environ.get("VUPROC_CACHE"):
+        return Path(named)
+    checkout = Path(__file__).parents[3]
+    if (checkout / "deploy" / "setup").exists():
+        return checkout / ".cache"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vuproc"
+
+
+def _program(name: str, *unpacked: str) -> Path | None:
+    for place in unpacked:
+        path = cache() / place
+        if os.access(path, os.X_OK):
+            return path
+    found = shutil.which(name, path=os.environ.get("PATH", "") + os.pathsep + SEARCH_PATH)
+    return Path(found) if found else None
+
+
+def _required(client: str, name: str, *unpacked: str) -> Path:
+    found = _program(name, *unpacked)
+    if found is None:
+        raise ClientMissing(client, f"there is no {name} on this machine ({HOW})")
+    return found
+
+
+def busybox() -> Path:
+    """A statically linked busybox: the user space of every guest here."""
+    found = _required("busybox", "busybox", "busybox/bin/busybox", "busybox/usr/bin/busybox")
+    if interpreter(found) is not None:
+        raise ClientMissing("busybox", f"{found} is not a static one ({HOW})")
+    return found
+
+
+def mke2fs() -> Path:
+    """The program which makes an ext4 file system, taken along into guests."""
+    return _required("mke2fs", "mke2fs")
+
+
+def user_mode_linux() -> Kernel:
+    """User-Mode Linux and its modules."""
+    found = _required("User-Mode Linux", "linux.uml", "uml/usr/bin/linux.uml")
+    modules = found.parents[1] / "lib" / "uml" / "modules"
+    if not modules.is_dir():
+        raise ClientMissing("User-Mode Linux", f"its modules are not at {modules}")
+    return Kernel(found, Modules(modules))
+
+
+def qemu() -> Path:
+    """QEMU for x86-64."""
+    return _required("QEMU", "qemu-system-x86_64")
+
+
+def qemu_kernel() -> Kernel:
+    """The kernel that QEMU boots: the cloud kernel of the distribution, unpacked."""
+    unpacked = cache() / "linux"
+    images = sorted(unpacked.glob("boot/vmlinuz-*"))
+    if not images:
+        raise ClientMissing("kernel for QEMU", f"there is none below {unpacked} ({HOW})")
+    release = images[-1].name.removeprefix("vmlinuz-")
+    modules = [path for path in unpacked.glob(f"**/lib/modules/{release}") if path.is_dir()]
+    if not modules:
+        raise ClientMissing("kernel for QEMU", f"{images[-1]} has no modules beside it")
+    image = uncompressed(images[-1], unpacked / f"vmlinux-{release}")
+    return Kernel(image, Modules(modules[0]))
+
+
+def libblkio() -> str:
+    """What to give to the dynamic loader for libblkio: a path or a name."""
+    unpacked = sorted(cache().glob("blkio/usr/lib/*/libblkio.so.1"))
+    if unpacked:
+        return str(unpacked[0])
+    installed = ctypes.util.find_library("blkio")
+    if installed is None:
+        raise ClientMissing("libblkio", f"there is no libblkio.so.1 on this machine ({HOW})")
+    return installed
+
+
+def storage_daemon() -> Path:
+    """QEMU's storage daemon: another back-end, to tell a client's fault from ours."""
+    return _required("qemu-storage-daemon", "qemu-storage-daemon")
+
+
+def xmllint() -> Path:
+    """The program that checks XML by a schema."""
+    return _required("xmllint", "xmllint", "xmllint/usr/bin/xmllint")
+
+
+def libvirt_schema() -> Path:
+    """libvirt's schema of a domain."""
+    name = "usr/share/libvirt/schemas/domain.rng"
+    for root in (cache() / "libvirt", Path("/")):
+        if (root / name).exists():
+            return root / name
+    raise ClientMissing("libvirt's schema", f"there is no /{name} on this machine ({HOW})")

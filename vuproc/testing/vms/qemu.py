@@ -1,0 +1,93 @@
+"""QEMU with vhost-user devices: with a Linux guest, or halted and driven over its test socket."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vuproc.testing.vms import clients
+from vuproc.testing.vms.linux import LinuxGuest
+
+MEMORY_MIB = 256
+FIRST_SLOT = 4
+VERSION_S = 30.0
+"""Seconds that QEMU may take to tell its version."""
+# An emulated machine has next to no chance events: without this instruction the first program that
+# asks for random bytes (mke2fs does) waits seconds for them.
+PROCESSOR = "qemu64,+rdrand"
+FAST = "nokaslr mitigations=off random.trust_cpu=on"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VhostUserDevice:
+    """A device of QEMU's whose other half is a vhost-user back-end.
+
+    `driver` and `properties` make its `-device`; QEMU connects to `socket` (again after
+    `reconnect_s` seconds if it was lost), or listens there with `server`.
+    """
+
+    socket: Path
+    driver: str = "vhost-user-blk-pci"
+    properties: Mapping[str, str | int] = field(default_factory=dict)
+    reconnect_s: int | None = None
+    server: bool = False
+
+    def arguments(self, number: int) -> list[str]:
+        """The options that add this device, as the `number`th one, in PCI slot 4 + number."""
+        chardev = f"socket,id=vhost{number},path={self.socket.absolute()}"
+        if self.reconnect_s is not None:
+            chardev += f",{_reconnect(self.reconnect_s)}"
+        if self.server:
+            chardev += ",server=on,wait=off"
+        device = f"{self.driver},chardev=vhost{number},addr={FIRST_SLOT + number:#x}"
+        for name, value in self.properties.items():
+            device += f",{name}={value}"
+        return ["-chardev", chardev, "-device", device]
+
+
+def _reconnect(seconds: int) -> str:
+    """As this machine's QEMU has it: 9.2 has both, what came later the second alone."""
+    text = subprocess.check_output([clients.qemu(), "--version"], text=True, timeout=VERSION_S)
+    found = re.search(r"version (\d+)\.(\d+)", text)
+    old = found is not None and (int(found[1]), int(found[2])) < (9, 2)
+    return f"reconnect={seconds}" if old else f"reconnect-ms={seconds * 1000}"
+
+
+def machine_arguments(devices: Sequence[VhostUserDevice], *, cpus: int) -> list[str | Path]:
+    """The command line that halted and booted machines share: emulated, bare, memory shared."""
+    command: list[str | Path] = [clients.qemu(), "-nodefaults", "-no-user-config"]
+    command += ["-machine", "pc,memory-backend=ram", "-accel", "tcg,thread=multi"]
+    command += ["-display", "none", "-smp", str(cpus), "-m", f"{MEMORY_MIB}M"]
+    command += ["-object", f"memory-backend-memfd,id=ram,size={MEMORY_MIB}M,share=on"]
+    for number, device in enumerate(devices):
+        command += device.arguments(number)
+    return command
+
+
+def boot_qemu(
+    devices: Sequence[VhostUserDevice],
+    *,
+    script: str,
+    modules: Sequence[str] = ("virtio_pci", "virtio_blk"),
+    programs: Sequence[Path] = (),
+    cpus: int = 2,
+    reboots: bool = False,
+) -> LinuxGuest:
+    """Boots Linux under emulation on vhost-user devices and runs `script` in it.
+
+    With `reboots` a guest that reboots starts again from the beginning, with the same memory and
+    devices; otherwise that ends it. `ClientMissing` if QEMU or a kernel is not on this machine.
+    """
+    command = machine_arguments(devices, cpus=cpus)
+    kernel = clients.qemu_kernel()
+
+    def complete(home: Path, initramfs: Path) -> list[str | Path]:
+        append = f"console=ttyS0 quiet loglevel=3 panic=-1 {FAST}"
+        boot: list[str | Path] = ["-kernel", kernel.image, "-initrd", initramfs, "-append", append]
+        ends = [] if reboots else ["-no-reboot"]
+        return [*command, *boot, *ends, "-cpu", PROCESSOR, "-serial", "stdio"]
+
+    return LinuxGuest(kernel, complete, script=script, modules=modules, programs=programs)

@@ -1,0 +1,72 @@
+"""The guest memory table as the front-end gives it: which regions are legal, what they cover."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from vuproc.errors import MessageRefused
+from vuproc.fd import Fd, FdKind
+from vuproc.vhost_user.effects import Region
+
+TABLE_REGIONS_MAX = 64
+"""Regions in one SET_MEM_TABLE: QEMU sends at most 8 and rust-vmm 32; more come by ADD_MEM_REG."""
+
+_ADDRESS_END = 1 << 64
+
+
+def make_region(fields: Mapping[str, int], fd: Fd) -> Region:
+    """One region as a message lays it out, checked by itself; MessageRefused if it is not legal."""
+    region = Region(
+        guest_addr=fields["guest_addr"],
+        size=fields["size"],
+        user_addr=fields["user_addr"],
+        mmap_offset=fields["mmap_offset"],
+        fd=fd,
+    )
+    where = f"region at {region.guest_addr:#x}"
+    if region.size == 0:
+        raise MessageRefused(f"{where}: size 0")
+    for start in (region.guest_addr, region.user_addr, region.mmap_offset):
+        if start + region.size > _ADDRESS_END:
+            raise MessageRefused(f"{where}: {start:#x} + {region.size:#x} wraps around")
+    if fd.kind is not FdKind.FILE:
+        raise MessageRefused(f"{where}: its descriptor is no file")
+    if not (fd.readable and fd.writable):
+        raise MessageRefused(f"{where}: its file is not open for reading and writing")
+    # Touching a mapping past the end of its file is SIGBUS: a worker's death, not an error.
+    end, file_size = region.mmap_offset + region.size, fd.size
+    if end > file_size:
+        raise MessageRefused(f"{where}: ends at {end:#x} of a file of {file_size:#x} bytes")
+    return region
+
+
+def check_disjoint(regions: Iterable[Region]) -> None:
+    """MessageRefused if two regions overlap, by guest or by user addresses."""
+    table = tuple(regions)
+    _check_overlap("guest", [(region.guest_addr, region.size) for region in table])
+    _check_overlap("user", [(region.user_addr, region.size) for region in table])
+
+
+def _check_overlap(kind: str, ranges: list[tuple[int, int]]) -> None:
+    end = 0
+    for start, size in sorted(ranges):
+        if start < end:
+            raise MessageRefused(f"regions overlap at {kind} address {start:#x}")
+        end = start + size
+
+
+def covers(regions: Iterable[Region], user_addr: int, length: int) -> bool:
+    """Whether `length` bytes at a front-end user address lie inside one region."""
+    return any(
+        region.user_addr <= user_addr and user_addr + length <= region.user_addr + region.size
+        for region in regions
+    )
+
+
+def same_place(region: Region, fields: Mapping[str, int]) -> bool:
+    """Whether a message names this region; REM_MEM_REG's mmap_offset does not count."""
+    return (
+        region.guest_addr == fields["guest_addr"]
+        and region.user_addr == fields["user_addr"]
+        and region.size == fields["size"]
+    )

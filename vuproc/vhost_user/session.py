@@ -1,0 +1,368 @@
+"""One front-end's connection as a pure state machine: no socket, clock or process is in it.
+
+`Session.handle` turns a message into a `Step`: effects that the master carries out in their order.
+`Step.finish` takes the results and commits: the state moves on only if every effect succeeded, and
+only then is the front-end answered. A refused message leaves the state as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+from msgspec.structs import replace
+
+from vuproc.errors import CloseConnection, MessageRefused
+from vuproc.fd import Fd
+from vuproc.spec.vhost_user import (
+    U64,
+    FrontendRequest,
+    MessageSpec,
+    ProtocolFeature,
+    Reply,
+)
+from vuproc.spec.virtio import Feature, Status
+from vuproc.vhost_user.effects import (
+    AddRegion,
+    Effect,
+    EffectFailed,
+    MakeInflight,
+    ReadConfig,
+    SetFeatures,
+    SetMemory,
+    StartRing,
+    StopRing,
+)
+from vuproc.vhost_user.handlers import HANDLERS, Change
+from vuproc.vhost_user.memory_table import TABLE_REGIONS_MAX
+from vuproc.vhost_user.snapshot import Names, restore, snapshot
+from vuproc.vhost_user.state import Offer, State, extra_bits
+from vuproc.vhost_user.wire import Message, reply
+
+__all__ = ["Offer", "Session", "State", "Step"]
+
+_DONE = U64.pack(value=0)
+_FAILED = U64.pack(value=1)
+
+
+class Step:
+    """One message on its way: effects to be carried out, then `finish` exactly once.
+
+    `refused` is the reason if the message fails, for the log; it is known at the latest when
+    `finish` has returned or raised. `doubt` says why nothing will come of it so far. `reply_fds` go
+    with the reply which `finish` returns; they are the step's until `take_reply_fds`, and whoever
+    does not take them calls `close_reply_fds`.
+    """
+
+    def __init__(self, session: Session, message: Message, change: Change | None) -> None:
+        self.refused: str | None = None
+        self.doubt = ""
+        self.reply_fds: tuple[Fd, ...] = ()
+        self._session = session
+        self._message = message
+        self._change = change
+
+    @property
+    def effects(self) -> tuple[Effect, ...]:
+        """What the master has to carry out, one after the other; nothing for a refused message."""
+        return self._change.effects if self._change else ()
+
+    def finish(self, results: Sequence[object]) -> bytes | None:
+        """Commit or roll back; the bytes to send to the front-end, if any.
+
+        `results` holds one result for each effect, as `effects` says; it may end at the first
+        `EffectFailed`. Every descriptor for which the committed state has no use is closed;
+        those in the results become the step's.
+        Raises CloseConnection if the message failed and no reply can say so.
+        """
+        return self._session._finish(self, results)
+
+    def take_reply_fds(self) -> tuple[Fd, ...]:
+        """The descriptors of the reply, which are the caller's from now on."""
+        fds, self.reply_fds = self.reply_fds, ()
+        return fds
+
+    def close_reply_fds(self) -> None:
+        """The reply is sent, or never will be; nothing happens if there are none."""
+        for fd in self.reply_fds:
+            fd.close()
+        self.reply_fds = ()
+
+
+class Session:
+    """The conversation with one front-end, from its first byte to `release`."""
+
+    def __init__(self, offer: Offer) -> None:
+        self._offer = offer
+        self._state = State.initial(offer.num_queues)
+        self._pending: Step | None = None
+        self._names = Names()
+
+    @property
+    def state(self) -> State:
+        """What is committed: every worker has confirmed it."""
+        return self._state
+
+    def handle(self, message: Message) -> Step:
+        """Take one message, and with it the ownership of its descriptors.
+
+        Raises CloseConnection where no reply can say that the message failed; the state is as it
+        was and the message's descriptors are closed.
+        """
+        if self._pending is not None:
+            raise RuntimeError("the step before is not finished")
+        doubt = ""
+        try:
+            change = self._change(message)
+            doubt = change.doubt
+            self._check_doubt(change, message)
+            step = Step(self, message, change)
+        except MessageRefused as refusal:
+            step = Step(self, message, None)
+            step.refused = refusal.reason
+            message.close()
+            self._refusal(message, refusal.reason)  # raises if no reply can say it
+        except CloseConnection as error:
+            message.close()
+            raise CloseConnection(f"{message.name}: {error.reason}") from None
+        except BaseException:
+            message.close()
+            raise
+        step.doubt = doubt
+        self._pending = step
+        return step
+
+    def replay(self, queues: Collection[int] | None = None) -> list[Effect]:
+        """The effects that bring a fresh worker of `queues` (None: all) to the committed state.
+
+        Rings that broke are among the started ones: `state.rings[i].broken` tells. The base is the
+        one with which the ring was started, not where it is by now.
+        """
+        state = self._state
+        effects: list[Effect] = []
+        if state.features is not None:
+            effects.append(SetFeatures(state.features))
+        if state.regions:
+            # A table never outgrows the descriptors of one message: the rest comes singly.
+            effects.append(SetMemory(state.regions[:TABLE_REGIONS_MAX]))
+            effects.extend(AddRegion(region) for region in state.regions[TABLE_REGIONS_MAX:])
+        effects.extend(
+            StartRing(ring.setup())
+            for ring in state.started
+            if queues is None or ring.index in queues
+        )
+        return effects
+
+    def running(self) -> tuple[int, ...]:
+        """The rings that are started and not broken."""
+        return tuple(ring.index for ring in self._state.started if not ring.broken)
+
+    def ring_broken(self, index: int, cause: str) -> bool:
+        """Note that a started ring is not served any more until it is set up anew.
+
+        Sets NEEDS_RESET if the status is negotiated. Returns whether the front-end should be told
+        by CONFIG_CHANGE_MSG on the back-end channel. May be called while a step is under way.
+        """
+        return self._amend(lambda state: _with_broken(state, index, cause))
+
+    def ring_revived(self, index: int) -> bool:
+        """Note that a broken ring is served again though nobody set it up anew.
+
+        NEEDS_RESET goes with the last broken ring. Returns whether the front-end should be told by
+        CONFIG_CHANGE_MSG on the back-end channel. May be called while a step is under way.
+        """
+        return self._amend(lambda state: _with_revived(state, index))
+
+    def _amend(self, amendment: Callable[[State], State]) -> bool:
+        """Change the state though no message asked for it; whether the front-end should be told."""
+        before = self._state
+        self._state = amendment(before)
+        news = self._state is not before
+        pending = self._pending
+        if pending is not None and pending._change is not None:
+            # The step's outcome was computed from the state without this.
+            change = pending._change
+            after = amendment(change.state)
+            news = news or after is not change.state
+            pending._change = replace(change, state=after)
+        needed = ProtocolFeature.BACKEND_REQ | ProtocolFeature.CONFIG
+        told = self._state.protocol_features & needed == needed
+        return news and told and self._state.backend_channel is not None
+
+    def close(self) -> list[Effect]:
+        """The connection is gone: the effects that stop every ring. `release` comes after them."""
+        return [StopRing(ring.index) for ring in self._state.started]
+
+    def release(self) -> None:
+        """Close every descriptor that the session still owns."""
+        if self._pending is not None:
+            self._pending._message.close()
+            self._pending = None
+        for fd in self._state.fds():
+            fd.close()
+        self._state = State.initial(self._offer.num_queues)
+
+    # ---- a master's own death --------------------------------------------------------------------
+
+    def snapshot(self) -> tuple[bytes, dict[str, Fd]]:
+        """The committed state as bytes, and every descriptor that it needs under a name.
+
+        The descriptors stay the session's. A name is given to one descriptor and never again, so
+        that a store which still has an old one cannot be taken for the new. The order of the names
+        is that of `State.roles`. A message under way is not in it.
+        """
+        return snapshot(self._state, self._names)
+
+    @classmethod
+    def restore(cls, offer: Offer, data: bytes, fds: Mapping[str, Fd]) -> Session:
+        """A session that goes on where `snapshot` left another, perhaps of another process.
+
+        It takes over those of `fds` that `data` names (`snapshot.names_of`); the others stay the
+        caller's. Raises RestoreError if one is missing or not of its kind, or if the bytes or the
+        device are not those of then; all descriptors stay the caller's.
+        """
+        session = cls(offer)
+        session._state, session._names = restore(offer, data, fds)
+        return session
+
+    # ---- one message -----------------------------------------------------------------------------
+
+    def _change(self, message: Message) -> Change:
+        """What a message brings about; MessageRefused or CloseConnection if nothing."""
+        row = message.spec
+        if row is None:
+            raise MessageRefused("unknown message number")
+        handler = HANDLERS.get(FrontendRequest(row.number))
+        if handler is None:
+            raise MessageRefused(f"{row.name} is not supported yet")
+        self._check_gate(row)
+        fewest, most = row.fds
+        if not fewest <= len(message.fds) <= most:
+            allowed = str(most) if fewest == most else f"{fewest} to {most}"
+            raise MessageRefused(f"{len(message.fds)} descriptors came, {allowed} are allowed")
+        return handler(self._state, self._offer, message.fields(), message.fds)
+
+    def _check_doubt(self, change: Change, message: Message) -> None:
+        """Memory may come after the rings, but with a driver that is this far it has not."""
+        if change.doubt and self._state.status & Status.FEATURES_OK and self._acknowledged(message):
+            raise MessageRefused(change.doubt)
+
+    def _check_gate(self, row: MessageSpec) -> None:
+        """A message is legal only once the feature that brought it has been negotiated."""
+        missing = extra_bits(row.gate.protocol, self._state.protocol_features)
+        if missing:
+            raise MessageRefused(f"{ProtocolFeature(missing).name} was not negotiated")
+        if extra_bits(row.gate.offered, self._offer.features):
+            raise MessageRefused(f"{Feature(row.gate.offered).name} was not offered")
+        if extra_bits(row.gate.features, self._state.features or 0):
+            raise MessageRefused(f"feature bits {row.gate.features:#x} were not acknowledged")
+
+    def _finish(self, step: Step, results: Sequence[object]) -> bytes | None:
+        if step is not self._pending:
+            raise RuntimeError("this step is finished already")
+        self._pending = None
+        message, change = step._message, step._change
+        if change is None:
+            return self._refusal(message, step.refused or "")
+        step.reply_fds = _made(change.effects, results)
+        step.refused = _failure(change.effects, results)
+        if step.refused is not None:
+            step.close_reply_fds()
+            message.close()
+            return self._refusal(message, step.refused)
+        self._commit(_rebased(change, results), message)
+        if change.answer is not None:
+            return reply(message, change.answer(self._state, results))
+        return reply(message, _DONE) if self._acknowledged(message) else None
+
+    def _commit(self, state: State, message: Message) -> None:
+        """The one place where descriptors are closed for want of a use."""
+        unused = (self._state.fds() | set(message.fds)) - state.fds()
+        self._state = state
+        for fd in unused:
+            fd.close()
+
+    def _refusal(self, message: Message, reason: str) -> bytes | None:
+        """The reply that says "failed"; CloseConnection if there is no such form."""
+        row = message.spec
+        if row is not None and row.reply is Reply.OWN:
+            if row.error_reply is not None:
+                return reply(message, row.error_reply)
+        elif self._acknowledged(message):
+            return reply(message, _FAILED)
+        raise CloseConnection(f"{message.name}: {reason}")
+
+    def _acknowledged(self, message: Message) -> bool:
+        """Whether the sender waits for a u64: it asked, and REPLY_ACK is negotiated.
+
+        For SET_PROTOCOL_FEATURES itself the features after it count, as it is asked after commit.
+        """
+        return message.need_reply and bool(
+            self._state.protocol_features & ProtocolFeature.REPLY_ACK
+        )
+
+
+def _with_broken(state: State, index: int, cause: str) -> State:
+    """The state with a live ring marked broken; the very same state if there is none."""
+    if not (0 <= index < len(state.rings) and state.rings[index].live):
+        return state
+    state = state.with_ring(replace(state.rings[index], broken=cause or "unknown cause"))
+    if state.protocol_features & ProtocolFeature.STATUS:
+        state = replace(state, status=state.status | Status.NEEDS_RESET)
+    return state
+
+
+def _with_revived(state: State, index: int) -> State:
+    """The state with a broken ring served again; the very same state if it is not broken."""
+    if not (0 <= index < len(state.rings) and state.rings[index].broken):
+        return state
+    state = state.with_ring(replace(state.rings[index], broken=""))
+    if any(ring.broken for ring in state.rings):
+        return state
+    return replace(state, status=extra_bits(state.status, Status.NEEDS_RESET))
+
+
+def _made(effects: Sequence[Effect], results: Sequence[object]) -> tuple[Fd, ...]:
+    """The descriptors that effects made, for the reply."""
+    return tuple(
+        part
+        for effect, result in zip(effects, results, strict=False)
+        if isinstance(effect, MakeInflight) and isinstance(result, tuple)
+        for part in result
+        if isinstance(part, Fd)
+    )
+
+
+def _failure(effects: Sequence[Effect], results: Sequence[object]) -> str | None:
+    """Why the effects do not count as carried out, None if they do."""
+    for effect, result in zip(effects, results, strict=False):
+        if isinstance(result, EffectFailed):
+            return result.reason
+        name = type(effect).__name__
+        if isinstance(effect, StopRing) and not (isinstance(result, int) and 0 <= result <= 0xFFFF):
+            return f"{name} gave {result!r}, not a ring index"
+        if isinstance(effect, ReadConfig) and not isinstance(result, bytes):
+            return f"{name} gave {result!r}, not bytes"
+        if isinstance(effect, MakeInflight) and not _is_region(result):
+            return f"{name} gave {result!r}, not a file and its size"
+    if len(results) != len(effects):
+        return f"{len(results)} of {len(effects)} effects were carried out"
+    return None
+
+
+def _is_region(result: object) -> bool:
+    match result:
+        case (Fd(), int(size)):
+            return size > 0
+        case _:
+            return False
+
+
+def _rebased(change: Change, results: Sequence[object]) -> State:
+    """The new state with the bases that the stopped rings reported."""
+    state = change.state
+    for effect, result in zip(change.effects, results, strict=True):
+        if isinstance(effect, StopRing) and effect.index in change.rebased:
+            assert isinstance(result, int)
+            ring = replace(state.rings[effect.index], base=result, base_known=True)
+            state = state.with_ring(ring)
+    return state

@@ -1,0 +1,89 @@
+"""The whole state of one connection as one immutable value, and what the device offers to it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from vuproc.fd import Fd
+from vuproc.vhost_user.effects import Region
+from vuproc.vhost_user.inflight_region import InflightRegion
+from vuproc.vhost_user.vring import Ring
+
+
+def extra_bits(value: int, allowed: int) -> int:
+    """The bits of `value` that are not in `allowed`.
+
+    The plain way, `value & ~allowed`, is wrong for an IntFlag: its complement knows only its own
+    members, so that a bit without a name would pass.
+    """
+    return int(value) & ~int(allowed)
+
+
+class Offer(msgspec.Struct, frozen=True, kw_only=True):
+    """What a device offers to every front-end.
+
+    `features` are device feature bits and include bit 30, `queue_size` is the largest number of
+    descriptors that a driver may choose, `config_size` is in bytes, `max_regions` bounds the memory
+    table.
+    """
+
+    features: int
+    protocol_features: int
+    num_queues: int
+    queue_size: int
+    config_size: int
+    max_regions: int = 509
+
+
+class State(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that one front-end has told us and that a fresh worker would have to know.
+
+    `features` is None until SET_FEATURES. `inflight` is for the rings that start from now on.
+    """
+
+    rings: tuple[Ring, ...]
+    owned: bool = False
+    features: int | None = None
+    protocol_features: int = 0
+    status: int = 0
+    regions: tuple[Region, ...] = ()
+    inflight: InflightRegion | None = None
+    backend_channel: Fd | None = None
+
+    @staticmethod
+    def initial(num_queues: int) -> State:
+        """The state of a new connection."""
+        return State(rings=tuple(Ring(index=index) for index in range(num_queues)))
+
+    @property
+    def started(self) -> tuple[Ring, ...]:
+        """The rings that run, broken ones among them."""
+        return tuple(ring for ring in self.rings if ring.started)
+
+    def with_ring(self, ring: Ring) -> State:
+        """The same state with one ring replaced."""
+        rings = self.rings[: ring.index] + (ring,) + self.rings[ring.index + 1 :]
+        return msgspec.structs.replace(self, rings=rings)
+
+    def fds(self) -> frozenset[Fd]:
+        """Every descriptor that this state keeps open."""
+        return frozenset(self.roles())
+
+    def roles(self) -> dict[Fd, str]:
+        """Every descriptor that this state keeps open, and what it is for in a word.
+
+        The order is fixed: back-end channel, in-flight region, memory, then ring by ring.
+        """
+        roles: dict[Fd, str] = {}
+        if self.backend_channel is not None:
+            roles[self.backend_channel] = "backend"
+        if self.inflight is not None:
+            roles.setdefault(self.inflight.fd, "inflight")
+        for i, region in enumerate(self.regions):
+            roles.setdefault(region.fd, f"region-{i}")
+        # Of each ring, at every message: a name is made for what is there alone.
+        for ring in self.rings:
+            for role, fd in ring.roles():
+                if fd is not None and fd not in roles:
+                    roles[fd] = f"{role}-{ring.index}"
+        return roles

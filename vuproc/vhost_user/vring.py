@@ -1,0 +1,121 @@
+"""What the session knows of one ring: its configuration, and whether it is started and enabled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from vuproc.errors import MessageRefused
+from vuproc.fd import Fd
+from vuproc.spec.virtio import (
+    AVAIL_ALIGN,
+    AVAIL_ENTRY,
+    AVAIL_HEADER,
+    DESC_ALIGN,
+    DESC_SIZE,
+    EVENT_WORD,
+    USED_ALIGN,
+    USED_ENTRY,
+    USED_HEADER,
+)
+from vuproc.vhost_user.effects import Inflight, Region, RingSetup
+from vuproc.vhost_user.memory_table import covers
+
+
+class Addresses(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a split ring lies, in front-end user addresses; `log` is guest-physical."""
+
+    desc: int
+    used: int
+    avail: int
+    flags: int
+    log: int
+
+    def same_place(self, other: Addresses) -> bool:
+        """Whether the ring itself stays where it is, whatever happens to its logging."""
+        return (self.desc, self.used, self.avail) == (other.desc, other.used, other.avail)
+
+    def check_alignment(self) -> None:
+        """MessageRefused unless each area is aligned as virtio 1.3 section 2.7 demands."""
+        for name, address, align in (
+            ("descriptor table", self.desc, DESC_ALIGN),
+            ("available ring", self.avail, AVAIL_ALIGN),
+            ("used ring", self.used, USED_ALIGN),
+        ):
+            if address % align:
+                raise MessageRefused(f"{name} at {address:#x} is not aligned to {align}")
+
+    def check_covered(self, regions: Iterable[Region], size: int) -> None:
+        """MessageRefused unless each area of a ring of `size` descriptors lies in one region."""
+        regions = tuple(regions)
+        for name, address, length in (
+            ("descriptor table", self.desc, DESC_SIZE * size),
+            ("available ring", self.avail, AVAIL_HEADER + AVAIL_ENTRY * size + EVENT_WORD),
+            ("used ring", self.used, USED_HEADER + USED_ENTRY * size + EVENT_WORD),
+        ):
+            if not covers(regions, address, length):
+                raise MessageRefused(f"{name} at {address:#x}+{length:#x} is not in one region")
+
+
+class Ring(msgspec.Struct, frozen=True, kw_only=True):
+    """One ring. `started` and `enabled` are independent of each other (vhost-user, "Ring states").
+
+    `size` 0 and `addresses` None: not set yet. `kicked`: SET_VRING_KICK came, with a descriptor or
+    without. `base_known`: `base` is the front-end's or a stopped ring's, not the initial 0.
+    `broken`: why a started ring is not served any more, "" if it is. `inflight`: the front-end's
+    record with which the ring was started; a region that comes later is for its next start.
+    """
+
+    index: int
+    size: int = 0
+    addresses: Addresses | None = None
+    base: int = 0
+    base_known: bool = False
+    kicked: bool = False
+    kick: Fd | None = None
+    call: Fd | None = None
+    err: Fd | None = None
+    enabled: bool = False
+    started: bool = False
+    broken: str = ""
+    inflight: Inflight | None = None
+
+    @property
+    def live(self) -> bool:
+        """Whether a worker serves the ring, so that changes must reach it."""
+        return self.started and not self.broken
+
+    @property
+    def placed(self) -> bool:
+        """Whether all is there but perhaps the base."""
+        return self.size > 0 and self.addresses is not None and self.kicked
+
+    def roles(self) -> tuple[tuple[str, Fd | None], ...]:
+        """The descriptors that this ring keeps open, each behind a word for what it is for."""
+        record = None if self.inflight is None else self.inflight.fd
+        return ("kick", self.kick), ("call", self.call), ("err", self.err), ("inflight", record)
+
+    def stopped(self) -> Ring:
+        """The ring after its stop: it starts again when a new SET_VRING_KICK comes."""
+        return msgspec.structs.replace(
+            self, started=False, broken="", kicked=False, kick=None, inflight=None
+        )
+
+    def setup(self) -> RingSetup:
+        """All that a worker must know to run the ring; only for a ring that is placed."""
+        if self.addresses is None:
+            raise ValueError(f"vring {self.index} has no addresses")
+        return RingSetup(
+            index=self.index,
+            size=self.size,
+            desc=self.addresses.desc,
+            avail=self.addresses.avail,
+            used=self.addresses.used,
+            base=self.base,
+            enabled=self.enabled,
+            kick=self.kick,
+            call=self.call,
+            err=self.err,
+            inflight=self.inflight,
+        )
