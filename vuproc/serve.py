@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import msgspec
+from msgspec.structs import replace
 
 from vuproc import host, logs, open_files
 from vuproc.chores import Meanwhile
@@ -48,6 +49,7 @@ from vuproc.master import Master
 from vuproc.ops.admin import PERMISSIONS, AdminServer
 from vuproc.ops.operations import Operations
 from vuproc.ops.reload import Reloader
+from vuproc.poll_set import PollSet
 from vuproc.pool.forkserver import CannotStart, Forkserver
 from vuproc.pool.orphans import PredecessorAlive, ZombieReaper, channel_name, retire
 from vuproc.pool.pool import WorkerPool
@@ -184,27 +186,26 @@ class _Service:
         snapshots = [counter.snapshot for counter in counters]
         forkserver = Forkserver(_preloaded(file), file.hook_timeout)
         stack.callback(forkserver.close)
+        polls = PollSet()
+        forkserver.wait = polls.wait_readable
         self._host = WorkerHost(
             forkserver,
             on_command=lambda queue: counters[queue].count_command(),
             hooks=lambda queue: counters[queue].hooks(),
             hook_timeout=file.hook_timeout,
+            wait=polls.wait_readable,
         )
         self._prepare = self._prepared(file, device)
         fd_store.keep_content(DEVICE_FILE, file.content)
         config = ConfigSpace(device.config_space)
 
-        def make_pool(master: Master) -> WorkerPool:
-            return WorkerPool(
-                self._start_worker,
-                file.workers,
-                config,
-                queue_size=device.queue_size(),
-                work=lambda queues: sum(snapshots[queue]().requests for queue in queues),
-                replay=master.replay,
-                on_broken=master.ring_broken,
-            )
-
+        pool = WorkerPool(
+            self._start_worker,
+            file.workers,
+            config,
+            queue_size=device.queue_size(),
+            work=lambda queues: sum(snapshots[queue]().requests for queue in queues),
+        )
         offer = Offer(
             features=int(RING_FEATURES) | device.offered_features(),
             protocol_features=_protocol_features(len(config)),
@@ -213,9 +214,14 @@ class _Service:
             config_size=len(config),
         )
         self.master = master = Master(
-            source, offer, make_pool, fd_store, signals, exit_on_disconnect=file.exit_on_disconnect
+            source,
+            offer,
+            pool,
+            fd_store,
+            signals,
+            polls,
+            exit_on_disconnect=file.exit_on_disconnect,
         )
-        self._host.wait = forkserver.wait = master.wait_readable
         master.on_cut = forkserver.kill
         stack.callback(master.close)
         fd_store.live = master.pool.pids
@@ -297,19 +303,19 @@ class _Service:
             options=msgspec.msgpack.encode(file.options),
             chain_limit=device.queue_size(),
             counters=self._segment.name,
-            shared=tuple(self._shared.fds),
+            shared=dict(self._shared.fds),
             log_level=getattr(logging, file.log_level.upper()),
         )
 
     def _start_worker(self, on_report: OnReport) -> WorkerProcess:
-        shared = list(self._shared.fds.values())
-        worker = WorkerProcess(self._host, self._prepare, shared, on_report)
+        prepare = replace(self._prepare, shared=dict(self._shared.fds))
+        worker = WorkerProcess(self._host, prepare, on_report)
         self._fd_store.keep_worker(worker.pid, worker.pidfd)
         return worker
 
     def _workers(self) -> list[WorkerProcess]:
         pool = self.master.pool
-        posts = [*(slot.worker for slot in pool.slots), pool.standby.worker]
+        posts = [*(slot.worker for slot in pool.slots), pool.slots.standby.worker]
         return [worker for worker in posts if worker is not None]
 
     # What a predecessor may have left.

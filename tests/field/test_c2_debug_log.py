@@ -14,6 +14,7 @@ from vuproc.spec.vhost_user import FRONT_END, U64, ProtocolFeature
 from vuproc.testing.errors import Refused
 from vuproc.testing.serve import Served, serve
 from vuproc.vhost_user import traffic
+from vuproc.vhost_user.effects import SetKick, StopRing
 from vuproc.vhost_user.wire import Message
 from vuproc.workers import control
 
@@ -46,9 +47,12 @@ def test_c2_each_message_and_each_command_is_one_line() -> None:
         find(served, r"GET_VRING_BASE index=0 num=0 .*-> index=0 num=1" + MS)
         worker = r"DEBUG: worker \d+ of queue 0: "
         find(
-            served, worker + r"StartRing queue=0 size=128 .*fds=\[\d+ file, \d+ eventfd.*-> 0" + MS
+            served,
+            worker
+            + r"StartRing setup=\(index=0 size=128 .*kick=\[\d+ eventfd\].*fd=\[\d+ file\].*-> 0"
+            + MS,
         )
-        find(served, worker + r"StopRing queue=0 fds=\[\] -> 1" + MS)
+        find(served, worker + r"StopRing index=0 -> 1" + MS)
         # All of them, however many there are of a kind.
         assert sum("GET_STATUS" in line for line in served.lines) >= 50
 
@@ -57,16 +61,16 @@ def test_c2_a_command_that_is_never_answered_has_its_line(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     commands = traffic.CommandLog()
-    commands.posted(1, control.StopRing(queue=3), [])
+    commands.posted(1, StopRing(3))
     caplog.set_level(logging.DEBUG, "vuproc")
-    commands.posted(2, control.StopRing(queue=4), [])
-    commands.posted(3, control.Exit(), [])
+    commands.posted(2, StopRing(4))
+    commands.posted(3, control.Exit())
     commands.answered("worker 5", 3, 0)
     commands.lost("worker 5", "no answer for 3 s")
     lines = [re.sub(MS, "", record.getMessage()) for record in caplog.records]
     assert lines == [
-        "worker 5: Exit fds=[] -> 0",
-        "worker 5: StopRing queue=4 fds=[] -> no answer for 3 s",
+        "worker 5: Exit -> 0",
+        "worker 5: StopRing index=4 -> no answer for 3 s",
     ]
 
 
@@ -102,5 +106,5 @@ def test_c2_answers_and_commands_in_words() -> None:
     assert traffic.answer_line(inflight, reply, 1, "").endswith("queue_size=0 fds=1")
     read, write = map(Fd, os.pipe())
     with read, write:
-        told = traffic.command_line(control.SetKick(queue=1), [read])
-        assert told == f"SetKick queue=1 fds=[{read.fileno()} pipe]"
+        told = traffic.command_line(SetKick(1, read))
+        assert told == f"SetKick index=1 fd=[{read.fileno()} pipe]"

@@ -14,7 +14,7 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +29,8 @@ from vuproc.handover.peek import PeekingReceiver
 from vuproc.handover.sd_notify import Notifier
 from vuproc.handover.state_file import Phase, StateFile
 from vuproc.master import Master
+from vuproc.poll_set import PollSet
+from vuproc.pool.history import History
 from vuproc.pool.pool import WorkerPool
 from vuproc.pool.pool_state import PoolState
 from vuproc.serve import PROTOCOL_FEATURES
@@ -36,7 +38,10 @@ from vuproc.signals import Signals
 from vuproc.spec.virtio import Feature
 from vuproc.testing.frontend import FrontEnd
 from vuproc.vhost_user import effects
-from vuproc.vhost_user.session import Offer
+from vuproc.vhost_user.config_space import ConfigSpace
+from vuproc.vhost_user.replay import replay
+from vuproc.vhost_user.session import Offer, State
+from vuproc.workers.control import RingBroken
 
 BOUND_S = 20.0
 QUEUES = 2
@@ -128,18 +133,16 @@ class Doom:
         setattr(owner, name, wrapped)
 
 
-class FakeCrew:
+class FakePool:
     """The pool's part towards the master; its workers live in `shared`.
 
     A start from an empty record begins at its base, any other goes on where the ring is. Each start
     completes `BURST` requests at once, as a ring with work does.
     """
 
-    def __init__(self, master: Master, shared: Shared, doom: Doom) -> None:
-        self.slots: list[Any] = []
-        self.standby = FakeStandby()
-        self.broken: dict[int, str] = {}
-        self._master = master
+    def __init__(self, shared: Shared, doom: Doom) -> None:
+        self.slots = FakeSlots()
+        self.history = History(ConfigSpace(lambda: b""), QUEUES, 8)
         self._shared = shared
         self._doom = doom
         self._config: dict[int, bytes] = {}
@@ -147,18 +150,18 @@ class FakeCrew:
 
     def start(self, *, succeeds: bool) -> None: ...
 
-    def attach(self) -> None:
+    def attach(self, _state: State) -> None:
         self._records = self._records or Fd(os.memfd_create("records"))
 
     def snapshot(self) -> PoolState:
         return PoolState(tuple(sorted(self._config.items())), (), self._records)
 
-    def restore(self, state: PoolState, broken: Mapping[int, str]) -> None:
-        self._config = dict(state.config)
-        self._records = state.records
+    def restore(self, state: State, known: PoolState) -> None:
+        self._config = dict(known.config)
+        self._records = known.records
         for index in range(QUEUES):
             self._shared.set_ring(index, Shared.RUNNING, 0)
-        for effect in self._master.replay(tuple(range(QUEUES))):
+        for effect in replay(state):
             if isinstance(effect, effects.StartRing):
                 self._start_ring(effect.setup.index, None)
 
@@ -214,7 +217,10 @@ class FakeCrew:
         for field in (Shared.POSITION, Shared.DONE):
             shared.set_ring(index, field, shared.ring(index, field) + BURST)
 
-    def settled(self, *, undone: bool) -> None:
+    def take_news(self) -> list[RingBroken]:
+        return []
+
+    def settled(self, _state: State, *, undone: bool) -> None:
         assert not undone
 
     def detach(self) -> None:
@@ -224,9 +230,15 @@ class FakeCrew:
 
     def tend(self) -> None: ...
 
-    def wind_down(self) -> None: ...
-
     def close(self) -> None: ...
+
+
+class FakeSlots(list[Any]):
+    def __init__(self) -> None:
+        super().__init__()
+        self.standby = FakeStandby()
+
+    def wind_down(self) -> None: ...
 
 
 class FakeStandby:
@@ -405,9 +417,10 @@ def _live(
     master = Master(
         OneConnection(connection),
         OFFER,
-        lambda master: cast(WorkerPool, FakeCrew(master, shared, doom)),
+        cast(WorkerPool, FakePool(shared, doom)),
         fd_store,
         Signals(),
+        PollSet(),
     )
 
     def ready() -> None:

@@ -285,7 +285,7 @@ WRITER = """
 import itertools, sys
 from vuproc.fd import Fd
 from vuproc.handover.state_file import Applying, Idle, StateFile, Replying
-state file = StateFile.open(Fd(int(sys.argv[1])))
+state_file = StateFile.open(Fd(int(sys.argv[1])))
 print("open", flush=True)
 for number in itertools.count():
     state = b"%d " % number * 500

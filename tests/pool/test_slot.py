@@ -49,17 +49,15 @@ def test_nobody_follows_a_worker_that_does_not_die(end: str) -> None:
     assert slot.unkillable
 
 
-def test_a_crew_does_not_fill_such_a_seat() -> None:
+def test_a_pool_does_not_fill_such_a_slot() -> None:
     pool = WorkerPool(
         nobody,
         [(0,)],
         ConfigSpace(lambda: b""),
         queue_size=8,
         work=lambda _queues: 0,
-        replay=lambda _queues: [],
-        on_broken=lambda _queue, _cause: None,
     )
-    pool.slots[0].assign(cast(WorkerProcess, Immortal()))
-    pool.slots[0].reap("test")
+    pool.slots.of(0).assign(cast(WorkerProcess, Immortal()))
+    pool.slots.of(0).reap("test")
     result = pool.perform(EnableRing(0, True))
     assert isinstance(result, EffectFailed) and "no worker can be started" in result.reason

@@ -22,6 +22,7 @@ from vuproc.fd import Fd
 from vuproc.spec.inflight import split_record_bytes
 from vuproc.spec.vhost_user import FRONT_END, ProtocolFeature
 from vuproc.vhost_user.effects import EffectFailed, Inflight, MakeInflight, StartRing
+from vuproc.vhost_user.replay import replay
 from vuproc.vhost_user.session import Session
 from vuproc.vhost_user.wire import Message
 
@@ -231,7 +232,7 @@ def test_replay_names_the_record() -> None:
         give(dialogue)
         dialogue.remember()
         record = record_of(dialogue.start(1))
-        (*_, start) = dialogue.session.replay()
+        (*_, start) = list(replay(dialogue.session.state))
         assert isinstance(start, StartRing)
         assert start.setup.inflight == record
 
@@ -274,7 +275,7 @@ def test_a_running_ring_keeps_its_record_until_it_stops() -> None:
         dialogue.start(0)
         assert give(dialogue, new).effects == ()
         assert not is_closed(old)
-        (*_, start) = dialogue.session.replay()
+        (*_, start) = list(replay(dialogue.session.state))
         assert isinstance(start, StartRing)
         assert start.setup.inflight is not None
         assert start.setup.inflight.fd is old

@@ -27,6 +27,7 @@ from vuproc.vhost_user.effects import (
     StartRing,
     StopRing,
 )
+from vuproc.vhost_user.replay import replay
 from vuproc.vhost_user.session import Session
 from vuproc.vhost_user.wire import Message
 
@@ -186,7 +187,7 @@ def test_a_break_during_a_step_that_fails_is_not_forgotten() -> None:
 
 def test_a_fresh_worker_of_a_fresh_session_is_told_nothing() -> None:
     with Dialogue() as dialogue:
-        assert dialogue.session.replay() == []
+        assert list(replay(dialogue.session.state)) == []
 
 
 def test_replay_tells_features_memory_and_the_started_rings_asked_for() -> None:
@@ -196,12 +197,12 @@ def test_replay_tells_features_memory_and_the_started_rings_asked_for() -> None:
         for index in (0, 1, 3):
             dialogue.start(index, base=index)
         dialogue.tell("SET_VRING_ENABLE", index=1, num=1)
-        features, table, *starts = dialogue.session.replay()
+        features, table, *starts = list(replay(dialogue.session.state))
         assert features == SetFeatures(FEATURES)
         assert table == SetMemory(dialogue.state.regions)
         assert [s.setup.index for s in starts if isinstance(s, StartRing)] == [0, 1, 3]
-        assert kinds(dialogue.session.replay([])) == ["SetFeatures", "SetMemory"]
-        (*_, start) = dialogue.session.replay((1, 2))
+        assert kinds(list(replay(dialogue.session.state, []))) == ["SetFeatures", "SetMemory"]
+        (*_, start) = list(replay(dialogue.session.state, (1, 2)))
         assert isinstance(start, StartRing)
         setup = start.setup
         assert (setup.index, setup.base, setup.enabled) == (1, 1, True)
@@ -215,7 +216,7 @@ def test_replay_splits_a_table_so_that_its_descriptors_fit_one_message() -> None
             fields = dialogue.region(number)
             assert dialogue.tell("ADD_MEM_REG", [shared.dup()], **fields).ok
         shared.close()
-        table, *rest = dialogue.session.replay()
+        table, *rest = list(replay(dialogue.session.state))
         assert isinstance(table, SetMemory)
         assert len(table.regions) == 64
         assert kinds(rest) == ["AddRegion"] * 6
@@ -229,13 +230,13 @@ def test_replay_during_a_step_is_of_the_state_before_it() -> None:
         seen: list[list[str]] = []
 
         def perform(effect: Effect) -> object:
-            seen.append(kinds(dialogue.session.replay()))
+            seen.append(kinds(list(replay(dialogue.session.state))))
             return dialogue.perform(effect)
 
         dialogue.result = perform
         dialogue.start(0)
         assert seen == [["SetMemory"]]
-        assert kinds(dialogue.session.replay()) == ["SetMemory", "StartRing"]
+        assert kinds(list(replay(dialogue.session.state))) == ["SetMemory", "StartRing"]
 
 
 # ---- steps ---------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from vuproc.fd import Fd
 from vuproc.spec.vhost_user import FRONT_END, VRING_NO_FD, ProtocolFeature, Reply
 from vuproc.spec.virtio import Feature, Status
 from vuproc.vhost_user.effects import Effect, EffectFailed, ReadConfig, StopRing
+from vuproc.vhost_user.replay import replay
 from vuproc.vhost_user.session import State
 
 SLOT = 0x4000
@@ -119,7 +120,7 @@ class SessionMachine(RuleBasedStateMachine):
     def fresh_workers(self) -> Workers:
         state = self.dialogue.state
         workers = Workers(ring.index for ring in state.rings if ring.broken)
-        for effect in self.dialogue.session.replay():
+        for effect in list(replay(self.dialogue.session.state)):
             workers.carry_out(effect)
         workers.check(state)
         return workers

@@ -8,16 +8,18 @@ import array
 import os
 import socket
 from collections.abc import Iterator
+from typing import get_args
 
 import msgspec
 import pytest
 
 from vuproc import texts
 from vuproc.fd import Fd
+from vuproc.vhost_user import effects
+from vuproc.vhost_user.effects import Idle, Inflight, Order, Region, RingSetup
 from vuproc.workers import control
+from vuproc.workers.channel import MAX_DATAGRAM, ChannelClosed, ChannelError
 from vuproc.workers.control import (
-    ChannelClosed,
-    ChannelError,
     Done,
     MasterChannel,
     RingBroken,
@@ -36,71 +38,136 @@ def ends() -> Iterator[Ends]:
         yield master_end(ours), worker_end(theirs), ours, theirs
 
 
-COMMANDS: list[control.AnyCommand] = [
-    control.Prepare(
-        type_ref="blk",
-        base_dir="/",
-        options=b"\x80",
-        chain_limit=256,
-        counters=None,
-        shared=(),
-        log_level=20,
-    ),
-    control.Assign(queues=(0, 1)),
-    control.SetFeatures(features=1 << 32),
-    control.SetMemory(regions=(control.Region(0, 4096, 1 << 46, 0),)),
-    control.AddRegion(region=control.Region(1 << 32, 4096, (1 << 64) - 8192, 4096)),
-    control.RemoveRegion(guest_addr=0, size=4096, user_addr=1 << 46),
-    control.StartRing(
-        queue=1,
+@pytest.fixture
+def pipes() -> Iterator[tuple[Fd, ...]]:
+    """Files that differ from each other."""
+    fds: list[Fd] = []
+    for _ in range(3):
+        read, write = map(Fd, os.pipe())
+        fds += [read, write]
+    yield tuple(fds)
+    for fd in fds:
+        fd.close()
+
+
+def setup_of(pipes: tuple[Fd, ...]) -> RingSetup:
+    return RingSetup(
+        index=1,
         size=256,
         desc=0,
         avail=4096,
         used=8192,
         base=7,
         enabled=True,
-        record_offset=4096,
-        kick=True,
-        call=False,
-        err=False,
-    ),
-    control.StopRing(queue=0),
-    control.EnableRing(queue=0, enabled=False),
-    control.SetKick(queue=0),
-    control.SetCall(queue=0),
-    control.SetErr(queue=0),
-    control.WriteConfig(offset=3, data=b"abc"),
-    control.ResetDevice(),
-    control.SetLogLevel(level=10),
-    control.Detach(),
-    control.Exit(),
-]
+        kick=pipes[0],
+        call=None,
+        err=pipes[1],
+        inflight=Inflight(pipes[2], 4096, 256),
+    )
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: type(command).__name__)
-def test_a_command_arrives_as_it_was_sent(ends: Ends, command: control.AnyCommand) -> None:
+def order_of(kind: type[Order], pipes: tuple[Fd, ...]) -> control.AnyOrder:
+    """One of each kind."""
+    regions = tuple(
+        Region(n << 32, 4096, (1 << 46) + (n << 32), 4096, fd) for n, fd in enumerate(pipes)
+    )
+    orders: list[control.AnyOrder] = [
+        control.Prepare(
+            type_ref="blk",
+            base_dir="/",
+            options=b"\x80",
+            chain_limit=256,
+            counters=None,
+            shared={"image": pipes[0], "other": pipes[1]},
+            log_level=20,
+        ),
+        control.Assign((0, 1)),
+        effects.SetFeatures(1 << 32),
+        effects.SetMemory(regions),
+        effects.AddRegion(regions[0]),
+        effects.RemoveRegion(regions[1]),
+        effects.StartRing(setup_of(pipes)),
+        effects.StopRing(0),
+        effects.EnableRing(0, False),
+        effects.SetKick(0, pipes[0]),
+        effects.SetCall(0, None),
+        effects.SetErr(0, pipes[2]),
+        effects.WriteConfig(3, b"abc"),
+        effects.ResetDevice(),
+        control.BlameUring(0, 5),
+        control.SetLogLevel(10),
+        control.Detach(),
+        control.Exit(),
+    ]
+    return next(order for order in orders if type(order) is kind)
+
+
+def shown(value: object, fds: tuple[Fd, ...]) -> object:
+    """A message with the inode of each descriptor in its place, in their order."""
+    return msgspec.to_builtins(
+        value, enc_hook=lambda fd: os.fstat(fds[fds.index(fd)].fileno()).st_ino
+    )
+
+
+@pytest.mark.parametrize("kind", get_args(control.AnyOrder), ids=lambda kind: kind.__name__)
+def test_a_command_arrives_as_it_was_sent(
+    ends: Ends, pipes: tuple[Fd, ...], kind: type[Order]
+) -> None:
     master, worker, *_ = ends
-    master.send(control.numbered(command, 7))
-    received = worker.receive()
-    assert received == (control.numbered(command, 7), ())
-
-
-def test_descriptors_arrive_in_order_and_are_copies(ends: Ends) -> None:
-    master, worker, *_ = ends
-    pipes = [os.pipe() for _ in range(3)]
-    sent = [Fd(read) for read, _ in pipes]
-    master.send(control.SetMemory(regions=()), sent)
+    command = control.Command(7, order_of(kind, pipes))
+    master.send(command)
     received = worker.receive()
     assert received is not None
-    _, fds = received
-    assert [os.fstat(fd.fileno()).st_ino for fd in fds] == [
-        os.fstat(fd.fileno()).st_ino for fd in sent
-    ]
-    assert not any(os.get_inheritable(fd.fileno()) for fd in fds)
-    for fd in (*fds, *sent):
-        fd.close()
-    for _, write in pipes:
-        os.close(write)
+    got, fds = received
+    try:
+        assert shown(got, fds) == shown(command, pipes)
+        assert not any(os.get_inheritable(fd.fileno()) for fd in fds)
+        assert not {fd.fileno() for fd in fds} & {fd.fileno() for fd in pipes}
+    finally:
+        for fd in fds:
+            fd.close()
+
+
+@pytest.mark.parametrize(
+    ("numbers", "sent"),
+    [([0], 2), ([0, 0], 2), ([1, 0], 1), ([-1], 1), ([True], 2), (["0"], 1), ([0], 0)],
+    ids=["one unnamed", "one twice", "one too many", "negative", "a bool", "text", "none came"],
+)
+def test_a46_a_message_names_each_of_its_descriptors_once(
+    ends: Ends, pipes: tuple[Fd, ...], numbers: list[object], sent: int
+) -> None:
+    _, worker, ours, _ = ends
+    names = {str(n): number for n, number in enumerate(numbers)}
+    prepare = {
+        "type": "Prepare",
+        "type_ref": "blk",
+        "base_dir": "/",
+        "options": b"",
+        "chain_limit": 1,
+        "counters": None,
+        "shared": names,
+        "log_level": 20,
+    }
+    before = len(os.listdir("/proc/self/fd"))
+    rights = array.array("i", [fd.fileno() for fd in pipes[:sent]])
+    ours.sendmsg(
+        [msgspec.msgpack.encode([1, prepare])],
+        [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if sent else [],
+    )
+    with pytest.raises(ChannelError):
+        worker.receive()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_what_is_true_of_an_order_stands_in_its_class() -> None:
+    """A worker decides by these; the names are those of the specification's messages."""
+    rings = {kind.__name__: kind.needs_idle for kind in get_args(control.AnyOrder)}
+    assert {name for name, idle in rings.items() if idle is Idle.EVERY_RING} == {
+        *("SetMemory", "RemoveRegion", "ResetDevice")
+    }
+    assert {name for name, idle in rings.items() if idle is Idle.ITS_RING} == {"StopRing"}
+    kept = {kind.__name__ for kind in get_args(control.AnyOrder) if kind.keeps_fds}
+    assert kept == {"Prepare", "StartRing", "SetKick", "SetCall", "SetErr"}
 
 
 def test_nothing_to_receive_is_none(ends: Ends) -> None:
@@ -115,7 +182,7 @@ def test_the_peers_end_is_channel_closed(ends: Ends) -> None:
     with pytest.raises(ChannelClosed):
         master.receive()
     with pytest.raises(ChannelClosed):
-        master.send(control.Exit())
+        master.send(control.Command(1, control.Exit()))
 
 
 @pytest.mark.parametrize(
@@ -134,7 +201,7 @@ def test_a45_a_datagram_that_is_too_long_is_an_error(ends: Ends) -> None:
     master, _, _, theirs = ends
     theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
     theirs.setblocking(True)
-    theirs.send(msgspec.msgpack.encode(Done(1)) + b"\0" * (control.MAX_DATAGRAM + 1))
+    theirs.send(msgspec.msgpack.encode(Done(1)) + b"\0" * (MAX_DATAGRAM + 1))
     with pytest.raises(ChannelError):
         master.receive()
 
@@ -153,13 +220,13 @@ def test_d15_a_peer_that_does_not_read_is_an_error_in_bounded_time(ends: Ends) -
     master, *_ = ends
     with pytest.raises(ChannelError):
         for _ in range(10_000):
-            master.send(control.Exit(), timeout=0.05)
+            master.send(control.Command(1, control.Exit()), timeout=0.05)
 
 
 def test_a_message_over_the_limits_is_not_sent(ends: Ends) -> None:
     master, worker, *_ = ends
     with pytest.raises(ChannelError):
-        master.send(control.WriteConfig(offset=0, data=b"\0" * (control.MAX_DATAGRAM + 1)))
+        master.send(control.Command(1, effects.WriteConfig(0, b"\0" * (MAX_DATAGRAM + 1))))
     assert worker.receive() is None
 
 
@@ -218,4 +285,4 @@ def test_c12_how_long_a_peer_was_waited_for_is_rounded(ends: Ends) -> None:
     master, _, _, _ = ends
     with pytest.raises(ChannelError, match=r"read nothing for 0\.01 s$"):
         while True:
-            master.send(control.Detach(serial=1), timeout=0.0100000314)
+            master.send(control.Command(1, control.Detach()), timeout=0.0100000314)

@@ -138,7 +138,7 @@ def test_c7_an_idle_worker_says_its_counts_by_itself_and_then_sleeps(
         assert said[1] == "2 more like this in 1 s: Scripted.handle: LookupError: part"
         assert log.due() is None
     finally:
-        master.send(control.Exit(serial=1))
+        master.send(control.Command(1, control.Exit()))
         thread.join(BOUND_S)
         worker._watcher.close()
     assert not thread.is_alive()

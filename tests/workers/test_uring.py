@@ -30,14 +30,16 @@ from vuproc.shm.memory import GuestMemory
 from vuproc.shm.request import Request
 from vuproc.shm.uring import Uring
 from vuproc.spec.blk import REQUEST_HEADER, SECTOR_SIZE, BlkStatus, BlkType
+from vuproc.spec.ring_layout import SPLIT
 from vuproc.spec.virtio import Feature
 from vuproc.testing.block import Block
 from vuproc.testing.guest import Guest
 from vuproc.testing.memory import Ram
 from vuproc.testing.plugin import ServeDevice
 from vuproc.testing.queue import DriverQueue
-from vuproc.workers import control, uring_lock
+from vuproc.vhost_user.effects import Inflight, RingSetup
 from vuproc.workers import queue as queue_module
+from vuproc.workers import uring_lock
 from vuproc.workers.queue import Queue
 
 BOUND_S = 30.0
@@ -281,22 +283,22 @@ class Bench:
         self.queue.native = self.device.native(0)
 
     def start(self, base: int | None = 0) -> None:
-        command = control.StartRing(
-            queue=0,
+        fd = self.record.dup()
+        setup = RingSetup(
+            index=0,
             size=SIZE,
             desc=self.driver.desc,
             avail=self.driver.avail,
             used=self.driver.used,
             base=base,
             enabled=True,
-            record_offset=0,
-            kick=False,
-            call=False,
-            err=False,
+            kick=None,
+            call=None,
+            err=None,
+            inflight=Inflight(fd, 0, SIZE),
         )
-        fd = self.record.dup()
         try:
-            self.queue.start(command, (fd,), self.memory, int(Feature.VERSION_1))
+            self.queue.start(setup, SPLIT, self.memory, int(Feature.VERSION_1))
         except RingError:
             fd.close()
             raise
@@ -347,7 +349,7 @@ def test_started_again_and_again(image: Path, engine: str) -> None:
         bench.serve()
         for n, token in enumerate(tokens):
             assert bench.driver.wait(token).content == bytes([turn + n]) * SECTOR_SIZE + b"\0"
-        assert bench.queue.stop() == 2 * turn + 2
+        assert bench.queue.stop() == (2 * turn + 2, 0)
         assert bench.queue.completions == -1
     bench.close()
 

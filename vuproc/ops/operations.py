@@ -46,7 +46,7 @@ class Operations:
     def status(self, _request: Request) -> dict[str, Any]:
         """Everything of `vuproc.ops.status.Status`."""
         pool, session = self._master.pool, self._master.session
-        standby = pool.standby.worker
+        standby = pool.slots.standby.worker
         queues = []
         for slot in pool.slots:
             for index in slot.queues:
@@ -57,7 +57,7 @@ class Operations:
                         state=self._state(index),
                         pid=None if slot.worker is None else slot.worker.pid,
                         restarts=slot.restarts,
-                        cause=pool.broken.get(index) or slot.lack or None,
+                        cause=pool.history.broken.get(index) or slot.lack or None,
                         causes=list(slot.causes),
                         requests=counters.requests,
                         errors=counters.errors,
@@ -111,7 +111,7 @@ class Operations:
 
     def _state(self, index: int) -> str:
         pool = self._master.pool
-        if index in pool.broken:
+        if index in pool.history.broken:
             return "broken"
         if any(slot.lack for slot in pool.slots if index in slot.queues):
             return "waiting"

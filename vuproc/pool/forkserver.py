@@ -24,7 +24,7 @@ import multiprocess.util
 import vuproc
 from vuproc.errors import VuprocError
 from vuproc.fd import Fd
-from vuproc.workers.control import Channel, ChannelClosed, ChannelError
+from vuproc.workers.channel import Channel, ChannelClosed, ChannelError
 from vuproc.workers.fork_loop import FOR_THE_MASTER
 from vuproc.workers.fork_messages import (
     AnyForkReport,
@@ -116,12 +116,12 @@ class Forkserver:
             with Fd(os.dup(control.fileno())) as channel:
                 if self._running is not None and not self._running.closed:
                     try:
-                        return self._running.fork((channel, stack), FORK_DEADLINE, self.wait)
+                        return self._running.fork(Fork(channel, stack), FORK_DEADLINE, self.wait)
                     except ChannelClosed:
                         self.close()
                 self._running = _Running(self._preload)
                 patience = self.import_s + FORK_DEADLINE
-                return self._running.fork((channel, stack), patience, self.wait)
+                return self._running.fork(Fork(channel, stack), patience, self.wait)
         except OSError as error:
             raise CannotStart(f"no worker process: {error.strerror or error}") from error
         except ChannelClosed as error:
@@ -163,13 +163,13 @@ class _Running:
         """It was found to have gone, or was told to."""
 
     def fork(
-        self, fds: tuple[Fd, Fd], timeout: float, wait: Callable[[int, float], bool]
+        self, order: Fork, timeout: float, wait: Callable[[int, float], bool]
     ) -> ForkedProcess:
         """Raises ChannelError, or OSError if it tells of one."""
         number = self._channel.fileno()
         # So that there is room for the pidfd.
         with Fd(os.dup(number)) as spare:
-            self._channel.send(Fork(), fds)
+            self._channel.send(order)
             deadline = time.monotonic() + timeout
             while (left := deadline - time.monotonic()) > 0:
                 if poll_until_readable(number, min(left, ATTENTIVE_S)) or wait(number, left):
@@ -215,13 +215,9 @@ class _Running:
         received = self._channel.receive()
         if received is None:
             return None
-        report, fds = received
-        if isinstance(report, Forked) and len(fds) == 1:
-            return ForkedProcess(report.pid, fds[0], self)
-        for fd in fds:
-            fd.close()
+        report, _ = received
         if isinstance(report, Forked):
-            raise ChannelError("the forkserver has sent no pidfd")
+            return ForkedProcess(report.pid, report.pidfd, self)
         if isinstance(report, NotForked):
             return report
         while len(self._codes) >= CODES_MOST:

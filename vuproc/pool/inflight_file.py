@@ -11,6 +11,7 @@ import os
 
 from vuproc.fd import Fd
 from vuproc.shm.inflight import record_bytes
+from vuproc.vhost_user.effects import Inflight
 
 VERSION_AT = 8
 """Where a record has its version, 16 bits (vhost-user, QueueRegionSplit)."""
@@ -40,7 +41,7 @@ class InflightFile:
 
     def __init__(self, file: Fd, queue_size: int) -> None:
         self.file = file
-        self._record_bytes = record_bytes(queue_size)
+        self._queue_size = queue_size
 
     @classmethod
     def create(cls, num_queues: int, queue_size: int) -> InflightFile:
@@ -48,21 +49,20 @@ class InflightFile:
         file, _ = make_records(num_queues, queue_size)
         return cls(file, queue_size)
 
-    def at(self, queue: int) -> tuple[Fd, int]:
-        """Where a queue's record is: the file, which stays ours, and the first byte."""
-        return self.file, queue * self._record_bytes
+    def at(self, queue: int) -> Inflight:
+        """Where a queue's record is; the file stays ours."""
+        return Inflight(self.file, queue * record_bytes(self._queue_size), self._queue_size)
 
     def clear(self, queue: int) -> bool:
         """Have the next start of a ring find nothing to recover; whether there was a record."""
-        _, offset = self.at(queue)
         there = not self.is_clear(queue)
-        os.pwrite(self.file.fileno(), _EMPTY, offset + VERSION_AT)
+        os.pwrite(self.file.fileno(), _EMPTY, self.at(queue).offset + VERSION_AT)
         return there
 
     def is_clear(self, queue: int) -> bool:
         """Whether the next start of a ring finds nothing to recover."""
-        _, offset = self.at(queue)
-        return os.pread(self.file.fileno(), len(_EMPTY), offset + VERSION_AT) == _EMPTY
+        offset = self.at(queue).offset + VERSION_AT
+        return os.pread(self.file.fileno(), len(_EMPTY), offset) == _EMPTY
 
     def close(self) -> None:
         """Close the file; the workers' mappings stay."""

@@ -19,8 +19,9 @@ from vuproc.errors import VuprocError
 from vuproc.fd import Fd
 from vuproc.pool.pool import STOP_DEADLINE
 from vuproc.pool.process import KILL_DEADLINE
-from vuproc.workers import control
-from vuproc.workers.control import ChannelError, Done, Failed, MasterChannel, master_end
+from vuproc.vhost_user.effects import StopRing
+from vuproc.workers.channel import ChannelError
+from vuproc.workers.control import Command, Done, Failed, MasterChannel, master_end
 
 log = logging.getLogger("vuproc.master")
 
@@ -113,7 +114,7 @@ class _Veteran:
             self.channel = master_end(socket.socket(fileno=fd.fileno()))
             fd.take()
             for number, queue in enumerate(map(int, filter(None, queues)), FIRST_SERIAL):
-                self.channel.send(control.StopRing(serial=number, queue=queue))
+                self.channel.send(Command(number, StopRing(queue)))
                 self.waiting.add(number)
         except (OSError, ValueError, ChannelError) as error:
             self.give_up(str(error))

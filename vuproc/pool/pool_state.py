@@ -1,4 +1,6 @@
-"""What the workers of a device know of a session, for a successor of the master."""
+"""What the workers' pool knows of a session beside the session's own state, for a successor of the
+master.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from vuproc.fd import Fd
 
 @dataclass(frozen=True)
 class PoolState:
-    """What a pool knows of a session beside the session's own state.
+    """What a successor's pool must know.
 
     `config` are the driver's writes to the configuration space, `kept` the bases of rings that were
     stopped with requests in their record, `records` the memfd of our own in-flight records.

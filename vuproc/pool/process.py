@@ -11,14 +11,13 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 from vuproc import texts
 from vuproc.errors import VuprocError
 from vuproc.fd import Fd
-from vuproc.pool.commands import Prepared
 from vuproc.pool.forkserver import (
     ATTENTIVE_S,
     CannotStart,
@@ -28,9 +27,10 @@ from vuproc.pool.forkserver import (
 )
 from vuproc.vhost_user.traffic import CommandLog
 from vuproc.workers import control, stack
+from vuproc.workers.channel import ChannelError
 from vuproc.workers.control import (
-    AnyCommand,
-    ChannelError,
+    AnyOrder,
+    Command,
     Done,
     Failed,
     Logged,
@@ -98,7 +98,6 @@ class WorkerProcess:
         self,
         host: WorkerHost,
         prepare: control.Prepare,
-        shared: Sequence[Fd],
         on_report: Callable[[RingBroken | Logged], None],
     ) -> None:
         """Start the process and have it prepare; does not wait for that. Raises `CannotStart`."""
@@ -110,13 +109,13 @@ class WorkerProcess:
         self._asked_at = 0.0
         self._serial = 0
         self._log = CommandLog()
-        self._backlog: deque[Prepared] = deque()
+        self._backlog: deque[AnyOrder] = deque()
         self._unanswered: deque[tuple[int, bool]] = deque()
         """Serial of each command that nobody waits for, and whether it is the device's set-up."""
         self._process, self._channel, self._stack = _forked(host.forkserver)
         self.pid, self.pidfd = self._process.pid, self._process.pidfd
         try:
-            self._post_unwaited((prepare, tuple(shared)), setup=True)
+            self._post_unwaited(prepare, setup=True)
         except WorkerLost as error:
             self.kill()
             self.close()
@@ -127,14 +126,14 @@ class WorkerProcess:
     def assign(self, queues: tuple[int, ...]) -> None:
         """Give the standby its queues, once; it need not have prepared. Raises `WorkerLost`."""
         self.queues = queues
-        self._post_unwaited((control.Assign(queues=queues), ()), setup=True)
+        self._post_unwaited(control.Assign(queues), setup=True)
 
-    def catch_up(self, commands: Iterable[Prepared]) -> None:
-        """Give commands whose answers nobody waits for, as its channel takes them.
+    def catch_up(self, orders: Iterable[AnyOrder]) -> None:
+        """Give orders whose answers nobody waits for, as its channel takes them.
 
         Their descriptors are borrowed until it is `ready`. Raises `WorkerLost`.
         """
-        self._backlog.extend(commands)
+        self._backlog.extend(orders)
         self._post_backlog()
 
     @property
@@ -169,10 +168,10 @@ class WorkerProcess:
         in_hook = any(self._host.hooks(queue) % 2 for queue in self.queues)
         return max(timeout, self._host.hook_timeout) if in_hook else timeout
 
-    def _post_unwaited(self, command: Prepared, *, setup: bool = False) -> None:
+    def _post_unwaited(self, order: AnyOrder, *, setup: bool = False) -> None:
         if self.ready:
             self._since = time.monotonic()
-        self._unanswered.append((self.post(*command), setup))
+        self._unanswered.append((self.post(order), setup))
 
     def _post_backlog(self) -> None:
         while self._backlog and len(self._unanswered) < UNANSWERED_MOST:
@@ -194,38 +193,35 @@ class WorkerProcess:
         """The control channel's descriptor, for the master's poll set."""
         return self._channel.fileno()
 
-    def call(
-        self, command: AnyCommand, fds: Sequence[Fd] = (), *, timeout: float = COMMAND_DEADLINE
-    ) -> int:
-        """Give one command and wait for its answer; returns the answer's value.
+    def call(self, order: AnyOrder, *, timeout: float = COMMAND_DEADLINE) -> Done:
+        """Give one order and wait for its answer.
 
         Raises `WorkerRefused`, `WorkerLost` when there is no answer within `timeout` seconds, or
         what is due before: `WorkerSetupError`.
         """
         self.settle()
-        return self.wait(self.post(command, fds), timeout=timeout)
+        return self.wait(self.post(order), timeout=timeout)
 
-    def post(self, command: AnyCommand, fds: Sequence[Fd] = ()) -> int:
-        """Send one command and return its serial for `wait`; it is `ready`. Raises `WorkerLost`."""
+    def post(self, order: AnyOrder) -> int:
+        """Send one order and return its serial for `wait`; it is `ready`. Raises `WorkerLost`."""
         self._serial += 1
-        numbered = control.numbered(command, self._serial)
-        self._log.posted(self._serial, command, fds)
+        self._log.posted(self._serial, order)
         try:
-            self._channel.send(numbered, fds)
+            self._channel.send(Command(self._serial, order))
         except ChannelError as error:
             raise self._lost(str(error)) from error
         for queue in self.queues:
             self._host.on_command(queue)
         return self._serial
 
-    def wait(self, serial: int, *, timeout: float = COMMAND_DEADLINE) -> int:
+    def wait(self, serial: int, *, timeout: float = COMMAND_DEADLINE) -> Done:
         """Wait for the answer to `serial`, the command given last, once it was `ready`."""
         answer = self._answer(time.monotonic(), timeout)
         if answer.serial != serial:
             raise self._lost(f"answered command {answer.serial} instead of {serial}")
         if isinstance(answer, Failed):
             raise WorkerRefused(answer.reason)
-        return answer.value
+        return answer
 
     def read(self) -> None:
         """Take all that the worker says without being waited for. Raises `WorkerLost` or

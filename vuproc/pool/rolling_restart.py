@@ -38,11 +38,11 @@ class RollingRestart:
         """
         assert not self._left
         self._on_done, self._on_failed = on_done, on_failed
-        self._go_through(self._pool.slots)
+        self._go_through(list(self._pool.slots))
 
     def _go_through(self, slots: Sequence[WorkerSlot]) -> None:
         self._left, self._renewed = list(slots), []
-        standby = self._pool.standby
+        standby = self._pool.slots.standby
         standby.stop()
         self._lost_before = standby.restarts
         standby.refill()
@@ -51,7 +51,7 @@ class RollingRestart:
         """Nothing is due that no descriptor announces, once a standby is ready."""
         if not self._left:
             return None
-        standby = self._pool.standby
+        standby = self._pool.slots.standby
         ready = standby.worker is not None and standby.worker.ready
         return 0.0 if ready or standby.restarts != self._lost_before else None
 
@@ -59,7 +59,7 @@ class RollingRestart:
         """Replace the next one, if there is a standby for it."""
         if not self._left:
             return
-        standby = self._pool.standby
+        standby = self._pool.slots.standby
         if standby.restarts != self._lost_before:
             self._go_back()
             return
@@ -85,8 +85,8 @@ class RollingRestart:
         if renewed:
             self._go_through(renewed)
         else:
-            self._pool.standby.stop()
-            self._pool.standby.refill()
+            self._pool.slots.standby.stop()
+            self._pool.slots.standby.refill()
 
     def close(self) -> None:
         """The loop is over."""

@@ -57,7 +57,7 @@ class WorkerSlot:
         self._work = work
         self._work_before = 0
         self._deaths: deque[float] = deque(maxlen=BREAKER_DEATHS)
-        self._untold: WorkerProcess | None = None
+        self._exit_unlogged: WorkerProcess | None = None
         self._lack_pause = LACK_FIRST_S
 
     @property
@@ -99,9 +99,9 @@ class WorkerSlot:
 
         False if it was empty. A worker that the kernel does not let die keeps the slot empty for
         good: no second one may touch its rings. How one ended that had done its work changes
-        nothing for its successor, for which a driver waits: `tell` finds out and says it later.
+        nothing for its successor, for which a driver waits: `log_exit` finds out and says it later.
         """
-        self.tell()
+        self.log_exit()
         worker = self.worker
         if worker is None:
             return False
@@ -109,7 +109,7 @@ class WorkerSlot:
         # Its channel may close a moment before its end can be seen; what ended it is worth knowing.
         by_itself = worker.wait_end(END_GRACE)
         if by_itself and self._has_worked():
-            self._untold = worker
+            self._exit_unlogged = worker
             self._count(from_outside=False)
             return True
         stack = "" if by_itself else worker.stack()
@@ -118,24 +118,24 @@ class WorkerSlot:
             self.spawn_at = float("inf")
             return True
         from_outside = by_itself and worker.ended_from_outside()
-        self._tell(worker, worker.ending() if by_itself else cause)
+        self._log_exit_of(worker, worker.ending() if by_itself else cause)
         if stack:
             log.warning("%s: worker %d was at\n%s", name_queues(self.queues), worker.pid, stack)
         self._count(from_outside=from_outside)
         return True
 
     @property
-    def unnotified(self) -> bool:
+    def exit_unlogged(self) -> bool:
         """How the last worker ended is not known yet."""
-        return self._untold is not None
+        return self._exit_unlogged is not None
 
-    def tell(self) -> None:
+    def log_exit(self) -> None:
         """Log how the last worker ended, if that was put off."""
-        worker, self._untold = self._untold, None
+        worker, self._exit_unlogged = self._exit_unlogged, None
         if worker is not None:
-            self._tell(worker, worker.ending())
+            self._log_exit_of(worker, worker.ending())
 
-    def _tell(self, worker: WorkerProcess, how: str) -> None:
+    def _log_exit_of(self, worker: WorkerProcess, how: str) -> None:
         self.last_signal = worker.ended_by_signal()
         worker.close()
         self.restarts += 1

@@ -72,7 +72,7 @@ class Watchdog:
             ]
             cause = next(filter(None, causes), None)
             if cause is not None:
-                self._pool.died(slot, cause)
+                self._pool.slots.died(slot, cause)
 
     def close(self) -> None:
         """Nothing to give back."""

@@ -21,7 +21,7 @@ class WorkerWatch:
 
     def update(self) -> None:
         """After whatever may have closed a worker's descriptors, or opened others."""
-        posts: list[WorkerSlot | Standby] = [*self._pool.slots, self._pool.standby]
+        posts: list[WorkerSlot | Standby] = [*self._pool.slots, self._pool.slots.standby]
         current = {post: _descriptors(post) for post in posts}
         changed = [post for post, now in current.items() if now != self._watched.get(post, ())]
         # All old numbers go first: a new worker may have got the number of another's closed
@@ -43,7 +43,7 @@ class WorkerWatch:
     ) -> tuple[Callable[[], None], Callable[[], None]]:
         if isinstance(post, Standby):
             return post.heard, post.ended
-        return partial(self._pool.heard, post), partial(self._pool.ended, post)
+        return partial(self._pool.slots.heard, post), partial(self._pool.slots.ended, post)
 
     def _forget(self, number: int) -> None:
         try:

@@ -1,5 +1,8 @@
 """What a message makes the master do: each effect is one order, carried out fully before the next.
 
+Most effects are what workers are told, as they stand here: the control channel carries them with
+the descriptors in them (`vuproc.workers.channel`). The rest is not for workers.
+
 An effect borrows the descriptors in it: they belong to the session, which closes them only when no
 committed state refers to them any more. `Step.finish` takes one result for each effect: None, or
 the value which the effect's text names, or `EffectFailed`.
@@ -7,9 +10,33 @@ the value which the effect's text names, or `EffectFailed`.
 
 from __future__ import annotations
 
+from enum import Enum
+from typing import ClassVar
+
 import msgspec
 
 from vuproc.fd import Fd
+
+
+class Idle(Enum):
+    """Which rings of a worker must have nothing in flight before an order is carried out."""
+
+    NONE = "none"
+    ITS_RING = "its ring"
+    EVERY_RING = "every ring"
+
+
+class Order(msgspec.Struct, frozen=True, tag=True):
+    """Something to be carried out; what is true of its kind stands in the class.
+
+    `needs_idle`: the rings that must be idle first. `barrier`: the answer to the front-end waits
+    until every worker concerned has confirmed the order. `keeps_fds`: a worker goes on with the
+    descriptors after it has carried the order out.
+    """
+
+    needs_idle: ClassVar[Idle] = Idle.NONE
+    barrier: ClassVar[bool] = True
+    keeps_fds: ClassVar[bool] = False
 
 
 class Region(msgspec.Struct, frozen=True):
@@ -27,10 +54,10 @@ class Region(msgspec.Struct, frozen=True):
 
 
 class Inflight(msgspec.Struct, frozen=True):
-    """Where one ring's in-flight record lies in a region that the front-end keeps.
+    """Where one ring's in-flight record lies in a region that outlives every worker.
 
     `offset` is in bytes from the start of `fd`; the record has room for `queue_size` descriptors,
-    at least as many as the ring has. What it holds comes from outside: nothing in it is trusted.
+    at least as many as the ring has. What it holds may come from outside: nothing in it is trusted.
     """
 
     fd: Fd
@@ -41,9 +68,11 @@ class Inflight(msgspec.Struct, frozen=True):
 class RingSetup(msgspec.Struct, frozen=True, kw_only=True):
     """All that a worker must know to run a ring.
 
-    `size` is in descriptors; `desc`, `avail` and `used` are front-end user addresses; `base` is the
-    next avail index (split ring). Without `kick` the ring is polled, without `call` the driver is
-    not notified. `inflight` is the record of the front-end's region; None: it set none.
+    `size` is in descriptors; `desc`, `avail` and `used` are front-end user addresses. `base` is the
+    position at which a ring begins whose record is empty, as the layout counts it (`RingLayout`);
+    None: where the ring stopped. Without `kick` the ring is polled, without `call` the driver is
+    not notified. `inflight` says where a worker that died had come to: the record in the
+    front-end's region, or None if it set none; then the pool has one.
     """
 
     index: int
@@ -51,7 +80,7 @@ class RingSetup(msgspec.Struct, frozen=True, kw_only=True):
     desc: int
     avail: int
     used: int
-    base: int
+    base: int | None
     enabled: bool
     kick: Fd | None
     call: Fd | None
@@ -59,107 +88,138 @@ class RingSetup(msgspec.Struct, frozen=True, kw_only=True):
     inflight: Inflight | None = None
 
 
-class SetFeatures(msgspec.Struct, frozen=True):
-    """The driver acknowledged these device feature bits."""
+class SetFeatures(Order, frozen=True, tag=True):
+    """The driver acknowledged these device feature bits; they are for rings that start later."""
 
     features: int
 
 
-class SetMemory(msgspec.Struct, frozen=True):
+class SetMemory(Order, frozen=True, tag=True):
     """Replace the whole memory table."""
+
+    needs_idle = Idle.EVERY_RING
 
     regions: tuple[Region, ...]
 
 
-class AddRegion(msgspec.Struct, frozen=True):
+class AddRegion(Order, frozen=True, tag=True):
     """Add one region to the memory table; rings that run go on."""
 
     region: Region
 
 
-class RemoveRegion(msgspec.Struct, frozen=True):
+class RemoveRegion(Order, frozen=True, tag=True):
     """Remove one region from the memory table; a ring that lies in it breaks."""
+
+    needs_idle = Idle.EVERY_RING
 
     region: Region
 
 
-class StartRing(msgspec.Struct, frozen=True):
+class StartRing(Order, frozen=True, tag=True):
     """Start a ring and pass over it once without waiting for a kick."""
+
+    keeps_fds = True
 
     setup: RingSetup
 
+    @property
+    def index(self) -> int:
+        """The ring."""
+        return self.setup.index
 
-class StopRing(msgspec.Struct, frozen=True):
-    """Finish what is in flight and stop the ring. Result: its next avail index, an int."""
+
+class StopRing(Order, frozen=True, tag=True):
+    """Finish what is in flight and stop the ring. Result: its next base, an int."""
+
+    needs_idle = Idle.ITS_RING
 
     index: int
 
 
-class EnableRing(msgspec.Struct, frozen=True):
+class EnableRing(Order, frozen=True, tag=True):
     """Let a started ring process requests (and pass over it once), or hold it."""
 
     index: int
     enabled: bool
 
 
-class SetKick(msgspec.Struct, frozen=True):
+class SetKick(Order, frozen=True, tag=True):
     """Replace the kick descriptor of a started ring; None: poll."""
 
+    keeps_fds = True
+
     index: int
     fd: Fd | None
 
 
-class SetCall(msgspec.Struct, frozen=True):
+class SetCall(Order, frozen=True, tag=True):
     """Replace the call descriptor of a started ring and signal the new one once."""
 
+    keeps_fds = True
+
     index: int
     fd: Fd | None
 
 
-class SetErr(msgspec.Struct, frozen=True):
+class SetErr(Order, frozen=True, tag=True):
     """Replace the error descriptor of a started ring."""
 
+    keeps_fds = True
+    barrier = False
+
     index: int
     fd: Fd | None
 
 
-class ReadConfig(msgspec.Struct, frozen=True):
+class ReadConfig(Order, frozen=True, tag=True):
     """Read config space; the range lies inside it. Result: bytes, missing ones count as zero."""
+
+    barrier = False
 
     offset: int
     size: int
 
 
-class WriteConfig(msgspec.Struct, frozen=True):
-    """Write config space; the range lies inside it. `flags` as SET_CONFIG has them."""
+class WriteConfig(Order, frozen=True, tag=True):
+    """Write config space; the range lies inside it. `flags` as SET_CONFIG has them.
+
+    The device may refuse, and whoever asked is to hear of it.
+    """
 
     offset: int
     data: bytes
-    flags: int
+    flags: int = 0
 
 
-class SetBackendChannel(msgspec.Struct, frozen=True):
+class SetBackendChannel(Order, frozen=True, tag=True):
     """Use this socket for messages to the front-end, instead of any before it."""
+
+    barrier = False
 
     fd: Fd
 
 
-class MakeInflight(msgspec.Struct, frozen=True):
+class MakeInflight(Order, frozen=True, tag=True):
     """Make a zeroed in-flight region for so many queues of so many descriptors each.
 
     Result: `tuple[Fd, int]`, the region's file and its size in bytes. The step owns the file: it
     goes with the answer and is closed by `Step.close_reply_fds`.
     """
 
+    barrier = False
+
     num_queues: int
     queue_size: int
 
 
-class ResetDevice(msgspec.Struct, frozen=True):
+class ResetDevice(Order, frozen=True, tag=True):
     """Bring the device's own state and config space back to their beginning; no ring runs."""
 
+    needs_idle = Idle.EVERY_RING
 
-Effect = (
+
+ForWorkers = (
     SetFeatures
     | SetMemory
     | AddRegion
@@ -170,12 +230,13 @@ Effect = (
     | SetKick
     | SetCall
     | SetErr
-    | ReadConfig
     | WriteConfig
-    | SetBackendChannel
-    | MakeInflight
     | ResetDevice
 )
+"""What workers carry out."""
+
+Effect = ForWorkers | ReadConfig | SetBackendChannel | MakeInflight
+"""All of them: the rest is carried out in the master."""
 
 
 class EffectFailed(msgspec.Struct, frozen=True):

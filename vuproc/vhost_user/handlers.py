@@ -54,7 +54,7 @@ from vuproc.vhost_user.memory_table import (
     same_place,
 )
 from vuproc.vhost_user.state import Offer, State, extra_bits
-from vuproc.vhost_user.vring import Addresses, Ring
+from vuproc.vhost_user.vring import Addresses, Vring
 
 CONFIG_FLAGS_MAX = 3
 """SET_CONFIG: 0 and 1 are QEMU's kinds of write; rust-vmm calls them 1 and 2 and may set both."""
@@ -97,19 +97,19 @@ def _value(number: int) -> Answer:
     return lambda state, results: U64.pack(value=number)
 
 
-def _ring(state: State, index: int) -> Ring:
+def _ring(state: State, index: int) -> Vring:
     """The one check of a ring index, on its full width and before any use."""
     if index >= len(state.rings):
         raise MessageRefused(f"vring {index} is out of range, the device has {len(state.rings)}")
     return state.rings[index]
 
 
-def _refuse_if_running(ring: Ring, what: str) -> None:
+def _refuse_if_running(ring: Vring, what: str) -> None:
     if ring.live:
         raise MessageRefused(f"{what} of vring {ring.index} cannot change while it runs")
 
 
-def _start_if_ready(state: State, ring: Ring, *, base_needed: bool = True) -> Change:
+def _start_if_ready(state: State, ring: Vring, *, base_needed: bool = True) -> Change:
     """Put `ring` into the state, and start it if the message was the last that it waited for.
 
     Any order of NUM, BASE, ADDR and KICK is legal. Without a memory table the ring waits for one;
@@ -119,8 +119,9 @@ def _start_if_ready(state: State, ring: Ring, *, base_needed: bool = True) -> Ch
     if not (ready and state.regions and ring.addresses is not None):
         doubt = NO_MEMORY.format(ring.index) if ready and not state.regions else ""
         return Change(state=state.with_ring(ring), doubt=doubt)
-    ring.addresses.check_covered(state.regions, ring.size)
-    record = state.inflight.record(ring.index, ring.size) if state.inflight else None
+    layout = state.layout
+    ring.addresses.check_covered(layout, state.regions, ring.size)
+    record = state.inflight.record(layout, ring.index, ring.size) if state.inflight else None
     ring = replace(ring, started=True, inflight=record)
     return Change(state=state.with_ring(ring), effects=(StartRing(ring.setup()),))
 
@@ -253,8 +254,9 @@ def _rem_mem_reg(state: State, offer: Offer, fields: Fields, fds: Fds) -> Change
 def _set_vring_num(state: State, offer: Offer, fields: Fields, fds: Fds) -> Change:
     ring, num = _ring(state, fields["index"]), fields["num"]
     limit = min(offer.queue_size, QUEUE_SIZE_MAX)
-    if num == 0 or num & (num - 1):
-        raise MessageRefused(f"ring size {num} is not a power of two")
+    problem = state.layout.size_problem(num) if num <= QUEUE_SIZE_MAX else None
+    if problem is not None:
+        raise MessageRefused(problem)
     if num > limit:
         raise MessageRefused(f"ring size {num} is above {limit}; {LARGER_QUEUES.format(limit)}")
     _refuse_if_running(ring, "the size")
@@ -272,20 +274,20 @@ def _set_vring_addr(state: State, offer: Offer, fields: Fields, fds: Fds) -> Cha
         flags=fields["flags"],
         log=fields["log"],
     )
-    addresses.check_alignment()
+    addresses.check_alignment(state.layout)
     if ring.live and ring.addresses is not None and addresses.same_place(ring.addresses):
         # Only the logging of a ring may change while it runs.
         return Change(state=state.with_ring(replace(ring, addresses=addresses)))
     _refuse_if_running(ring, "the addresses")
     if state.regions:
-        addresses.check_covered(state.regions, ring.size or 1)
+        addresses.check_covered(state.layout, state.regions, ring.size or 1)
     return _reconfigured(state, ring, addresses=addresses)
 
 
 def _set_vring_base(state: State, offer: Offer, fields: Fields, fds: Fds) -> Change:
     ring, base = _ring(state, fields["index"]), fields["num"]
-    if base > 0xFFFF:
-        raise MessageRefused(f"base {base:#x} is no 16-bit ring index")
+    if base > state.layout.base_max:
+        raise MessageRefused(f"base {base:#x} is above {state.layout.base_max:#x}")
     if ring.live and not ring.base_known and base == ring.base:
         # Started by SET_VRING_ENABLE from the initial base, which this only confirms.
         return Change(state=state.with_ring(replace(ring, base_known=True)))
@@ -293,7 +295,7 @@ def _set_vring_base(state: State, offer: Offer, fields: Fields, fds: Fds) -> Cha
     return _reconfigured(state, ring, base=base, base_known=True)
 
 
-def _reconfigured(state: State, ring: Ring, **changes: Any) -> Change:
+def _reconfigured(state: State, ring: Vring, **changes: Any) -> Change:
     if not ring.broken:
         return _start_if_ready(state, replace(ring, **changes))
     # A broken ring that is set up anew has to stop first, and starts by its next kick.
@@ -339,7 +341,7 @@ def _set_vring_err(state: State, offer: Offer, fields: Fields, fds: Fds) -> Chan
     return Change(state=state.with_ring(replace(ring, err=fd)), effects=effects)
 
 
-def _ring_and_fd(state: State, fields: Fields, fds: Fds) -> tuple[Ring, Fd | None]:
+def _ring_and_fd(state: State, fields: Fields, fds: Fds) -> tuple[Vring, Fd | None]:
     value: int = fields["value"]
     if value & ~(VRING_INDEX_MASK | VRING_NO_FD):
         raise MessageRefused(f"unknown bits in {value:#x}")
@@ -393,7 +395,7 @@ def _get_inflight_fd(state: State, offer: Offer, fields: Fields, fds: Fds) -> Ch
 
 def _set_inflight_fd(state: State, offer: Offer, fields: Fields, fds: Fds) -> Change:
     """For the rings that start from now on; QEMU sends it before the memory table."""
-    region = make_inflight_region(fields, fds[0], offer.num_queues)
+    region = make_inflight_region(state.layout, fields, fds[0], offer.num_queues)
     return _start_covered(replace(state, inflight=region), ())
 
 
@@ -453,7 +455,7 @@ def _reset_device(state: State, offer: Offer, fields: Fields, fds: Fds) -> Chang
     The in-flight region goes: what it says of the requests before the reset must not come back.
     """
     _, effects, _ = _stop_all(state)
-    rings = tuple(Ring(index=ring.index, call=ring.call, err=ring.err) for ring in state.rings)
+    rings = tuple(Vring(index=ring.index, call=ring.call, err=ring.err) for ring in state.rings)
     return Change(
         state=replace(state, rings=rings, features=None, status=0, inflight=None),
         effects=(*effects, ResetDevice()),

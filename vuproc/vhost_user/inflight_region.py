@@ -8,7 +8,8 @@ import msgspec
 
 from vuproc.errors import MessageRefused
 from vuproc.fd import Fd, FdKind
-from vuproc.spec.inflight import RECORD_ALIGN, split_record_bytes
+from vuproc.spec.inflight import RECORD_ALIGN
+from vuproc.spec.ring_layout import RingLayout
 from vuproc.spec.virtio import QUEUE_SIZE_MAX
 from vuproc.vhost_user.effects import Inflight
 
@@ -24,7 +25,7 @@ class InflightRegion(msgspec.Struct, frozen=True, kw_only=True):
     num_queues: int
     queue_size: int
 
-    def record(self, index: int, size: int) -> Inflight | None:
+    def record(self, layout: RingLayout, index: int, size: int) -> Inflight | None:
         """The record of one ring of `size` descriptors; None if the region has none for it.
 
         MessageRefused if the ring is larger than its record.
@@ -35,7 +36,7 @@ class InflightRegion(msgspec.Struct, frozen=True, kw_only=True):
             raise MessageRefused(
                 f"ring size {size} is above {self.queue_size}, the in-flight region's"
             )
-        offset = self.offset + index * split_record_bytes(self.queue_size)
+        offset = self.offset + index * layout.record_bytes(self.queue_size)
         return Inflight(self.fd, offset, self.queue_size)
 
 
@@ -47,7 +48,9 @@ def check_extent(num_queues: int, queue_size: int, *, queues_max: int, size_max:
         raise MessageRefused(f"in-flight queue size {queue_size}, 1 to {size_max} are allowed")
 
 
-def make_region(fields: Mapping[str, int], fd: Fd, num_queues: int) -> InflightRegion:
+def make_region(
+    layout: RingLayout, fields: Mapping[str, int], fd: Fd, num_queues: int
+) -> InflightRegion:
     """The region as a message lays it out, checked by itself; MessageRefused if it is not legal.
 
     `num_queues` is the device's. A region of larger queues than ours is good, if it holds them.
@@ -61,7 +64,7 @@ def make_region(fields: Mapping[str, int], fd: Fd, num_queues: int) -> InflightR
     check_extent(
         region.num_queues, region.queue_size, queues_max=num_queues, size_max=QUEUE_SIZE_MAX
     )
-    size, needed = fields["mmap_size"], region.num_queues * split_record_bytes(region.queue_size)
+    size, needed = fields["mmap_size"], region.num_queues * layout.record_bytes(region.queue_size)
     if size != needed:
         # Another size is another distance from record to record.
         raise MessageRefused(f"in-flight region of {size} bytes, its queues take {needed}")

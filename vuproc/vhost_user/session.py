@@ -7,7 +7,7 @@ only then is the front-end answered. A refused message leaves the state as it wa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -22,18 +22,13 @@ from vuproc.spec.vhost_user import (
 )
 from vuproc.spec.virtio import Feature, Status
 from vuproc.vhost_user.effects import (
-    AddRegion,
     Effect,
     EffectFailed,
     MakeInflight,
     ReadConfig,
-    SetFeatures,
-    SetMemory,
-    StartRing,
     StopRing,
 )
 from vuproc.vhost_user.handlers import HANDLERS, Change
-from vuproc.vhost_user.memory_table import TABLE_REGIONS_MAX
 from vuproc.vhost_user.snapshot import Names, restore, snapshot
 from vuproc.vhost_user.state import Offer, State, extra_bits
 from vuproc.vhost_user.wire import Message, reply
@@ -131,27 +126,6 @@ class Session:
         self._pending = step
         return step
 
-    def replay(self, queues: Collection[int] | None = None) -> list[Effect]:
-        """The effects that bring a fresh worker of `queues` (None: all) to the committed state.
-
-        Rings that broke are among the started ones: `state.rings[i].broken` tells. The base is the
-        one with which the ring was started, not where it is by now.
-        """
-        state = self._state
-        effects: list[Effect] = []
-        if state.features is not None:
-            effects.append(SetFeatures(state.features))
-        if state.regions:
-            # A table never outgrows the descriptors of one message: the rest comes singly.
-            effects.append(SetMemory(state.regions[:TABLE_REGIONS_MAX]))
-            effects.extend(AddRegion(region) for region in state.regions[TABLE_REGIONS_MAX:])
-        effects.extend(
-            StartRing(ring.setup())
-            for ring in state.started
-            if queues is None or ring.index in queues
-        )
-        return effects
-
     def running(self) -> tuple[int, ...]:
         """The rings that are started and not broken."""
         return tuple(ring.index for ring in self._state.started if not ring.broken)
@@ -239,7 +213,10 @@ class Session:
         if not fewest <= len(message.fds) <= most:
             allowed = str(most) if fewest == most else f"{fewest} to {most}"
             raise MessageRefused(f"{len(message.fds)} descriptors came, {allowed} are allowed")
-        return handler(self._state, self._offer, message.fields(), message.fds)
+        change = handler(self._state, self._offer, message.fields(), message.fds)
+        if row.barrier and not all(effect.barrier for effect in change.effects):
+            raise RuntimeError(f"{row.name} is a barrier, and not all of its effects are")
+        return change
 
     def _check_doubt(self, change: Change, message: Message) -> None:
         """Memory may come after the rings, but with a driver that is this far it has not."""
@@ -264,7 +241,7 @@ class Session:
         if change is None:
             return self._refusal(message, step.refused or "")
         step.reply_fds = _made(change.effects, results)
-        step.refused = _failure(change.effects, results)
+        step.refused = _failure(self._state, change.effects, results)
         if step.refused is not None:
             step.close_reply_fds()
             message.close()
@@ -332,13 +309,13 @@ def _made(effects: Sequence[Effect], results: Sequence[object]) -> tuple[Fd, ...
     )
 
 
-def _failure(effects: Sequence[Effect], results: Sequence[object]) -> str | None:
+def _failure(state: State, effects: Sequence[Effect], results: Sequence[object]) -> str | None:
     """Why the effects do not count as carried out, None if they do."""
     for effect, result in zip(effects, results, strict=False):
         if isinstance(result, EffectFailed):
             return result.reason
         name = type(effect).__name__
-        if isinstance(effect, StopRing) and not (isinstance(result, int) and 0 <= result <= 0xFFFF):
+        if isinstance(effect, StopRing) and not _is_base(state, result):
             return f"{name} gave {result!r}, not a ring index"
         if isinstance(effect, ReadConfig) and not isinstance(result, bytes):
             return f"{name} gave {result!r}, not bytes"
@@ -347,6 +324,10 @@ def _failure(effects: Sequence[Effect], results: Sequence[object]) -> str | None
     if len(results) != len(effects):
         return f"{len(results)} of {len(effects)} effects were carried out"
     return None
+
+
+def _is_base(state: State, result: object) -> bool:
+    return isinstance(result, int) and 0 <= result <= state.layout.base_max
 
 
 def _is_region(result: object) -> bool:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import msgspec
 
 from vuproc.fd import Fd
+from vuproc.spec.ring_layout import RingLayout, layout_of
 from vuproc.vhost_user.effects import Region
 from vuproc.vhost_user.inflight_region import InflightRegion
-from vuproc.vhost_user.vring import Ring
+from vuproc.vhost_user.vring import Vring
 
 
 def extra_bits(value: int, allowed: int) -> int:
@@ -41,7 +42,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     `features` is None until SET_FEATURES. `inflight` is for the rings that start from now on.
     """
 
-    rings: tuple[Ring, ...]
+    rings: tuple[Vring, ...]
     owned: bool = False
     features: int | None = None
     protocol_features: int = 0
@@ -53,14 +54,19 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     @staticmethod
     def initial(num_queues: int) -> State:
         """The state of a new connection."""
-        return State(rings=tuple(Ring(index=index) for index in range(num_queues)))
+        return State(rings=tuple(Vring(index=index) for index in range(num_queues)))
 
     @property
-    def started(self) -> tuple[Ring, ...]:
+    def started(self) -> tuple[Vring, ...]:
         """The rings that run, broken ones among them."""
         return tuple(ring for ring in self.rings if ring.started)
 
-    def with_ring(self, ring: Ring) -> State:
+    @property
+    def layout(self) -> RingLayout:
+        """How this session's rings lie in memory."""
+        return layout_of(self.features)
+
+    def with_ring(self, ring: Vring) -> State:
         """The same state with one ring replaced."""
         rings = self.rings[: ring.index] + (ring,) + self.rings[ring.index + 1 :]
         return msgspec.structs.replace(self, rings=rings)

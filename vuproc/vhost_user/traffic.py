@@ -1,7 +1,7 @@
 """The lines of `log_level: debug`: each front-end message, and each command to a worker, in one.
 
     SET_VRING_NUM index=0 num=128 NEED_REPLY fds=[] -> value=0 (0.21 ms)
-    worker 4711 of queue 0: StopRing queue=0 fds=[] -> 17 (0.35 ms)
+    worker 4711 of queue 0: StopRing index=0 -> 17 (0.35 ms)
 
 Nothing here is called unless the level is that low.
 """
@@ -64,10 +64,10 @@ class CommandLog:
     def __init__(self) -> None:
         self._asked: dict[int, tuple[str, float]] = {}
 
-    def posted(self, serial: int, command: msgspec.Struct, fds: Iterable[Fd]) -> None:
+    def posted(self, serial: int, command: msgspec.Struct) -> None:
         """A command goes out."""
         if log.isEnabledFor(logging.DEBUG):
-            self._asked[serial] = command_line(command, fds), time.monotonic()
+            self._asked[serial] = command_line(command), time.monotonic()
 
     def answered(self, worker: str, serial: int, answer: object) -> None:
         """It was carried out, with this value, or refused, for this reason."""
@@ -82,12 +82,10 @@ class CommandLog:
             self.answered(worker, serial, cause)
 
 
-def command_line(command: msgspec.Struct, fds: Iterable[Fd]) -> str:
-    """What the master has a worker do: name, fields, descriptors."""
+def command_line(command: msgspec.Struct) -> str:
+    """What the master has a worker do: name and fields, with the descriptors in them."""
     fields = {name: getattr(command, name) for name in command.__struct_fields__}
-    fields.pop("serial", None)
-    told = fields_line(fields)
-    return " ".join(filter(None, (type(command).__name__, told, fds_line(fds))))
+    return " ".join(filter(None, (type(command).__name__, fields_line(fields))))
 
 
 def fields_line(fields: Mapping[str, Any]) -> str:
@@ -97,7 +95,11 @@ def fields_line(fields: Mapping[str, Any]) -> str:
 
 def fds_line(fds: Iterable[Fd]) -> str:
     """Descriptors by number and kind."""
-    return f"fds=[{', '.join(f'{fd.fileno()} {fd.kind.value}' for fd in fds)}]"
+    return f"fds=[{', '.join(map(_fd, fds))}]"
+
+
+def _fd(fd: Fd) -> str:
+    return "closed" if fd.closed else f"{fd.fileno()} {fd.kind.value}"
 
 
 def _value(value: object) -> str:
@@ -110,6 +112,8 @@ def _value(value: object) -> str:
             shown = value[:BYTES_SHOWN].hex() or '""'
             more = len(value) - BYTES_SHOWN
             return f"{shown}+{more} bytes" if more > 0 else shown
+        case Fd():
+            return f"[{_fd(value)}]"
         case msgspec.Struct():
             fields = {name: getattr(value, name) for name in value.__struct_fields__}
             return f"({fields_line(fields)})"

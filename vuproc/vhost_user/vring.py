@@ -8,23 +8,13 @@ import msgspec
 
 from vuproc.errors import MessageRefused
 from vuproc.fd import Fd
-from vuproc.spec.virtio import (
-    AVAIL_ALIGN,
-    AVAIL_ENTRY,
-    AVAIL_HEADER,
-    DESC_ALIGN,
-    DESC_SIZE,
-    EVENT_WORD,
-    USED_ALIGN,
-    USED_ENTRY,
-    USED_HEADER,
-)
+from vuproc.spec.ring_layout import Area, RingLayout
 from vuproc.vhost_user.effects import Inflight, Region, RingSetup
 from vuproc.vhost_user.memory_table import covers
 
 
 class Addresses(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a split ring lies, in front-end user addresses; `log` is guest-physical."""
+    """Where a ring's areas lie, in front-end user addresses; `log` is guest-physical."""
 
     desc: int
     used: int
@@ -36,29 +26,27 @@ class Addresses(msgspec.Struct, frozen=True, kw_only=True):
         """Whether the ring itself stays where it is, whatever happens to its logging."""
         return (self.desc, self.used, self.avail) == (other.desc, other.used, other.avail)
 
-    def check_alignment(self) -> None:
-        """MessageRefused unless each area is aligned as virtio 1.3 section 2.7 demands."""
-        for name, address, align in (
-            ("descriptor table", self.desc, DESC_ALIGN),
-            ("available ring", self.avail, AVAIL_ALIGN),
-            ("used ring", self.used, USED_ALIGN),
-        ):
-            if address % align:
-                raise MessageRefused(f"{name} at {address:#x} is not aligned to {align}")
+    def check_alignment(self, layout: RingLayout) -> None:
+        """MessageRefused unless each area is aligned as the layout demands."""
+        for area, address in self._areas(layout):
+            if address % area.align:
+                raise MessageRefused(f"{area.name} at {address:#x} is not aligned to {area.align}")
 
-    def check_covered(self, regions: Iterable[Region], size: int) -> None:
+    def check_covered(self, layout: RingLayout, regions: Iterable[Region], size: int) -> None:
         """MessageRefused unless each area of a ring of `size` descriptors lies in one region."""
         regions = tuple(regions)
-        for name, address, length in (
-            ("descriptor table", self.desc, DESC_SIZE * size),
-            ("available ring", self.avail, AVAIL_HEADER + AVAIL_ENTRY * size + EVENT_WORD),
-            ("used ring", self.used, USED_HEADER + USED_ENTRY * size + EVENT_WORD),
-        ):
+        for area, address in self._areas(layout):
+            length = area.length(size)
             if not covers(regions, address, length):
-                raise MessageRefused(f"{name} at {address:#x}+{length:#x} is not in one region")
+                raise MessageRefused(
+                    f"{area.name} at {address:#x}+{length:#x} is not in one region"
+                )
+
+    def _areas(self, layout: RingLayout) -> tuple[tuple[Area, int], ...]:
+        return (layout.desc, self.desc), (layout.avail, self.avail), (layout.used, self.used)
 
 
-class Ring(msgspec.Struct, frozen=True, kw_only=True):
+class Vring(msgspec.Struct, frozen=True, kw_only=True):
     """One ring. `started` and `enabled` are independent of each other (vhost-user, "Ring states").
 
     `size` 0 and `addresses` None: not set yet. `kicked`: SET_VRING_KICK came, with a descriptor or
@@ -96,7 +84,7 @@ class Ring(msgspec.Struct, frozen=True, kw_only=True):
         record = None if self.inflight is None else self.inflight.fd
         return ("kick", self.kick), ("call", self.call), ("err", self.err), ("inflight", record)
 
-    def stopped(self) -> Ring:
+    def stopped(self) -> Vring:
         """The ring after its stop: it starts again when a new SET_VRING_KICK comes."""
         return msgspec.structs.replace(
             self, started=False, broken="", kicked=False, kick=None, inflight=None

@@ -20,7 +20,7 @@ import multiprocess.popen_fork
 
 from vuproc.fd import Fd
 from vuproc.workers import main
-from vuproc.workers.control import ChannelError
+from vuproc.workers.channel import ChannelError
 from vuproc.workers.fork_messages import (
     AnyForkReport,
     Ended,
@@ -123,33 +123,32 @@ class _Loop:
             return
         if received is None:
             return
-        _, fds = received
+        order, fds = received
         try:
-            pid, pidfd = self._fork(fds)
+            forked = self._fork(order)
         except OSError as error:
             call = "pidfd_open" if isinstance(error, _NoPidfd) else "fork"
             self._say(NotForked(call, error.errno or 0))
         else:
-            self._say(Forked(pid), pidfd)
+            self._say(forked)
         finally:
             for fd in fds:
                 fd.close()
 
-    def _fork(self, fds: tuple[Fd, ...]) -> tuple[int, Fd]:
-        process = _Process(target=self._live, args=(fds,), name="vuproc-worker", daemon=True)
+    def _fork(self, order: Fork) -> Forked:
+        process = _Process(target=self._live, args=(order,), name="vuproc-worker", daemon=True)
         process.start()
         pidfd = Fd(process.sentinel)
         self._workers[pidfd.fileno()] = pidfd, process
-        return process.pid, pidfd
+        return Forked(process.pid, pidfd)
 
-    def _live(self, fds: tuple[Fd, ...]) -> None:
+    def _live(self, order: Fork) -> None:
         """The worker's own life, in its process; nothing of ours is its business."""
         assert self._channel is not None
         self._channel.close()
         for pidfd, _ in self._workers.values():
             pidfd.close()
-        control, stack = fds
-        main.run(control, stack)
+        main.run(order.control, order.stack)
 
     def _ended(self, number: int) -> None:
         pidfd, process = self._workers.pop(number)
@@ -158,10 +157,10 @@ class _Loop:
         process.close()
         pidfd.close()
 
-    def _say(self, report: AnyForkReport, *fds: Fd) -> None:
+    def _say(self, report: AnyForkReport) -> None:
         if self._channel is None:
             return
         try:
-            self._channel.send(report, fds)
+            self._channel.send(report)
         except ChannelError:
             pass  # the next receive finds out whether it has gone

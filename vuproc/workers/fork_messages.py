@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import msgspec
 
-from vuproc.workers.control import Channel
+from vuproc.fd import Fd
+from vuproc.workers.channel import Channel
 
 
 class Fork(msgspec.Struct, frozen=True, tag=True):
-    """Start a worker. Fds: its control channel, and the file for its stack."""
+    """Start a worker with this end of its control channel, and this file for its stack."""
+
+    control: Fd
+    stack: Fd
 
 
 class Forked(msgspec.Struct, frozen=True, tag=True):
-    """The worker is there. Fds: its pidfd."""
+    """The worker is there."""
 
     pid: int
+    pidfd: Fd
 
 
 class NotForked(msgspec.Struct, frozen=True, tag=True):

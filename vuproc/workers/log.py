@@ -14,7 +14,8 @@ from collections.abc import Callable, Hashable
 
 from vuproc import texts
 from vuproc.log_limit import LogLimit, place_of
-from vuproc.workers.control import ChannelError, Logged, WorkerChannel
+from vuproc.workers.channel import ChannelError
+from vuproc.workers.control import Logged, WorkerChannel
 
 PLACES_MOST = 64
 """Lines of code, and kinds of failures, that are told apart at a time."""

@@ -8,27 +8,23 @@ the device has finished what is in flight. The master has a deadline for that.
 
 from __future__ import annotations
 
-import logging
 import os
 import select
-import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
-from vuproc import texts
 from vuproc.device import Device
-from vuproc.errors import MemoryFault, RequestAbandoned, RingError
+from vuproc.errors import MemoryFault, RingError
 from vuproc.fd import Fd
 from vuproc.shm.counters import QueueCounters
-from vuproc.shm.memory import GuestMemory
 from vuproc.shm.native import NativeDevice
-from vuproc.shm.request import Request
 from vuproc.shm.ring import SLICE_NS
 from vuproc.shm.segment import Segment
-from vuproc.workers import control
-from vuproc.workers.control import ChannelClosed, Command, Done, Failed, RingBroken, WorkerChannel
+from vuproc.workers.channel import ChannelClosed
+from vuproc.workers.commands import Commands, Leave, Refusal
+from vuproc.workers.control import Command, Done, Failed, RingBroken, WorkerChannel
+from vuproc.workers.device_code import DeviceCode, name_of
 from vuproc.workers.log import WorkerLog
 from vuproc.workers.poller import Callback, HasFileno, Watcher, is_ready
 from vuproc.workers.queue import ALONE_NS, Queue
@@ -38,16 +34,6 @@ POLL_BUSY_S = 0.0005
 """How long a ring without a kick descriptor sleeps between two looks when it was found empty."""
 POLL_SPINS = 64
 """Looks at an empty polled ring before the first such sleep."""
-PEEK_BYTES = 16
-"""Bytes of an abandoned request that are shown in the log: a header's worth."""
-
-
-class Leave(Exception):
-    """The process is to end, with the exit code `code`."""
-
-    def __init__(self, code: int) -> None:
-        super().__init__(code)
-        self.code = code
 
 
 class Worker:
@@ -62,11 +48,11 @@ class Worker:
         self._chain_limit = chain_limit
         self._watcher = Watcher()
         self._hooks: dict[int, Callback] = {}
-        self._memory = GuestMemory()
-        self._features = 0
-        self._queues: dict[int, Queue] = {}
+        self._code = DeviceCode(device, said)
+        self._commands = Commands(device, self._code, self._watcher)
+        self._queues = self._commands.queues
         self._waiting: deque[tuple[Command, tuple[Fd, ...]]] = deque()
-        self._counters: list[QueueCounters] = []
+        self._counters = self._code.counters
         self._took_over = False
         self._spin = Spin("off", lambda: 1)
         self._empty_looks = 0
@@ -84,7 +70,7 @@ class Worker:
 
         def ready(_mask: int) -> None:
             try:
-                with self._in_hook():
+                with self._code.in_hook():
                     callback()
             except Exception as error:
                 # What it has not read is there still: it would be called again at once, for ever.
@@ -92,7 +78,7 @@ class Worker:
                 if self._hooks.get(number) is ready and is_ready(number, events):
                     self.unwatch(number)
                     then = f"; descriptor {number} is no longer watched"
-                self._failed(_name(callback), error, then=then)
+                self._code.failed(name_of(callback), error, then=then)
 
         self._watcher.add(number, ready, events)
         self._hooks[number] = ready
@@ -121,8 +107,8 @@ class Worker:
                 self._device,
                 own,
                 self._chain_limit,
-                self._request_failed,
-                self._request_skipped,
+                self._code.request_failed,
+                self._code.request_skipped,
                 self._ring_broken,
             )
         for index in queues:
@@ -144,7 +130,7 @@ class Worker:
                         queue.ready = True
                     if queue.ready and not self._waiting:
                         queue.run(self._window(queue), self._slice(queue))
-                    self._look_at_failures(queue)
+                    self._code.look_at_failures(queue)
                 self._settle()
                 self._said.tend()
         except Leave as leave:
@@ -216,14 +202,8 @@ class Worker:
         """Carry out the waiting commands in their order, each as soon as the rings it concerns are
         idle, and answer them.
         """
-        while self._waiting:
-            command, fds = self._waiting[0]
-            for index in self._needs_idle(command):
-                queue = self._queues.get(index)
-                if queue is not None and queue.in_flight:
-                    return
-            self._waiting.popleft()
-            self._carry_out(command, fds)
+        while self._waiting and not self._commands.waits_for(self._waiting[0][0].order):
+            self._carry_out(*self._waiting.popleft())
 
     def _carry_out(self, command: Command, fds: tuple[Fd, ...]) -> None:
         if not self._took_over:
@@ -234,155 +214,20 @@ class Worker:
                 counters.leave_hooks()
         kept = False
         try:
-            value = self._apply(command, fds)
-            kept = isinstance(
-                command, control.StartRing | control.SetKick | control.SetCall | control.SetErr
-            )
+            done = self._commands.carry_out(command)
+            kept = command.order.keeps_fds
         except Leave:
+            self._said.tend(at_last=True)  # nobody listens after the answer
             self._answer(Done(command.serial))
             raise
         except (RingError, MemoryFault, OSError, Refusal) as error:
             self._answer(Failed(command.serial, str(error)))
         else:
-            self._answer(Done(command.serial, value))
+            self._answer(done)
         finally:
             if not kept:
                 for fd in fds:
                     fd.close()
-
-    def _needs_idle(self, command: Command) -> tuple[int, ...]:
-        match command:
-            case control.StopRing(queue=queue):
-                return (queue,)
-            case control.SetMemory() | control.RemoveRegion() | control.ResetDevice():
-                return tuple(self._queues)
-            case _:
-                return ()
-
-    def _apply(self, command: Command, fds: tuple[Fd, ...]) -> int:
-        """Carry out one command; returns the value of its answer, raises what `_settle` turns into
-        a refusal.
-        """
-        match command:
-            case control.SetFeatures(features=features):
-                self._features = features
-                self._hook(self._device.features_acked, features)
-            case control.SetMemory(regions=regions):
-                memory = GuestMemory()
-                for region, fd in zip(regions, fds, strict=True):
-                    memory = _extended(memory, region, fd)
-                self._change_memory(memory)
-            case control.AddRegion(region=region):
-                self._change_memory(_extended(self._memory, region, fds[0]))
-            case control.RemoveRegion(guest_addr=guest_addr, size=size, user_addr=user_addr):
-                # A worker that was started after a region lost its file never had it.
-                if (guest_addr, size, user_addr) in self._memory.regions:
-                    self._change_memory(self._memory.without_region(guest_addr, size, user_addr))
-            case control.StartRing(queue=index):
-                self._unwatch_queue(self._queue(index))
-                self._queue(index).start(command, fds, self._memory, self._features)
-                self._watch_queue(self._queue(index))
-                self._hook(self._device.ring_started, index)
-            case control.StopRing(queue=index):
-                if not self._queue(index).started:
-                    raise Refusal(f"queue {index} is not started")
-                self._unwatch_queue(self._queue(index))
-                base = self._queue(index).stop()
-                self._hook(self._device.ring_stopped, index)
-                return base
-            case control.BlameUring(queue=index, looks=looks):
-                return self._queue(index).blame(looks)
-            case control.EnableRing(queue=index, enabled=enabled):
-                self._queue(index).set_enabled(enabled)
-            case control.SetKick(queue=index):
-                self._unwatch_queue(self._queue(index))
-                old = self._queue(index).set_kick(fds[0] if fds else None)
-                if old is not None:
-                    old.close()
-                self._watch_queue(self._queue(index))
-            case control.SetCall(queue=index):
-                self._queue(index).set_call(fds[0] if fds else None)
-            case control.SetErr(queue=index):
-                self._queue(index).set_err(fds[0] if fds else None)
-            case control.WriteConfig(offset=offset, data=data):
-                self._write_config(offset, data)
-            case control.ResetDevice():
-                self._features = 0
-                self._hook(self._device.reset)
-            case control.SetLogLevel(level=level):
-                logging.getLogger("vuproc").setLevel(level)
-            case control.Detach():
-                self._detach()
-            case control.Exit():
-                self._detach()
-                self._hook(self._device.teardown)
-                self._said.tend(at_last=True)  # nobody listens after the answer
-                raise Leave(0)
-            case _:
-                raise Refusal(f"{type(command).__name__} does not belong here")
-        return 0
-
-    def _queue(self, index: int) -> Queue:
-        try:
-            return self._queues[index]
-        except KeyError:
-            raise Refusal(f"queue {index} is not served by this worker") from None
-
-    def _change_memory(self, memory: GuestMemory) -> None:
-        for queue in self._queues.values():
-            queue.rebind(memory)
-        self._memory = memory
-
-    @contextmanager
-    def _in_hook(self) -> Iterator[None]:
-        """The device's own code may take longer than a command does: the master sees when it is at
-        it.
-        """
-        for counters in self._counters:
-            counters.count_hook()
-        try:
-            yield
-        finally:
-            for counters in self._counters:
-                counters.count_hook()
-
-    def _write_config(self, offset: int, data: bytes) -> None:
-        try:
-            with self._in_hook():
-                self._device.config_written(offset, data)
-        except Exception as error:
-            raise Refusal(f"config_written: {texts.described(error)}") from error
-
-    def _detach(self) -> None:
-        for queue in self._queues.values():
-            self._unwatch_queue(queue)
-            queue.drop()
-            queue.enabled = False
-            queue.told_untouched = False
-        self._memory = GuestMemory()
-        self._features = 0
-        self._hook(self._device.reset)
-
-    def _watch_queue(self, queue: Queue) -> None:
-        if queue.completions >= 0:
-            # It only has to wake the loop, which publishes in every turn.
-            self._watcher.add(queue.completions, lambda _mask: None)
-        if queue.kick is None:
-            return
-
-        def ready(mask: int) -> None:
-            if mask & select.EPOLLIN:
-                queue.take_kick()
-            elif mask & (select.EPOLLHUP | select.EPOLLERR):
-                queue.break_ring("the kick descriptor was closed by its other end")
-
-        self._watcher.add(queue.kick.fileno(), ready)
-
-    def _unwatch_queue(self, queue: Queue) -> None:
-        if queue.completions >= 0:
-            self._watcher.remove(queue.completions)
-        if queue.kick is not None:
-            self._watcher.remove(queue.kick.fileno())
 
     # What goes to the master.
 
@@ -393,87 +238,11 @@ class Worker:
             raise Leave(0) from None
 
     def _ring_broken(self, queue: int, cause: str) -> None:
-        self._unwatch_queue(self._queues[queue])
+        self._queues[queue].unwatch_in(self._watcher)
         self._answer(RingBroken(queue, cause))
-
-    def _request_failed(self, request: Request, error: BaseException) -> None:
-        """The device's `handle` raised or returned something: this request fails, the queue goes
-        on.
-        """
-        name = type(self._device).__name__
-        about = f"queue {request.queue}, head {request.head}"
-        self._failed(f"{name}.handle", error, about)
-        if request.finished:
-            return
-        self._fail(request, error)
-        if not request.finished:
-            request.finish()
-
-    def _fail(self, request: Request, error: BaseException) -> None:
-        try:
-            self._device.fail(request, error)
-        except Exception as again:
-            self._failed(f"{type(self._device).__name__}.fail", again)
-
-    def _request_skipped(self, request: Request, why: str, attempts: int) -> None:
-        """Complete a dead worker's request which is not to run (again), and log why."""
-        name = type(self._device).__name__
-        chain = (
-            f"queue {request.queue}, head {request.head}, {request.readable_total} bytes to read, "
-            f"{request.writable_total} to write, begins {request.read(PEEK_BYTES).hex() or 'empty'}"
-        )
-        if why == "drop":
-            self._said.note(why, logging.WARNING, lambda: f"{name}: not run again: {chain}")
-            request.finish(0)
-            return
-        cause = f"{attempts} workers died over it" if why == "poison" else "not run again"
-        self._said.note(why, logging.ERROR, lambda: f"{name}: failed, as {cause}: {chain}")
-        self._fail(request, RequestAbandoned(request.queue, request.head, attempts))
-        if not request.finished:
-            request.finish(0)
 
     def _take_native(self, index: int, native: NativeDevice | None) -> None:
         self._queues[index].native = native
         if native is not None and native.completion_fd >= 0:
             # It only has to wake the loop, which publishes in every turn.
             self._watcher.add(native.completion_fd, lambda _mask: None)
-
-    def _look_at_failures(self, queue: Queue) -> None:
-        """Log what a native device has counted since the last look."""
-        native = queue.native
-        if native is None or native.failures == queue.failures_seen:
-            return
-        count, queue.failures_seen = native.failures - queue.failures_seen, native.failures
-        error = OSError(native.failure, os.strerror(native.failure))
-        about = f"queue {queue.index}: {count} requests failed, the last"
-        self._failed(f"{type(self._device).__name__}.native", error, about)
-
-    def _hook(self, method: Callable[..., None], *args: object) -> None:
-        """Call the device's own code; what it raises is logged with the method's name and ends
-        nothing.
-        """
-        try:
-            with self._in_hook():
-                method(*args)
-        except Exception as error:
-            self._failed(_name(method), error)
-
-    def _failed(self, what: str, error: BaseException, about: str = "", *, then: str = "") -> None:
-        module = sys.modules.get(type(self._device).__module__)
-        file = getattr(module, "__file__", None) or ""
-        self._said.failed(what, error, about, then=then, file=file)
-
-
-class Refusal(Exception):
-    """A command that cannot be carried out, with the reason for the answer."""
-
-
-def _extended(memory: GuestMemory, region: control.Region, fd: Fd) -> GuestMemory:
-    return memory.with_region(
-        region.guest_addr, region.size, region.user_addr, region.mmap_offset, fd.fileno()
-    )
-
-
-def _name(method: Callable[..., None]) -> str:
-    """What an author calls it."""
-    return str(getattr(method, "__qualname__", type(method).__name__))

@@ -20,14 +20,8 @@ from vuproc.handover.keeper import ErrorOutput
 from vuproc.loader import build
 from vuproc.shm.segment import Segment
 from vuproc.workers import control, stack
-from vuproc.workers.control import (
-    ChannelClosed,
-    ChannelError,
-    Done,
-    Failed,
-    WorkerChannel,
-    worker_end,
-)
+from vuproc.workers.channel import ChannelClosed, ChannelError
+from vuproc.workers.control import Command, Done, Failed, WorkerChannel, worker_end
 from vuproc.workers.log import WorkerLog
 from vuproc.workers.loop import Worker
 from vuproc.workers.parent_death import die_with_parent
@@ -70,18 +64,20 @@ def run(control_end: Fd, stack_file: Fd) -> None:
 def _serve(channel: WorkerChannel) -> int:
     if not channel.wait(PREPARE_DEADLINE):
         return EXIT_SETUP
-    prepare, fds = channel.receive() or (None, ())
+    first = _command(channel)
+    prepare = first.order
     if not isinstance(prepare, control.Prepare):
         raise ChannelError("the first command is not Prepare")
     try:
-        worker, counters = _prepare(channel, prepare, fds)
+        worker, counters = _prepare(channel, prepare)
     except Exception as error:
-        channel.send(Failed(prepare.serial, f"{prepare.type_ref}: {_blame(error)}"))
+        channel.send(Failed(first.serial, f"{prepare.type_ref}: {_blame(error)}"))
         return EXIT_SETUP
-    channel.send(Done(prepare.serial))
+    channel.send(Done(first.serial))
 
     channel.wait(None)
-    assign, _ = channel.receive() or (None, ())
+    second = _command(channel)
+    assign = second.order
     if isinstance(assign, control.Exit):
         return 0
     if not isinstance(assign, control.Assign):
@@ -89,15 +85,21 @@ def _serve(channel: WorkerChannel) -> int:
     try:
         worker.take(assign.queues, counters)
     except Exception as error:
-        channel.send(Failed(assign.serial, f"{prepare.type_ref}: {_blame(error)}"))
+        channel.send(Failed(second.serial, f"{prepare.type_ref}: {_blame(error)}"))
         return EXIT_SETUP
-    channel.send(Done(assign.serial))
+    channel.send(Done(second.serial))
     return worker.run()
 
 
-def _prepare(
-    channel: WorkerChannel, prepare: control.Prepare, fds: tuple[Fd, ...]
-) -> tuple[Worker, Segment | None]:
+def _command(channel: WorkerChannel) -> Command:
+    """The command that is there. Raises ChannelError."""
+    received = channel.receive()
+    if received is None:
+        raise ChannelError("no command is there")
+    return received[0]
+
+
+def _prepare(channel: WorkerChannel, prepare: control.Prepare) -> tuple[Worker, Segment | None]:
     """All that can be done before the queues are known: a driver waits for what is left."""
     logger = logging.getLogger("vuproc")
     logger.setLevel(prepare.log_level)
@@ -105,7 +107,7 @@ def _prepare(
     logger.addHandler(said)
     logger.propagate = False
     device = build(prepare.type_ref, Path(prepare.base_dir), prepare.options)
-    device.shared = dict(zip(prepare.shared, fds, strict=True))
+    device.shared = prepare.shared
     counters = None if prepare.counters is None else Segment.attach(prepare.counters)
     return Worker(channel, device, prepare.chain_limit, said), counters
 

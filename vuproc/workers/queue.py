@@ -9,23 +9,25 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import sys
 from collections.abc import Callable
 
 from vuproc.device import Device
 from vuproc.errors import MemoryFault, RingError, UringUnavailable
 from vuproc.fd import Fd
-from vuproc.remedies import SHARE_MEMORY
 from vuproc.shm.counters import QueueCounters
-from vuproc.shm.inflight import SplitRecord, record_bytes
 from vuproc.shm.memory import GuestMemory
 from vuproc.shm.native import NativeDevice
 from vuproc.shm.request import Request
 from vuproc.shm.ring import SLICE_NS
-from vuproc.shm.split import SplitRing
 from vuproc.shm.uring import Uring
-from vuproc.spec.virtio import AVAIL_ENTRY, AVAIL_HEADER, DESC_SIZE
-from vuproc.workers import control, uring_lock
+from vuproc.spec.ring_layout import SPLIT, RingLayout
+from vuproc.vhost_user.effects import Inflight, RingSetup
+from vuproc.workers import uring_lock
+from vuproc.workers.poller import Watcher
+from vuproc.workers.rings import RECORDS, RINGS, AnyRing
+from vuproc.workers.unshared import UnsharedMemory
 
 log = logging.getLogger("vuproc.worker")
 
@@ -37,12 +39,6 @@ NATIVE_BUDGET = 65536
 """The same for a native device, which keeps an eye on the time as well."""
 ALONE_NS = 10_000_000
 """The longest turn of a native device if nobody else waits for one. A command ends it."""
-UNTOUCHED_KICKS = 2
-"""Kicks after which a ring that is all zero is worth a look: QEMU gives one of its own at a start,
-a driver none before it has put a request there.
-"""
-UNTOUCHED_BYTES = 4096
-"""Bytes of descriptors, and of the available ring, that are looked at then."""
 KICK_BYTES = 8
 """What one kick is: the eventfd's counter; pipes and sockets carry the same eight bytes a kick."""
 
@@ -78,23 +74,19 @@ class Queue:
         """Readable while io_uring has completed something; -1: there is no io_uring."""
         self.failures_seen = 0
         """Those of its failures that have been looked at."""
-        self.told_untouched = False
-        """This front-end's memory was found to be a copy, and that was logged."""
+        self.unshared = UnsharedMemory(index)
         self._device = device
         self._counters = counters
         self._chain_limit = chain_limit
         self._on_error = on_error
         self._on_skip = on_skip
         self._on_broken = on_broken
-        self._ring: SplitRing | None = None
+        self._ring: AnyRing | None = None
+        self._layout = SPLIT
         self._uring: Uring | None = None
         self._call: Fd | None = None
         self._err: Fd | None = None
         self._broken = False
-        self._areas: tuple[int, int, int] = (0, 0, 0)
-        self._memory = GuestMemory()
-        """Where the ring is, as long as `_kicks_left` is above 0."""
-        self._kicks_left = 0
 
     @property
     def started(self) -> bool:
@@ -122,24 +114,28 @@ class Queue:
         return 0 if self._ring is None or self._broken else self._ring.in_flight
 
     def start(
-        self, command: control.StartRing, fds: tuple[Fd, ...], memory: GuestMemory, features: int
+        self, setup: RingSetup, layout: RingLayout, memory: GuestMemory, features: int
     ) -> None:
         """Build the ring over `memory` and mark it for one immediate pass.
 
-        Takes the descriptors on success. Raises `MemoryFault` or `RingError`, and then has taken
-        none; if the kernel is at work still for a worker that died, the queue has no ring.
+        Takes the descriptors of `setup` on success. Raises `MemoryFault` or `RingError`, and then
+        has taken none; if the kernel is at work still for a worker that died, the queue has no
+        ring.
         """
-        record = SplitRecord(fds[0].fileno(), command.record_offset, command.size)
-        ring = SplitRing(
+        inflight = setup.inflight
+        if inflight is None:
+            raise RingError(self.index, setup.base or 0, "no in-flight record came with it")
+        record = RECORDS[layout](inflight.fd.fileno(), inflight.offset, setup.size)
+        ring = RINGS[layout](
             self.index,
-            command.size,
+            setup.size,
             memory,
-            command.desc,
-            command.avail,
-            command.used,
-            command.base,
+            setup.desc,
+            setup.avail,
+            setup.used,
+            setup.base,
             features=features,
-            chain_limit=max(self._chain_limit, command.size),
+            chain_limit=max(self._chain_limit, setup.size),
             counters=self._counters,
             record=record,
         )
@@ -148,18 +144,16 @@ class Queue:
         # A ring of our own that is there still waits for the kernel by itself.
         self.drop()
         try:
-            uring = self._make_uring(ring, command, fds[0])
+            uring = self._make_uring(ring, setup, inflight, layout.record_bytes(setup.size))
         except RingError:
             ring.stop(keep=True)
             raise
-        supply = iter(fds)
-        next(supply).close()  # the record is mapped
-        self.kick = next(supply) if command.kick else None
-        self._call = next(supply) if command.call else None
-        self._err = next(supply) if command.err else None
-        self._ring = ring
-        self._areas, self._memory = (command.desc, command.avail, command.size), memory
-        self._kicks_left = UNTOUCHED_KICKS
+        inflight.fd.close()  # the record is mapped
+        self.kick, self._call, self._err = setup.kick, setup.call, setup.err
+        self._ring, self._layout = ring, layout
+        desc = setup.desc, layout.desc.length(setup.size)
+        avail = setup.avail, layout.avail.length(setup.size)
+        self.unshared.begin((desc, avail), memory)
         if uring is not None:
             self.completions = uring.fileno()
             if self.native is not None:
@@ -168,28 +162,30 @@ class Queue:
                 ring.uring = uring
         self._uring = uring
         self._point_call()
-        self.enabled = command.enabled
+        self.enabled = setup.enabled
         self.ready = True
 
-    def _make_uring(self, ring: SplitRing, command: control.StartRing, record: Fd) -> Uring | None:
+    def _make_uring(
+        self, ring: AnyRing, setup: RingSetup, inflight: Inflight, record_bytes: int
+    ) -> Uring | None:
         """The io_uring of a ring, if its device wants one and the kernel has one to give.
 
         Before that, whatever a dead worker's has under way in the kernel is waited for: it may
         write to the memory or the blocks of requests that are to be run again.
         """
-        extent = command.record_offset, record_bytes(command.size)
+        extent = inflight.offset, record_bytes
         if ring.recovered:
             try:
-                uring_lock.wait(record, *extent)
+                uring_lock.wait(inflight.fd, *extent)
             except uring_lock.StillBusy as error:
                 raise RingError(self.index, ring.next_avail, str(error)) from error
         files = self._device.uring_files(self.index)
         if not files:
             return None
         try:
-            held = uring_lock.hold(record, *extent)
+            held = uring_lock.hold(inflight.fd, *extent)
             try:
-                uring = Uring(command.size, [*files, held])
+                uring = Uring(setup.size, [*files, held])
             finally:
                 held.close()
         except (UringUnavailable, OSError) as error:
@@ -199,14 +195,15 @@ class Queue:
             uring.count_in(self._counters)
         return uring
 
-    def stop(self) -> int:
-        """Stop the ring, with nothing in the device's hands; the value that answers `StopRing`.
+    def stop(self) -> tuple[int, int]:
+        """Stop the ring, with nothing in the device's hands: its base, and the number of requests
+        that its record still holds.
 
         A ring which never got to run after its worker died may leave requests in the record.
         """
         ring = self._ring
         if ring is None:
-            return 0
+            return 0, 0
         if not self._broken:
             ring.publish()
         kept = 0 if self._broken else ring.outstanding
@@ -214,7 +211,7 @@ class Queue:
         self.drop()
         # Whoever goes on without the record must fetch them again, so the base is where they begin;
         # whoever has the record reckons for itself.
-        return (base - kept) & 0xFFFF | (control.STOP_KEPT if kept else 0)
+        return self._layout.earlier(base, kept), kept
 
     def drop(self) -> None:
         """Forget the ring and close its descriptors without touching guest memory."""
@@ -227,7 +224,7 @@ class Queue:
                 fd.close()
         self.kick = self._call = self._err = None
         self._drop_uring()
-        self._memory = GuestMemory()
+        self.unshared.end()
         self._broken = False
         self.ready = False
 
@@ -269,12 +266,32 @@ class Queue:
         """Move the ring to a changed memory table; it breaks if that lacks its addresses."""
         if self._ring is None or self._broken:
             return
-        if self._kicks_left > 0:
-            self._memory = memory
+        self.unshared.rebind(memory)
         try:
             self._ring.rebind(memory)
         except (RingError, MemoryFault) as error:
             self.break_ring(str(error))
+
+    def watch_in(self, watcher: Watcher) -> None:
+        """Have the loop wake up for kicks, and for what io_uring completes."""
+        if self.completions >= 0:
+            # It only has to wake the loop, which publishes in every turn.
+            watcher.add(self.completions, lambda _mask: None)
+        if self.kick is not None:
+            watcher.add(self.kick.fileno(), self._kick_is_ready)
+
+    def unwatch_in(self, watcher: Watcher) -> None:
+        """The opposite."""
+        if self.completions >= 0:
+            watcher.remove(self.completions)
+        if self.kick is not None:
+            watcher.remove(self.kick.fileno())
+
+    def _kick_is_ready(self, mask: int) -> None:
+        if mask & select.EPOLLIN:
+            self.take_kick()
+        elif mask & (select.EPOLLHUP | select.EPOLLERR):
+            self.break_ring("the kick descriptor was closed by its other end")
 
     def take_kick(self) -> None:
         """Read the kick descriptor, which poll says is ready. Its end, or an error, breaks the
@@ -295,37 +312,10 @@ class Queue:
             self.break_ring("the kick descriptor was closed by its other end")
             return
         self.ready = True
-        if self._kicks_left > 0:
+        if self._ring is not None:
             # A pipe carries one each, an eventfd the number of them.
-            self._kicks_left -= int.from_bytes(data, sys.byteorder) or 1
-            if self._kicks_left <= 0:
-                self._look_at_memory()
-
-    def _look_at_memory(self) -> None:
-        """The driver has kicked: there should be something in its ring."""
-        if self._is_untouched() and not self.told_untouched:
-            self.told_untouched = True
-            log.warning(
-                "queue %d: the driver has kicked, but there is nothing in its ring: the guest "
-                "memory that came from the front-end is probably not shared with it; %s",
-                self.index,
-                SHARE_MEMORY,
-            )
-        self._memory = GuestMemory()
-
-    def _is_untouched(self) -> bool:
-        """Whether no driver has written to the ring, as far as its memory goes."""
-        desc, avail, size = self._areas
-        if self._ring is None or self._ring.next_avail:
-            return False
-        try:
-            areas = (desc, DESC_SIZE * size), (avail, AVAIL_HEADER + AVAIL_ENTRY * size)
-            return not any(
-                any(self._memory.user_view(address, min(length, UNTOUCHED_BYTES)))
-                for address, length in areas
-            )
-        except MemoryFault:
-            return False
+            kicks = int.from_bytes(data, sys.byteorder) or 1
+            self.unshared.kicked(kicks, self._ring.next_avail)
 
     def run(self, spin_ns: int = 0, slice_ns: int = SLICE_NS) -> None:
         """Serve up to `BUDGET` requests, and look for more for `spin_ns` before the driver is asked
@@ -375,8 +365,7 @@ class Queue:
         if self._broken or self._ring is None:
             return
         self._broken = True
-        self._memory = GuestMemory()
-        self._kicks_left = 0
+        self.unshared.end()
         self.ready = False
         # Not only if its content broke it: what the device still finishes must not be shown.
         self._ring.stop()

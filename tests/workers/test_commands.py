@@ -8,10 +8,19 @@ from collections.abc import Iterator
 import pytest
 
 from tests.pool.scripted import Scripted, ScriptedOptions
-from vuproc.workers import control
-from vuproc.workers.control import Done, Failed, MasterChannel, master_end, worker_end
+from vuproc.vhost_user.effects import StopRing
+from vuproc.workers.control import (
+    Command,
+    Done,
+    Failed,
+    MasterChannel,
+    SetLogLevel,
+    master_end,
+    worker_end,
+)
 from vuproc.workers.log import WorkerLog
 from vuproc.workers.loop import Worker
+from vuproc.workers.poller import Watcher
 
 
 class Busy:
@@ -25,9 +34,11 @@ class Busy:
     def __init__(self, base: int) -> None:
         self.base = base
 
-    def stop(self) -> int:
+    def stop(self) -> tuple[int, int]:
         assert not self.in_flight
-        return self.base
+        return self.base, 0
+
+    def unwatch_in(self, _watcher: Watcher) -> None: ...
 
 
 @pytest.fixture
@@ -55,9 +66,9 @@ def test_stops_of_two_queues_wait_for_both(pair: tuple[MasterChannel, Worker]) -
     # As the successor of a master stops the rings of the last one's workers: all at once.
     master, worker = pair
     first, second = Busy(7), Busy(9)
-    worker._queues = {0: first, 1: second}  # type: ignore[dict-item]
-    master.send(control.StopRing(serial=1, queue=0))
-    master.send(control.StopRing(serial=2, queue=1))
+    worker._queues.update({0: first, 1: second})  # type: ignore[dict-item]
+    master.send(Command(1, StopRing(0)))
+    master.send(Command(2, StopRing(1)))
     for _ in range(2):
         worker._watcher.poll(0.0)
     assert answers(master) == []
@@ -71,7 +82,7 @@ def test_stops_of_two_queues_wait_for_both(pair: tuple[MasterChannel, Worker]) -
 
 def test_what_needs_no_idle_ring_is_answered_at_once(pair: tuple[MasterChannel, Worker]) -> None:
     master, worker = pair
-    worker._queues = {0: Busy(7)}  # type: ignore[dict-item]
-    master.send(control.SetLogLevel(serial=5, level=20))
+    worker._queues.update({0: Busy(7)})  # type: ignore[dict-item]
+    master.send(Command(5, SetLogLevel(20)))
     worker._watcher.poll(0.0)
     assert answers(master) == [(5, 0)]

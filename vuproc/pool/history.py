@@ -1,0 +1,141 @@
+"""What a fresh worker is to be told: the session's committed state, and where its rings are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from msgspec.structs import replace
+
+from vuproc.fd import FdKind
+from vuproc.pool.inflight_file import InflightFile
+from vuproc.pool.pool_state import PoolState
+from vuproc.vhost_user.config_space import ConfigSpace
+from vuproc.vhost_user.effects import (
+    AddRegion,
+    Region,
+    RingSetup,
+    SetMemory,
+    StartRing,
+    WriteConfig,
+)
+from vuproc.vhost_user.replay import regions_of, replay
+from vuproc.vhost_user.state import State
+from vuproc.workers.control import AnyOrder
+
+
+class History:
+    """Everything that the workers of one device have been told, as the session's state has it.
+
+    The master hands each committed state down. `broken` are the causes by queue of the rings that
+    nobody serves until they are set up anew; `stopped` the rings that the message under way has
+    stopped; `bases` where rings are to begin that the front-end has started and no worker has yet;
+    `kept` the bases of rings that were stopped with requests in their record.
+    """
+
+    def __init__(self, config: ConfigSpace, num_queues: int, queue_size: int) -> None:
+        self.config = config
+        self.state = State.initial(num_queues)
+        self.broken: dict[int, str] = {}
+        self.stopped: set[int] = set()
+        self.bases: dict[int, int] = {}
+        self.kept: dict[int, int] = {}
+        self.records: InflightFile | None = None
+        """Our own in-flight records, as long as there is a session."""
+        self._num_queues = num_queues
+        self._queue_size = queue_size
+
+    def begin(self, state: State) -> None:
+        """A session begins. Raises OSError if there is no room for its records."""
+        self.state = state
+        if self.records is None:
+            self.records = InflightFile.create(self._num_queues, self._queue_size)
+
+    def end(self) -> None:
+        """The session is over: a fresh worker is told nothing of it."""
+        self.state = State.initial(self._num_queues)
+        self.broken.clear()
+        self.stopped.clear()
+        self.config.reset()
+
+    def drop_records(self) -> None:
+        """No worker of the session is left."""
+        self.forget_positions()
+        records, self.records = self.records, None
+        if records is not None:
+            records.close()
+
+    def snapshot(self) -> PoolState:
+        """What a successor must know of the session; the records stay ours."""
+        records = None if self.records is None else self.records.file
+        return PoolState(tuple(self.config.written()), tuple(sorted(self.kept.items())), records)
+
+    def restore(self, state: State, known: PoolState) -> None:
+        """Go on from what a predecessor knew."""
+        self.state = state
+        for offset, data in known.config:
+            self.config.write(offset, data)
+        self.kept = dict(known.kept)
+        if known.records is not None:
+            self.records = InflightFile(known.records, self._queue_size)
+        self.broken = {ring.index: ring.broken for ring in state.rings if ring.broken}
+
+    def forget_positions(self) -> None:
+        """No ring goes on where it was."""
+        self.kept.clear()
+        self.bases.clear()
+
+    @property
+    def own_records(self) -> InflightFile:
+        """Our own in-flight records; only during a session."""
+        assert self.records is not None, "no session"
+        return self.records
+
+    def setup(self, queue: int) -> RingSetup | None:
+        """How a ring is set up that the state has as started."""
+        ring = self.state.rings[queue]
+        return ring.setup() if ring.started else None
+
+    def start_of(self, setup: RingSetup, base: int | None) -> StartRing:
+        """The order that starts a ring with its record: the front-end's, or one of ours.
+
+        The record decides by itself whether there is something to recover. `base` is where an empty
+        one begins; None: where the ring stopped, for the base of a ring that was started before is
+        not where it is by now.
+        """
+        inflight = setup.inflight or self.own_records.at(setup.index)
+        return StartRing(replace(setup, inflight=inflight, base=base))
+
+    def of(self, queues: tuple[int, ...], hold: int = -1) -> Iterator[AnyOrder]:
+        """What a fresh worker of `queues` is told: each of its rings goes on from its record.
+
+        `hold` names a ring that is not to run again before the order that its worker died over.
+        """
+        for offset, data in self.config.written():
+            yield WriteConfig(offset, data)
+        lost_memory = any(queue in self.broken for queue in queues)
+        for effect in replay(self.state, queues):
+            match effect:
+                case StartRing(setup=setup):
+                    if setup.index not in self.broken and setup.index not in self.stopped:
+                        enabled = setup.enabled and setup.index != hold
+                        base = self.bases.get(setup.index)
+                        yield self.start_of(replace(setup, enabled=enabled), base)
+                case SetMemory() | AddRegion() if lost_memory:
+                    for region in regions_of(effect):
+                        if truncation(region) is None:
+                            yield AddRegion(region)
+                case _:
+                    yield effect
+
+    def truncation(self) -> str | None:
+        """What is missing of the files of guest memory, in words; None if nothing is."""
+        cause = next(filter(None, map(truncation, self.state.regions)), None)
+        return None if cause is None else f"guest memory was truncated: {cause}"
+
+
+def truncation(region: Region) -> str | None:
+    """What the region's file lacks by now, in words; None if it is whole or has no size."""
+    size, end = region.fd.size, region.mmap_offset + region.size
+    if size >= end or (size == 0 and region.fd.kind is not FdKind.FILE):
+        return None
+    return f"region at {region.guest_addr:#x} needs {end:#x} bytes, its file has {size:#x}"

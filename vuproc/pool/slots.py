@@ -1,0 +1,261 @@
+"""The workers of a device, each in its slot: their deaths, and who takes their place.
+
+A worker that is lost is killed, replaced by the standby, and brought to where the session's state
+says. What the master should know of that waits in `news`.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+
+from vuproc import texts
+from vuproc.log_limit import apart
+from vuproc.pool.forkserver import CannotStart
+from vuproc.pool.history import History
+from vuproc.pool.process import (
+    WorkerLost,
+    WorkerProcess,
+    WorkerRefused,
+    WorkerSetupError,
+    name_queues,
+)
+from vuproc.pool.slot import BREAKER_DEATHS, LACK_FIRST_S, WorkerSlot
+from vuproc.pool.standby import Standby
+from vuproc.pool.starts import OnReport, WorkerStarts
+from vuproc.workers.control import CAUSE_BYTES, Logged, RingBroken
+from vuproc.workers.log import MASTER_TAKES
+
+log = logging.getLogger("vuproc.master")
+
+
+class NoWorker(WorkerRefused):
+    """Some queues are without a worker; the text says which, and why."""
+
+
+class Lacking(NoWorker):
+    """For the system has no process to give at the moment."""
+
+
+class WorkerSlots:
+    """A slot for each of `groups`, and a standby.
+
+    `start` starts a standby; `work` counts the requests that queues have completed; `history` is
+    what a fresh worker is told.
+    """
+
+    def __init__(
+        self,
+        start: Callable[[OnReport], WorkerProcess],
+        groups: Sequence[tuple[int, ...]],
+        work: Callable[[tuple[int, ...]], int],
+        history: History,
+    ) -> None:
+        self.starts = WorkerStarts(start, self._report)
+        self.standby = Standby(self.starts.another)
+        self.news: deque[RingBroken] = deque()
+        """Rings that have broken, for the master to take."""
+        self._slots = [WorkerSlot(queues, self.standby.take, work) for queues in groups]
+        self._slot_of = {queue: slot for slot in self._slots for queue in slot.queues}
+        self._history = history
+        self._winding_down = False
+
+    def __iter__(self) -> Iterator[WorkerSlot]:
+        return iter(self._slots)
+
+    def of(self, queue: int) -> WorkerSlot:
+        """The slot whose worker serves `queue`."""
+        return self._slot_of[queue]
+
+    def start(self, *, succeeds: bool) -> None:
+        """Start every worker, and a standby, all at once. Raises `WorkerSetupError`, `CannotStart`
+        or `WorkerLost`.
+
+        `succeeds`: a session may go on with us, so a worker that cannot be had is tried for again.
+        """
+        for slot in self._slots:
+            try:
+                slot.spawn()
+            except CannotStart as error:
+                if not succeeds:
+                    raise
+                slot.lacking(error.reason)
+        self.standby.refill()
+        try:
+            for slot in self._slots:
+                if slot.worker is not None:
+                    slot.worker.settle()
+        except WorkerLost as error:
+            assert slot.worker is not None
+            cause = slot.worker.last_words(str(error))
+            self.starts.abandon()  # they would be waited for one by one
+            raise WorkerSetupError(cause) from error
+
+    def wind_down(self) -> None:
+        """Our end begins: no worker is replaced any more."""
+        self._winding_down = True
+        for slot in self._slots:
+            slot.last = True
+
+    def release_all(self) -> list[WorkerProcess]:
+        """Empty every slot; the workers, the standby among them, are the caller's."""
+        workers = [self.standby.release(), *(slot.worker for slot in self._slots)]
+        for slot in self._slots:
+            slot.worker = None
+        return [worker for worker in workers if worker is not None]
+
+    # Who serves.
+
+    def staffed(self, slot: WorkerSlot) -> WorkerProcess:
+        """The worker of a slot, once it is ready. Raises `NoWorker`, `WorkerRefused` if there can
+        be none any more, or `WorkerLost`.
+        """
+        if slot.worker is None:
+            self.fill(slot)
+        worker = slot.worker
+        if worker is None:
+            if slot.lack:
+                raise Lacking(f"{name_queues(slot.queues)}: {slot.lack}")
+            why = "its worker has ended" if self._winding_down else "no worker can be started"
+            kind = WorkerRefused if slot.unkillable else NoWorker
+            raise kind(f"{name_queues(slot.queues)}: {why}")
+        try:
+            worker.settle()
+        except WorkerSetupError as error:
+            self._not_set_up(slot, error)
+            raise NoWorker(f"{name_queues(slot.queues)}: {error}") from error
+        self._supplied(slot)
+        return worker
+
+    def replace(self, slot: WorkerSlot, cause: str, *, hold: int = -1) -> None:
+        """End the slot's worker, and have another take its place at once. `hold` as `fill`."""
+        self.reap(slot, cause)
+        self.fill(slot, hold=hold)
+
+    def fill(self, slot: WorkerSlot, *, hold: int = -1) -> None:
+        """Have a worker take the slot, and tell it all it must know of the session.
+
+        Its answers are not waited for: a driver waits, and the device may take its time to set up.
+        `hold` names a ring that is not to run again before the order that its worker died over.
+        """
+        if slot.unkillable or self._winding_down:
+            slot.log_exit()
+            return
+        try:
+            slot.spawn().catch_up(self._history.of(slot.queues, hold))
+        except CannotStart as error:
+            slot.lacking(error.reason)
+        except WorkerLost as error:
+            self.reap(slot, str(error))
+            slot.spawn_at = max(slot.spawn_at, time.monotonic() + LACK_FIRST_S)
+        finally:
+            slot.log_exit()
+
+    def _supplied(self, slot: WorkerSlot) -> None:
+        """The worker of this slot is ready, and its rings are where the session has them."""
+        slot.supplied()
+        for queue in slot.queues:
+            self._history.bases.pop(queue, None)
+
+    # What workers say, and their ends.
+
+    def due(self) -> float | None:
+        """Seconds until an empty slot is to be filled, or a worker has taken too long to get ready;
+        None if there is none such.
+        """
+        now = time.monotonic()
+        times = [self.standby.due()]
+        for slot in self._slots:
+            overdue = None if slot.worker is None else slot.worker.overdue
+            if slot.worker is None:
+                times.append(max(0.0, slot.spawn_at - now))
+            elif overdue is not None:
+                times.append(overdue)
+        return None if min(times) == float("inf") else min(times)
+
+    def tend(self) -> None:
+        """Fill the slots whose back-off is over, and end workers that do not get ready; then see to
+        the standby.
+        """
+        now = time.monotonic()
+        for slot in self._slots:
+            if slot.worker is not None and slot.worker.overdue == 0.0:
+                self.heard(slot)  # its answer may be there, unread
+            if slot.worker is not None and slot.worker.overdue == 0.0:
+                self.died(slot, slot.worker.too_slow())
+            if slot.worker is None and slot.spawn_at <= now:
+                self.fill(slot)
+        self.standby.tend()
+
+    def heard(self, slot: WorkerSlot) -> None:
+        """The control channel of this slot is readable."""
+        if slot.worker is None:
+            return
+        try:
+            slot.worker.read()
+            if slot.worker.ready:
+                self._supplied(slot)
+        except WorkerLost as error:
+            self.died(slot, str(error))
+        except WorkerSetupError as error:
+            self._not_set_up(slot, error)
+
+    def ended(self, slot: WorkerSlot) -> None:
+        """The worker of this slot ended by itself; it may have said why."""
+        worker = slot.worker
+        self.heard(slot)
+        if worker is not None and slot.worker is worker:
+            self.died(slot)
+
+    def died(self, slot: WorkerSlot, cause: str = "died") -> None:
+        """The worker of this slot is to end, or has: log it and have another start."""
+        self.reap(slot, cause)
+        if slot.spawn_at <= time.monotonic():
+            self.fill(slot)
+
+    def reap(self, slot: WorkerSlot, cause: str) -> None:
+        """Make sure of the end of the slot's worker. Its rings are given up if it died of guest
+        memory that is gone, or one time too many.
+        """
+        if not slot.reap(cause):
+            return
+        reason = None
+        if slot.exit_unlogged or slot.last_signal is signal.SIGBUS:
+            reason = self._history.truncation()
+        if slot.crash_looping:
+            reason = f"{BREAKER_DEATHS} deaths without work in between, the last: {slot.causes[-1]}"
+        if reason is not None:
+            self._give_up(slot, reason)
+
+    def _not_set_up(self, slot: WorkerSlot, error: WorkerSetupError) -> None:
+        """Another try comes later, unless there were too many."""
+        slot.refuse(error)
+        if slot.crash_looping:
+            self._give_up(slot, str(error))
+
+    def _give_up(self, slot: WorkerSlot, cause: str) -> None:
+        """No worker is to touch the rings of this slot: tell the driver in their place."""
+        for queue in slot.queues:
+            setup = self._history.setup(queue)
+            if setup is None:
+                continue
+            if setup.err is not None and queue not in self._history.broken:
+                setup.err.notify()
+            self._break(queue, cause)
+
+    def _report(self, worker: int, report: RingBroken | Logged) -> None:
+        if isinstance(report, Logged):
+            # A worker keeps to bounds of its own; this one is for a worker that does not.
+            place = apart(("worker", worker), MASTER_TAKES)
+            logging.getLogger("vuproc.device").log(report.level, "%s", report.text, extra=place)
+        else:
+            self._break(report.queue, report.cause)
+
+    def _break(self, queue: int, cause: str) -> None:
+        if queue not in self._history.broken:
+            cause = texts.line(cause, CAUSE_BYTES)
+            self._history.broken[queue] = cause
+            self.news.append(RingBroken(queue, cause))

@@ -1,0 +1,185 @@
+"""Carries out the master's orders on the queues of one worker: one arm an order."""
+
+from __future__ import annotations
+
+import logging
+
+from vuproc import texts
+from vuproc.device import Device
+from vuproc.fd import Fd
+from vuproc.shm.memory import GuestMemory
+from vuproc.spec.ring_layout import layout_of
+from vuproc.vhost_user.effects import (
+    AddRegion,
+    EnableRing,
+    Idle,
+    Region,
+    RemoveRegion,
+    ResetDevice,
+    SetCall,
+    SetErr,
+    SetFeatures,
+    SetKick,
+    SetMemory,
+    StartRing,
+    StopRing,
+    WriteConfig,
+)
+from vuproc.workers.control import (
+    AnyOrder,
+    BlameUring,
+    Command,
+    Detach,
+    Done,
+    Exit,
+    SetLogLevel,
+)
+from vuproc.workers.device_code import DeviceCode
+from vuproc.workers.poller import Watcher
+from vuproc.workers.queue import Queue
+
+
+class Refusal(Exception):
+    """An order that cannot be carried out, with the reason for the answer."""
+
+
+class Leave(Exception):
+    """The process is to end, with the exit code `code`."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+class Commands:
+    """The orders' side of a worker: guest memory, features and rings, as the master says."""
+
+    def __init__(self, device: Device, code: DeviceCode, watcher: Watcher) -> None:
+        self.queues: dict[int, Queue] = {}
+        self._device = device
+        self._code = code
+        self._watcher = watcher
+        self._memory = GuestMemory()
+        self._features = 0
+
+    def waits_for(self, order: AnyOrder) -> bool:
+        """Whether a ring that the order concerns has requests in flight still."""
+        match order.needs_idle:
+            case Idle.EVERY_RING:
+                return any(queue.in_flight for queue in self.queues.values())
+            case Idle.ITS_RING:
+                queue = self.queues.get(order.index) if isinstance(order, StopRing) else None
+                return queue is not None and bool(queue.in_flight)
+            case _:
+                return False
+
+    def carry_out(self, command: Command) -> Done:
+        """Carry out one command; returns the answer.
+
+        Raises Refusal, RingError, MemoryFault or OSError if it cannot be, and Leave for `Exit`.
+        """
+        value, kept = 0, 0
+        match command.order:
+            case SetFeatures(features=features):
+                self._features = features
+                self._code.hook(self._device.features_acked, features)
+            case SetMemory(regions=regions):
+                memory = GuestMemory()
+                for region in regions:
+                    memory = _extended(memory, region)
+                self._change_memory(memory)
+            case AddRegion(region=region):
+                self._change_memory(_extended(self._memory, region))
+            case RemoveRegion(region=region):
+                self._remove(region)
+            case StartRing(setup=setup):
+                queue = self._queue(setup.index)
+                queue.unwatch_in(self._watcher)
+                queue.start(setup, layout_of(self._features), self._memory, self._features)
+                queue.watch_in(self._watcher)
+                self._code.hook(self._device.ring_started, setup.index)
+            case StopRing(index=index):
+                value, kept = self._stop(index)
+            case EnableRing(index=index, enabled=enabled):
+                self._queue(index).set_enabled(enabled)
+            case SetKick(index=index, fd=fd):
+                self._set_kick(self._queue(index), fd)
+            case SetCall(index=index, fd=fd):
+                self._queue(index).set_call(fd)
+            case SetErr(index=index, fd=fd):
+                self._queue(index).set_err(fd)
+            case WriteConfig(offset=offset, data=data):
+                self._write_config(offset, data)
+            case ResetDevice():
+                self._features = 0
+                self._code.hook(self._device.reset)
+            case BlameUring(queue=index, looks=looks):
+                value = self._queue(index).blame(looks)
+            case SetLogLevel(level=level):
+                logging.getLogger("vuproc").setLevel(level)
+            case Detach():
+                self.detach()
+            case Exit():
+                self.detach()
+                self._code.hook(self._device.teardown)
+                raise Leave(0)
+            case order:
+                raise Refusal(f"{type(order).__name__} does not belong here")
+        return Done(command.serial, value, kept)
+
+    def detach(self) -> None:
+        """The session is over: drop every ring and all guest memory, without touching it."""
+        for queue in self.queues.values():
+            queue.unwatch_in(self._watcher)
+            queue.drop()
+            queue.enabled = False
+            queue.unshared.said = False
+        self._memory = GuestMemory()
+        self._features = 0
+        self._code.hook(self._device.reset)
+
+    def _queue(self, index: int) -> Queue:
+        try:
+            return self.queues[index]
+        except KeyError:
+            raise Refusal(f"queue {index} is not served by this worker") from None
+
+    def _change_memory(self, memory: GuestMemory) -> None:
+        for queue in self.queues.values():
+            queue.rebind(memory)
+        self._memory = memory
+
+    def _remove(self, region: Region) -> None:
+        key = region.guest_addr, region.size, region.user_addr
+        # A worker that was started after a region lost its file never had it.
+        if key in self._memory.regions:
+            self._change_memory(self._memory.without_region(*key))
+
+    def _stop(self, index: int) -> tuple[int, int]:
+        queue = self._queue(index)
+        if not queue.started:
+            raise Refusal(f"queue {index} is not started")
+        queue.unwatch_in(self._watcher)
+        stopped = queue.stop()
+        self._code.hook(self._device.ring_stopped, index)
+        return stopped
+
+    def _set_kick(self, queue: Queue, fd: Fd | None) -> None:
+        queue.unwatch_in(self._watcher)
+        old = queue.set_kick(fd)
+        if old is not None:
+            old.close()
+        queue.watch_in(self._watcher)
+
+    def _write_config(self, offset: int, data: bytes) -> None:
+        try:
+            with self._code.in_hook():
+                self._device.config_written(offset, data)
+        except Exception as error:
+            raise Refusal(f"config_written: {texts.described(error)}") from error
+
+
+def _extended(memory: GuestMemory, region: Region) -> GuestMemory:
+    return memory.with_region(
+        region.guest_addr, region.size, region.user_addr, region.mmap_offset, region.fd.fileno()
+    )

@@ -1,0 +1,72 @@
+"""Notices guest memory that a front-end has passed and not shared: the driver writes elsewhere."""
+
+from __future__ import annotations
+
+import logging
+
+from vuproc.errors import MemoryFault
+from vuproc.remedies import SHARE_MEMORY
+from vuproc.shm.memory import GuestMemory
+
+log = logging.getLogger("vuproc.worker")
+
+KICKS = 2
+"""Kicks after which a ring that is all zero is worth a look: QEMU gives one of its own at a start,
+a driver none before it has put a request there.
+"""
+BYTES = 4096
+"""Bytes of descriptors, and of the available ring, that are looked at then."""
+
+
+class UnsharedMemory:
+    """Looks once at the memory of a ring that was kicked, and says it if no driver has been there.
+
+    `said` is for one front-end: its queues have one memory.
+    """
+
+    def __init__(self, queue: int) -> None:
+        self.said = False
+        self._queue = queue
+        self._areas: tuple[tuple[int, int], ...] = ()
+        self._memory = GuestMemory()
+        self._kicks_left = 0
+
+    def begin(self, areas: tuple[tuple[int, int], ...], memory: GuestMemory) -> None:
+        """A ring has started: user address and length in bytes of what its driver writes."""
+        self._areas, self._memory, self._kicks_left = areas, memory, KICKS
+
+    def rebind(self, memory: GuestMemory) -> None:
+        """The memory table has changed."""
+        if self._kicks_left > 0:
+            self._memory = memory
+
+    def end(self) -> None:
+        """There is no ring any more, or it has broken."""
+        self._memory, self._kicks_left = GuestMemory(), 0
+
+    def kicked(self, kicks: int, position: int) -> None:
+        """The driver has kicked so often; `position` is the ring's, 0 if nothing was fetched."""
+        if self._kicks_left <= 0:
+            return
+        self._kicks_left -= kicks
+        if self._kicks_left > 0:
+            return
+        if not position and not self.said and self._untouched():
+            self.said = True
+            log.warning(
+                "queue %d: the driver has kicked, but there is nothing in its ring: the guest "
+                "memory that came from the front-end is probably not shared with it; %s",
+                self._queue,
+                SHARE_MEMORY,
+            )
+        self.end()
+
+    def _untouched(self) -> bool:
+        """Whether no driver has written to the ring, as far as its memory goes."""
+        try:
+            return not any(
+                any(self._memory.user_view(address, min(length, BYTES)))
+                for address, length in self._areas
+            )
+        except MemoryFault:
+            return False
