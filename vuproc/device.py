@@ -63,6 +63,9 @@ class Device:
     shared: Mapping[str, Fd] = MappingProxyType({})
     """What `shared_files` returned in the master, by name: there from then on, and in a worker from
     before `setup`."""
+    recovered: bool = False
+    """In a worker, from before `setup`: another has served its queues before it, and has died or
+    was replaced. What that one left in the `shared` files is worth a look."""
     _watcher: Watcher | None = None
 
     def __init__(self, options: Options | None = None) -> None:

@@ -295,7 +295,7 @@ class WorkerPool:
 
         The standby has set up the queues of this slot.
         """
-        successor = self.slots.standby.take(slot.queues)
+        successor = self.slots.standby.take(slot.queues, True)
         try:
             for queue in slot.queues if slot.worker is not None else ():
                 self._finish_ring(slot, queue)

@@ -123,10 +123,13 @@ class WorkerProcess:
 
     # On its way to the session's state.
 
-    def assign(self, queues: tuple[int, ...]) -> None:
-        """Give the standby its queues, once; it need not have prepared. Raises `WorkerLost`."""
+    def assign(self, queues: tuple[int, ...], *, recovered: bool) -> None:
+        """Give the standby its queues, once; it need not have prepared. Raises `WorkerLost`.
+
+        `recovered`: another worker has served them before.
+        """
         self.queues = queues
-        self._post_unwaited(control.Assign(queues), setup=True)
+        self._post_unwaited(control.Assign(queues, recovered), setup=True)
 
     def catch_up(self, orders: Iterable[AnyOrder]) -> None:
         """Give orders whose answers nobody waits for, as its channel takes them.

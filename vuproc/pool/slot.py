@@ -39,7 +39,7 @@ class WorkerSlot:
     def __init__(
         self,
         queues: tuple[int, ...],
-        spawn: Callable[[tuple[int, ...]], WorkerProcess],
+        spawn: Callable[[tuple[int, ...], bool], WorkerProcess],
         work: Callable[[tuple[int, ...]], int],
     ) -> None:
         self.queues = queues
@@ -53,6 +53,8 @@ class WorkerSlot:
         """The worker that sits here will have no successor."""
         self.last_signal: signal.Signals | None = None
         self.causes: deque[str] = deque(maxlen=LAST_CAUSES)
+        self.recovers = False
+        """A worker of this slot follows another: it may find what that one has left."""
         self._spawn = spawn
         self._work = work
         self._work_before = 0
@@ -69,7 +71,7 @@ class WorkerSlot:
 
     def spawn(self) -> WorkerProcess:
         """Fill the empty slot. Raises `CannotStart` or `WorkerLost`."""
-        worker = self._spawn(self.queues)
+        worker = self._spawn(self.queues, self.recovers)
         self.assign(worker)
         return worker
 
@@ -91,6 +93,7 @@ class WorkerSlot:
         """Have a worker of these queues sit here; the slot is empty."""
         assert self.worker is None
         self.worker = worker
+        self.recovers = True
         self.since = time.monotonic()
         self._work_before = self._work(self.queues)
 

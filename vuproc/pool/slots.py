@@ -77,6 +77,7 @@ class WorkerSlots:
         `succeeds`: a session may go on with us, so a worker that cannot be had is tried for again.
         """
         for slot in self._slots:
+            slot.recovers = succeeds
             try:
                 slot.spawn()
             except CannotStart as error:

@@ -30,9 +30,9 @@ class Standby:
         self._start = start
         self._lack = ""
 
-    def take(self, queues: tuple[int, ...]) -> WorkerProcess:
+    def take(self, queues: tuple[int, ...], recovered: bool) -> WorkerProcess:
         """A worker that was told to serve `queues`, ready or on its way: the one in waiting, else a
-        new one.
+        new one. `recovered`: another worker has served them before.
 
         Raises `CannotStart`, or `WorkerLost` if even a new one is gone at once.
         """
@@ -41,14 +41,14 @@ class Standby:
             self.worker = None
             try:
                 if not worker.queues:
-                    worker.assign(queues)
+                    worker.assign(queues, recovered=recovered)
                 return worker
             except WorkerLost as error:
                 log.warning("the standby was of no use: %s", error)
                 _end(worker)
         worker = self._start()
         try:
-            worker.assign(queues)
+            worker.assign(queues, recovered=recovered)
         except WorkerLost:
             _end(worker)
             raise
@@ -58,7 +58,7 @@ class Standby:
         """Have the one in waiting set up `queues`; from then on it waits for their slot alone."""
         if self.worker is not None:
             try:
-                self.worker.assign(queues)
+                self.worker.assign(queues, recovered=True)
             except WorkerLost as error:
                 self.died(str(error))
 

@@ -41,9 +41,13 @@ class Prepare(Order, frozen=True, tag=True):
 
 
 class Assign(Order, frozen=True, tag=True):
-    """The second command: which queues are this worker's from now on."""
+    """The second command: which queues are this worker's from now on.
+
+    `recovered`: another worker has served them before this one.
+    """
 
     queues: tuple[int, ...]
+    recovered: bool = False
 
 
 class BlameUring(Order, frozen=True, tag=True):

@@ -92,8 +92,14 @@ class Worker:
 
     # The loop.
 
-    def take(self, queues: tuple[int, ...], counters: Segment | None) -> None:
-        """Be the one who serves `queues`, and let the device prepare each of them."""
+    def take(
+        self, queues: tuple[int, ...], counters: Segment | None, *, recovered: bool = False
+    ) -> None:
+        """Be the one who serves `queues`, and let the device prepare each of them.
+
+        `recovered`: another worker has served them before.
+        """
+        self._device.recovered = recovered
         options = self._device.options
         cpus = len(os.sched_getaffinity(0))
         if options.cpus:

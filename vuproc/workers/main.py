@@ -83,7 +83,7 @@ def _serve(channel: WorkerChannel) -> int:
     if not isinstance(assign, control.Assign):
         raise ChannelError("the second command is not Assign")
     try:
-        worker.take(assign.queues, counters)
+        worker.take(assign.queues, counters, recovered=assign.recovered)
     except Exception as error:
         channel.send(Failed(second.serial, f"{prepare.type_ref}: {_blame(error)}"))
         return EXIT_SETUP
