@@ -42,7 +42,8 @@ log = logging.getLogger("vuproc.master")
 VERSION = 1
 """Of what is in a snapshot beside the session's own part."""
 CONNECTION = f"{SESSION}connection"
-JOURNAL = f"{SESSION}state_file"
+STATE_FILE = f"{SESSION}journal"
+"""The state file's name in the store, as in the first version: it is between two programs."""
 OUTBOX_READ = f"{SESSION}outbox-read"
 OUTBOX_WRITE = f"{SESSION}outbox-write"
 
@@ -125,14 +126,14 @@ class Checkpoint:
         fd_store.notifier.store(OUTBOX_WRITE, outbox.write_end)
         checkpoint = cls(fd_store, sock, state_file, outbox, SessionFds(fd_store.notifier, SESSION))
         checkpoint.state_changed(session, pool)
-        fd_store.notifier.store(JOURNAL, state_file.fd)
+        fd_store.notifier.store(STATE_FILE, state_file.fd)
         checkpoint.receiver.start()
         return checkpoint
 
     @classmethod
     def not_started(cls, fd_store: FdStore) -> socket.socket | None:
         """The connection of a session that the predecessor did not come to begin, or None."""
-        if JOURNAL in fd_store.names(SESSION) or CONNECTION not in fd_store.names(SESSION):
+        if STATE_FILE in fd_store.names(SESSION) or CONNECTION not in fd_store.names(SESSION):
             return None
         connection = fd_store.take(CONNECTION)
         if connection is None:
@@ -140,7 +141,7 @@ class Checkpoint:
         sock = socket.socket(fileno=connection.take())
         if was_read(sock):
             # There was a state file, and it is not here. `take_up` sees to the rest.
-            log.error("the session of the last master is lost: %s was not kept", JOURNAL)
+            log.error("the session of the last master is lost: %s was not kept", STATE_FILE)
             _hang_up(sock)
             fd_store.notifier.remove(CONNECTION)
             return None
@@ -181,11 +182,11 @@ class Checkpoint:
         cls, fd_store: FdStore, offer: Offer, sock: socket.socket, left: dict[str, Fd]
     ) -> Resumed:
         """Take out of `left` what is used; the rest is nobody's."""
-        missing = {JOURNAL, OUTBOX_READ, OUTBOX_WRITE} - left.keys()
+        missing = {STATE_FILE, OUTBOX_READ, OUTBOX_WRITE} - left.keys()
         if missing:
             raise Lost(f"{sorted(missing)[0]} was not kept")
         store = SessionFds(fd_store.notifier, SESSION, left)
-        state_file = StateFile.open(left.pop(JOURNAL))
+        state_file = StateFile.open(left.pop(STATE_FILE))
         outbox = Outbox(left.pop(OUTBOX_READ), left.pop(OUTBOX_WRITE))
         taken: list[Fd] = []
         try:
@@ -260,7 +261,7 @@ class Checkpoint:
             self._parcel = reply or b"", fds
         snapshot = self._snapshot(session, pool)
         if reply is None:
-            self._settle(snapshot)
+            self._commit(snapshot)
             return
         if fds:
             self._write(self._phase, snapshot)
@@ -289,7 +290,7 @@ class Checkpoint:
             self._send_by = time.monotonic() + SEND_DEADLINE
         if (self._parcel is None or self._send_parcel()) and self._outbox.send(self.socket):
             self._send_by = None
-            self._settle(None)
+            self._commit(None)
         elif time.monotonic() >= self._send_by:
             raise ConnectionBroken(NOT_TAKEN.format(SEND_DEADLINE))
 
@@ -324,14 +325,14 @@ class Checkpoint:
         if self.replying:
             self._write(self._phase, self._snapshot(session, pool))
         elif not self._under_way:
-            self._settle(self._snapshot(session, pool))
+            self._commit(self._snapshot(session, pool))
 
     def held(self) -> dict[str, HasFileno]:
         """All that a successor needs, by name, for a handover."""
         return {
             **self._store.held(),
             CONNECTION: self.socket,
-            JOURNAL: self._state_file.fd,
+            STATE_FILE: self._state_file.fd,
             OUTBOX_READ: self._outbox.read_end,
             OUTBOX_WRITE: self._outbox.write_end,
         }
@@ -341,7 +342,7 @@ class Checkpoint:
         # Copies of the socket may be in the store for a moment still.
         _hang_up(self.socket)
         self._fd_store.drop(CONNECTION)
-        for name in (JOURNAL, OUTBOX_READ, OUTBOX_WRITE):
+        for name in (STATE_FILE, OUTBOX_READ, OUTBOX_WRITE):
             self._fd_store.notifier.remove(name)
         self._store.remove_others(())
         self._drop_parcel()
@@ -362,7 +363,7 @@ class Checkpoint:
             _Snapshot(VERSION, data, names, state.config, state.kept, records)
         )
 
-    def _settle(self, snapshot: bytes | None) -> None:
+    def _commit(self, snapshot: bytes | None) -> None:
         """No message is under way."""
         self._write(Idle(), snapshot)
         self._store.remove_others(self._names)

@@ -61,16 +61,16 @@ class FdStore:
         self._alive_at = 0.0
         self.succeeds = bool(left)
         """Whether a predecessor has left us anything."""
-        self._heir = self.succeeds
+        self._may_be_succeeded = self.succeeds
 
     @property
     def has_successor(self) -> bool:
         """Whether another of us would be started, and be left something."""
-        return self.notifier.active and self._heir
+        return self.notifier.active and self._may_be_succeeded
 
     def ready(self) -> None:
         """We are up: from now on there is something to go on with."""
-        self._heir = True
+        self._may_be_succeeded = True
         self.notifier.ready()
 
     # What we were left.
