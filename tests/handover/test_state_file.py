@@ -22,12 +22,12 @@ from vuproc.handover.state_file import (
     AREA_BYTES,
     Applying,
     Idle,
-    StateUnreadable,
     Phase,
     Receiving,
     Replying,
     StateFile,
     StateFull,
+    StateUnreadable,
 )
 
 Written = tuple[Phase, bytes]

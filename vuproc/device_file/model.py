@@ -24,6 +24,8 @@ Permissions = Annotated[
 """File permissions, written in octal digits."""
 
 
+LogLevel = Literal["debug", "info", "warning", "error"]
+
 Id = Annotated[int, Meta(ge=0, le=0xFFFFFFFE)]
 """The number of a user or a group."""
 
@@ -97,6 +99,6 @@ class File(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         ),
     ] = 30.0
     log_level: Annotated[
-        Literal["debug", "info", "warning", "error"],
+        LogLevel,
         Meta(description="What is worth a line in the log."),
     ] = "info"
