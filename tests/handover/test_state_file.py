@@ -238,7 +238,7 @@ def test_its_size_is_sealed() -> None:
         (12, struct.pack("I", 0xFFFFFFFF), "8224 bytes with areas of 4294967295"),
     ],
 )
-def test_a_journal_of_another_kind_is_not_opened(offset: int, data: bytes, reason: str) -> None:
+def test_a_state_file_of_another_kind_is_not_opened(offset: int, data: bytes, reason: str) -> None:
     with made() as state_file:
         state_file.write(Idle(), b"state")
         os.pwrite(state_file.fd.fileno(), data, offset)

@@ -59,7 +59,7 @@ class _Snapshot(msgspec.Struct, frozen=True):
 
 
 class Lost(VuprocError):
-    """The predecessor's session cannot be taken up; `reason` says why."""
+    """The predecessor's session cannot be resumed; `reason` says why."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -71,7 +71,7 @@ class Lost(VuprocError):
 
 @dataclass(frozen=True)
 class Resumed:
-    """A predecessor's session, taken up: its state is committed, and no worker knows of it yet."""
+    """A predecessor's session, resumed: its state is committed, and no worker knows of it yet."""
 
     checkpoint: Checkpoint
     session: Session
@@ -94,7 +94,7 @@ class Checkpoint:
         outbox: Outbox,
         store: SessionFds,
     ) -> None:
-        """Use `begin_session` or `take_up`."""
+        """Use `begin_session` or `resume`."""
         self.socket = sock
         self.receiver = PeekingReceiver(sock, self._part_comes)
         self._fd_store = fd_store
@@ -140,7 +140,7 @@ class Checkpoint:
             return None
         sock = socket.socket(fileno=connection.take())
         if was_read(sock):
-            # There was a state file, and it is not here. `take_up` sees to the rest.
+            # There was a state file, and it is not here. `resume` sees to the rest.
             log.error("the session of the last master is lost: %s was not kept", STATE_FILE)
             _hang_up(sock)
             fd_store.notifier.remove(CONNECTION)
@@ -149,8 +149,8 @@ class Checkpoint:
         return sock
 
     @classmethod
-    def take_up(cls, fd_store: FdStore, offer: Offer) -> Resumed | None:
-        """Take up the session that the predecessor left; None if it left none.
+    def resume(cls, fd_store: FdStore, offer: Offer) -> Resumed | None:
+        """Resume the session that the predecessor left; None if it left none.
 
         Raises Lost if that cannot be, and then nothing of it is left: the front-end sees its
         connection end.
@@ -160,11 +160,11 @@ class Checkpoint:
             fd_store.forget(SESSION)
             return None
         names = [CONNECTION, *fd_store.names(SESSION)]
-        left = dict(fd_store.take_all(SESSION))
+        inherited = dict(fd_store.take_all(SESSION))
         sock = socket.socket(fileno=connection.take())
         try:
-            resumed = cls._take_up(fd_store, offer, sock, left)
-            names = list(left)
+            resumed = cls._resume(fd_store, offer, sock, inherited)
+            names = list(inherited)
             fd_store.keep(CONNECTION, sock)
             return resumed
         except (VuprocError, OSError) as error:
@@ -174,25 +174,25 @@ class Checkpoint:
             # What is not used, or all of it.
             for name in names:
                 fd_store.notifier.remove(name)
-            for fd in left.values():
+            for fd in inherited.values():
                 fd.close()
 
     @classmethod
-    def _take_up(
-        cls, fd_store: FdStore, offer: Offer, sock: socket.socket, left: dict[str, Fd]
+    def _resume(
+        cls, fd_store: FdStore, offer: Offer, sock: socket.socket, inherited: dict[str, Fd]
     ) -> Resumed:
-        """Take out of `left` what is used; the rest is nobody's."""
-        missing = {STATE_FILE, OUTBOX_READ, OUTBOX_WRITE} - left.keys()
+        """Take out of `inherited` what is used; the rest is nobody's."""
+        missing = {STATE_FILE, OUTBOX_READ, OUTBOX_WRITE} - inherited.keys()
         if missing:
             raise Lost(f"{sorted(missing)[0]} was not kept")
-        store = SessionFds(fd_store.notifier, SESSION, left)
-        state_file = StateFile.open(left.pop(STATE_FILE))
-        outbox = Outbox(left.pop(OUTBOX_READ), left.pop(OUTBOX_WRITE))
+        store = SessionFds(fd_store.notifier, SESSION, inherited)
+        state_file = StateFile.open(inherited.pop(STATE_FILE))
+        outbox = Outbox(inherited.pop(OUTBOX_READ), inherited.pop(OUTBOX_WRITE))
         taken: list[Fd] = []
         try:
             phase, data = state_file.read()
             snapshot = _decoded(data)
-            taker = _Taker(store, left, taken)
+            taker = _Taker(store, inherited, taken)
             fds = {name: taker.take(stored) for name, stored in snapshot.names.items()}
             records = None if snapshot.records is None else taker.take(snapshot.records)
             message = None
@@ -383,17 +383,17 @@ class Checkpoint:
 class _Taker:
     """Takes stored descriptors into use; one that is wanted twice is duplicated."""
 
-    def __init__(self, store: SessionFds, left: dict[str, Fd], taken: list[Fd]) -> None:
+    def __init__(self, store: SessionFds, inherited: dict[str, Fd], taken: list[Fd]) -> None:
         self._store = store
-        self._left = left
+        self._inherited = inherited
         self._taken = taken
         self._used: dict[str, Fd] = {}
 
     def take(self, name: str) -> Fd:
         if name in self._used:
             fd = self._used[name].dup()
-        elif name in self._left:
-            fd = self._used[name] = self._left.pop(name)
+        elif name in self._inherited:
+            fd = self._used[name] = self._inherited.pop(name)
             self._store.adopt(name, fd)
         else:
             raise Lost(f"descriptor {name} was not kept")

@@ -74,7 +74,7 @@ PREFIX = "vuproc keeper: "
 """What each line of ours begins with."""
 LINE_BYTES = select.PIPE_BUF - 1
 """Bytes of the longest line: with its end, a pipe that has room takes it as a whole."""
-TELL_S = 1.0
+SAY_LOST_S = 1.0
 """Seconds between two attempts to say that lines were lost."""
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
 
@@ -145,7 +145,7 @@ class Keeper:
         return max(0.0, min(waits)) * 1000 + 1 if waits else None
 
     def _tend(self) -> None:
-        self._output.tell()
+        self._output.say_lost()
         now = time.monotonic()
         if self._orphans_until:
             if not _kill_children(self.master):
@@ -371,7 +371,7 @@ class ErrorOutput:
         self._prefix = prefix
         self._encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
         self._rest = b""
-        self._tell_at = 0.0
+        self._say_lost_at = 0.0
         self._socket: socket.socket | None = None
         self._own = -1
         self._write = self._way(number)
@@ -379,23 +379,23 @@ class ErrorOutput:
     def write(self, text: str) -> None:
         """Show `text`, which may be several lines, each as far as `LINE_BYTES` go."""
         for line in text.encode(self._encoding, "backslashreplace").split(b"\n"):
-            if not (self.tell() and self._put(line)):
+            if not (self.say_lost() and self._put(line)):
                 self.lost += 1
-                self._tell_at = time.monotonic() + TELL_S
+                self._say_lost_at = time.monotonic() + SAY_LOST_S
 
-    def tell(self) -> bool:
+    def say_lost(self) -> bool:
         """Show how many lines were lost, if some were; whether that is said."""
         if self.lost:
             notice = f"{self._prefix}lines not shown, as nobody read them: {self.lost}"
             if not self._put(notice.encode(self._encoding, "backslashreplace")):
-                self._tell_at = time.monotonic() + TELL_S
+                self._say_lost_at = time.monotonic() + SAY_LOST_S
                 return False
             self.lost = 0
         return True
 
     def due(self) -> float | None:
-        """Seconds until `tell` is worth another try, or None if nothing was lost."""
-        return max(0.0, self._tell_at - time.monotonic()) if self.lost else None
+        """Seconds until `say_lost` is worth another try, or None if nothing was lost."""
+        return max(0.0, self._say_lost_at - time.monotonic()) if self.lost else None
 
     def close(self) -> None:
         """Close what was opened for this; the descriptor itself stays."""
