@@ -75,7 +75,7 @@ class File(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
             Meta(
                 min_length=1,
                 description="Queues that share a worker process, each queue once: "
-                "[[0, 1], [2, 3]]. The default is a process a queue, as far as the device allows.",
+                "[[0,1],[2,3]]. The default is a process a queue, as far as the device allows.",
             ),
         ]
         | None
