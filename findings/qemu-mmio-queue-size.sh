@@ -3,7 +3,7 @@
 #
 # Version    qemu-system-x86 1:7.2+dfsg-7+deb12u18+b3 of Debian 12, machine microvm.
 # Behaviour  A virtio-blk device is given queue-size=128. Its virtio-mmio transport has 1024 in QueueNumMax
-#            (virtio 1.2, 4.2.2: the largest size that the driver may choose), as with queue-size=256 and 1024,
+#            (virtio 1.3, 4.2.2: the largest size that the driver may choose), as with queue-size=256 and 1024,
 #            and Linux takes as much as it may. On a PCI machine the same option bounds what the driver sees. So a
 #            vhost-user back-end that was told 128 gets rings of 1024 there, and one that has no room for them
 #            must refuse the ring: the guest hangs in its probe.

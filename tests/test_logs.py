@@ -100,13 +100,13 @@ def test_a6_an_output_that_nobody_reads_costs_lines_and_no_time(
                 output.write(LINE)
             assert output.lost == 10
             assert output.due() is not None
-            assert not output.tell()
+            assert not output.say_lost()
             if make is a_terminal:
                 termios.tcflow(writer, termios.TCOON)
             os.set_blocking(reader, False)
             lines = drain(lambda: os.read(reader, 65536))
             assert len(lines) >= shown
-            assert output.tell()
+            assert output.say_lost()
             assert output.due() is None
             output.write("and on")
             lines += drain(lambda: os.read(reader, 65536))

@@ -45,7 +45,7 @@ class Device:
     """
 
     device_id: ClassVar[int]
-    """The virtio device id (virtio 1.2, section 5): 1 net, 2 block, 4 entropy, ..."""
+    """The virtio device id (virtio 1.3, section 5): 1 net, 2 block, 4 entropy, ..."""
     features: ClassVar[int] = 0
     """Device-specific feature bits. vuproc adds those of the ring and of the transport."""
     options_type: ClassVar[type[Options]] = Options

@@ -1,4 +1,7 @@
-"""Every exception of vuproc, with its fields; the class decides the fate of what failed."""
+"""The exceptions that cross rooms, with their fields; the class decides the fate of what failed.
+
+An exception that one room raises and catches itself is beside the code that raises it.
+"""
 
 from __future__ import annotations
 
@@ -258,7 +261,7 @@ class MessageRefused(VuprocError):
 
 
 class RestoreError(VuprocError):
-    """A frozen session cannot go on here; the front-end has to connect anew.
+    """A session's snapshot cannot be restored here; the front-end has to connect anew.
 
     `reason` says why, in words; `missing` names the descriptors that were not handed over.
     """
@@ -270,7 +273,7 @@ class RestoreError(VuprocError):
 
     def __str__(self) -> str:
         names = f": {', '.join(self.missing)}" if self.missing else ""
-        return f"frozen session: {self.reason}{names}"
+        return f"the session's snapshot: {self.reason}{names}"
 
 
 class CloseConnection(ProtocolError):

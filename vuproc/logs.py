@@ -43,12 +43,12 @@ class Log(logging.Handler):
     def tend(self) -> None:
         """Say what is due."""
         self._tell(self._limit.counts())
-        self._output.tell()
+        self._output.say_lost()
 
     def close(self) -> None:
         """Say what was counted so far. More may follow."""
         self._tell(self._limit.counts(all_of_them=True))
-        self._output.tell()
+        self._output.say_lost()
         super().close()
 
     def _tell(self, counts: list[str]) -> None:

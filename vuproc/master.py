@@ -299,7 +299,7 @@ class Master:
             self._begin(sock)
             return
         try:
-            resumed = Checkpoint.take_up(self._fd_store, self._offer)
+            resumed = Checkpoint.resume(self._fd_store, self._offer)
         except Lost as error:
             log.error("the session of the last master is lost: %s", error)
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 
 from vuproc.errors import HostLacks
+from vuproc.spec.vhost_user import MEM_SLOTS_MAX
 
 BASE = 64
 """Descriptors of a master beside its queues': sockets, locks, the session's own, a small memory
@@ -14,8 +15,6 @@ PER_QUEUE = 10
 """Descriptors a queue: kick, call and err; its worker's channel, pidfd and stack; the channel and
 pidfd of its old worker in an upgrade; two more for what is under way. The keeper has fewer.
 """
-MOST_REGIONS = 509
-"""Memory regions, a file each (CONFIGURE_MEM_SLOTS): few front-ends have more than ten."""
 ROOM = 4096
 """Descriptors beyond those, for the device's own code."""
 
@@ -28,10 +27,10 @@ def needed(queues: int) -> int:
 def make_room(queues: int) -> None:
     """Raise the soft limit as far as it may be of use. Raises HostLacks if that is not enough.
 
-    Workers inherit it.
+    A memory region is a file, though few front-ends have more than ten. Workers inherit the limit.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = needed(queues) + 2 * MOST_REGIONS + ROOM
+    wanted = needed(queues) + 2 * MEM_SLOTS_MAX + ROOM
     if soft != resource.RLIM_INFINITY and soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

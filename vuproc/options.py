@@ -13,6 +13,8 @@ from typing import Annotated, Any, ClassVar, Literal
 import msgspec
 from msgspec import Meta
 
+from vuproc.spec.virtio import QUEUE_SIZE_MAX
+
 KIND = "vuproc"
 """The key of `Meta(extra=...)` under which a field says that its text needs more than its type."""
 SIZE = "size"
@@ -25,8 +27,6 @@ MAX_QUEUES = 256
 MAX_POLL_US = 10_000
 """Microseconds that a worker may look for work before it sleeps: commands wait for so long."""
 MIN_QUEUE_SIZE = 2
-MAX_QUEUE_SIZE = 32768
-"""Entries of the largest split virtqueue (virtio 1.2, 2.6)."""
 
 Size = Annotated[int, Meta(extra={KIND: SIZE}, extra_json_schema={"x-kind": SIZE})]
 """A number of bytes. A device file may write 64MiB (KiB to TiB); the struct holds an int."""
@@ -38,7 +38,7 @@ QueueSize = Annotated[
     int,
     Meta(
         ge=MIN_QUEUE_SIZE,
-        le=MAX_QUEUE_SIZE,
+        le=QUEUE_SIZE_MAX,
         description="Largest queue the driver may choose, in entries; a power of two.",
         extra={KIND: POWER_OF_TWO},
         extra_json_schema={"x-kind": POWER_OF_TWO},

@@ -302,7 +302,7 @@ def test_a10_it_gives_up_on_masters_that_do_not_end_in_order(theatre: Theatre) -
     puppet = theatre.next()
     puppet.ready()
     theatre.process.send_signal(signal.SIGTERM)
-    for _ in range(keeper.WIND_UPS_MOST):
+    for _ in range(keeper.CLEAN_UPS_MOST):
         puppet.kill()
         puppet = theatre.next()
     puppet.send("exit", 5)
@@ -311,7 +311,7 @@ def test_a10_it_gives_up_on_masters_that_do_not_end_in_order(theatre: Theatre) -
 
 
 def test_a10_one_that_is_to_end_and_does_not_come_up_is_killed(tmp_path: Path) -> None:
-    with playing(tmp_path, WATCHDOG_S=0.2, WIND_UPS_MOST=1) as theatre:
+    with playing(tmp_path, WATCHDOG_S=0.2, CLEAN_UPS_MOST=1) as theatre:
         first = theatre.next()
         theatre.process.send_signal(signal.SIGTERM)
         assert ended(first.pid)

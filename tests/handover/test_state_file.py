@@ -1,4 +1,4 @@
-"""The state memfd: what a successor reads after a death between any two stores, or inside one."""
+"""The state file: what a successor reads after a death between any two stores, or inside one."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from vuproc.handover.state_file import (
     AREA_BYTES,
     Applying,
     Idle,
-    JournalUnreadable,
     Phase,
     Receiving,
     Replying,
     StateFile,
     StateFull,
+    StateUnreadable,
 )
 
 Written = tuple[Phase, bytes]
@@ -98,7 +98,7 @@ def successor(state_file: StateFile) -> Written:
 
 
 def unreadable(fd: Fd) -> str:
-    with pytest.raises(JournalUnreadable) as caught:
+    with pytest.raises(StateUnreadable) as caught:
         StateFile.open(fd).close()
     assert fd.closed
     return caught.value.reason
@@ -162,7 +162,7 @@ def test_a_death_at_every_store_leaves_the_old_or_the_new() -> None:
             except Dead:
                 pass
             if done == 0:
-                with pytest.raises(JournalUnreadable, match="nothing was written"):
+                with pytest.raises(StateUnreadable, match="nothing was written"):
                     successor(state_file)
             else:
                 # Between the root's store and the return of write() there is no store, so a write
@@ -238,7 +238,7 @@ def test_its_size_is_sealed() -> None:
         (12, struct.pack("I", 0xFFFFFFFF), "8224 bytes with areas of 4294967295"),
     ],
 )
-def test_a_journal_of_another_kind_is_not_opened(offset: int, data: bytes, reason: str) -> None:
+def test_a_state_file_of_another_kind_is_not_opened(offset: int, data: bytes, reason: str) -> None:
     with made() as state_file:
         state_file.write(Idle(), b"state")
         os.pwrite(state_file.fd.fileno(), data, offset)
@@ -276,7 +276,7 @@ def test_memory_that_no_death_leaves_is_not_believed(
     with made() as state_file:
         state_file.write(Idle(), b"state")
         harm(state_file)
-        with pytest.raises(JournalUnreadable) as caught:
+        with pytest.raises(StateUnreadable) as caught:
             successor(state_file)
         assert caught.value.reason == reason
 

@@ -142,7 +142,7 @@ def test_a_descriptor_that_was_not_kept_ends_the_session() -> None:
     assert not outcome.lost
     known = {
         "session.connection",
-        "session.state_file",
+        "session.journal",
         "session.outbox-read",
         "session.outbox-write",
     }

@@ -225,9 +225,10 @@ def _libvirt(target: Target) -> str:
                 "</interface>",
             ]
         case 26 if target.listens:
+            size = min(target.queue_size, QEMU_MAX_QUEUE_SIZE)
             element = [
                 "<filesystem type='mount'>",
-                f"  <driver type='virtiofs' queue='{min(target.queue_size, 1024)}'/>",
+                f"  <driver type='virtiofs' queue='{size}'/>",
                 f"  <source socket={path}/>",
                 f"  <target dir='{target.name}'/>",
                 "</filesystem>",

@@ -58,11 +58,14 @@ def page(name: str, device: type[Device]) -> str:
 
 
 def markdown(struct: type[msgspec.Struct]) -> str:
-    """The same rows as a table for a reference page."""
-    lines = ["| Key | Takes | Default | Meaning |", "| --- | --- | --- | --- |"]
+    """The same rows as a list for a reference page."""
+    lines = []
     for row in rows(struct):
-        default = "(required)" if row.required else f"`{row.default}`" if row.default else ""
-        lines.append(f"| `{row.key}` | {row.takes} | {default} | {row.description} |")
+        default = "required" if row.required else f"default `{row.default}`" if row.default else ""
+        head = f"* `{row.key}` ({'; '.join(filter(None, (row.takes, default)))})"
+        lines += textwrap.wrap(
+            f"{head}: {row.description}", WIDTH, subsequent_indent="  ", break_on_hyphens=False
+        )
     return "\n".join(lines)
 
 

@@ -1,6 +1,6 @@
 """What a changed device file means for the device that is running: a pure comparison.
 
-Nothing is applied here. A file that is not valid never comes this far: `config.load` raises.
+Nothing is applied here. A file that is not valid never comes this far: `check.load` raises.
 """
 
 from __future__ import annotations

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
+
 from vuproc import place
 from vuproc.device import Device
 from vuproc.device_file import imported
@@ -190,15 +192,16 @@ class _Check:
         assert isinstance(socket, Socket)
         assert device is not None
         imported.note(type_ref, self._path.parent)
+        outside = {key.name: key.default for key in _fields(File) if not key.required} | fields
         return DeviceFile(
             path=self._path,
             base_dir=self._path.parent,
             socket=socket,
-            exit_on_disconnect=fields.get("exit_on_disconnect", False),
+            exit_on_disconnect=outside["exit_on_disconnect"],
             workers=workers,
-            stall_timeout=fields.get("stall_timeout", 30.0),
-            hook_timeout=fields.get("hook_timeout", 30.0),
-            log_level=fields.get("log_level", "info"),
+            stall_timeout=outside["stall_timeout"],
+            hook_timeout=outside["hook_timeout"],
+            log_level=outside["log_level"],
             type_ref=type_ref,
             device_type=type(device),
             options=device.options,
@@ -369,10 +372,10 @@ class _Check:
         return tuple(tuple(group) for group in wanted)
 
 
-def _fields(options_type: type[Options]) -> tuple[Any, ...]:
+def _fields(struct: type[Struct]) -> tuple[Any, ...]:
     from msgspec.structs import fields
 
-    return fields(options_type)
+    return fields(struct)
 
 
 def _is_ours(what: object) -> bool:

@@ -8,10 +8,10 @@ import msgspec
 
 from vuproc import place
 from vuproc.device import Device
-from vuproc.options import MAX_QUEUE_SIZE, MAX_QUEUES, MIN_QUEUE_SIZE, Options
+from vuproc.options import MAX_QUEUES, MIN_QUEUE_SIZE, Options
+from vuproc.spec.vhost_user import CONFIG_SIZE_MAX
+from vuproc.spec.virtio import QUEUE_SIZE_MAX
 
-MAX_CONFIG_SPACE = 4084
-"""Bytes: a GET_CONFIG payload of 4096 less its own header of 12 (vhost-user)."""
 DEVICE_FEATURES = (1 << 24) - 1 | ((1 << 64) - 1) ^ ((1 << 50) - 1)
 """Bits a device type may use, 0 to 23 and 50 to 63: the others are the ring's (virtio 1.3, 2.2)."""
 
@@ -57,9 +57,9 @@ def _count_problem(device: Device) -> str | None:
 
 def _size_problem(device: Device) -> str | None:
     size: object = device.queue_size()
-    if type(size) is int and MIN_QUEUE_SIZE <= size <= MAX_QUEUE_SIZE and not size & (size - 1):
+    if type(size) is int and MIN_QUEUE_SIZE <= size <= QUEUE_SIZE_MAX and not size & (size - 1):
         return None
-    bounds = f"{MIN_QUEUE_SIZE} to {MAX_QUEUE_SIZE}"
+    bounds = f"{MIN_QUEUE_SIZE} to {QUEUE_SIZE_MAX}"
     return f"queue_size() is {place.shown(size)}, not a power of two from {bounds}"
 
 
@@ -87,8 +87,8 @@ def _config_problem(device: Device) -> str | None:
     config: object = device.config_space()
     if not isinstance(config, bytes):
         return f"config_space() is of type {type(config).__name__}, not bytes"
-    if len(config) > MAX_CONFIG_SPACE:
-        return f"config_space() has {len(config)} bytes, more than {MAX_CONFIG_SPACE}"
+    if len(config) > CONFIG_SIZE_MAX:
+        return f"config_space() has {len(config)} bytes, more than {CONFIG_SIZE_MAX}"
     return None
 
 
@@ -104,7 +104,7 @@ _DECIDED_BY: Mapping[str, tuple[str, ...]] = {"offered_features": ("features",)}
 """The methods whose answer is a class attribute unless a class overrides them."""
 OPTIONAL: Mapping[str, tuple[str, int, int]] = {
     "queues": ("num_queues", 1, MAX_QUEUES),
-    "queue_size": ("queue_size", MIN_QUEUE_SIZE, MAX_QUEUE_SIZE),
+    "queue_size": ("queue_size", MIN_QUEUE_SIZE, QUEUE_SIZE_MAX),
 }
 """The options of every device -> the method that may take no notice, and the option's bounds."""
 

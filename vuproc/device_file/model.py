@@ -24,6 +24,8 @@ Permissions = Annotated[
 """File permissions, written in octal digits."""
 
 
+LogLevel = Literal["debug", "info", "warning", "error"]
+
 Id = Annotated[int, Meta(ge=0, le=0xFFFFFFFE)]
 """The number of a user or a group."""
 
@@ -73,7 +75,7 @@ class File(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
             Meta(
                 min_length=1,
                 description="Queues that share a worker process, each queue once: "
-                "[[0, 1], [2, 3]]. The default is a process a queue, as far as the device allows.",
+                "[[0,1],[2,3]]. The default is a process a queue, as far as the device allows.",
             ),
         ]
         | None
@@ -97,6 +99,6 @@ class File(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         ),
     ] = 30.0
     log_level: Annotated[
-        Literal["debug", "info", "warning", "error"],
+        LogLevel,
         Meta(description="What is worth a line in the log."),
     ] = "info"

@@ -14,6 +14,7 @@ import struct
 import zlib
 from collections.abc import Iterator, Mapping
 
+from vuproc import texts
 from vuproc.devices.blk_storage import Storage, check_direct, image_size, open_size
 from vuproc.devices.image_lock import (
     READER,
@@ -185,7 +186,8 @@ class Image:
         try:
             lock(fd, self._claim)
         except ImageLocked as locked:
-            log.info("image %s: %s; waiting %g s for its end", self.path, locked, LOCK_PATIENCE_S)
+            patience = texts.seconds(LOCK_PATIENCE_S)
+            log.info("image %s: %s; waiting %s for its end", self.path, locked, patience)
             self._lock_within(fd, LOCK_PATIENCE_S)
         except LocksUnavailable as unavailable:
             log.warning(

@@ -42,7 +42,8 @@ log = logging.getLogger("vuproc.master")
 VERSION = 1
 """Of what is in a snapshot beside the session's own part."""
 CONNECTION = f"{SESSION}connection"
-JOURNAL = f"{SESSION}state_file"
+STATE_FILE = f"{SESSION}journal"
+"""The state file's name in the store, as in the first version: it is between two programs."""
 OUTBOX_READ = f"{SESSION}outbox-read"
 OUTBOX_WRITE = f"{SESSION}outbox-write"
 
@@ -58,7 +59,7 @@ class _Snapshot(msgspec.Struct, frozen=True):
 
 
 class Lost(VuprocError):
-    """The predecessor's session cannot be taken up; `reason` says why."""
+    """The predecessor's session cannot be resumed; `reason` says why."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -70,7 +71,7 @@ class Lost(VuprocError):
 
 @dataclass(frozen=True)
 class Resumed:
-    """A predecessor's session, taken up: its state is committed, and no worker knows of it yet."""
+    """A predecessor's session, resumed: its state is committed, and no worker knows of it yet."""
 
     checkpoint: Checkpoint
     session: Session
@@ -93,7 +94,7 @@ class Checkpoint:
         outbox: Outbox,
         store: SessionFds,
     ) -> None:
-        """Use `begin_session` or `take_up`."""
+        """Use `begin_session` or `resume`."""
         self.socket = sock
         self.receiver = PeekingReceiver(sock, self._part_comes)
         self._fd_store = fd_store
@@ -125,22 +126,22 @@ class Checkpoint:
         fd_store.notifier.store(OUTBOX_WRITE, outbox.write_end)
         checkpoint = cls(fd_store, sock, state_file, outbox, SessionFds(fd_store.notifier, SESSION))
         checkpoint.state_changed(session, pool)
-        fd_store.notifier.store(JOURNAL, state_file.fd)
+        fd_store.notifier.store(STATE_FILE, state_file.fd)
         checkpoint.receiver.start()
         return checkpoint
 
     @classmethod
     def not_started(cls, fd_store: FdStore) -> socket.socket | None:
         """The connection of a session that the predecessor did not come to begin, or None."""
-        if JOURNAL in fd_store.names(SESSION) or CONNECTION not in fd_store.names(SESSION):
+        if STATE_FILE in fd_store.names(SESSION) or CONNECTION not in fd_store.names(SESSION):
             return None
         connection = fd_store.take(CONNECTION)
         if connection is None:
             return None
         sock = socket.socket(fileno=connection.take())
         if was_read(sock):
-            # There was a state file, and it is not here. `take_up` sees to the rest.
-            log.error("the session of the last master is lost: %s was not kept", JOURNAL)
+            # There was a state file, and it is not here. `resume` sees to the rest.
+            log.error("the session of the last master is lost: %s was not kept", STATE_FILE)
             _hang_up(sock)
             fd_store.notifier.remove(CONNECTION)
             return None
@@ -148,8 +149,8 @@ class Checkpoint:
         return sock
 
     @classmethod
-    def take_up(cls, fd_store: FdStore, offer: Offer) -> Resumed | None:
-        """Take up the session that the predecessor left; None if it left none.
+    def resume(cls, fd_store: FdStore, offer: Offer) -> Resumed | None:
+        """Resume the session that the predecessor left; None if it left none.
 
         Raises Lost if that cannot be, and then nothing of it is left: the front-end sees its
         connection end.
@@ -159,11 +160,11 @@ class Checkpoint:
             fd_store.forget(SESSION)
             return None
         names = [CONNECTION, *fd_store.names(SESSION)]
-        left = dict(fd_store.take_all(SESSION))
+        inherited = dict(fd_store.take_all(SESSION))
         sock = socket.socket(fileno=connection.take())
         try:
-            resumed = cls._take_up(fd_store, offer, sock, left)
-            names = list(left)
+            resumed = cls._resume(fd_store, offer, sock, inherited)
+            names = list(inherited)
             fd_store.keep(CONNECTION, sock)
             return resumed
         except (VuprocError, OSError) as error:
@@ -173,25 +174,25 @@ class Checkpoint:
             # What is not used, or all of it.
             for name in names:
                 fd_store.notifier.remove(name)
-            for fd in left.values():
+            for fd in inherited.values():
                 fd.close()
 
     @classmethod
-    def _take_up(
-        cls, fd_store: FdStore, offer: Offer, sock: socket.socket, left: dict[str, Fd]
+    def _resume(
+        cls, fd_store: FdStore, offer: Offer, sock: socket.socket, inherited: dict[str, Fd]
     ) -> Resumed:
-        """Take out of `left` what is used; the rest is nobody's."""
-        missing = {JOURNAL, OUTBOX_READ, OUTBOX_WRITE} - left.keys()
+        """Take out of `inherited` what is used; the rest is nobody's."""
+        missing = {STATE_FILE, OUTBOX_READ, OUTBOX_WRITE} - inherited.keys()
         if missing:
             raise Lost(f"{sorted(missing)[0]} was not kept")
-        store = SessionFds(fd_store.notifier, SESSION, left)
-        state_file = StateFile.open(left.pop(JOURNAL))
-        outbox = Outbox(left.pop(OUTBOX_READ), left.pop(OUTBOX_WRITE))
+        store = SessionFds(fd_store.notifier, SESSION, inherited)
+        state_file = StateFile.open(inherited.pop(STATE_FILE))
+        outbox = Outbox(inherited.pop(OUTBOX_READ), inherited.pop(OUTBOX_WRITE))
         taken: list[Fd] = []
         try:
             phase, data = state_file.read()
             snapshot = _decoded(data)
-            taker = _Taker(store, left, taken)
+            taker = _Taker(store, inherited, taken)
             fds = {name: taker.take(stored) for name, stored in snapshot.names.items()}
             records = None if snapshot.records is None else taker.take(snapshot.records)
             message = None
@@ -260,7 +261,7 @@ class Checkpoint:
             self._parcel = reply or b"", fds
         snapshot = self._snapshot(session, pool)
         if reply is None:
-            self._settle(snapshot)
+            self._commit(snapshot)
             return
         if fds:
             self._write(self._phase, snapshot)
@@ -289,7 +290,7 @@ class Checkpoint:
             self._send_by = time.monotonic() + SEND_DEADLINE
         if (self._parcel is None or self._send_parcel()) and self._outbox.send(self.socket):
             self._send_by = None
-            self._settle(None)
+            self._commit(None)
         elif time.monotonic() >= self._send_by:
             raise ConnectionBroken(NOT_TAKEN.format(SEND_DEADLINE))
 
@@ -324,14 +325,14 @@ class Checkpoint:
         if self.replying:
             self._write(self._phase, self._snapshot(session, pool))
         elif not self._under_way:
-            self._settle(self._snapshot(session, pool))
+            self._commit(self._snapshot(session, pool))
 
     def held(self) -> dict[str, HasFileno]:
         """All that a successor needs, by name, for a handover."""
         return {
             **self._store.held(),
             CONNECTION: self.socket,
-            JOURNAL: self._state_file.fd,
+            STATE_FILE: self._state_file.fd,
             OUTBOX_READ: self._outbox.read_end,
             OUTBOX_WRITE: self._outbox.write_end,
         }
@@ -341,7 +342,7 @@ class Checkpoint:
         # Copies of the socket may be in the store for a moment still.
         _hang_up(self.socket)
         self._fd_store.drop(CONNECTION)
-        for name in (JOURNAL, OUTBOX_READ, OUTBOX_WRITE):
+        for name in (STATE_FILE, OUTBOX_READ, OUTBOX_WRITE):
             self._fd_store.notifier.remove(name)
         self._store.remove_others(())
         self._drop_parcel()
@@ -362,7 +363,7 @@ class Checkpoint:
             _Snapshot(VERSION, data, names, state.config, state.kept, records)
         )
 
-    def _settle(self, snapshot: bytes | None) -> None:
+    def _commit(self, snapshot: bytes | None) -> None:
         """No message is under way."""
         self._write(Idle(), snapshot)
         self._store.remove_others(self._names)
@@ -382,17 +383,17 @@ class Checkpoint:
 class _Taker:
     """Takes stored descriptors into use; one that is wanted twice is duplicated."""
 
-    def __init__(self, store: SessionFds, left: dict[str, Fd], taken: list[Fd]) -> None:
+    def __init__(self, store: SessionFds, inherited: dict[str, Fd], taken: list[Fd]) -> None:
         self._store = store
-        self._left = left
+        self._inherited = inherited
         self._taken = taken
         self._used: dict[str, Fd] = {}
 
     def take(self, name: str) -> Fd:
         if name in self._used:
             fd = self._used[name].dup()
-        elif name in self._left:
-            fd = self._used[name] = self._left.pop(name)
+        elif name in self._inherited:
+            fd = self._used[name] = self._inherited.pop(name)
             self._store.adopt(name, fd)
         else:
             raise Lost(f"descriptor {name} was not kept")

@@ -44,44 +44,44 @@ WATCHDOG_SHARE = 3
 
 
 class FdStore:
-    """The descriptors that our predecessor left, and those that we leave.
+    """The descriptors that we have inherited from our predecessor, and those that we leave.
 
     As a chore of the master's loop it gives signs of life, and has the pidfds of workers forgotten
     that have gone: `live` says which are there.
     """
 
-    def __init__(self, notifier: Notifier, left: Mapping[str, tuple[Fd, ...]]) -> None:
+    def __init__(self, notifier: Notifier, inherited: Mapping[str, tuple[Fd, ...]]) -> None:
         self.notifier = notifier
         self.live: Callable[[], Iterable[int]] = tuple
-        self._left = {name: list(fds) for name, fds in left.items()}
-        self._found = {name: _inode(fds[0]) for name, fds in left.items() if len(fds) == 1}
+        self._inherited = {name: list(fds) for name, fds in inherited.items()}
+        self._found = {name: _inode(fds[0]) for name, fds in inherited.items() if len(fds) == 1}
         self._kept: dict[str, HasFileno] = {}
         self._contents: set[str] = set()
         self._workers: set[str] = set()
         self._alive_at = 0.0
-        self.succeeds = bool(left)
-        """Whether a predecessor has left us anything."""
-        self._heir = self.succeeds
+        self.succeeds = bool(inherited)
+        """Whether we have inherited anything from a predecessor."""
+        self._may_be_succeeded = self.succeeds
 
     @property
     def has_successor(self) -> bool:
-        """Whether another of us would be started, and be left something."""
-        return self.notifier.active and self._heir
+        """Whether another of us would be started, and inherit something."""
+        return self.notifier.active and self._may_be_succeeded
 
     def ready(self) -> None:
         """We are up: from now on there is something to go on with."""
-        self._heir = True
+        self._may_be_succeeded = True
         self.notifier.ready()
 
-    # What we were left.
+    # What we have inherited.
 
     def names(self, prefix: str) -> list[str]:
-        """The names of what was left and not taken yet that begin with `prefix`."""
-        return sorted(name for name in self._left if name.startswith(prefix))
+        """The names that begin with `prefix` of what was inherited and not taken yet."""
+        return sorted(name for name in self._inherited if name.startswith(prefix))
 
     def take(self, name: str) -> Fd | None:
-        """Take over what was left under a name; None if there is nothing, or more than one."""
-        fds = self._left.pop(name, [])
+        """Take over what was inherited under a name; None if there is nothing, or more than one."""
+        fds = self._inherited.pop(name, [])
         if len(fds) == 1:
             return fds[0]
         if fds:
@@ -90,12 +90,12 @@ class FdStore:
         return None
 
     def take_all(self, prefix: str) -> list[tuple[str, Fd]]:
-        """Take over everything that was left under names that begin so."""
-        return [(name, fd) for name in self.names(prefix) for fd in self._left.pop(name)]
+        """Take over everything that was inherited under names that begin so."""
+        return [(name, fd) for name in self.names(prefix) for fd in self._inherited.pop(name)]
 
     def given(self) -> Fd | None:
         """The socket that we were started with by socket activation."""
-        foreign = [name for name in self._left if not name.startswith(_OURS)]
+        foreign = [name for name in self._inherited if not name.startswith(_OURS)]
         for name in foreign[1:]:
             log.warning("descriptor %s from the service manager is of no use", name)
             self.forget(name)
@@ -110,7 +110,7 @@ class FdStore:
     def forget(self, prefix: str) -> None:
         """Close what is left under names that begin so, here and in the store."""
         for name in self.names(prefix):
-            _close(self._left.pop(name))
+            _close(self._inherited.pop(name))
             self.notifier.remove(name)
 
     # What we leave.
@@ -141,7 +141,7 @@ class FdStore:
 
     def forget_content(self, name: str) -> None:
         """Have bytes forgotten that are kept, by us or by our predecessor."""
-        _close(self._left.pop(name, []))
+        _close(self._inherited.pop(name, []))
         self._contents.discard(name)
         self.notifier.remove(name)
 
@@ -181,9 +181,9 @@ class FdStore:
 
     def close(self) -> None:
         """Close what nobody took. What is in the store stays there."""
-        for fds in self._left.values():
+        for fds in self._inherited.values():
             _close(fds)
-        self._left.clear()
+        self._inherited.clear()
 
     def clear(self) -> None:
         """We end in order: there is to be no successor, and nothing for it in the store."""

@@ -12,7 +12,7 @@ What the end of the master leads to:
     an exit code before any master   the end, with that code: a device that never came up
       has said READY=1
     any other end after SIGTERM or   another master, which is to end as soon as it has taken over:
-    SIGINT                           it removes what the last one has left. After WIND_UPS_MOST of
+    SIGINT                           it removes what the last one has left. After CLEAN_UPS_MOST of
                                      them the end, with the master's code, or 1
     anything else                    another master, which is handed what is stored; at once if this
                                      one was up for STABLE_S, or up and killed by SIGKILL, which is
@@ -62,7 +62,7 @@ STABLE_S = 0.5
 """Seconds after READY=1 by which a master counts as up."""
 FAILURES_MOST = 8
 """Masters in a row that may fail."""
-WIND_UPS_MOST = 3
+CLEAN_UPS_MOST = 3
 """Masters that are started to end in the place of one that was told to and did not."""
 ORPHANS_S = 2.0
 """Seconds in which killed workers must be gone; the next master fences those that are not."""
@@ -74,7 +74,7 @@ PREFIX = "vuproc keeper: "
 """What each line of ours begins with."""
 LINE_BYTES = select.PIPE_BUF - 1
 """Bytes of the longest line: with its end, a pipe that has room takes it as a whole."""
-TELL_S = 1.0
+SAY_LOST_S = 1.0
 """Seconds between two attempts to say that lines were lost."""
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
 
@@ -101,7 +101,7 @@ class Keeper:
         self._start_at: float | None = 0.0
         self._orphans_until = 0.0
         self._stopping = 0  # the signal to end, if there was one
-        self._wind_ups = 0
+        self._clean_ups = 0
         self._code: int | None = None
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notify.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
@@ -145,7 +145,7 @@ class Keeper:
         return max(0.0, min(waits)) * 1000 + 1 if waits else None
 
     def _tend(self) -> None:
-        self._output.tell()
+        self._output.say_lost()
         now = time.monotonic()
         if self._orphans_until:
             if not _kill_children(self.master):
@@ -245,15 +245,15 @@ class Keeper:
         elif not self._ever_up and not self._stored:
             self._end(0)  # there was none that could have left something
         else:
-            self._wind_up(1)
+            self._clean_up(1)
 
-    def _wind_up(self, code: int) -> None:
+    def _clean_up(self, code: int) -> None:
         """Have another master end in the place of the last."""
-        if self._wind_ups == WIND_UPS_MOST:
+        if self._clean_ups == CLEAN_UPS_MOST:
             self._say("no master ends in order: its sockets and its shared memory may be left")
             self._end(max(code, 1))
             return
-        self._wind_ups += 1
+        self._clean_ups += 1
         self._start_at = time.monotonic()
 
     # Life and death.
@@ -299,7 +299,7 @@ class Keeper:
             self._say(f"cannot start a master: fork: {error.strerror}; trying again")
         self._lacking = True
         if self._stopping:
-            self._wind_up(1)
+            self._clean_up(1)
         else:
             self._start_at = time.monotonic() + BACK_OFF_S[-1]
 
@@ -328,7 +328,7 @@ class Keeper:
             self._end(code)
         elif self._stopping:
             self._say(f"master {pid} ended ({_described(code)}) before it had tidied up")
-            self._wind_up(code)
+            self._clean_up(code)
         else:
             self._say(f"master {pid} ended ({_described(code)}), starting another")
             up_s = 0.0 if up_since is None else time.monotonic() - up_since
@@ -371,7 +371,7 @@ class ErrorOutput:
         self._prefix = prefix
         self._encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
         self._rest = b""
-        self._tell_at = 0.0
+        self._say_lost_at = 0.0
         self._socket: socket.socket | None = None
         self._own = -1
         self._write = self._way(number)
@@ -379,23 +379,23 @@ class ErrorOutput:
     def write(self, text: str) -> None:
         """Show `text`, which may be several lines, each as far as `LINE_BYTES` go."""
         for line in text.encode(self._encoding, "backslashreplace").split(b"\n"):
-            if not (self.tell() and self._put(line)):
+            if not (self.say_lost() and self._put(line)):
                 self.lost += 1
-                self._tell_at = time.monotonic() + TELL_S
+                self._say_lost_at = time.monotonic() + SAY_LOST_S
 
-    def tell(self) -> bool:
+    def say_lost(self) -> bool:
         """Show how many lines were lost, if some were; whether that is said."""
         if self.lost:
             notice = f"{self._prefix}lines not shown, as nobody read them: {self.lost}"
             if not self._put(notice.encode(self._encoding, "backslashreplace")):
-                self._tell_at = time.monotonic() + TELL_S
+                self._say_lost_at = time.monotonic() + SAY_LOST_S
                 return False
             self.lost = 0
         return True
 
     def due(self) -> float | None:
-        """Seconds until `tell` is worth another try, or None if nothing was lost."""
-        return max(0.0, self._tell_at - time.monotonic()) if self.lost else None
+        """Seconds until `say_lost` is worth another try, or None if nothing was lost."""
+        return max(0.0, self._say_lost_at - time.monotonic()) if self.lost else None
 
     def close(self) -> None:
         """Close what was opened for this; the descriptor itself stays."""

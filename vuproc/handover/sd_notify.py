@@ -207,12 +207,13 @@ class Notifier:
             if error.errno == errno.EAGAIN:
                 waited_s = SEND_DEADLINE if self._reads else 0.0
                 self._reads = False
-                log.warning("service manager took no %s for %g s", what, waited_s)
+                waited = texts.seconds(waited_s)
+                log.warning("the service manager took no %s for %s", what, waited)
             elif error.errno in (errno.ECONNREFUSED, errno.ENOENT):
-                log.warning("service manager has gone; nobody keeps our descriptors now")
+                log.warning("the service manager has gone; nobody keeps our descriptors now")
                 self.close()
             else:
-                log.warning("service manager not told %s: %s", what, error.strerror)
+                log.warning("the service manager could not be sent %s: %s", what, error.strerror)
             return False
         return True
 

@@ -1,4 +1,4 @@
-"""What the service manager keeps of ours: a name for each open file, in step with the state_file.
+"""What the service manager keeps of ours: a name for each open file, in step with the state file.
 
 The order makes a death at any instant harmless: descriptors are stored before the state file speaks
 of them and removed after it has ceased to. What is stored beyond the state file's word, the

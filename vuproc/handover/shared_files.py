@@ -31,17 +31,17 @@ class SharedFiles:
         if they cannot be had.
         """
         self._fd_store = fd_store
-        left = self._left(stack)
-        if left and device.goes_on_with(left):
-            device.shared = self.fds = left
-            _tell_replaced(device)
+        inherited = self._inherited(stack)
+        if inherited and device.goes_on_with(inherited):
+            device.shared = self.fds = inherited
+            _warn_of_replaced(device)
         else:
-            for name, fd in left.items():
+            for name, fd in inherited.items():
                 fd_store.discard(f"{SHARED}{name}", fd)
             device.shared = self.fds = opens(device)
             for fd in self.fds.values():
                 stack.callback(fd.close)
-            if left or self.fds:
+            if inherited or self.fds:
                 self._end_session()
         self.keep()
 
@@ -55,14 +55,14 @@ class SharedFiles:
         for name in self.fds:
             self._fd_store.drop(f"{SHARED}{name}")
 
-    def _left(self, stack: ExitStack) -> dict[str, Fd]:
-        left = {}
+    def _inherited(self, stack: ExitStack) -> dict[str, Fd]:
+        inherited = {}
         for stored in self._fd_store.names(SHARED):
             fd = self._fd_store.take(stored)
             if fd is not None:
-                left[stored.removeprefix(SHARED)] = fd
+                inherited[stored.removeprefix(SHARED)] = fd
                 stack.callback(fd.close)
-        return left
+        return inherited
 
     def _end_session(self) -> None:
         """A front-end is not to go on with a disk, say, that is another one by now."""
@@ -71,7 +71,7 @@ class SharedFiles:
             self._fd_store.forget(SESSION)
 
 
-def _tell_replaced(device: Device) -> None:
+def _warn_of_replaced(device: Device) -> None:
     going_on = "going on with the one that is open"
     try:
         for option, what in device.replaced_files():

@@ -1,9 +1,10 @@
-"""The state memfd: what a successor must know of the session, whole at any instant of our death.
+"""The state file: what a successor must know of the session, whole at any instant of our death.
 
-Two areas and one root word. A write fills the area that the root does not name and then moves the
-root, in one 8-byte store: whoever reads finds the write before or this one, never a mixture. There
-is nothing to sync, since the memory outlives every process that has the descriptor, and no order to
-enforce, since a killed process has carried out all stores up to some point and none after it.
+It is a memfd with two areas and one root word. A write fills the area that the root does not name
+and then moves the root, in one 8-byte store: whoever reads finds the write before or this one,
+never a mixture. There is nothing to sync, since the memory outlives every process that has the
+descriptor, and no order to enforce, since a killed process has carried out all stores up to some
+point and none after it.
 
     offset 0   8s   magic               offset 16  u64  root: number of the last write, 0: none yet
            8   u32  version                    24  u64  reserved
@@ -43,11 +44,11 @@ _NUMBER_AT, _BEGUN_AT, _PHASE_AT, _SNAPSHOT_AT, _CRC_AT = 0, 8, 16, 20, 24
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 
 
-class JournalUnreadable(VuprocError):
-    """The memfd holds no state that this version understands; `reason` says why."""
+class StateUnreadable(VuprocError):
+    """The file holds no state that this version understands; `reason` says why."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"state memfd: {reason}")
+        super().__init__(f"state file: {reason}")
         self.reason = reason
 
 
@@ -97,7 +98,7 @@ _DECODER = msgspec.msgpack.Decoder(Phase)
 
 
 class StateFile:
-    """The state memfd, written by one process and read by the one that comes after it."""
+    """The state file, written by one process and read by the one that comes after it."""
 
     def __init__(self, fd: Fd, mapping: mmap.mmap, area_bytes: int) -> None:
         """Use `create` or `open`."""
@@ -131,13 +132,13 @@ class StateFile:
     def open(cls, fd: Fd) -> StateFile:
         """The state file that another process left in `fd`, which is taken over.
 
-        Raises JournalUnreadable, and then `fd` is closed.
+        Raises StateUnreadable, and then `fd` is closed.
         """
         try:
             return cls._open(fd)
         except OSError as error:
             fd.close()
-            raise JournalUnreadable(error.strerror or str(error)) from error
+            raise StateUnreadable(error.strerror or str(error)) from error
         except BaseException:
             fd.close()
             raise
@@ -146,18 +147,18 @@ class StateFile:
     def _open(cls, fd: Fd) -> StateFile:
         # Without the seals, a file that shrinks later would be a SIGBUS.
         if fcntl.fcntl(fd.fileno(), fcntl.F_GET_SEALS) & _SEALS != _SEALS:
-            raise JournalUnreadable("its size is not sealed")
+            raise StateUnreadable("its size is not sealed")
         head = os.pread(fd.fileno(), _HEADER, 0)
         if len(head) < _HEADER or int.from_bytes(head[:8], "little") != _MAGIC:
-            raise JournalUnreadable("not a state file")
+            raise StateUnreadable("not a state file")
         version, area_bytes = (
             int.from_bytes(head[at : at + 4], "little") for at in (_VERSION_AT, _AREA_BYTES_AT)
         )
         if version != VERSION:
-            raise JournalUnreadable(f"version {version}, not {VERSION}")
+            raise StateUnreadable(f"version {version}, not {VERSION}")
         size = _HEADER + 2 * area_bytes
         if area_bytes > MAX_AREA_BYTES or area_bytes % 8 or size != fd.size:
-            raise JournalUnreadable(f"{fd.size} bytes with areas of {area_bytes}")
+            raise StateUnreadable(f"{fd.size} bytes with areas of {area_bytes}")
         return cls(fd, mmap.mmap(fd.fileno(), size), area_bytes)
 
     def write(self, phase: Phase, snapshot: bytes | None = None) -> None:
@@ -193,26 +194,26 @@ class StateFile:
     def read(self) -> tuple[Phase, bytes]:
         """What was written last: the phase and its snapshot.
 
-        Raises JournalUnreadable if nothing was, or if the memory is not as any death leaves it.
+        Raises StateUnreadable if nothing was, or if the memory is not as any death leaves it.
         """
         root = self._words[_ROOT_AT // 8]
         if root == 0:
-            raise JournalUnreadable("nothing was written")
+            raise StateUnreadable("nothing was written")
         area = self._area(root)
         if self._words[(area + _NUMBER_AT) // 8] != root:
-            raise JournalUnreadable(f"write {root} is not in its area")
+            raise StateUnreadable(f"write {root} is not in its area")
         sizes = self._halves[(area + _PHASE_AT) // 4], self._halves[(area + _SNAPSHOT_AT) // 4]
         if sum(sizes) > self._area_bytes - _HEADER:
-            raise JournalUnreadable(f"write {root} has {sum(sizes)} bytes")
+            raise StateUnreadable(f"write {root} has {sum(sizes)} bytes")
         start = area + _HEADER
         encoded = bytes(self._bytes[start : start + sizes[0]])
         content = bytes(self._bytes[start + sizes[0] : start + sum(sizes)])
         if zlib.crc32(content, zlib.crc32(encoded)) != self._halves[(area + _CRC_AT) // 4]:
-            raise JournalUnreadable(f"write {root} fails its checksum")
+            raise StateUnreadable(f"write {root} fails its checksum")
         try:
             phase = _DECODER.decode(encoded)
         except msgspec.MsgspecError as error:
-            raise JournalUnreadable(f"write {root} has no phase: {error}") from error
+            raise StateUnreadable(f"write {root} has no phase: {error}") from error
         if isinstance(phase, Applying):
             begun = self._words[(area + _BEGUN_AT) // 8]
             phase = msgspec.structs.replace(phase, begun=begun)

@@ -53,7 +53,7 @@ class Reloader:
         device: Device,
         config: ConfigSpace,
         master: Master,
-        stall: Watchdog,
+        watchdog: Watchdog,
         set_file: Callable[[DeviceFile, Device], None],
         restart: Restart,
     ) -> None:
@@ -63,10 +63,10 @@ class Reloader:
         self._content = device.config_space()
         self._config = config
         self._master = master
-        self._stall = stall
+        self._watchdog = watchdog
         self._set_file = set_file
         self._restart = restart
-        self._renewal = RollingRestart(master.pool)
+        self._rolling = RollingRestart(master.pool)
         self._waits = False
         self._replaced = False
 
@@ -83,7 +83,7 @@ class Reloader:
 
         Raises ReloadRefused if the file is not valid; then nothing has changed.
         """
-        if self._renewal.under_way:
+        if self._rolling.under_way:
             raise ReloadRefused(["a reload is under way"])
         plan, device = self._plan()
         lines = [change.text for change in plan.changes]
@@ -115,8 +115,8 @@ class Reloader:
             logging.getLogger("vuproc").setLevel(level)
             self._master.pool.set_log_level(level)
         self._master.set_exit_on_disconnect(plan.now.exit_on_disconnect)
-        self._stall.timeout_s = plan.now.stall_timeout
-        self._stall.hook_timeout_s = plan.now.hook_timeout
+        self._watchdog.timeout_s = plan.now.stall_timeout
+        self._watchdog.hook_timeout_s = plan.now.hook_timeout
         failures = []
         if plan.now.socket != before.socket:
             failures = self._permit(before.socket, plan.now.socket)
@@ -137,7 +137,7 @@ class Reloader:
             log.error("reload: the new workers do not start, the old ones go on")
             self._become(before, before_device)
 
-        self._renewal.begin(done, failed)
+        self._rolling.begin(done, failed)
         return failures
 
     def _become(self, file: DeviceFile, device: Device) -> None:
@@ -160,18 +160,18 @@ class Reloader:
 
     def due(self) -> float | None:
         """As the rolling restart; and at once if what waits for a new session need not wait."""
-        return 0.0 if self._may_restart() else self._renewal.due()
+        return 0.0 if self._may_restart() else self._rolling.due()
 
     def tend(self) -> None:
         """See to the rolling restart, and to what waited for the end of a session."""
-        self._renewal.tend()
+        self._rolling.tend()
         if self._may_restart():
             self._waits = False
             self._begin_anew()
 
     def close(self) -> None:
         """The loop is over."""
-        self._renewal.close()
+        self._rolling.close()
 
     def _begin_anew(self) -> None:
         """With what the file says by now, if that is still any good: there is no way back."""
@@ -185,4 +185,4 @@ class Reloader:
         self._restart(replaced=self._replaced and plan.replaced)
 
     def _may_restart(self) -> bool:
-        return self._waits and self._master.session is None and not self._renewal.under_way
+        return self._waits and self._master.session is None and not self._rolling.under_way

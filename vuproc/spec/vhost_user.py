@@ -41,6 +41,9 @@ VRING_ADDR_F_LOG = 0x1
 VRINGS_MAX = 256
 """Rings that can be told apart by the 8-bit index of KICK, CALL and ERR."""
 
+MEM_SLOTS_MAX = 509
+"""Memory regions of one front-end, as many as vhost in the kernel has (GET_MAX_MEM_SLOTS)."""
+
 CONFIG_SIZE_MAX = PAYLOAD_MAX - 12
 """Bytes of config space that fit in one GET_CONFIG or SET_CONFIG."""
 

@@ -1,4 +1,4 @@
-"""Numbers of the virtio specification that every device type shares (virtio 1.2 and 1.3)."""
+"""Numbers of the virtio specification that every device type shares (virtio 1.3)."""
 
 from __future__ import annotations
 
