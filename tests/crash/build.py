@@ -17,8 +17,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 UNITS = (
-    *(f"vuproc/shm/{name}" for name in ("memory", "counters", "uring", "request", "inflight")),
-    *(f"vuproc/shm/{name}" for name in ("native", "completions", "ring", "split")),
+    *(f"vuproc/shm/{name}" for name in ("memory", "counters", "uring", "dirty", "request")),
+    *(f"vuproc/shm/{name}" for name in ("inflight", "native", "layout", "completions")),
+    *(f"vuproc/shm/{name}" for name in ("fetching", "handling", "native_serving", "ring", "split")),
     *("vuproc/devices/blk_native", "crash_native"),
 )
 SOURCES = ("errors.py", "shm/__init__.py", "shm/segment.py", "devices/__init__.py")

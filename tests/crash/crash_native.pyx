@@ -80,18 +80,18 @@ cdef class Answering(NativeDevice):
             return DEFERRED
         return LENGTH
 
-    cdef int reap(self) noexcept nogil:
+    cdef int reap(self, int queue) noexcept nogil:
         # Newest first, and the oldest not as long as there is something newer.
         cdef int kept = 1 if self.handled != self.seen else 0
         cdef int count = 0
         self.seen = self.handled
         while self.holding > kept:
             self.holding -= 1
-            self.complete(self.held[self.holding], LENGTH)
+            self.complete(queue, self.held[self.holding], LENGTH)
             count += 1
         return count
 
-    cdef void settle(self) noexcept nogil:
+    cdef void settle(self, int queue) noexcept nogil:
         self.holding = 0
 
 

@@ -69,7 +69,7 @@ class Inline:
         except UringUnavailable as error:
             print(f"blocking calls: {error}")
         if self.native is not None:
-            self.native.uring = self._uring
+            self.native.set_uring(0, self._uring)
         else:
             self.ring.uring = self._uring
 

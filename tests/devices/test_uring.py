@@ -255,7 +255,8 @@ def test_the_native_disk_answers_in_any_order_and_lets_go_at_the_end(tmp_path: P
     assert inline.native is not None
     # A disk that answers when the test wants it to.
     inline._drop_uring()
-    inline.native.uring = inline._uring = Uring(QUEUE_SIZE, [reading])
+    inline._uring = Uring(QUEUE_SIZE, [reading])
+    inline.native.set_uring(0, inline._uring)
     header = REQUEST_HEADER.pack(type=BlkType.IN, sector=0)
     slow = [inline.queue.submit([header], [512, 1]) for _ in range(4)]
     fast = inline.queue.submit([REQUEST_HEADER.pack(type=BlkType.GET_ID, sector=0)], [20, 1])
@@ -271,7 +272,7 @@ def test_the_native_disk_answers_in_any_order_and_lets_go_at_the_end(tmp_path: P
     inline.queue.submit([header], [512, 1])
     inline.ring.serve_native(inline.native, inline._fail, 16)
     inline.ring.stop()
-    assert inline.native.uring is None
+    assert inline.native.uring_of(0) is None
     os.write(writing, b"left")
     assert os.read(reading, 9) == b"left"
     inline.close()
@@ -284,7 +285,7 @@ def test_the_native_disk_blocks_where_there_is_no_io_uring(tmp_path: Path) -> No
     path.write_bytes(b"x" * 8 * PAGE)
     inline = Inline(Blk(BlkOptions(image=str(path), engine="io_uring")))
     assert inline.native is not None
-    inline.native.uring = None
+    inline.native.set_uring(0, None)
     result = inline.block(BlkType.IN, 1, in_=[PAGE])
     assert (result.status, result.data) == (BlkStatus.OK, b"x" * PAGE)
     assert inline.block(BlkType.OUT, 1, [b"y" * PAGE]).status == BlkStatus.OK

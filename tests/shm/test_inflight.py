@@ -477,7 +477,9 @@ def test_a_ring_with_work_left_keeps_its_record(guest: Guest, record: Record) ->
     # Finished and not published is not completed.
     assert record.live == [0, 1, 2] and record.header.version == 1
     ring = restart(guest, record)
+    take(ring)
     assert ring.outstanding == 3 and ring.stop() == 3
+    assert ring.kept == 3
     assert heads(restart(guest, record)) == [0, 1, 2]
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.shm.guest import BOUNDARY, DATA, INDIRECT, NEXT, WRITE, Guest, descriptor, fail, take
-from vuproc.errors import RequestFinished
+from vuproc.errors import RequestFinished, RingError
 from vuproc.shm.request import Request
 from vuproc.shm.split import SplitRing
 
@@ -227,15 +228,74 @@ def test_segments_are_the_whole_areas_whatever_the_cursors_say(guest: Guest) -> 
     assert request.written == 0
 
 
-def test_a_segment_keeps_its_memory_after_everything_else_is_gone(guest: Guest) -> None:
+def test_a_slice_of_a_segment_keeps_its_memory_after_everything_else_is_gone(guest: Guest) -> None:
     ring, request = request_of(guest, [(DATA, 4, True)])
     (part,) = request.writable_segments
+    part = part[1:]
     ring.stop()
     guest.memory = type(guest.memory)()
     del ring, request
     gc.collect()
-    part[:] = b"safe"
-    assert guest.read(DATA, 4) == b"safe"
+    part[:] = b"afe"
+    assert guest.read(DATA, 4) == b"\0afe"
+
+
+def break_ring(ring: SplitRing) -> None:
+    with pytest.raises(RingError, match="further on"):
+        ring.arm()
+
+
+ENDS: dict[str, Callable[[SplitRing, Request], object]] = {
+    "finish": lambda ring, request: request.finish(),
+    "release": lambda ring, request: request.release(),
+    "stop": lambda ring, request: ring.stop(),
+    "break": lambda ring, request: break_ring(ring),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_segments_end_with_their_request(guest: Guest, end: str) -> None:
+    ring, request = request_of(guest, [(DATA, 4, False), (DATA, 4, True)])
+    guest.submit(4, [(DATA, 4, True)])
+    (other,) = take(ring)
+    parts = [*request.readable_segments, *request.writable_segments, *request.writable_segments]
+    (kept,) = other.writable_segments
+    slices = [part[1:] for part in parts]
+    held = (ctypes.c_char * 4).from_buffer(parts[1])
+    if end == "break":
+        guest.set_avail_idx(1000)
+    ENDS[end](ring, request)
+    for part in (parts[0], parts[2]):
+        with pytest.raises(ValueError, match="released"):
+            part[0]
+    # What is a buffer of somebody else's, and a slice, cannot be ended: the memory stays there.
+    assert (bytes(held), bytes(parts[1])) == (bytes(4), bytes(4))
+    assert all(bytes(part) == bytes(3) for part in slices)
+    if end in ("finish", "release"):
+        kept[:] = b"free"
+        assert guest.read(DATA, 4) == b"free"
+    else:
+        with pytest.raises(ValueError, match="released"):
+            kept[0]
+
+
+def test_segments_of_a_request_that_the_device_drops_end_with_it(guest: Guest) -> None:
+    ring, request = request_of(guest, [(DATA, 4, True)])
+    (part,) = request.writable_segments
+    del request
+    with pytest.raises(ValueError, match="released"):
+        part[0]
+    assert ring.lost == 1
+    ring.stop()
+
+
+def test_segments_end_when_handle_returns(guest: Guest) -> None:
+    ring = guest.ring()
+    guest.submit(0, [(DATA, 4, True)])
+    seen: list[memoryview] = []
+    ring.drain(lambda request: seen.extend(request.writable_segments), fail, 1)
+    with pytest.raises(ValueError, match="released"):
+        seen[0][0] = 1
 
 
 def test_b26_what_was_read_is_a_copy(guest: Guest) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -23,7 +26,6 @@ from tests.shm.guest import (
 from vuproc.errors import MemoryFault, RingError
 from vuproc.shm.counters import BLOCK_SIZE, QueueCounters
 from vuproc.shm.request import Request
-from vuproc.shm.ring import Ring
 from vuproc.shm.split import SplitRing
 
 LONG_NS, SHORT_NS = 500_000, 20_000
@@ -292,10 +294,23 @@ def test_b15_a_ring_that_loses_its_memory_breaks(guest: Guest) -> None:
     assert guest.bytes[:] == before
 
 
-def test_a_ring_without_a_layout_does_nothing() -> None:
-    ring = Ring.__new__(Ring)
-    assert ring.drain(lambda _: None, fail, 10) == 0
-    assert (ring.publish(), ring.pending, ring.arm(), ring.stop()) == (0, False, False, 0)
+@pytest.mark.parametrize(
+    ("call", "hook"),
+    [
+        ("drain(None, None, 1)", "refuse_kicks"),
+        ("take()", "refuse_kicks"),
+        ("arm()", "ask_kicks"),
+        ("pending", "available"),
+        ("waiting", "backlog"),
+        ("stop()", "note_end"),
+    ],
+)
+def test_a_ring_whose_layout_lacks_something_ends_the_process(call: str, hook: str) -> None:
+    """Nothing would be worse than a hook that forgets requests without a word."""
+    code = f"from vuproc.shm.ring import Ring; ring = Ring.__new__(Ring); ring.{call}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGABRT
+    assert done.stderr == f"vuproc: a class of the ring does not fill in {hook}\n"
 
 
 # Rings that cannot be taken up.

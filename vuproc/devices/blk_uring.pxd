@@ -1,6 +1,6 @@
 """C interface of the disk over io_uring."""
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from posix.uio cimport iovec
 
 from vuproc.devices.blk_native cimport NativeBlk
@@ -15,7 +15,8 @@ cdef struct Pending:
 
 
 cdef class UringBlk(NativeBlk):
-    cdef Pending *pending          # by head
+    cdef Pending **pending         # by queue and head; `rooms` queues, NULL for those without one
+    cdef int rooms
     cdef int begun                 # since the kernel was last told
 
     cdef bint begin(

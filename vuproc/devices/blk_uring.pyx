@@ -2,21 +2,20 @@
 """The disk over io_uring: many requests at the disk at a time, answered as they come back."""
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
-from libc.stdlib cimport abort, calloc, free
+from libc.stdlib cimport abort, calloc, free, realloc
+from libc.string cimport memset
 from posix.uio cimport iovec
 
 from vuproc.devices.blk_native cimport STATUS_IOERR, NativeBlk
 from vuproc.shm.native cimport DEFERRED, IOV_MAX, cut_pieces
-from vuproc.shm.request cimport Chain
-from vuproc.shm.uring cimport READ, SYNC, WRITE, Operation, Outcome
+from vuproc.shm.request cimport Chain, RequestOwner
+from vuproc.shm.uring cimport READ, SYNC, WRITE, Operation, Outcome, Uring
 
 from os import RWF_DSYNC
 
 cdef uint32_t DURABLY = RWF_DSYNC
 
 cdef enum:
-    # virtio 1.2, 2.7: the largest queue.
-    MAX_HEADS = 32768
     HEADER = 16
     # What memory and length must be a multiple of for O_DIRECT to be tried.
     ALIGNMENT = 512
@@ -31,21 +30,41 @@ cdef enum:
 cdef class UringBlk(NativeBlk):
     """Serves an open image through the ring's io_uring; by blocking calls where there is none."""
 
-    def __cinit__(self):
-        # Touched as far as heads are used.
-        self.pending = <Pending *>calloc(MAX_HEADS, sizeof(Pending))
-        if self.pending == NULL:
-            raise MemoryError
-
     def __dealloc__(self):
+        cdef int queue
+        for queue in range(self.rooms):
+            free(self.pending[queue])
         free(self.pending)
+
+    cdef int attach(self, int queue, Py_ssize_t size, RequestOwner ring) except -1:
+        cdef Pending **pending
+        cdef Pending *room = <Pending *>calloc(size, sizeof(Pending))
+        if room == NULL:
+            raise MemoryError
+        try:
+            NativeBlk.attach(self, queue, size, ring)
+        except BaseException:
+            free(room)
+            raise
+        if queue >= self.rooms:
+            pending = <Pending **>realloc(self.pending, (queue + 1) * sizeof(Pending *))
+            if pending == NULL:
+                free(room)
+                NativeBlk.detach(self, queue)
+                raise MemoryError
+            memset(pending + self.rooms, 0, (queue + 1 - self.rooms) * sizeof(Pending *))
+            self.pending = pending
+            self.rooms = queue + 1
+        free(self.pending[queue])
+        self.pending[queue] = room
+        return 0
 
     cdef int64_t read(
         self, Chain *chain, uint64_t offset, uint64_t length, uint8_t *status
     ) noexcept nogil:
         cdef iovec pieces[IOV_MAX]
         cdef int count
-        if self.uring is not None and length:
+        if self.ring_uring(chain.queue) != NULL and length:
             count = cut_pieces(chain, True, 0, length, pieces, IOV_MAX)
             if self.begin(READ, chain, pieces, count, offset, length, 0, status):
                 return DEFERRED
@@ -57,7 +76,7 @@ cdef class UringBlk(NativeBlk):
         cdef iovec pieces[IOV_MAX]
         cdef int count
         cdef uint32_t flags = 0 if self.cached else DURABLY
-        if self.uring is not None and length:
+        if self.ring_uring(chain.queue) != NULL and length:
             count = cut_pieces(chain, False, HEADER, length, pieces, IOV_MAX)
             if self.begin(WRITE, chain, pieces, count, offset, length, flags, status):
                 if flags:
@@ -67,7 +86,9 @@ cdef class UringBlk(NativeBlk):
 
     cdef int64_t flush(self, Chain *chain, uint8_t *status) noexcept nogil:
         # It covers what was completed before (virtio 1.3, 5.2.6.2): no order with what is under way.
-        if self.uring is not None and self.begin(SYNC, chain, NULL, 0, 0, 0, 0, status):
+        if self.ring_uring(chain.queue) != NULL and self.begin(
+            SYNC, chain, NULL, 0, 0, 0, 0, status
+        ):
             self.syncs += 1
             return DEFERRED
         return NativeBlk.flush(self, chain, status)
@@ -86,52 +107,61 @@ cdef class UringBlk(NativeBlk):
             total += pieces[i].iov_len
         if total != length or self.buffered != self.fd and bits % ALIGNMENT:
             return False
-        if self.uring.begin(operation, IMAGE, pieces, count, offset, flags, chain.head) < 0:
+        # SAFETY: not NULL, as the callers have seen, and kept by the device.
+        if (<Uring>self.ring_uring(chain.queue)).begin(
+            operation, IMAGE, pieces, count, offset, flags, chain.head
+        ) < 0:
             return False
-        # SAFETY: the ring checked that the head is below its size, which is MAX_HEADS at most.
-        pending = self.pending + chain.head
+        # SAFETY: the ring checked that the head is below its size, for which `attach` made room.
+        pending = self.pending[chain.queue] + chain.head
         pending.length = length
         pending.status = status
         pending.operation = operation
         self.begun += 1
         if self.begun == AT_ONCE:
-            self.submit()
+            self.submit(chain.queue)
         return True
 
-    cdef void submit(self) noexcept nogil:
+    cdef void submit(self, int queue) noexcept nogil:
+        cdef void *uring = self.ring_uring(queue)
         self.begun = 0
-        if self.uring is not None and self.uring.submit() < 0:
+        # SAFETY: the device keeps it.
+        if uring != NULL and (<Uring>uring).submit() < 0:
             # What is begun could not be ended. Another worker can.
             abort()
 
-    cdef int reap(self) noexcept nogil:
+    cdef int reap(self, int queue) noexcept nogil:
+        cdef void *uring = self.ring_uring(queue)
         cdef Outcome outcomes[OUTCOMES]
         cdef Pending *pending
         cdef int count = OUTCOMES, total = 0, i
         cdef uint16_t head
         cdef uint64_t written
-        while count == OUTCOMES and self.uring is not None:
-            count = self.uring.reap(outcomes, OUTCOMES)
+        while count == OUTCOMES and uring != NULL:
+            # SAFETY: the device keeps it.
+            count = (<Uring>uring).reap(outcomes, OUTCOMES)
             if count < 0:
                 abort()
             for i in range(count):
                 head = <uint16_t>outcomes[i].tag
                 # SAFETY: a tag of `begin`, so a head of the ring; its request is not completed yet,
                 # and the ring keeps guest memory until `settle`.
-                pending = self.pending + head
+                pending = self.pending[queue] + head
                 written = outcomes[i].moved if pending.operation == READ else 0
                 if outcomes[i].moved < pending.length and outcomes[i].error == 0:
                     # The image has become shorter: the driver is told, and nobody else.
                     pending.status[0] = STATUS_IOERR
-                    self.complete(head, written + 1)
+                    self.complete(queue, head, written + 1)
                 else:
                     self.complete(
-                        head, self.end(outcomes[i].error, written, pending.status)
+                        queue, head, self.end(outcomes[i].error, written, pending.status)
                     )
             total += count
         return total
 
-    cdef void settle(self) noexcept nogil:
+    cdef void settle(self, int queue) noexcept nogil:
+        cdef void *uring = self.ring_uring(queue)
         # As long as the disk takes: guest memory may be unmapped afterwards.
-        if self.uring is not None:
-            self.uring.finish()
+        if uring != NULL:
+            # SAFETY: the device keeps it.
+            (<Uring>uring).finish()

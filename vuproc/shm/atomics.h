@@ -49,16 +49,6 @@
         __atomic_signal_fence(__ATOMIC_SEQ_CST);                                                   \
         __atomic_store_n((uint##BITS##_t *)where, value, __ATOMIC_RELAXED);                        \
         __atomic_signal_fence(__ATOMIC_SEQ_CST);                                                   \
-    }                                                                                              \
-    static inline uint##BITS##_t vu_or##BITS(void *where, uint##BITS##_t bits)                     \
-    {                                                                                              \
-        vu_crash_point();                                                                          \
-        return __atomic_fetch_or((uint##BITS##_t *)where, bits, __ATOMIC_SEQ_CST);                 \
-    }                                                                                              \
-    static inline uint##BITS##_t vu_and##BITS(void *where, uint##BITS##_t bits)                    \
-    {                                                                                              \
-        vu_crash_point();                                                                          \
-        return __atomic_fetch_and((uint##BITS##_t *)where, bits, __ATOMIC_SEQ_CST);                \
     }
 
 VU_ACCESS(8)
@@ -67,6 +57,14 @@ VU_ACCESS(32)
 VU_ACCESS(64)
 
 #undef VU_ACCESS
+
+/* Sequentially consistent, so also a full fence: what was stored before is visible to whoever takes
+ * the bits away afterwards. */
+static inline uint8_t vu_or8(void *where, uint8_t bits)
+{
+    vu_crash_point();
+    return __atomic_fetch_or((uint8_t *)where, bits, __ATOMIC_SEQ_CST);
+}
 
 static inline void vu_fence_full(void)
 {

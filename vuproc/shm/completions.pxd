@@ -3,7 +3,8 @@
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 from vuproc.shm.counters cimport QueueCounters
-from vuproc.shm.request cimport RequestOwner
+from vuproc.shm.dirty cimport DirtyLog
+from vuproc.shm.layout cimport Layout
 
 
 cdef enum:
@@ -14,11 +15,38 @@ cdef enum:
 
 cdef struct Completion:
     uint16_t head
+    uint16_t descriptors           # of the ring, which a packed layout gives back with the element
     uint32_t length
 
 
-cdef class Completions(RequestOwner):
+cdef struct Flight:
+    # What the ring keeps of a request, by its head, from the fetch on.
+    uint64_t order                 # of the fetches, in this ring's life
+    uint64_t began                 # ns, when it was fetched; of a native device's requests only
+    uint64_t readable              # bytes; likewise
+    uint16_t descriptors           # of the ring
+
+
+cdef struct Span:
+    uint64_t addr                  # guest-physical
+    uint64_t length
+
+
+cdef struct Writable:
+    # The device-writable buffers of one head, while writes are logged.
+    Span *spans
+    uint32_t count
+    uint32_t room
+
+
+cdef class Completions(Layout):
     cdef QueueCounters counters
+    cdef readonly Py_ssize_t size
+    cdef Flight *flights           # by head
+    cdef Writable *writable        # by head; NULL: writes are not logged
+    cdef DirtyLog dirty            # not None then
+    cdef uint64_t used_log         # where the used ring's writes are logged
+    cdef bint used_logged          # whether they are
     cdef Py_ssize_t flying         # fetched and not completed
     cdef Completion batch[BATCH]   # completed and not published
     cdef int batched
@@ -39,7 +67,8 @@ cdef class Completions(RequestOwner):
     cdef void pace(self, uint64_t step, int most) noexcept nogil
     cdef bint call_is_due(self, uint64_t step) noexcept nogil
 
-    # The layout's part: publish the batch, and say whether the driver wants a call for it.
-    cdef bint commit(self) noexcept nogil
-    # And how many requests the driver has waiting, as far as a look without obligations tells.
-    cdef uint16_t backlog(self) noexcept nogil
+    cdef void forget_writable(self) noexcept nogil
+    cdef void note_writable(self, uint16_t head, uint64_t addr, uint64_t length) noexcept nogil
+    cdef void mark_buffers(self, uint16_t head) noexcept nogil
+    cdef void mark_used(self, uint64_t offset, uint64_t length) noexcept nogil
+    cdef void mark_used_ring(self) noexcept nogil

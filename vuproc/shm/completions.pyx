@@ -3,10 +3,12 @@
 
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport abort, calloc, free, realloc
 from posix.unistd cimport write
 
 from vuproc.shm.counters cimport add
-from vuproc.shm.request cimport RequestOwner
+from vuproc.shm.dirty cimport DirtyLog
+from vuproc.shm.layout cimport Layout
 
 cdef extern from "<poll.h>" nogil:
     cdef struct pollfd:
@@ -17,11 +19,15 @@ cdef extern from "<poll.h>" nogil:
     int poll(pollfd *fds, unsigned long count, int timeout)
 
 
-cdef class Completions(RequestOwner):
+cdef class Completions(Layout):
     """What a ring has completed; how it is published is the layout's affair."""
 
     def __cinit__(self):
         self.call_fd = -1
+
+    def __dealloc__(self):
+        self.forget_writable()
+        free(self.flights)
 
     @property
     def unpublished(self):
@@ -42,7 +48,11 @@ cdef class Completions(RequestOwner):
         # `head` is in flight and is completed once only; its Request's state sees to that.
         if self.batched == 0:
             self.batch_since = self.now
+        if self.writable != NULL:
+            # Before the batch is published: what a successor does not run again is marked.
+            self.mark_buffers(head)
         self.batch[self.batched].head = head
+        self.batch[self.batched].descriptors = self.flights[head].descriptors
         # 2^32 bytes are legal, and a used length of them is not to be had.
         self.batch[self.batched].length = <uint32_t>min(written, <uint64_t>0xffffffff)
         self.batched += 1
@@ -119,9 +129,64 @@ cdef class Completions(RequestOwner):
         if self.counters is not None:
             add(&self.counters.block.call_errors, 1)
 
-    cdef bint commit(self) noexcept nogil:
-        self.batched = 0
-        return False
+    # The dirty log.
 
-    cdef uint16_t backlog(self) noexcept nogil:
-        return 0
+    def log_writes(self, DirtyLog log, object used_ring=None):
+        """Mark in `log` what is written from now on; None: mark nothing any more."""
+        if self.flying:
+            raise RuntimeError(f"queue {self.queue}: {self.flying} requests in flight")
+        # As long as the old log is to have it.
+        self.flush()
+        self.mark_used_ring()
+        self.forget_writable()
+        self.dirty = None
+        self.used_logged = False
+        if log is None:
+            return
+        self.used_log = 0 if used_ring is None else used_ring
+        self.writable = <Writable *>calloc(self.size, sizeof(Writable))
+        if self.writable == NULL:
+            raise MemoryError
+        self.dirty = log
+        self.used_logged = used_ring is not None
+        # A predecessor may have died between the used index and its mark.
+        self.mark_used_ring()
+
+    cdef void forget_writable(self) noexcept nogil:
+        cdef Py_ssize_t head
+        if self.writable == NULL:
+            return
+        for head in range(self.size):
+            free(self.writable[head].spans)
+        free(self.writable)
+        self.writable = NULL
+
+    cdef void note_writable(self, uint16_t head, uint64_t addr, uint64_t length) noexcept nogil:
+        cdef Writable *known = self.writable + head
+        cdef Span *spans
+        if known.count == known.room:
+            spans = <Span *>realloc(known.spans, 2 * (known.room + 4) * sizeof(Span))
+            if spans == NULL:
+                # Without it a page would be forgotten. Another worker may have the memory.
+                abort()
+            known.spans = spans
+            known.room = 2 * (known.room + 4)
+        known.spans[known.count].addr = addr
+        known.spans[known.count].length = length
+        known.count += 1
+
+    cdef void mark_buffers(self, uint16_t head) noexcept nogil:
+        # All that the driver has made writable: who wrote what, and by which way, is not asked.
+        cdef Writable *known = self.writable + head
+        cdef uint32_t i
+        for i in range(known.count):
+            self.dirty.mark_range(known.spans[i].addr, known.spans[i].length)
+
+    cdef void mark_used(self, uint64_t offset, uint64_t length) noexcept nogil:
+        if self.used_logged:
+            self.dirty.mark_range(self.used_log + offset, length)
+
+    cdef void mark_used_ring(self) noexcept nogil:
+        # The flags and the event word, too, which change without a completion.
+        if self.used_logged:
+            self.dirty.mark_range(self.used_log, self.used_bytes())

@@ -1,7 +1,8 @@
 """C interface of a split ring's in-flight record: the layout, and each store with its place.
 
 The stores have names, in the order in which one request makes them: F1 to F3 at the fetch, X1 to X3
-round the device's code, C2, C4 and C5 of a batch of completions (C1 and C3 are the used ring's).
+round the device's code, C2, C4 and C5 of a batch of completions (C1 and C3 are the used ring's), G1
+and G2 where the device gives a request back, U1 where the ring stops and takes a fetch back.
 Whoever reads them comes after the death of the one who wrote, and finds a prefix of that order.
 """
 
@@ -24,7 +25,7 @@ cdef struct Entry:
     # DescStateSplit, by head descriptor. The specification leaves bytes 1 to 5 unused.
     uint8_t inflight               # 1 from the fetch until the used index covers it
     uint8_t attempts               # deaths inside the device's code, the present run included
-    uint8_t stage                  # 1: its side effect may have happened
+    uint8_t stage                  # UNTOUCHED to FAIL of request.pxd; another value: BY_POLICY
     uint8_t spare
     uint16_t lead                  # of entry 0 only: base less used.idx when the record began
     uint16_t next                  # the one completed before it
@@ -59,8 +60,13 @@ cdef inline void note_attempts(Entry *entry, uint8_t attempts) noexcept nogil:
     vu_note8(&entry.attempts, attempts)  # X1: one more; X3: as before, it was survived
 
 
-cdef inline void note_stage(Entry *entry) noexcept nogil:
-    vu_note8(&entry.stage, 1)  # X2
+cdef inline void note_stage(Entry *entry, uint8_t stage) noexcept nogil:
+    vu_note8(&entry.stage, stage)  # X2; G1: none of the device's doings is left
+
+
+cdef inline void note_returned(Entry *entry) noexcept nogil:
+    note_stage(entry, 0)  # G1
+    note_attempts(entry, 0)  # G2
 
 
 cdef inline void note_linked(
@@ -71,7 +77,7 @@ cdef inline void note_linked(
 
 
 cdef inline void note_cleared(Entry *entry) noexcept nogil:
-    vu_note8(&entry.inflight, 0)  # C4
+    vu_note8(&entry.inflight, 0)  # C4, U1
 
 
 cdef inline void note_used(Header *header, uint16_t used_idx) noexcept nogil:

@@ -17,7 +17,8 @@ class Recovered(NamedTuple):
     attempts: int
     """Deaths inside `handle` of it, as far as the record tells."""
     stage: int
-    """1: its side effect may have happened; written only where `resubmit` is not "run"."""
+    """0: it is run again. 1, and what is not said here: its side effect may have happened, and the
+    ring's `resubmit` tells. 2, 3, 4: run, drop, fail, as the request's own `resubmit` was set."""
 
 @final
 class SplitRecord:

@@ -17,34 +17,54 @@ cdef enum:
     IOV_MAX = 1024
 
 
+cdef struct Served:
+    # A ring that the device serves, by the number of its queue. Both are borrowed, from `rings` and
+    # `urings` of the device; NULL: none.
+    void *ring
+    void *uring
+
+
 cdef class NativeDevice:
-    cdef RequestOwner owner        # the ring that is served; None without one
+    cdef Served *served            # by queue number; `queues` of them
+    cdef int queues
+    cdef dict rings                # RequestOwner by queue number
+    cdef dict urings               # Uring by queue number
     cdef readonly uint64_t failures
     cdef readonly int failure      # errno of the last of them
     cdef public int completion_fd  # readable while `reap` has something to do; -1: none
-    # The ring's io_uring, with the files of `Device.uring_files` by their index; None: there is none
-    # to be had. The worker waits for its completions and closes it; both may come at any time.
-    cdef public Uring uring
 
-    # To override. All are called without the GIL, by one thread.
+    # To override. All but `attach` and `detach` are called without the GIL, by one thread; all but
+    # `serve` need not be overridden.
     #
     # One request, whose `chain` and pieces are valid until it returns: the bytes written (the used
     # length), or DEFERRED.
     cdef int64_t serve(self, Chain *chain) noexcept nogil
-    # For devices that defer. The last `serve` of a batch is over: start what was only queued.
-    cdef void submit(self) noexcept nogil
-    # `complete` what has ended in the meantime, without waiting; the number of them.
-    cdef int reap(self) noexcept nogil
-    # Return when nothing that was deferred touches guest memory any more, and forget it all: the
-    # ring is going away. What is completed in here is ignored.
-    cdef void settle(self) noexcept nogil
+    # For devices that defer. The last `serve` of a batch of this queue is over: start what was only
+    # queued.
+    cdef void submit(self, int queue) noexcept nogil
+    # `complete` what has ended in the meantime, without waiting; the number of them. Another
+    # queue's may be among it.
+    cdef int reap(self, int queue) noexcept nogil
+    # Return when nothing that was deferred for this queue touches guest memory any more, and forget
+    # it all: its ring is going away. What is completed in here is ignored.
+    cdef void settle(self, int queue) noexcept nogil
+    # A ring of `size` entries is going to be served, and is served no more: after `settle`. Call
+    # the base class's from an override, first or last.
+    cdef int attach(self, int queue, Py_ssize_t size, RequestOwner ring) except -1
+    cdef int detach(self, int queue) except -1
 
     # To call.
     #
-    # Complete a deferred request; from `serve`, `submit` and `reap` only.
-    cdef void complete(self, uint16_t head, uint64_t written) noexcept nogil
+    # Complete a deferred request of that queue; from `serve`, `submit` and `reap` only.
+    cdef void complete(self, int queue, uint16_t head, uint64_t written) noexcept nogil
     # Count a request that failed for a reason worth a line in the log: an errno.
     cdef void fail(self, int reason) noexcept nogil
+    # The io_uring of a queue's ring, a Uring, with the files of `Device.uring_files` by their
+    # index; NULL: there is none to be had. Cast it for each call. The worker waits for its
+    # completions and closes it; both may come at any time between two calls of the device.
+    cdef void *ring_uring(self, int queue) noexcept nogil
+
+    cdef int make_room(self, int queue) except -1
 
 
 # Copy `n` bytes from offset `at` of the readable stream, or into the writable one; the number that

@@ -3,37 +3,101 @@
 
 from libc.errno cimport EINTR, errno
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy
+from libc.stdlib cimport free, realloc
+from libc.string cimport memcpy, memset
 from posix.uio cimport iovec, preadv, pwritev
 
-from vuproc.shm.request cimport Chain
+from vuproc.shm.missing cimport vu_missing
+from vuproc.shm.request cimport Chain, RequestOwner
+from vuproc.shm.uring cimport Uring
 
 cdef extern from "<unistd.h>" nogil:
     Py_ssize_t pread(int fd, void *to, size_t n, int64_t offset)
     Py_ssize_t pwrite(int fd, const void *data, size_t n, int64_t offset)
 
 
+cdef enum:
+    # The number of a queue has 16 bits in the specifications.
+    MOST_QUEUES = 65536
+
+
 cdef class NativeDevice:
-    """What serves the requests of one queue without Python. Subclass it in Cython."""
+    """What serves the requests of one queue, or of several, without Python. Subclass it in Cython."""
 
     def __cinit__(self):
         self.completion_fd = -1
+        self.rings = {}
+        self.urings = {}
+
+    def __dealloc__(self):
+        free(self.served)
+
+    def set_uring(self, int queue, Uring uring):
+        """Give the device the io_uring of a queue's ring; None takes it away."""
+        self.make_room(queue)
+        self.served[queue].uring = NULL
+        self.urings[queue] = uring
+        if uring is not None:
+            # SAFETY: the dictionary keeps it as long as the pointer is there.
+            self.served[queue].uring = <void *>uring
+
+    def uring_of(self, int queue):
+        """The io_uring of a queue's ring; None without one."""
+        return self.urings.get(queue)
+
+    cdef int make_room(self, int queue) except -1:
+        cdef Served *served
+        if not 0 <= queue < MOST_QUEUES:
+            raise ValueError(f"there is no queue {queue}")
+        if queue < self.queues:
+            return 0
+        served = <Served *>realloc(self.served, (queue + 1) * sizeof(Served))
+        if served == NULL:
+            raise MemoryError
+        memset(served + self.queues, 0, (queue + 1 - self.queues) * sizeof(Served))
+        self.served = served
+        self.queues = queue + 1
+        return 0
+
+    cdef int attach(self, int queue, Py_ssize_t size, RequestOwner ring) except -1:
+        self.make_room(queue)
+        if self.served[queue].ring != NULL:
+            raise RuntimeError("the native device serves another ring of this queue")
+        self.rings[queue] = ring
+        # SAFETY: the dictionary keeps it as long as the pointer is there.
+        self.served[queue].ring = <void *>ring
+        return 0
+
+    cdef int detach(self, int queue) except -1:
+        cdef Uring uring = self.urings.get(queue)
+        self.served[queue].ring = self.served[queue].uring = NULL
+        self.rings.pop(queue, None)
+        self.urings.pop(queue, None)
+        if uring is not None:
+            uring.close()
+        return 0
 
     cdef int64_t serve(self, Chain *chain) noexcept nogil:
+        vu_missing("serve")
         return 0
 
-    cdef void submit(self) noexcept nogil:
+    # What completes its requests inside `serve` has nothing to do in these.
+
+    cdef void submit(self, int queue) noexcept nogil:
         pass
 
-    cdef int reap(self) noexcept nogil:
+    cdef int reap(self, int queue) noexcept nogil:
         return 0
 
-    cdef void settle(self) noexcept nogil:
+    cdef void settle(self, int queue) noexcept nogil:
         pass
 
-    cdef void complete(self, uint16_t head, uint64_t written) noexcept nogil:
-        if self.owner is not None:
-            self.owner.native_done(head, written)
+    cdef void complete(self, int queue, uint16_t head, uint64_t written) noexcept nogil:
+        if 0 <= queue < self.queues and self.served[queue].ring != NULL:
+            (<RequestOwner>self.served[queue].ring).native_done(head, written)
+
+    cdef void *ring_uring(self, int queue) noexcept nogil:
+        return self.served[queue].uring if 0 <= queue < self.queues else NULL
 
     cdef void fail(self, int reason) noexcept nogil:
         self.failures += 1

@@ -17,6 +17,16 @@ cdef enum:
     CLOSED = 0                     # also what an object is that no ring has opened
     OPEN = 1
     HANDED = 2                     # the kernel has it; nobody else touches it
+    RELEASED = 3                   # given back to the ring, to be handed out once more
+
+
+cdef enum:
+    # What the record says of a request: what becomes of it should its worker die.
+    UNTOUCHED = 0                  # nothing that may not be done twice was begun: it is run again
+    BY_POLICY = 1                  # its side effect may have happened: as the ring's `resubmit` says
+    RUN_AGAIN = 2                  # as the request's own says
+    DROP = 3
+    FAIL = 4
 
 
 cdef struct Chain:
@@ -27,6 +37,8 @@ cdef struct Chain:
     uint64_t readable              # bytes; readable + writable <= 2^32
     uint64_t writable
     uint16_t head
+    uint16_t queue                 # the number of the ring that it came from
+    uint16_t descriptors           # entries of the ring that it takes; an indirect table is one
 
 
 cdef struct Cursor:
@@ -45,8 +57,15 @@ cdef class RequestOwner:
     cdef uint64_t epoch            # requests of another epoch are detached
     cdef public Uring uring        # what `finish_preadv` and its like go through; None: they block
     cdef readonly Py_ssize_t lost  # requests that were dropped while open; they stay in flight
+    cdef void *viewed              # the first of a list of Requests: those whose views are alive
 
+    cdef void revoke_views(self) noexcept
+    # For the ring to fill in. It is finished; it is given back; its `stage` was changed; what
+    # becomes of one whose own `stage` does not say.
     cdef void request_closed(self, Request request) noexcept
+    cdef void request_released(self, Request request) noexcept
+    cdef void request_staged(self, Request request) noexcept
+    cdef object resubmit_of_ring(self)
     # A native device has ended a request that it had deferred.
     cdef void native_done(self, uint16_t head, uint64_t written) noexcept nogil
 
@@ -73,7 +92,11 @@ cdef class Request:
     cdef int number                # of the queue
     cdef uint16_t _head
     cdef uint8_t state
+    cdef uint8_t stage             # RUN_AGAIN, DROP or FAIL once `resubmit` was set
     cdef bint is_deferred
+    cdef list handed_out           # the memoryviews; None as long as nobody has asked for one
+    cdef void *newer               # of the owner's list `viewed`, while there are views
+    cdef void *older
     cdef iovec inline_pieces[INLINE_PIECES]
 
     cdef int open(self, RequestOwner owner, GuestMemory memory, Chain *chain) except -1
@@ -82,6 +105,7 @@ cdef class Request:
     cdef uint64_t count_written(self) noexcept
     cdef void note_extent(self, uint64_t start, uint64_t end) noexcept
     cdef int check(self) except -1
+    cdef void drop_views(self) noexcept
     cdef tuple views(self, uint32_t first, uint32_t count, bint readonly)
     cdef int hand_over(
         self, Operation operation, object given, object buffered, int64_t offset, uint64_t wanted,

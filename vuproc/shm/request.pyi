@@ -1,4 +1,4 @@
-from typing import Protocol, final
+from typing import Literal, Protocol, final
 
 from typing_extensions import Buffer
 
@@ -46,7 +46,9 @@ class Request:
 
     @property
     def finished(self) -> bool:
-        """True once finished, given to the kernel, or once the ring has stopped or broken."""
+        """True once finished, released, given to the kernel, or once the ring has stopped or
+        broken.
+        """
 
     @property
     def deferred(self) -> bool:
@@ -56,14 +58,18 @@ class Request:
     def readable_segments(self) -> tuple[memoryview, ...]:
         """Read-only views of guest memory: the whole readable area, cursor or not.
 
-        The driver can change what they show at any time: copy once, decide on the copy.
+        The driver can change what they show at any time: copy once, decide on the copy. They end
+        with the request: once it is finished or released, or its ring has stopped, each use of
+        them raises ValueError. Slices of them, and what was made over them as a buffer (a numpy
+        array), cannot be ended: do not keep those.
         """
 
     @property
     def writable_segments(self) -> tuple[memoryview, ...]:
         """Writable views of guest memory, the whole area; bytes stored here are not counted.
 
-        Give the number to `finish`. Do not store into them after `finish`.
+        Give the number to `finish`. They end with the request, like `readable_segments`: do not
+        store into a slice of them after that.
         """
 
     def read(self, n: int = -1) -> bytes:
@@ -138,6 +144,29 @@ class Request:
 
     def defer(self) -> None:
         """Keep the request open after `handle` returns, to be finished later."""
+
+    def release(self) -> None:
+        """Give the request back to its ring without completing it: the driver sees nothing of it.
+
+        The object ends with it, as with `finish`. The request is handed out once more, as another
+        object, after `Ring.readmit`; at the same place as a new one, should the ring stop before;
+        or by the next worker, should this one die. For buffers that a device holds until there is
+        something to put there, so that its queue can be stopped. What was written to it is not
+        taken back. Raises RequestFinished as any other verb.
+        """
+
+    @property
+    def resubmit(self) -> Literal["run", "drop", "fail"]:
+        """What becomes of the request should the worker die before it is completed; the ring's
+        `resubmit`, unless it was set.
+        """
+
+    @resubmit.setter
+    def resubmit(self, value: Literal["run", "drop", "fail"]) -> None:
+        """Set it before the side effect that must not happen twice, or after the last one that
+        might have: it is in the record when this returns. RequestFinished as any other verb,
+        ValueError if it is another word.
+        """
 
     def finish(self, written: int | None = None) -> None:
         """Complete the request; `written` is the used length (default: what the verbs wrote).

@@ -12,6 +12,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 from posix.uio cimport iovec, preadv, pwritev
 
+from vuproc.shm.missing cimport vu_missing
 from vuproc.shm.uring cimport READ, SYNC, WRITE, Operation, Outcome
 
 from os import RWF_DSYNC, strerror
@@ -26,6 +27,9 @@ cdef extern from "<unistd.h>" nogil:
 
 cdef uint32_t DURABLY = RWF_DSYNC
 
+STAGES = ("run", "drop", "fail")
+"""What `resubmit` takes: RUN_AGAIN, DROP and FAIL in the record."""
+
 cdef enum:
     # Pieces that one system call takes (Linux UIO_MAXIOV).
     IOV_MAX = 1024
@@ -39,10 +43,25 @@ cdef class RequestOwner:
     """What hands out requests and takes them back: the base of every ring."""
 
     cdef void request_closed(self, Request request) noexcept:
-        pass
+        vu_missing("request_closed")
+
+    cdef void request_released(self, Request request) noexcept:
+        vu_missing("request_released")
+
+    cdef void request_staged(self, Request request) noexcept:
+        vu_missing("request_staged")
+
+    cdef object resubmit_of_ring(self):
+        vu_missing("resubmit_of_ring")
 
     cdef void native_done(self, uint16_t head, uint64_t written) noexcept nogil:
-        pass
+        vu_missing("native_done")
+
+    cdef void revoke_views(self) noexcept:
+        # Each takes itself off the list.
+        while self.viewed != NULL:
+            # SAFETY: a request that is deallocated takes itself off the list before.
+            (<Request>self.viewed).drop_views()
 
 
 cdef void advance(iovec *pieces, Cursor *cursor, uint64_t n) noexcept nogil:
@@ -134,6 +153,8 @@ cdef class Request:
         # they must stay in flight for the one that comes after it.
         if self.state == OPEN and self.epoch == self.owner.epoch:
             self.owner.lost += 1
+        if self.handed_out is not None:
+            self.drop_views()
         if self.pieces != self.inline_pieces:
             free(self.pieces)
 
@@ -165,6 +186,8 @@ cdef class Request:
     cdef void close(self, uint64_t used) noexcept:
         self.used = used
         self.state = CLOSED
+        if self.handed_out is not None:
+            self.drop_views()
         self.owner.request_closed(self)
 
     cdef uint64_t count_written(self) noexcept:
@@ -258,12 +281,39 @@ cdef class Request:
     cdef tuple views(self, uint32_t first, uint32_t count, bint readonly):
         cdef uint32_t i
         self.check()
-        return tuple([
+        made = tuple([
             self.memory.view_host(
                 <unsigned char *>self.pieces[i].iov_base, self.pieces[i].iov_len, readonly
             )
             for i in range(first, first + count)
         ])
+        if self.handed_out is None:
+            self.handed_out = []
+            self.older = self.owner.viewed
+            if self.older != NULL:
+                (<Request>self.older).newer = <void *>self
+            self.owner.viewed = <void *>self
+        self.handed_out += made
+        return made
+
+    cdef void drop_views(self) noexcept:
+        # They must not outlive the request: from now on the memory is the driver's, or somebody
+        # else's. One that is in use as a buffer itself (a numpy array over it) cannot be released,
+        # and a slice is a view of its own that nobody knows of.
+        cdef list views = self.handed_out
+        self.handed_out = None
+        if self.newer != NULL:
+            (<Request>self.newer).older = self.older
+        else:
+            self.owner.viewed = self.older
+        if self.older != NULL:
+            (<Request>self.older).newer = self.newer
+        self.newer = self.older = NULL
+        for view in views:
+            try:
+                view.release()
+            except BufferError:
+                pass
 
     def read(self, Py_ssize_t n=-1):
         """Copy up to `n` bytes (-1: all that are left) and move the cursor."""
@@ -448,6 +498,8 @@ cdef class Request:
     cdef void give_up(self) noexcept:
         # The kernel has finished, and nobody wants the request any more.
         self.state = CLOSED
+        if self.handed_out is not None:
+            self.drop_views()
         Py_DECREF(self)
 
     cdef int finish_with(self, bytes done) except -1:
@@ -494,6 +546,29 @@ cdef class Request:
         self.check()
         self.is_deferred = True
 
+    def release(self):
+        """Give the request back without completing it."""
+        self.check()
+        self.state = RELEASED
+        if self.handed_out is not None:
+            self.drop_views()
+        self.owner.request_released(self)
+
+    @property
+    def resubmit(self):
+        """What becomes of the request should the worker die before it is completed."""
+        if self.stage == 0:
+            return self.owner.resubmit_of_ring()
+        return STAGES[self.stage - RUN_AGAIN]
+
+    @resubmit.setter
+    def resubmit(self, value):
+        self.check()
+        if value not in STAGES:
+            raise ValueError(f"resubmit is run, drop or fail, not {value!r}")
+        self.stage = RUN_AGAIN + STAGES.index(value)
+        self.owner.request_staged(self)
+
     def finish(self, written=None):
         """Complete the request; `written` is the used length (default: what the verbs wrote)."""
         cdef uint64_t used
@@ -510,6 +585,11 @@ cdef class Request:
         return (
             f"<Request queue={self.number} head={self._head} readable={self.reading.left}"
             f"/{self.total_readable} writable={self.writing.left}/{self.total_writable}"
-            f"{' handed over' if self.state == HANDED else ' finished' if not self.is_open() else ''}"
+            f"{self._end()}"
             f"{' deferred' if self.is_open() and self.is_deferred else ''}>"
         )
+
+    def _end(self):
+        if self.is_open():
+            return ""
+        return {HANDED: " handed over", RELEASED: " released"}.get(self.state, " finished")

@@ -2,6 +2,7 @@ from collections.abc import Callable
 from typing import Final, Literal
 
 from vuproc.errors import RingError
+from vuproc.shm.dirty import DirtyLog
 from vuproc.shm.inflight import Recovered
 from vuproc.shm.memory import GuestMemory
 from vuproc.shm.native import NativeDevice
@@ -17,12 +18,13 @@ class Ring:
     resubmit: Literal["run", "drop", "fail"]
     """What becomes of a recovered request whose side effect may have happened: it is run again
     (the default), or given to `on_skip`. Other than "run", the record's stage byte is written
-    before each `handle`."""
+    before each `handle` and in `take`. What a request's own `resubmit` says comes first."""
     on_skip: Callable[[Request, str, int], None] | None
     """Called with (request, reason, attempts) for a recovered request that is not run: `reason` is
     "poison" (POISON_ATTEMPTS workers died inside `handle` of it), "drop" or "fail". As with
     `handle`, what it has neither finished nor deferred is finished on return, and what it raises
-    goes to `on_error`. None: such requests are completed with nothing written."""
+    goes to `on_error`, or comes out of `take`. None: such requests are completed with nothing
+    written."""
 
     @property
     def queue(self) -> int:
@@ -37,15 +39,31 @@ class Ring:
         """True if there is something to drain; False for a stopped or broken ring."""
 
     @property
+    def waiting(self) -> int:
+        """How many requests could be fetched now; 0 for a stopped or broken ring.
+
+        What the driver has made available, as far as a look tells, and what is to come again.
+        """
+
+    @property
     def in_flight(self) -> int:
-        """Requests handed to the device by this ring and not finished."""
+        """Requests handed to the device by this ring and neither finished nor released."""
+
+    @property
+    def released(self) -> int:
+        """Requests that the device released and that were not readmitted."""
 
     @property
     def outstanding(self) -> int:
-        """Requests fetched and not finished: those in flight, and those recovered and not run yet.
+        """Requests fetched and not finished: those in flight, those released, and those recovered
+        or readmitted and not handed out yet.
 
         At 0, and after `publish`, the ring is idle: `stop` leaves nothing behind.
         """
+
+    @property
+    def kept(self) -> int:
+        """Requests that `stop` has left in the record, for the next ring to recover."""
 
     @property
     def recovered(self) -> tuple[Recovered, ...]:
@@ -107,6 +125,34 @@ class Ring:
         `on_error`, and the request is finished on return.
         """
 
+    def take(self) -> Request | None:
+        """Fetch one request for a device that pulls: it is deferred from birth.
+
+        Recovered and readmitted ones come first, in their order; those which must not be run go to
+        `on_skip`, as in `drain`. None: there is none, what was finished is shown to the driver, and
+        it was asked for a kick, so that the one who sleeps until the next kick misses nothing. As
+        long as there is one, kicks are refused: take until there is none, or call `arm`.
+        May be called from a handler of another queue and from hooks; RuntimeError from a handler
+        of the same queue. Raises RingError if the driver broke the ring.
+        """
+
+    def readmit(self) -> int:
+        """Hand out again what was released, before anything new and in the order in which it was
+        fetched; return how many requests that are.
+
+        They come as other objects: their chains are read anew, under the present memory table.
+        Until then they are not handed out, and neither `pending` nor `arm` tells of them.
+        """
+
+    def log_writes(self, log: DirtyLog | None, used_ring: int | None = None) -> None:
+        """Mark in `log`, from now on, each page that a request's device-writable buffers lie in,
+        before the request is shown to the driver; None: mark nothing any more.
+
+        `used_ring`: the guest-physical address at which the writes to the used ring are logged
+        (vring_addr.log); None: they are not. RuntimeError with requests in flight, whose addresses
+        are known only if writes were logged when they were fetched.
+        """
+
     def blame(self, uring: Uring, looks: int) -> int:
         """Count this worker's end to the attempts of each request that `uring`, which is the
         ring's, has had for so many looks of the master (1 to 7); their number.
@@ -153,7 +199,7 @@ class Ring:
         """Go on in a new memory table.
 
         With requests in flight only a table that keeps every mapping of the old one is taken:
-        ValueError otherwise. Raises RingError, and the ring is broken, if the table does not
+        ValueError otherwise. Those released are not in flight. Raises RingError, and the ring is broken, if the table does not
         cover the ring.
         """
 
@@ -162,7 +208,9 @@ class Ring:
 
         `publish` first: what is finished and not shown to the driver is lost, or stays in the
         record. Requests outstanding become finished (their verbs raise RequestFinished).
-        With nothing outstanding the record's version becomes 0, so the next ring starts at its
-        base; otherwise, with `keep`, and if the ring is broken, the record stays, for the next ring
-        to recover. Idempotent.
+        If all that is outstanding was released, or recovered and not begun by anybody, and nothing
+        was fetched after the first of it that is completed by now, its fetches are taken back:
+        `next_avail` is where it begins. With nothing outstanding then the record's version becomes
+        0, so the next ring starts at its base; otherwise, with `keep`, and if the ring is broken,
+        the record stays, for the next ring to recover, with `kept` requests. Idempotent.
         """

@@ -37,7 +37,9 @@ cdef class SplitRing(Ring):
     cdef bint evaluated            # the driver's used_event was compared at the last publication
 
     cdef int take_up(self, SplitRecord record, object base, bint fresh) except -1
-    cdef void mark_fetched(self, uint16_t head) noexcept nogil
+    cdef bint fetched_last(self, tuple found)
+    cdef void mark_fetched(self, uint16_t head, uint16_t descriptors) noexcept nogil
+    cdef void mark_published(self, uint16_t old) noexcept nogil
     cdef int fault(self, const char *cause) noexcept nogil
     cdef int walk(self, uint16_t head, Chain *chain) noexcept nogil
     cdef int copy_table(self, uint64_t addr, uint32_t length) noexcept nogil

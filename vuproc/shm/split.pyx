@@ -19,17 +19,19 @@ from vuproc.shm.atomics cimport (
     vu_store_release16,
 )
 from vuproc.shm.counters cimport QueueCounters, set_busy
+from vuproc.shm.fetching cimport FREE, TAKEN
 from vuproc.shm.inflight cimport (
     SplitRecord,
     note_attempts,
     note_cleared,
     note_fetched,
     note_linked,
+    note_returned,
     note_stage,
     note_used,
 )
 from vuproc.shm.memory cimport NO_ROOM, GuestMemory
-from vuproc.shm.request cimport Chain
+from vuproc.shm.request cimport BY_POLICY, Chain
 from vuproc.shm.ring cimport Ring
 
 from vuproc.errors import MemoryFault, RingError
@@ -116,12 +118,11 @@ cdef class SplitRing(Ring):
             record.begin(self.last_used, base, fresh)
         else:
             # Acquire as in `look`: the chains are read on the strength of it.
-            self.found = record.recover(
+            found = record.recover(
                 self.queue, self.last_used, vu_load_acquire16(self.avail + 2)
             )
-            self.survivors = len(self.found)
-            for recovered in self.found:
-                self.marks[<uint16_t>recovered.head] = 1
+            self.last_avail = record.position
+            self.adopt(found, self.fetched_last(found))
             self.call_after_recovery = True
         self.last_avail = record.position
         self.counter = record.next_counter
@@ -130,6 +131,21 @@ cdef class SplitRing(Ring):
         self.log = record.header
         self.entries = record.entries
         return 0
+
+    cdef bint fetched_last(self, tuple found):
+        # Whether the last entries of the avail ring are just these, in this order: then nothing was
+        # fetched after the first of them that is completed by now, and `stop` may take them back.
+        # Those entries are still there: a driver has no free slot before the used index passes one.
+        # Should it have changed them nevertheless, what it is given later is what it put there.
+        cdef uint16_t slot = <uint16_t>(self.last_avail - len(found))
+        for recovered in found:
+            # SAFETY: the slot is masked to the ring, whose extent `bind` checked.
+            if recovered.head != vu_load_relaxed16(
+                self.avail + 4 + 2 * <size_t>(slot & self.mask)
+            ):
+                return False
+            slot += 1
+        return True
 
     cdef int bind(self, GuestMemory memory) except -1:
         cdef uint64_t entries = self.size
@@ -201,7 +217,7 @@ cdef class SplitRing(Ring):
         if self.walk(head, chain) < 0:
             return -1
         chain.head = head
-        self.mark_fetched(head)
+        self.mark_fetched(head, chain.descriptors)
         return 1
 
     cdef void prefetch(self) noexcept nogil:
@@ -222,12 +238,15 @@ cdef class SplitRing(Ring):
         ) == 1:
             vu_prefetch(first.iov_base)
 
-    cdef void mark_fetched(self, uint16_t head) noexcept nogil:
+    cdef void mark_fetched(self, uint16_t head, uint16_t descriptors) noexcept nogil:
         # The record first: whoever comes after us must find what we are going to have.
         if self.entries != NULL:
             note_fetched(self.entries + head, self.counter)
             self.counter += 1
-        self.marks[head] = 1
+        self.marks[head] = TAKEN
+        self.flights[head].order = self.order
+        self.flights[head].descriptors = descriptors
+        self.order += 1
         self.last_avail += 1
         self.flying += 1
 
@@ -236,17 +255,40 @@ cdef class SplitRing(Ring):
         if self.walk(head, chain) < 0:
             return -1
         chain.head = head
+        self.flights[head].descriptors = chain.descriptors
         return 1
+
+    cdef void unfetch(self, uint16_t head) noexcept nogil:
+        # U1. The stop's order and its proof are in fetching.pyx.
+        if self.entries != NULL:
+            note_cleared(self.entries + head)
+        self.marks[head] = FREE
+        self.last_avail -= 1
+        # What was seen of the avail ring may be behind it now.
+        self.seen_avail = self.last_avail
 
     cdef void note_begun(self, uint16_t head, uint8_t attempts) noexcept nogil:
         if self.entries != NULL:
             note_attempts(self.entries + head, attempts + 1)
             if self.policy is not None:
-                note_stage(self.entries + head)
+                note_stage(self.entries + head, BY_POLICY)
+
+    cdef void note_taken(self, uint16_t head) noexcept nogil:
+        # What the device does with it, and when, is not known here.
+        if self.entries != NULL and self.policy is not None:
+            note_stage(self.entries + head, BY_POLICY)
 
     cdef void note_survived(self, uint16_t head, uint8_t attempts) noexcept nogil:
         if self.entries != NULL:
             note_attempts(self.entries + head, attempts)
+
+    cdef void note_resubmit(self, uint16_t head, uint8_t stage) noexcept nogil:
+        if self.entries != NULL:
+            note_stage(self.entries + head, stage)
+
+    cdef void note_given_back(self, uint16_t head) noexcept nogil:
+        if self.entries != NULL:
+            note_returned(self.entries + head)
 
     cdef void note_blamed(self, uint16_t head) noexcept nogil:
         if self.entries != NULL:
@@ -266,6 +308,8 @@ cdef class SplitRing(Ring):
         cdef bint inside = False, writing = False
         cdef Descriptor one
         cdef int made
+        if self.writable != NULL:
+            self.writable[head].count = 0
         while True:
             # SAFETY: index < entries, all of which are inside the mapping (or the private copy).
             # 8-byte loads: the table is aligned to 16.
@@ -295,6 +339,7 @@ cdef class SplitRing(Ring):
                 entries = one.len >> 4
                 inside = True
                 index = 0
+                chain.descriptors = <uint16_t>passed
                 passed = 0
                 continue
             total += 1
@@ -305,6 +350,8 @@ cdef class SplitRing(Ring):
                     writing = True
                     readable_count = count
                 writable += one.len
+                if self.writable != NULL:
+                    self.note_writable(head, one.addr, one.len)
             elif writing:
                 return self.fault(b"device-readable descriptor after a device-writable one")
             else:
@@ -334,6 +381,9 @@ cdef class SplitRing(Ring):
             index = one.next
         if not writing:
             readable_count = count
+        if not inside:
+            chain.descriptors = <uint16_t>passed
+        chain.queue = <uint16_t>self.queue
         chain.pieces = self.pieces
         chain.readable_count = readable_count
         chain.writable_count = count - readable_count
@@ -385,12 +435,14 @@ cdef class SplitRing(Ring):
         # C4.
         for i in range(self.batched):
             head = self.batch[i].head
-            self.marks[head] = 0
+            self.marks[head] = FREE
             if self.entries != NULL:
                 note_cleared(self.entries + head)
         # C5.
         if self.entries != NULL:
             note_used(self.log, self.last_used)
+        if self.writable != NULL:
+            self.mark_published(old)
         self.batched = 0
         # Full fence: pairs with the driver's between its store of used_event (or flags) and its
         # next load of used.idx. One of the two sees the other.
@@ -403,6 +455,18 @@ cdef class SplitRing(Ring):
         # 2.7.10: notify if used_event is among the entries just published. At first it is not known
         # what was published and not compared before.
         return first or <uint16_t>(self.last_used - event - 1) < <uint16_t>(self.last_used - old)
+
+    cdef void mark_published(self, uint16_t old) noexcept nogil:
+        # After the stores, and before the driver is called. A death in between leaves it to the
+        # successor, which marks the whole used ring.
+        cdef size_t first = old & self.mask
+        cdef size_t count = min(<size_t>self.batched, <size_t>self.size - first)
+        self.mark_used(2, 2)
+        self.mark_used(4 + 8 * first, 8 * count)
+        self.mark_used(4, 8 * (self.batched - count))
+
+    cdef uint64_t used_bytes(self) noexcept nogil:
+        return 6 + 8 * <uint64_t>self.size
 
     cdef int ask_kicks(self) noexcept nogil:
         if self.event_idx:

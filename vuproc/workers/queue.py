@@ -157,7 +157,7 @@ class Queue:
         if uring is not None:
             self.completions = uring.fileno()
             if self.native is not None:
-                self.native.uring = uring
+                self.native.set_uring(self.index, uring)
             else:
                 ring.uring = uring
         self._uring = uring
@@ -206,8 +206,8 @@ class Queue:
             return 0, 0
         if not self._broken:
             ring.publish()
-        kept = 0 if self._broken else ring.outstanding
         base = ring.stop()
+        kept = 0 if self._broken else ring.kept
         self.drop()
         # Whoever goes on without the record must fetch them again, so the base is where they begin;
         # whoever has the record reckons for itself.
@@ -379,7 +379,7 @@ class Queue:
             self._uring.close()
             self._uring = None
         if self.native is not None:
-            self.native.uring = None
+            self.native.set_uring(self.index, None)
         self.completions = -1
 
     def _point_call(self) -> None:

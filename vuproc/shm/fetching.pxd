@@ -1,0 +1,59 @@
+"""C interface of the near end of a ring: what is fetched, found, given back, and in which order."""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from posix.uio cimport iovec
+
+from vuproc.shm.completions cimport Completions
+from vuproc.shm.memory cimport GuestMemory
+from vuproc.shm.request cimport Chain
+
+
+cdef enum:
+    # What `marks` has of a head, from its fetch to the store of the used index.
+    FREE = 0
+    TAKEN = 1
+    HELD = 2                       # deferred by the native device
+
+
+cdef struct Again:
+    # A request that was fetched, and that nobody has at the moment.
+    uint64_t order                 # as in Flight
+    uint16_t head
+    uint8_t attempts               # deaths of workers inside `handle` of it
+    uint8_t stage                  # UNTOUCHED to FAIL, as the record has it
+
+
+cdef class Fetching(Completions):
+    cdef GuestMemory memory
+    cdef uint32_t limit            # most descriptors of one chain
+    cdef uint16_t last_avail       # next entry to fetch, free-running
+    cdef uint16_t last_used        # next entry to complete; private, never read back (rule R3)
+    cdef uint64_t order            # of the next fetch
+    cdef uint8_t *marks            # by head
+    cdef tuple found               # Recovered requests; None without a record
+    cdef Again *again              # to be handed out before anything new, by `order`: those from
+    cdef Py_ssize_t again_next     # here
+    cdef Py_ssize_t again_end      # to here
+    cdef Again *returned           # given back and not readmitted
+    cdef Py_ssize_t returned_count
+    cdef readonly Py_ssize_t kept  # requests that `stop` has left in the record
+    cdef bint call_after_recovery  # the driver may have missed what a predecessor completed
+    cdef object policy             # "drop" or "fail"; None: run again
+    cdef iovec *pieces             # room for the pieces of one chain
+    cdef int piece_room
+    cdef readonly bint stopped
+    cdef const char *cause         # what `fetch` or `look` found; NULL: nothing
+    cdef object failure            # the RingError, once broken
+
+    cdef int allocate(self, Py_ssize_t size, uint32_t limit) except -1
+    cdef void adopt(self, tuple found, bint last) noexcept
+    cdef int resume(self, Chain *chain, uint8_t *attempts, uint8_t *stage) except -2
+    cdef object reason_to_skip(self, uint8_t attempts, uint8_t stage)
+    cdef void line_up(self) noexcept nogil
+    cdef bint can_unfetch(self)
+    cdef void unfetch_all(self) noexcept
+    cdef object check_sound(self)
+    cdef object break_ring(self)
+    # From here on no pointer into guest memory is left in the ring. Derived classes first end what
+    # is theirs.
+    cdef void detach(self) noexcept

@@ -1,0 +1,280 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, auto_pickle=False
+"""The near end of a ring: what is fetched, what a predecessor left, what the device gave back."""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc, qsort
+from libc.string cimport memcpy, memmove
+from posix.uio cimport iovec
+
+from vuproc.shm.completions cimport Completions, Flight
+from vuproc.shm.memory cimport GuestMemory
+from vuproc.shm.request cimport DROP, FAIL, RUN_AGAIN, UNTOUCHED, Chain, Request
+
+from vuproc.errors import RingError
+from vuproc.shm.inflight import POISON_ATTEMPTS
+
+cdef int POISON = POISON_ATTEMPTS
+
+cdef enum:
+    # The order of the first fetch: what was found before it has room below.
+    FIRST = 1 << 17
+
+
+cdef int compare(const void *one, const void *other) noexcept nogil:
+    cdef uint64_t a = (<const Again *>one).order, b = (<const Again *>other).order
+    return -1 if a < b else a > b
+
+
+cdef class Fetching(Completions):
+    """What comes from the driver; how it is read is the layout's affair."""
+
+    def __cinit__(self):
+        self.order = FIRST
+
+    def __dealloc__(self):
+        free(self.marks)
+        free(self.pieces)
+        free(self.again)
+        free(self.returned)
+
+    cdef int allocate(self, Py_ssize_t size, uint32_t limit) except -1:
+        # Twice the descriptors: each may cross from one region into the next. What crosses more
+        # than that on average is no driver's buffer, and the room is not the guest's to choose.
+        self.piece_room = 2 * limit + 16
+        self.pieces = <iovec *>malloc(self.piece_room * sizeof(iovec))
+        self.marks = <unsigned char *>calloc(size, 1)
+        self.flights = <Flight *>calloc(size, sizeof(Flight))
+        # A head is in one of the two at most, and once.
+        self.again = <Again *>malloc(size * sizeof(Again))
+        self.returned = <Again *>malloc(size * sizeof(Again))
+        if (
+            self.pieces == NULL or self.marks == NULL or self.flights == NULL
+            or self.again == NULL or self.returned == NULL
+        ):
+            raise MemoryError
+        self.size = size
+        self.limit = limit
+        return 0
+
+    @property
+    def pending(self):
+        """True if there is something to drain."""
+        if self.failure is not None or self.stopped:
+            return False
+        return self.again_next < self.again_end or self.available()
+
+    @property
+    def waiting(self):
+        """How many requests could be fetched now."""
+        if self.failure is not None or self.stopped:
+            return 0
+        return self.again_end - self.again_next + self.backlog()
+
+    @property
+    def in_flight(self):
+        """Requests handed to the device by this ring and not finished or given back."""
+        return self.flying
+
+    @property
+    def released(self):
+        """Requests that the device gave back and that were not readmitted."""
+        return self.returned_count
+
+    @property
+    def outstanding(self):
+        """Those in flight, those given back, and those recovered and not run yet."""
+        return self.flying + self.returned_count + self.again_end - self.again_next
+
+    @property
+    def recovered(self):
+        """What the record held when the ring was made, in the order in which it was fetched."""
+        return () if self.found is None else self.found
+
+    @property
+    def resubmit(self):
+        """What becomes of a recovered request whose side effect may have happened."""
+        return self.resubmit_of_ring()
+
+    @resubmit.setter
+    def resubmit(self, value):
+        if value not in ("run", "drop", "fail"):
+            raise ValueError(f"resubmit is run, drop or fail, not {value!r}")
+        self.policy = None if value == "run" else value
+
+    cdef object resubmit_of_ring(self):
+        return "run" if self.policy is None else self.policy
+
+    @property
+    def next_avail(self):
+        """The free-running 16-bit index of the next entry to fetch."""
+        return self.last_avail
+
+    @property
+    def next_used(self):
+        """The free-running 16-bit index of the next entry to complete."""
+        return self.last_used
+
+    @property
+    def broken(self):
+        """Why the ring is broken; None while it is sound."""
+        return self.failure
+
+    # What comes again.
+
+    cdef void adopt(self, tuple found, bint last) noexcept:
+        # A predecessor's requests. `last`: they are known to be the ones that were fetched last.
+        cdef Py_ssize_t count = len(found), i
+        self.found = found
+        for i in range(count):
+            recovered = found[i]
+            self.again[i].head = recovered.head
+            self.again[i].attempts = recovered.attempts
+            self.again[i].stage = recovered.stage
+            # In their order; and the last ones have no gap behind them.
+            self.again[i].order = FIRST - count + i if last else i
+            self.marks[self.again[i].head] = TAKEN
+            self.flights[self.again[i].head].order = self.again[i].order
+        self.again_end = count
+
+    cdef int resume(self, Chain *chain, uint8_t *attempts, uint8_t *stage) except -2:
+        # The next of them, its chain read anew; -1: the chain is malformed.
+        cdef Again *again = self.again + self.again_next
+        attempts[0] = again.attempts
+        stage[0] = again.stage
+        if again.attempts:
+            # Should this one kill us too, what is done before it is not to be done again.
+            self.flush()
+        if self.fetch_again(again.head, chain) < 0:
+            return -1
+        self.again_next += 1
+        self.flying += 1
+        return 1
+
+    cdef object reason_to_skip(self, uint8_t attempts, uint8_t stage):
+        if attempts >= POISON:
+            return "poison"
+        if stage == UNTOUCHED or stage == RUN_AGAIN:
+            return None
+        if stage == DROP:
+            return "drop"
+        if stage == FAIL:
+            return "fail"
+        return self.policy
+
+    cdef void request_staged(self, Request request) noexcept:
+        self.note_resubmit(request._head, request.stage)
+
+    cdef void request_released(self, Request request) noexcept:
+        # It stays marked, here and in the record: whoever comes after us finds it.
+        cdef Again *returned = self.returned + self.returned_count
+        returned.head = request._head
+        returned.order = self.flights[request._head].order
+        returned.attempts = 0
+        returned.stage = UNTOUCHED
+        self.returned_count += 1
+        self.flying -= 1
+        self.note_given_back(request._head)
+
+    def readmit(self):
+        """Hand out again what the device gave back, before anything new; return how many."""
+        cdef Py_ssize_t count = self.returned_count
+        self.line_up()
+        return count
+
+    cdef void line_up(self) noexcept nogil:
+        # SAFETY: the heads of both are marked, and each is in one of them once: at most `size`.
+        cdef Py_ssize_t left = self.again_end - self.again_next
+        if self.returned_count == 0:
+            return
+        memmove(self.again, self.again + self.again_next, left * sizeof(Again))
+        memcpy(self.again + left, self.returned, self.returned_count * sizeof(Again))
+        self.again_next = 0
+        self.again_end = left + self.returned_count
+        self.returned_count = 0
+        qsort(self.again, self.again_end, sizeof(Again), compare)
+
+    # The stop of a ring whose requests nobody has.
+    #
+    # Let h(1) to h(k) be all that is outstanding, in the order of the fetches, and let no other
+    # head have been fetched after h(1). Then the entries of the avail ring from used + lead on are
+    # h(1) to h(k), for what was fetched before them is completed: last = used + lead + k. They are
+    # still there, since a driver has no free slot before the used index passes them.
+    # `unfetch` clears the marks of h(k), h(k-1), ... to h(1), one store each. A death after j of
+    # these stores leaves h(1) to h(k-j) marked, and the successor reckons
+    #     last = used + lead + live = used + lead + k - j,
+    # which is the entry of h(k-j+1): what is not marked is fetched again, in order, and what is
+    # marked is recovered. Cleared oldest first, h(1) would be skipped and h(k) be there twice.
+    # After all of them the record is that of an idle ring at used + lead, which is the base that
+    # the stop answers with, and its version goes to 0 as for one.
+    # Only what may be run as if it had never been fetched is taken back: the record's attempts and
+    # stage are gone with the mark.
+
+    cdef bint can_unfetch(self):
+        cdef Py_ssize_t i
+        cdef uint64_t count = self.returned_count + self.again_end - self.again_next
+        cdef Again *again
+        if self.flying or self.batched:
+            return False
+        # Orders are distinct and below that of the next fetch: the last `count` of them are the
+        # ones from here on.
+        for i in range(self.returned_count):
+            if self.returned[i].order < self.order - count:
+                return False
+        for i in range(self.again_next, self.again_end):
+            again = self.again + i
+            if again.order < self.order - count or again.attempts:
+                return False
+            if self.reason_to_skip(0, again.stage) is not None:
+                return False
+        return True
+
+    cdef void unfetch_all(self) noexcept:
+        self.line_up()
+        while self.again_end > self.again_next:
+            self.again_end -= 1
+            self.unfetch(self.again[self.again_end].head)
+
+    # Kicks.
+
+    def arm(self):
+        """Ask for a kick at the next request; True if there is work already."""
+        cdef int got
+        self.check_sound()
+        if self.stopped:
+            return False
+        got = self.ask_kicks()
+        if got < 0:
+            self.flush()
+            raise self.break_ring()
+        return got > 0 or self.again_next < self.again_end
+
+    def disarm(self):
+        """Ask for no kicks; the driver may kick still."""
+        if self.failure is None and not self.stopped:
+            self.refuse_kicks()
+
+    # The end.
+
+    cdef object check_sound(self):
+        # A fresh exception each time: a kept one would hold the frames of the first traceback.
+        if self.failure is not None:
+            raise RingError(*self.failure.args)
+
+    cdef object break_ring(self):
+        error = RingError(self.queue, self.last_avail, self.cause.decode("ascii"))
+        self.failure = RingError(*error.args)
+        self.detach()
+        return error
+
+    cdef void detach(self) noexcept:
+        # Its requests know by the epoch.
+        self.epoch += 1
+        self.revoke_views()
+        self.mark_used_ring()
+        self.batched = 0
+        self.owed = False
+        self.flying = 0
+        self.returned_count = 0
+        self.again_next = self.again_end
+        self.unbind()
+        self.memory = None

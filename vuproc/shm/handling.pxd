@@ -1,0 +1,24 @@
+"""C interface of the loop over requests that handlers in Python serve."""
+
+from libc.stdint cimport uint8_t, uint64_t
+
+from vuproc.shm.fetching cimport Fetching
+from vuproc.shm.request cimport Chain, Request
+
+
+cdef class Handling(Fetching):
+    cdef public object on_skip
+    cdef void *current             # the Request inside `handle`; borrowed
+    cdef bint draining
+
+    cdef bint begin(self, str what) except -1
+    cdef bint wanted(self) noexcept nogil
+    cdef Request request_of(self, Chain *chain)
+    cdef int serve(
+        self, Request request, object handle, object on_error, uint8_t attempts, object reason
+    ) except -1
+    cdef int request_failed(self, Request request, object on_error, object error) except -1
+    cdef int submit(self) except -1
+    cdef void abandon(self) noexcept
+    # The head of a request that io_uring has, by its tag.
+    cdef uint64_t head_of(self, uint64_t tag)

@@ -1,0 +1,297 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, auto_pickle=False
+"""Requests served by a handler in Python, and those that a device pulls."""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport abort
+
+from vuproc.shm.atomics cimport vu_load_relaxed64
+from vuproc.shm.clock cimport clock_ns
+from vuproc.shm.completions cimport BATCH
+from vuproc.shm.counters cimport EPOCHS, add, set_busy
+from vuproc.shm.fetching cimport Fetching
+from vuproc.shm.request cimport CLOSED, OPEN, RELEASED, Chain, Request
+from vuproc.shm.uring cimport Outcome, Transfer, Uring
+
+from os import strerror
+
+cdef enum:
+    OUTCOMES = 64
+    # Requests after which the kernel is told of what there is for it, in the middle of a batch: the
+    # disk is not to wait for the last of them.
+    SUBMIT = 16
+
+
+cdef class Handling(Fetching):
+    """A ring's requests as Python objects, from the fetch to the completion."""
+
+    def drain(self, object handle, object on_error, int budget):
+        """Fetch and handle up to `budget` requests; return how many were fetched."""
+        cdef Chain chain
+        cdef Request request
+        cdef int got = 0, fetched = 0
+        cdef uint64_t epoch = self.epoch, began
+        cdef uint8_t attempts, stage
+        cdef object reason
+        if not self.begin("drain"):
+            return 0
+        try:
+            while fetched < budget:
+                attempts = 0
+                reason = None
+                if self.again_next < self.again_end:
+                    got = self.resume(&chain, &attempts, &stage)
+                    reason = self.reason_to_skip(attempts, stage)
+                else:
+                    got = self.fetch(&chain)
+                if got == 0 and (self.batched or self.owed):
+                    # The driver may answer what it is shown with new work, without a kick.
+                    self.flush()
+                    got = self.fetch(&chain)
+                if got <= 0:
+                    break
+                fetched += 1
+                began = self.now
+                request = self.request_of(&chain)
+                self.serve(request, handle, on_error, attempts, reason)
+                if self.epoch != epoch:
+                    # The handler stopped the ring.
+                    break
+                self.pace(self.now - began, BATCH)
+                if self.uring is not None and fetched % SUBMIT == 0:
+                    self.submit()
+                if self.wanted():
+                    break
+        finally:
+            self.draining = False
+            self.flush()
+            if self.uring is not None:
+                self.submit()
+        if got < 0:
+            raise self.break_ring()
+        return fetched
+
+    def take(self):
+        """Fetch one request for a device that pulls; None if there is none."""
+        cdef Chain chain
+        cdef Request request
+        cdef int got = 0
+        cdef uint8_t attempts, stage
+        cdef object reason
+        if not self.begin("take"):
+            return None
+        try:
+            while True:
+                attempts = 0
+                reason = None
+                if self.again_next < self.again_end:
+                    got = self.resume(&chain, &attempts, &stage)
+                    reason = self.reason_to_skip(attempts, stage)
+                else:
+                    got = self.fetch(&chain)
+                if got == 0 and (self.batched or self.owed):
+                    # The driver may answer what it is shown with new work, without a kick.
+                    self.flush()
+                    got = self.fetch(&chain)
+                if got == 0:
+                    # As `arm`: with the wish for a kick comes another look.
+                    got = self.ask_kicks()
+                    if got > 0:
+                        self.refuse_kicks()
+                        continue
+                if got <= 0:
+                    break
+                request = self.request_of(&chain)
+                if reason is None:
+                    self.note_taken(chain.head)
+                    request.is_deferred = True
+                    return request
+                self.serve(request, None, None, attempts, reason)
+                if self.stopped or self.failure is not None:
+                    # `on_skip` has stopped the ring.
+                    return None
+        finally:
+            self.draining = False
+            if got <= 0:
+                self.flush()
+        if got < 0:
+            raise self.break_ring()
+        return None
+
+    cdef bint begin(self, str what) except -1:
+        # A turn begins; False: the ring is stopped.
+        if self.draining:
+            raise RuntimeError(f"{what} called from a handler of the same queue")
+        self.check_sound()
+        if self.stopped:
+            return False
+        self.draining = True
+        self.refuse_kicks()
+        if self.call_after_recovery:
+            self.call_after_recovery = False
+            self.signal()
+        self.now = clock_ns()
+        return True
+
+    cdef bint wanted(self) noexcept nogil:
+        # The worker's loop has something to do besides the requests.
+        return self.counters is not None and self.counters.told()
+
+    cdef int submit(self) except -1:
+        cdef int answer
+        with nogil:
+            answer = self.uring.submit()
+        if answer < 0:
+            # What is begun could not be ended: as our own death.
+            raise OSError(-answer, strerror(-answer))
+        return 0
+
+    def collect(self, object on_error):
+        """Complete what io_uring has finished, and show it to the driver; return how many."""
+        cdef Outcome outcomes[OUTCOMES]
+        cdef Request request
+        cdef int count, i, total = 0
+        cdef object failure = None
+        if self.uring is None:
+            return 0
+        count = OUTCOMES
+        while count == OUTCOMES:
+            with nogil:
+                count = self.uring.reap(outcomes, OUTCOMES)
+            if count < 0:
+                raise OSError(-count, strerror(-count))
+            total += count
+            for i in range(count):
+                # SAFETY: a tag of `hand_over`, which keeps the request until this.
+                request = <Request><void *>outcomes[i].tag
+                try:
+                    error = request.take_back(&outcomes[i])
+                    if error is not None:
+                        self.request_failed(request, on_error, error)
+                except BaseException as raised:
+                    failure = raised
+        self.flush()
+        if failure is not None:
+            raise failure
+        return total
+
+    def blame(self, Uring uring not None, uint64_t looks):
+        """Note that this worker ends over what `uring` has had for so many looks; how many."""
+        cdef uint64_t epoch = vu_load_relaxed64(uring.epoch)
+        cdef Transfer *transfer
+        cdef uint64_t head
+        cdef uint32_t slot
+        cdef int found = 0
+        for slot in range(uring.fresh):
+            # SAFETY: slot < fresh <= entries, the array's length.
+            transfer = uring.transfers + slot
+            if not transfer.busy or (epoch - transfer.epoch) % EPOCHS < looks:
+                continue
+            head = self.head_of(transfer.tag)
+            if head < <uint64_t>self.size and self.marks[head]:
+                self.note_blamed(<uint16_t>head)
+                found += 1
+        return found
+
+    cdef uint64_t head_of(self, uint64_t tag):
+        # SAFETY: a tag of `hand_over`, which keeps the request until it is taken back.
+        return (<Request><void *>tag)._head
+
+    cdef int request_failed(self, Request request, object on_error, object error) except -1:
+        if self.counters is not None:
+            add(&self.counters.block.errors, 1)
+        try:
+            if on_error is None:
+                raise error
+            on_error(request, error)
+        finally:
+            # No handler is left that would finish it.
+            if request.is_open():
+                request.close(request.count_written())
+        return 0
+
+    cdef void abandon(self) noexcept:
+        # Wait for the kernel as for a blocking call: guest memory may go when this returns.
+        cdef Outcome outcomes[OUTCOMES]
+        cdef int count = self.uring.cancel(), i
+        while count >= 0 and self.uring.in_flight:
+            count = self.uring.wait()
+            if count >= 0:
+                count = self.uring.reap(outcomes, OUTCOMES)
+            for i in range(count):
+                # SAFETY: as in `collect`.
+                (<Request><void *>outcomes[i].tag).give_up()
+        if count < 0:
+            abort()
+
+    cdef Request request_of(self, Chain *chain):
+        cdef Request request
+        try:
+            request = Request.__new__(Request)
+            request.open(self, self.memory, chain)
+        except MemoryError:
+            # A fetched head is completed or in flight, never forgotten (rule R2).
+            self.complete(chain.head, 0, 0, 0)
+            raise
+        request.started = self.now
+        return request
+
+    cdef int serve(
+        self, Request request, object handle, object on_error, uint8_t attempts, object reason
+    ) except -1:
+        # Runs the request, or has it skipped for the `reason`. It survived `attempts` deaths.
+        cdef object answer
+        cdef uint16_t head = request._head
+        self.current = <void *>request
+        if self.counters is not None:
+            set_busy(self.counters.block, 1 + <uint64_t>head)
+        if reason is None:
+            self.note_begun(head, attempts)
+        try:
+            try:
+                if reason is None:
+                    answer = handle(request)
+                    if answer is not None:
+                        raise TypeError(f"handle returned {type(answer).__name__}, not None")
+                elif self.on_skip is not None:
+                    self.on_skip(request, reason, attempts)
+                if request.state == OPEN and not request.is_deferred and request.is_open():
+                    request.close(request.count_written())
+            except BaseException as error:
+                self.request_failed(request, on_error, error)
+        finally:
+            self.current = NULL
+            self.now = clock_ns()
+            if self.counters is not None:
+                set_busy(self.counters.block, 0)
+                add(&self.counters.block.heartbeat, 1)
+            if request.epoch == self.epoch:
+                if reason is None and request.state != RELEASED:
+                    self.note_survived(head, attempts)
+                if request.state == CLOSED:
+                    self.complete(
+                        head,
+                        request.used,
+                        request.total_readable - request.reading.left,
+                        self.now - request.started,
+                    )
+        return 0
+
+    cdef void request_closed(self, Request request) noexcept:
+        # The one that is being handled is completed when its handler is done: one look at the
+        # clock ends its time and begins the next one's.
+        if self.current == <void *>request:
+            return
+        self.now = clock_ns()
+        self.complete(
+            request._head,
+            request.used,
+            request.total_readable - request.reading.left,
+            self.now - request.started,
+        )
+
+    cdef void detach(self) noexcept:
+        if self.uring is not None:
+            self.abandon()
+            self.uring.close()
+            self.uring = None
+        Fetching.detach(self)

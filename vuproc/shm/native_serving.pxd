@@ -1,0 +1,23 @@
+"""C interface of the loop over requests that a native device serves."""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
+
+from vuproc.shm.handling cimport Handling
+from vuproc.shm.native cimport NativeDevice
+from vuproc.shm.request cimport Chain
+
+
+cdef enum:
+    STEP = 8                       # completions that a native device shows at a time, with no call
+
+
+cdef class NativeServing(Handling):
+    cdef NativeDevice device       # None unless `serve_native` was called
+
+    cdef int attach(self, NativeDevice device) except -1
+    # No GIL, no Python objects.
+    cdef int serve_batch(
+        self, int budget, uint64_t slice_ns, uint64_t spin_ns, int *fetched
+    ) noexcept nogil
+    cdef void serve_one(self, Chain *chain, uint8_t attempts) noexcept nogil
+    cdef bint await_work(self, uint64_t spin_ns) noexcept nogil

@@ -1,0 +1,190 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, auto_pickle=False
+"""Requests served by a native device, without the GIL."""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
+
+from vuproc.shm.atomics cimport vu_pause
+from vuproc.shm.clock cimport clock_ns
+from vuproc.shm.counters cimport add, set_busy
+from vuproc.shm.fetching cimport HELD, TAKEN
+from vuproc.shm.handling cimport Handling
+from vuproc.shm.native cimport NativeDevice
+from vuproc.shm.request cimport Chain
+
+SLICE_NS = 1_000_000
+
+cdef enum:
+    # Looks at the ring between two at the clock, while spinning.
+    SPIN_LOOKS = 16
+
+
+cdef class NativeServing(Handling):
+    """A ring's requests in native code, from the fetch to the completion."""
+
+    def serve_native(
+        self,
+        NativeDevice device not None,
+        object on_error,
+        int budget,
+        uint64_t spin_ns=0,
+        uint64_t slice_ns=SLICE_NS,
+    ):
+        """As `drain` by a native device; False if the ring was found empty and stayed so."""
+        cdef Chain chain
+        cdef int got = 1, fetched = 0
+        cdef uint8_t attempts, stage
+        cdef object reason
+        cdef uint64_t failures = device.failures, began
+        if not self.begin("serve_native"):
+            return False
+        try:
+            if self.device is not device:
+                self.attach(device)
+            while self.again_next < self.again_end and fetched < budget:
+                got = self.resume(&chain, &attempts, &stage)
+                if got < 0:
+                    break
+                fetched += 1
+                reason = self.reason_to_skip(attempts, stage)
+                began = self.now
+                if reason is not None:
+                    self.serve(self.request_of(&chain), None, on_error, attempts, reason)
+                else:
+                    with nogil:
+                        self.serve_one(&chain, attempts)
+                self.pace(self.now - began, STEP)
+                if self.wanted():
+                    break
+            with nogil:
+                if got > 0 and self.again_next == self.again_end:
+                    got = self.serve_batch(budget, slice_ns, spin_ns, &fetched)
+                device.submit(self.queue)
+        finally:
+            self.draining = False
+            self.flush()
+            if self.counters is not None and device.failures != failures:
+                add(&self.counters.block.errors, device.failures - failures)
+        if got < 0:
+            raise self.break_ring()
+        return got > 0
+
+    cdef int attach(self, NativeDevice device) except -1:
+        if self.device is not None:
+            raise RuntimeError("the ring has another native device already")
+        device.attach(self.queue, self.size, self)
+        self.device = device
+        return 0
+
+    cdef int serve_batch(
+        self, int budget, uint64_t slice_ns, uint64_t spin_ns, int *fetched
+    ) noexcept nogil:
+        # Up to the budget, the end of the slice or a command of the master: 1. All that there was:
+        # 0. A broken ring: -1.
+        cdef Chain chain
+        cdef uint64_t end = self.now + slice_ns, began
+        cdef int got
+        while fetched[0] < budget:
+            got = self.fetch(&chain)
+            if got < 0:
+                return -1
+            if got:
+                fetched[0] += 1
+                self.prefetch()
+                began = self.now
+                self.serve_one(&chain, 0)
+                # Small steps keep a driver busy that looks for itself, and one that sleeps is not
+                # to be called for each of them.
+                self.pace(self.now - began, STEP)
+            else:
+                self.device.submit(self.queue)
+                self.device.reap(self.queue)
+                # The driver may answer what it is shown with new work, without a kick.
+                if not self.flush() and not self.await_work(spin_ns):
+                    return 0
+            if self.now >= end or self.wanted():
+                return 1
+        return 1
+
+    cdef void serve_one(self, Chain *chain, uint8_t attempts) noexcept nogil:
+        cdef uint16_t head = chain.head
+        cdef uint64_t began = self.now
+        cdef int64_t written
+        self.flights[head].began = began
+        self.flights[head].readable = chain.readable
+        self.marks[head] = HELD
+        if self.counters is not None:
+            set_busy(self.counters.block, 1 + <uint64_t>head)
+        self.note_begun(head, attempts)
+        written = self.device.serve(chain)
+        self.now = clock_ns()
+        if self.counters is not None:
+            set_busy(self.counters.block, 0)
+            add(&self.counters.block.heartbeat, 1)
+        self.note_survived(head, attempts)
+        if written >= 0:
+            self.native_done(head, written)
+
+    cdef void native_done(self, uint16_t head, uint64_t written) noexcept nogil:
+        # Not HELD: completed already, or the ring has gone on without it.
+        if head >= self.size or self.marks[head] != HELD:
+            return
+        self.marks[head] = TAKEN
+        self.complete(head, written, self.flights[head].readable, self.now - self.flights[head].began)
+
+    cdef bint await_work(self, uint64_t spin_ns) noexcept nogil:
+        # Look again and again for at most `spin_ns`, with kicks refused; True: there is something.
+        cdef uint64_t end
+        cdef int look
+        if spin_ns == 0:
+            return False
+        self.now = clock_ns()
+        end = self.now + spin_ns
+        while self.now < end:
+            for look in range(SPIN_LOOKS):
+                if (
+                    self.available()
+                    or self.device is not None and self.device.reap(self.queue)
+                    or self.uring is not None and self.uring.ready()
+                ):
+                    self.now = clock_ns()
+                    return True
+                vu_pause()
+            if self.wanted():
+                return False
+            self.now = clock_ns()
+        return False
+
+    def spin(self, uint64_t nanoseconds):
+        """Look for work for so long, asking for no kick; True as soon as there is some."""
+        cdef bint found
+        if self.failure is not None or self.stopped:
+            return False
+        with nogil:
+            found = self.await_work(nanoseconds)
+        return found
+
+    def publish(self):
+        """Show finished requests to the driver and notify it if it wants that; return how many."""
+        if self.device is not None:
+            self.now = clock_ns()
+            with nogil:
+                self.device.reap(self.queue)
+                self.device.submit(self.queue)
+        return self.flush()
+
+    cdef uint64_t head_of(self, uint64_t tag):
+        return Handling.head_of(self, tag) if self.device is None else tag
+
+    cdef void detach(self) noexcept:
+        cdef Py_ssize_t head
+        cdef NativeDevice device = self.device
+        if device is not None:
+            # What is completed from here on is ignored.
+            for head in range(self.size):
+                if self.marks[head] == HELD:
+                    self.marks[head] = TAKEN
+            with nogil:
+                device.settle(self.queue)
+            self.device = None
+            device.detach(self.queue)
+        Handling.detach(self)
