@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 from vuproc.testing.bell import Bell, BellKind
-from vuproc.testing.errors import NoCompletion
+from vuproc.testing.errors import NoCompletion, RingFull
 from vuproc.testing.job import SECTOR, Job, Stats
 from vuproc.testing.load import LoadGenerator
 from vuproc.testing.memory import Block, Ram
@@ -40,6 +41,18 @@ class _InFlight:
     token: int
     blocks: list[Block]
     writable: list[Block | None]  # None: a segment of no bytes
+
+
+@dataclass(slots=True)
+class _Receiving:
+    """The buffers of `keep_filled`: tokens of those the device has, content of those it filled.
+
+    Together they are as many as were asked for: a buffer is offered anew once it was received.
+    """
+
+    size: int
+    offered: set[int]
+    filled: deque[bytes]
 
 
 class DriverQueue:
@@ -94,6 +107,7 @@ class DriverQueue:
         self._serial = 0
         self._in_flight: dict[int, _InFlight] = {}
         self._done: dict[int, Completion] = {}
+        self._receiving: _Receiving | None = None
 
     @property
     def in_flight(self) -> int:
@@ -141,13 +155,7 @@ class DriverQueue:
         It never looks at the ring without a call once it has gone to sleep, as a driver that trusts
         its interrupts: a call which the device forgets is a NoCompletion.
         """
-        deadline = time.monotonic() + timeout_s
-        while token not in self._done:
-            if self.reap() or self.ring.arm():
-                continue
-            if not self.call_bell.wait(deadline - time.monotonic()):
-                raise NoCompletion(self.index, timeout_s)
-            self.ring.disarm()
+        self._sleep_until(lambda: token in self._done, timeout_s)
         return self._done.pop(token)
 
     def do(
@@ -161,13 +169,43 @@ class DriverQueue:
         """Submit one request and wait for it."""
         return self.wait(self.submit(out, in_, indirect=indirect), timeout_s)
 
+    def keep_filled(self, count: int, size: int) -> None:
+        """Offer `count` writable buffers of `size` bytes, and each anew after it was received.
+
+        For the queues into which a device writes what it likes when it likes: network and console
+        receive, vsock, events. Once a ring; other requests may go on beside it. Raises RingFull
+        and OutOfMemory, with nothing offered, and ValueError.
+        """
+        if self._receiving is not None:
+            raise ValueError("this queue is kept filled already")
+        if count < 1 or size < 1:
+            raise ValueError(f"{count} buffers of {size} bytes cannot be kept filled")
+        if count > self.ring.free:
+            raise RingFull(count, self.ring.free)
+        tokens = self.submit_many([((), (size,))] * count)
+        self._receiving = _Receiving(size, set(tokens), deque())
+
+    def receive(self, timeout_s: float = 30.0) -> bytes:
+        """What the device wrote into the next buffer of `keep_filled`, in the device's order.
+
+        Sleeps on the call descriptor, as `wait` does. The used length says how long it is, and an
+        empty buffer is b"". The buffer is offered anew, so that the device has one less for each
+        that waits here to be received. Raises NoCompletion, ValueError.
+        """
+        receiving = self._receiving
+        if receiving is None:
+            raise ValueError("this queue is not kept filled: call keep_filled first")
+        self._sleep_until(lambda: bool(receiving.filled), timeout_s)
+        receiving.offered.add(self.submit((), (receiving.size,)))
+        return receiving.filled.popleft()
+
     def reap(self) -> int:
         """Take back what is completed without waiting; how many. Raises BackendFault."""
         elements = self.ring.reap()
         for head, written in elements:
             request = self._in_flight.pop(head)
             data = tuple(bytes(b.view) if b is not None else b"" for b in request.writable)
-            self._done[request.token] = Completion(written, data)
+            self._complete(request.token, Completion(written, data))
             for block in request.blocks:
                 block.free()
         return len(elements)
@@ -205,6 +243,24 @@ class DriverQueue:
             self.kick_bell.close()
         self.call_bell.close()
         self.err_bell.close()
+
+    def _sleep_until(self, holds: Callable[[], bool], timeout_s: float) -> None:
+        """Take back what is completed, and sleep on the call descriptor, until it holds."""
+        deadline = time.monotonic() + timeout_s
+        while not holds():
+            if self.reap() or self.ring.arm():
+                continue
+            if not self.call_bell.wait(deadline - time.monotonic()):
+                raise NoCompletion(self.index, timeout_s)
+            self.ring.disarm()
+
+    def _complete(self, token: int, completion: Completion) -> None:
+        receiving = self._receiving
+        if receiving is not None and token in receiving.offered:
+            receiving.offered.remove(token)
+            receiving.filled.append(completion.content)
+        else:
+            self._done[token] = completion
 
     def _offer(self, out: Sequence[bytes], in_: Sequence[int], indirect: bool) -> int:
         blocks: list[Block] = []
