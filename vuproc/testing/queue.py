@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,7 +11,8 @@ from vuproc.testing.bell import Bell, BellKind
 from vuproc.testing.errors import NoCompletion, RingFull
 from vuproc.testing.job import SECTOR, Job, Stats
 from vuproc.testing.load import LoadGenerator
-from vuproc.testing.memory import Block, Ram
+from vuproc.testing.memory import Allocation, Ram
+from vuproc.testing.receive import ReceiveBuffers
 from vuproc.testing.ring import DriverRing, ring_layout
 
 SEGMENT_ALIGN = 16
@@ -39,20 +39,8 @@ class Completion:
 @dataclass(slots=True)
 class _InFlight:
     token: int
-    blocks: list[Block]
-    writable: list[Block | None]  # None: a segment of no bytes
-
-
-@dataclass(slots=True)
-class _Receiving:
-    """The buffers of `keep_filled`: tokens of those the device has, content of those it filled.
-
-    Together they are as many as were asked for: a buffer is offered anew once it was received.
-    """
-
-    size: int
-    offered: set[int]
-    filled: deque[bytes]
+    blocks: list[Allocation]
+    writable: list[Allocation | None]  # None: a segment of no bytes
 
 
 class DriverQueue:
@@ -107,7 +95,7 @@ class DriverQueue:
         self._serial = 0
         self._in_flight: dict[int, _InFlight] = {}
         self._done: dict[int, Completion] = {}
-        self._receiving: _Receiving | None = None
+        self._receiving: ReceiveBuffers | None = None
 
     @property
     def in_flight(self) -> int:
@@ -172,9 +160,9 @@ class DriverQueue:
     def keep_filled(self, count: int, size: int) -> None:
         """Offer `count` writable buffers of `size` bytes, and each anew after it was received.
 
-        For the queues into which a device writes what it likes when it likes: network and console
-        receive, vsock, events. Once a ring; other requests may go on beside it. Raises RingFull
-        and OutOfMemory, with nothing offered, and ValueError.
+        For queues into which a device writes when it likes: network and console receive, vsock,
+        events. Once a ring; other requests may go on beside it. Raises RingFull (nothing is offered
+        then), OutOfMemory, ValueError.
         """
         if self._receiving is not None:
             raise ValueError("this queue is kept filled already")
@@ -183,7 +171,7 @@ class DriverQueue:
         if count > self.ring.free:
             raise RingFull(count, self.ring.free)
         tokens = self.submit_many([((), (size,))] * count)
-        self._receiving = _Receiving(size, set(tokens), deque())
+        self._receiving = ReceiveBuffers(size, tokens)
 
     def receive(self, timeout_s: float = 30.0) -> bytes:
         """What the device wrote into the next buffer of `keep_filled`, in the device's order.
@@ -196,7 +184,7 @@ class DriverQueue:
         if receiving is None:
             raise ValueError("this queue is not kept filled: call keep_filled first")
         self._sleep_until(lambda: bool(receiving.filled), timeout_s)
-        receiving.offered.add(self.submit((), (receiving.size,)))
+        receiving.offered(self.submit((), (receiving.size,)))
         return receiving.filled.popleft()
 
     def reap(self) -> int:
@@ -205,12 +193,15 @@ class DriverQueue:
         for head, written in elements:
             request = self._in_flight.pop(head)
             data = tuple(bytes(b.view) if b is not None else b"" for b in request.writable)
-            self._complete(request.token, Completion(written, data))
+            completion = Completion(written, data)
+            receiving = self._receiving
+            if receiving is None or not receiving.completed(request.token, completion.content):
+                self._done[request.token] = completion
             for block in request.blocks:
                 block.free()
         return len(elements)
 
-    def loader(self, job: Job) -> tuple[LoadGenerator, Block]:
+    def loader(self, job: Job) -> tuple[LoadGenerator, Allocation]:
         """A load generator for `job` and the memory it uses, to be freed after its run."""
         arena = self._ram.allocate(job.arena_size, 4096)
         kick = -1 if self.kick_bell is None else self.kick_bell.ours.fileno()
@@ -254,17 +245,9 @@ class DriverQueue:
                 raise NoCompletion(self.index, timeout_s)
             self.ring.disarm()
 
-    def _complete(self, token: int, completion: Completion) -> None:
-        receiving = self._receiving
-        if receiving is not None and token in receiving.offered:
-            receiving.offered.remove(token)
-            receiving.filled.append(completion.content)
-        else:
-            self._done[token] = completion
-
     def _offer(self, out: Sequence[bytes], in_: Sequence[int], indirect: bool) -> int:
-        blocks: list[Block] = []
-        writable: list[Block | None] = []
+        blocks: list[Allocation] = []
+        writable: list[Allocation | None] = []
         segments: list[tuple[int, int, bool]] = []
         try:
             for content in out:
@@ -290,7 +273,7 @@ class DriverQueue:
         self._in_flight[head] = _InFlight(self._serial, blocks, writable)
         return self._serial
 
-    def _segment(self, blocks: list[Block], size: int) -> Block | None:
+    def _segment(self, blocks: list[Allocation], size: int) -> Allocation | None:
         if size == 0:
             return None
         # Whole sectors lie as in real drivers: O_DIRECT of the back-end wants it.
@@ -299,5 +282,5 @@ class DriverQueue:
         return block
 
 
-def _address(block: Block | None) -> int:
+def _address(block: Allocation | None) -> int:
     return 0 if block is None else block.guest_addr
