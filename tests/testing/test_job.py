@@ -29,7 +29,7 @@ def job(**more: Any) -> Job:
         "expect": b"ok:",
         "echo": True,
     }
-    return Job(**{**fields, **more})  # type: ignore[arg-type]
+    return Job(**{**fields, **more})
 
 
 @pytest.mark.parametrize("content", CONTENTS)

@@ -2,7 +2,7 @@
 
 from vuproc.ops.status import QueueStatus, Status
 from vuproc.testing.bell import Bell, BellKind
-from vuproc.testing.block import Block
+from vuproc.testing.block import Block, Outcome
 from vuproc.testing.errors import (
     BackendFault,
     LoadStalled,
@@ -17,11 +17,12 @@ from vuproc.testing.errors import (
 from vuproc.testing.frontend import BackEndChannel, FrontEnd
 from vuproc.testing.guest import Guest
 from vuproc.testing.job import Job, Kind, Stats
-from vuproc.testing.memory import Ram, RamRegion
+from vuproc.testing.memory import Allocation, Ram, RamRegion
 from vuproc.testing.queue import Completion, DriverQueue
 from vuproc.testing.serve import Served, serve
 
 __all__ = [
+    "Allocation",
     "BackEndChannel",
     "BackendFault",
     "Bell",
@@ -38,6 +39,7 @@ __all__ = [
     "NoConfigChange",
     "NoReply",
     "OutOfMemory",
+    "Outcome",
     "QueueStatus",
     "Ram",
     "RamRegion",
