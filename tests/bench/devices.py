@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import struct
 
+from tests.bench.alone import ignore
 from vuproc.device import Device
 from vuproc.options import FilePath, Options
 from vuproc.shm.request import Request
 from vuproc.spec.blk import REQUEST_HEADER, SECTOR_SIZE
-from vuproc.testing.alone import ignore
 
 _HEADER = struct.Struct(REQUEST_HEADER.format)
 

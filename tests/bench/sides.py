@@ -13,10 +13,10 @@ from enum import Enum
 from typing import Any, Protocol
 
 from tests.bench import quiet
+from tests.bench.alone import read_blocks, ring_and_wait
 from vuproc.device import Device
 from vuproc.fd import Fd
 from vuproc.ops.admin import Request, ask
-from vuproc.testing.alone import read_blocks, ring_and_wait
 from vuproc.testing.bell import BellKind
 from vuproc.testing.guest import Guest
 from vuproc.testing.job import Job
@@ -94,7 +94,7 @@ class WakeUps:
     def __init__(self) -> None:
         self._ours, self._theirs = (Fd(os.eventfd(0, os.EFD_CLOEXEC)) for _ in range(2))
         numbers = (self._ours.fileno(), self._theirs.fileno())
-        code = f"from vuproc.testing.alone import answer; answer({numbers[0]}, {numbers[1]}, 0)"
+        code = f"from tests.bench.alone import answer; answer({numbers[0]}, {numbers[1]}, 0)"
         self._child = subprocess.Popen(
             [sys.executable, "-c", code],
             stdin=subprocess.PIPE,

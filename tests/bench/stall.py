@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from vuproc.ops.admin import Request, ask
 from vuproc.spec.blk import SECTOR_SIZE, BlkStatus, BlkType
 from vuproc.testing.guest import Guest
-from vuproc.testing.memory import Block
+from vuproc.testing.memory import Allocation
 from vuproc.testing.serve import Served, serve
 
 DEPTH = 16
@@ -65,7 +65,7 @@ class Driver:
         self._kick, self._call = queue.kick_bell, queue.call_bell
         self._ring = queue.ring
         self._random = random.Random(1)
-        self._slots: dict[int, tuple[Block, Block, Block]] = {}
+        self._slots: dict[int, tuple[Allocation, Allocation, Allocation]] = {}
         self._wide: list[int] = []
         allocate = guest.ram.allocate
         self._area = [allocate(MIB, BLOCK_SIZE).guest_addr for _ in range(touched)]
@@ -127,7 +127,7 @@ class Driver:
             self._publish()
         return len(done)
 
-    def _submit(self, slot: tuple[Block, Block, Block]) -> None:
+    def _submit(self, slot: tuple[Allocation, Allocation, Allocation]) -> None:
         header, data, status = slot
         read = bool(self._wide) or self._random.random() < 0.5
         sector = self._random.randrange(BLOCKS) * BLOCK_SIZE // SECTOR_SIZE

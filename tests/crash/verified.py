@@ -19,7 +19,7 @@ from vuproc.spec.blk import SECTOR_SIZE, BlkStatus, BlkType
 from vuproc.spec.virtio import Feature
 from vuproc.testing.errors import BackendFault
 from vuproc.testing.guest import Guest
-from vuproc.testing.memory import Block
+from vuproc.testing.memory import Allocation
 
 BLOCK_SIZE = 4096
 SECTORS = BLOCK_SIZE // SECTOR_SIZE
@@ -56,10 +56,10 @@ class Findings:
 class _Slot:
     """A request in flight, or room for one."""
 
-    header: Block
-    data: Block
-    status: Block
-    table: Block
+    header: Allocation
+    data: Allocation
+    status: Allocation
+    table: Allocation
     kind: BlkType = BlkType.IN
     block: int = 0
     sequence: int = 0

@@ -1,32 +1,53 @@
-"""The guest side and the front-end side, for tests of devices."""
+"""The guest side and the front-end side, for tests of devices: see docs/testing.md."""
 
+from vuproc.ops.status import QueueStatus, Status
 from vuproc.testing.bell import Bell, BellKind
-from vuproc.testing.block import Block
-from vuproc.testing.errors import BackendFault, LoadStalled, NoCompletion, NoReply, Refused
-from vuproc.testing.frontend import FrontEnd
+from vuproc.testing.block import Block, Outcome
+from vuproc.testing.errors import (
+    BackendFault,
+    LoadStalled,
+    NoCompletion,
+    NoConfigChange,
+    NoReply,
+    OutOfMemory,
+    Refused,
+    RingFull,
+    ServeFailed,
+)
+from vuproc.testing.frontend import BackEndChannel, FrontEnd
 from vuproc.testing.guest import Guest
 from vuproc.testing.job import Job, Kind, Stats
-from vuproc.testing.memory import Ram, RamRegion
-from vuproc.testing.queue import Completion
+from vuproc.testing.memory import Allocation, Ram, RamRegion
+from vuproc.testing.queue import Completion, DriverQueue
 from vuproc.testing.serve import Served, serve
 
 __all__ = [
+    "Allocation",
+    "BackEndChannel",
     "BackendFault",
     "Bell",
     "BellKind",
     "Block",
     "Completion",
+    "DriverQueue",
     "FrontEnd",
     "Guest",
     "Job",
     "Kind",
     "LoadStalled",
     "NoCompletion",
+    "NoConfigChange",
     "NoReply",
+    "OutOfMemory",
+    "Outcome",
+    "QueueStatus",
     "Ram",
     "RamRegion",
     "Refused",
+    "RingFull",
+    "ServeFailed",
     "Served",
     "Stats",
+    "Status",
     "serve",
 ]

@@ -41,6 +41,17 @@ class NoCompletion(VuprocError):
         return f"queue {self.queue}: no completion within {self.timeout_s:g} s"
 
 
+class NoConfigChange(VuprocError):
+    """The back-end announced no change of the configuration space within `timeout_s` seconds."""
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(timeout_s)
+        self.timeout_s = timeout_s
+
+    def __str__(self) -> str:
+        return f"no change of the configuration space was announced within {self.timeout_s:g} s"
+
+
 class NoReply(VuprocError):
     """The back-end did not answer `message` within `timeout_s` seconds."""
 

@@ -19,11 +19,12 @@ from vuproc.spec.vhost_user import (
     PAYLOAD_MAX,
     U64,
     VERSION,
+    BackendRequest,
     ProtocolFeature,
     Reply,
 )
 from vuproc.spec.virtio import Feature
-from vuproc.testing.errors import NoReply, Refused
+from vuproc.testing.errors import NoConfigChange, NoReply, Refused
 from vuproc.testing.memory import RamRegion
 from vuproc.vhost_user.wire import Message, Receiver, encode, reply, send
 
@@ -52,8 +53,9 @@ class FrontEnd:
         """Device features acknowledged with SET_FEATURES."""
         self.protocol_features = ProtocolFeature(0)
         """Protocol features set with SET_PROTOCOL_FEATURES."""
-        self._receiver = Receiver(self.socket, timeout_s, replies=True)
         self.channel: BackEndChannel | None = None
+        """Where the back-end's own messages come in; None before `open_channel`."""
+        self._receiver = Receiver(self.socket, timeout_s, replies=True)
 
     # Any message.
 
@@ -196,6 +198,25 @@ class FrontEnd:
             self.channel.close()
         self.channel = channel
         return channel
+
+    def wait_config_change(self, timeout_s: float | None = None, *, size: int = 256) -> bytes:
+        """Wait for CONFIG_CHANGE_MSG, as a VMM does, and read the configuration space again.
+
+        The channel must be open. Every announcement is waited for once, one that came before the
+        call too; other messages on the channel are acknowledged and dropped. Returns `size` bytes,
+        zero past the space's end. Raises NoConfigChange, Disconnected, ValueError.
+        """
+        if self.channel is None:
+            raise ValueError("there is no back-end channel: open_channel(), or Guest(channel=True)")
+        bound = self.timeout_s if timeout_s is None else timeout_s
+        deadline = time.monotonic() + bound
+        while True:
+            message = self.channel.receive(max(0.0, deadline - time.monotonic()))
+            if message is None:
+                raise NoConfigChange(bound)
+            message.close()
+            if message.request == BackendRequest.CONFIG_CHANGE_MSG:
+                return self.get_config(0, size)
 
     def close(self) -> None:
         """Close the connection, without a word, as a VMM that dies."""

@@ -24,7 +24,8 @@ class Guest:
     path: the device's socket, or a connected socket. queues: how many to set up. memory: the
     guest's RAM, owned from then on, or its size in bytes. features: device features to accept,
     None for all that is offered, less `without`. call: what the call descriptors are. kick: what
-    the kick descriptors are, None for a device that polls. start: negotiate, tell the memory and
+    the kick descriptors are, None for a device that polls. channel: open the back-end channel, as
+    QEMU does, for `wait_config_change`. start: negotiate, tell the memory and
     start every queue at once; else do it with `setup`, `start_queue`.
     """
 
@@ -40,12 +41,14 @@ class Guest:
         without: int = 0,
         call: BellKind = BellKind.EVENTFD,
         kick: BellKind | None = BellKind.EVENTFD,
+        channel: bool = False,
         start: bool = True,
         timeout_s: float = 30.0,
     ) -> None:
         self.timeout_s = timeout_s
         self._call = call
         self._kick = kick
+        self._channel = channel
         self._queue_size = queue_size
         self.queues: dict[int, DriverQueue] = {}
         with ExitStack() as undo:
@@ -69,8 +72,10 @@ class Guest:
         *,
         without: int = 0,
     ) -> None:
-        """Negotiate, and tell the back-end of the memory."""
+        """Negotiate, open the channel if it is wanted, and tell the back-end of the memory."""
         self.front_end.negotiate(features, protocol_features, without=without)
+        if self._channel:
+            self.front_end.open_channel()
         self.set_status(Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK)
         self.front_end.set_memory(self.ram.regions)
 
@@ -154,6 +159,18 @@ class Guest:
         """GET_STATUS."""
         return self.front_end.get_status()
 
+    def config(self, size: int = 256) -> bytes:
+        """The first `size` bytes of the configuration space, zero past its end."""
+        return self.front_end.get_config(0, size)
+
+    def wait_config_change(self, timeout_s: float | None = None, *, size: int = 256) -> bytes:
+        """Wait until the back-end announces a change of the configuration space; its new content.
+
+        Needs `channel=True`. Each announcement is waited for once, one that came before the call
+        too. Returns `size` bytes, zero past the space's end. Raises NoConfigChange.
+        """
+        return self.front_end.wait_config_change(timeout_s, size=size)
+
     # Requests.
 
     def submit(
@@ -186,6 +203,14 @@ class Guest:
     ) -> Completion:
         """Submit one request and wait for it."""
         return self.wait(self.submit(queue, out, in_, indirect=indirect), timeout_s)
+
+    def keep_filled(self, queue: int = 0, *, count: int, size: int) -> None:
+        """Keep `count` writable buffers of `size` bytes on `queue` for the device to write into."""
+        self.queues[queue].keep_filled(count, size)
+
+    def receive(self, queue: int = 0, timeout_s: float | None = None) -> bytes:
+        """What the device wrote into the next buffer of `keep_filled`. Raises NoCompletion."""
+        return self.queues[queue].receive(self.timeout_s if timeout_s is None else timeout_s)
 
     def load(self, queue: int, job: Job) -> Stats:
         """Run many requests on one queue from native code. Raises LoadStalled, BackendFault."""

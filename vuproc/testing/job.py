@@ -18,50 +18,88 @@ class Kind(enum.Enum):
     BLOCK = "block"
     """virtio-blk: a 16-byte header, `block_size` bytes of data, a status byte."""
     PLAIN = "plain"
-    """`out_size` readable and `in_size` writable bytes with nothing in them."""
+    """`out_size` readable and `in_size` writable bytes, a segment each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One run of requests on one queue.
+    """One run of requests on one queue. All sizes and places are in bytes.
 
-    `read_percent` of the BLOCK requests are reads and the rest writes. They lie at whole multiples
-    of `block_size` bytes within [`start`, `start` + `span`), at random by `seed` or, `sequential`,
-    one after the other from the start, wrapping round. `pattern` makes writes carry a content which
-    depends on `pattern` and the place alone, and reads check it (what was written before with the
-    same `pattern`); None sends what happens to be there and checks nothing.
+    BLOCK requests lie at whole multiples of `block_size` within [`start`, `start` + `span`);
+    `read_percent` of them are reads and the rest writes.
+
+    A PLAIN request's readable part is `header` and then its payload: `payload`, or what `pattern`
+    makes of the request's number, or what happens to be there. Its writable part must begin with
+    `expect` and, with `echo`, go on with the payload, up to its end. `Stats.corrupt` counts the
+    requests where the device wrote something else or, by the used length, less.
     """
 
     count: int
+    """Requests in all."""
     depth: int = 32
+    """Requests in flight at once."""
     kind: Kind = Kind.BLOCK
     block_size: int = 4096
+    """Data of a BLOCK request: whole sectors of 512."""
     start: int = 0
     span: int = 0
     read_percent: int = 100
+    """0 to 100."""
     sequential: bool = False
+    """BLOCK: one after the other from `start`, wrapping round; else at random by `seed`."""
     seed: int = 1
     pattern: int | None = None
+    """BLOCK: writes carry a content which depends on this number and the place alone, and reads
+    check it (what was written before with the same number); None sends what happens to be there
+    and checks nothing. PLAIN: payloads that differ from request to request."""
     out_size: int = 16
+    """Readable part of a PLAIN request."""
     in_size: int = 1
+    """Writable part of a PLAIN request."""
+    header: bytes = b""
+    """PLAIN: what the readable part begins with."""
+    payload: bytes | None = None
+    """PLAIN: what follows `header`, repeated up to `out_size`; at least one byte."""
+    expect: bytes = b""
+    """PLAIN: what the device must write first."""
+    echo: bool = False
+    """PLAIN: what the device must write then is the payload, cut where the writable part ends."""
     indirect: bool = True
     """One descriptor a request, pointing to a table (the queue must have INDIRECT_DESC)."""
     poll: bool = False
     """Watch used.idx and never sleep; else sleep on the call descriptor."""
     stall_s: float = 30.0
-    """Give up after this long without one completion."""
+    """Give up after this many seconds without one completion."""
 
     def __post_init__(self) -> None:
         """Refuse what no queue can run: ValueError."""
         if self.count < 0 or self.depth < 1 or not 0 <= self.read_percent <= 100:
             raise ValueError("count, depth or read_percent out of range")
         if self.kind is Kind.BLOCK:
-            if self.block_size < SECTOR or self.block_size % SECTOR or self.start % SECTOR:
-                raise ValueError(f"blocks of {self.block_size} bytes are not whole sectors")
-            if self.span < self.block_size:
-                raise ValueError(f"a span of {self.span} bytes holds no block")
-        elif self.out_size < 0 or self.in_size < 0 or self.out_size + self.in_size == 0:
+            self._check_block()
+        else:
+            self._check_plain()
+
+    def _check_block(self) -> None:
+        if self.block_size < SECTOR or self.block_size % SECTOR or self.start % SECTOR:
+            raise ValueError(f"blocks of {self.block_size} bytes are not whole sectors")
+        if self.span < self.block_size:
+            raise ValueError(f"a span of {self.span} bytes holds no block")
+        if self.header or self.payload is not None or self.expect or self.echo:
+            raise ValueError("header, payload, expect and echo are for PLAIN requests")
+
+    def _check_plain(self) -> None:
+        if self.out_size < 0 or self.in_size < 0 or self.out_size + self.in_size == 0:
             raise ValueError("a request needs at least one byte")
+        room, answer = self.out_size - len(self.header), self.in_size - len(self.expect)
+        if room < 0 or answer < 0:
+            raise ValueError("header longer than out_size, or expect longer than in_size")
+        if self.payload is not None and (not self.payload or self.pattern is not None):
+            raise ValueError("a payload has at least one byte, and there is no pattern beside it")
+        if self.echo and self.payload is None and self.pattern is None:
+            raise ValueError("an echo can be checked of a payload or a pattern")
+        if self.echo and answer > room:
+            raise ValueError(f"an echo of {answer} bytes of a payload of {room}")
 
     @property
     def slot_data(self) -> int:
@@ -74,23 +112,49 @@ class Job:
         """Bytes of guest memory the run needs: data, then header, status and table of each slot."""
         return self.depth * (self.slot_data + 128)
 
+    @property
+    def readable(self) -> bytes:
+        """What the readable parts of all PLAIN requests begin with: all that is not a pattern."""
+        return self.header + self._payload(self.out_size - len(self.header))
+
+    @property
+    def expected(self) -> bytes:
+        """What the writable parts of all PLAIN requests must begin with, patterns apart."""
+        return self.expect + (self._payload(self.checked - len(self.expect)) if self.echo else b"")
+
+    @property
+    def checked(self) -> int:
+        """Bytes of each PLAIN request's writable part which the device must write."""
+        return self.in_size if self.echo else len(self.expect)
+
+    def _payload(self, size: int) -> bytes:
+        if self.payload is None:
+            return b""
+        return (self.payload * (size // len(self.payload) + 1))[:size]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
-    """What a run measured. `latency` counts requests by `bucket_limit_ns`."""
+    """What a run measured."""
 
     completed: int
+    """Requests that came back, whatever their outcome."""
     failed: int
     """Requests whose status byte was not 0 (BLOCK)."""
     corrupt: int
-    """Reads that did not hold the pattern."""
+    """Reads that did not hold the pattern (BLOCK), answers that were not as expected (PLAIN)."""
     seconds: float
+    """From the first request to the last completion."""
     kicks: int
+    """Times the device was notified."""
     calls: int
     """Wake-ups by the call descriptor."""
     bytes_read: int
+    """Data of the reads that succeeded (BLOCK), all writable bytes (PLAIN)."""
     bytes_written: int
+    """Data of the writes that succeeded (BLOCK), all readable bytes (PLAIN)."""
     latency: tuple[int, ...] = field(repr=False)
+    """Requests by the time they took: one number a histogram bucket, see `bucket_limit_ns`."""
 
     @property
     def rate(self) -> float:

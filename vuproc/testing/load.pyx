@@ -10,9 +10,12 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EINTR, errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 from posix.unistd cimport read, write
 
+from vuproc.testing.content cimport (
+    fill_bytes, fill_complement, fill_words, holds_bytes, holds_words, mix, word_at
+)
 from vuproc.testing.ring cimport DESC_INDIRECT, DESC_NEXT, DESC_WRITE, DriverRing, SplitDesc
 from vuproc.shm.atomics cimport vu_load_relaxed64, vu_pause, vu_store_relaxed64
 from vuproc.shm.clock cimport clock_ns
@@ -46,16 +49,8 @@ cdef enum:
 
 cdef struct Slot:
     uint64_t started_ns
-    uint64_t sector
+    uint64_t place                # the sector (BLOCK) or the request's number (PLAIN)
     uint8_t writes
-
-
-cdef inline uint64_t mix(uint64_t x) noexcept nogil:
-    """One step of splitmix64 (public domain, Steele and others): a well mixed function of x."""
-    x += <uint64_t>0x9e3779b97f4a7c15ULL
-    x = (x ^ (x >> 30)) * <uint64_t>0xbf58476d1ce4e5b9ULL
-    x = (x ^ (x >> 27)) * <uint64_t>0x94d049bb133111ebULL
-    return x ^ (x >> 31)
 
 
 cdef inline int bucket_of(uint64_t ns) noexcept nogil:
@@ -78,6 +73,9 @@ cdef class LoadGenerator:
     cdef DriverRing ring
     cdef object _memory
     cdef object job
+    cdef bytes _expected, _unexpected
+    cdef const uint8_t *expected            # what every request's writable part begins with
+    cdef const uint8_t *unexpected          # its complement, for the time before
     cdef char *arena
     cdef uint64_t address
     cdef int kick, call
@@ -89,7 +87,7 @@ cdef class LoadGenerator:
     cdef uint64_t completed_word, stop_word
     cdef uint64_t submitted, failed, corrupt, kicks, calls, bytes_read, bytes_written
     cdef uint64_t count, depth, block, blocks, first_sector, random, pattern, cursor, slot_data
-    cdef uint64_t out_size, in_size
+    cdef uint64_t out_size, in_size, header_size, expected_size, echo_size
     cdef unsigned int read_percent
     cdef bint block_kind, sequential, patterned, indirect, polling, started
     cdef uint64_t stall_ns, progress_ns      # progress: time of the last completion
@@ -134,6 +132,14 @@ cdef class LoadGenerator:
         self.pattern = mix(job.pattern & 0xffffffffffffffff) if self.patterned else 0
         self.out_size = job.out_size
         self.in_size = job.in_size
+        self.header_size = len(job.header)
+        self._expected = job.expected
+        self._unexpected = bytes([byte ^ 0xff for byte in self._expected])
+        self.expected = self._expected
+        self.unexpected = self._unexpected
+        self.expected_size = len(self._expected)
+        # What the template does not hold: it differs from request to request.
+        self.echo_size = job.checked - self.expected_size
         self.polling = job.poll
         self.stall_ns = <uint64_t>(job.stall_s * 1e9)
         if not self.polling and call < 0:
@@ -147,6 +153,8 @@ cdef class LoadGenerator:
             self.free_slots[i] = <uint16_t>(self.depth - 1 - i)
         self.free_count = <unsigned int>self.depth
         memset(self.histogram, 0, sizeof(self.histogram))
+        if not self.block_kind:
+            self.write_content(job.readable)
 
     def __dealloc__(self):
         free(self.slots)
@@ -194,6 +202,18 @@ cdef class LoadGenerator:
         """Requests done so far. From any thread."""
         return vu_load_relaxed64(&self.completed_word)
 
+    cdef int write_content(self, bytes content) except -1:
+        """Write what is the same in all requests into every slot's readable part."""
+        cdef const uint8_t *source = content
+        cdef size_t size = len(content)
+        cdef uint64_t i
+        if size > self.out_size:
+            raise ValueError(f"{size} bytes of content for {self.out_size} readable bytes")
+        for i in range(self.depth):
+            # SAFETY: data area i of the checked arena begins with out_size readable bytes.
+            memcpy(self.arena + i * self.slot_data, source, size)
+        return 0
+
     cdef int turn(self) noexcept nogil:
         """Go on until the job's end (1), a look at signals (0), a bad head (-1) or a stall (-2)."""
         cdef uint64_t now = clock_ns()
@@ -226,7 +246,7 @@ cdef class LoadGenerator:
                 if not any:
                     now = clock_ns()
                     any = True
-                self.finish(self.slot_of_head[head], now)
+                self.finish(self.slot_of_head[head], length, now)
             if any:
                 self.progress_ns = now
                 spins = 0
@@ -279,6 +299,7 @@ cdef class LoadGenerator:
         cdef SplitDesc[3] chain
         cdef unsigned int used = 0, i
         cdef uint32_t *header
+        cdef uint64_t *words
         cdef int head
         cdef uint16_t at
         slot.started_ns = now
@@ -292,19 +313,21 @@ cdef class LoadGenerator:
                     self.cursor = 0
             else:
                 place = mix(self.random) % self.blocks
-            slot.sector = self.first_sector + place * (self.block // 512)
+            slot.place = self.first_sector + place * (self.block // 512)
             # SAFETY: header and status lie in the slot's own service area of the checked arena.
             header = <uint32_t *>(self.arena + service + HEADER_AT)
             header[0] = BLK_OUT if slot.writes else BLK_IN
             header[1] = 0
-            memcpy(&header[2], &slot.sector, 8)
+            memcpy(&header[2], &slot.place, 8)
             self.arena[service + STATUS_AT] = <char>STATUS_UNSET
             if self.patterned:
+                # SAFETY: a data area holds block_size bytes, whole sectors, at a multiple of 64.
+                words = <uint64_t *>(self.arena + data)
                 if slot.writes:
-                    self.fill(data, slot.sector)
+                    fill_words(words, self.block // 8, self.pattern, slot.place)
                 else:
                     # A read that moves nothing must not find what the last one left here.
-                    (<uint64_t *>(self.arena + data))[0] = ~self.word(slot.sector, 0)
+                    words[0] = ~word_at(self.pattern, slot.place, 0)
             chain[0].addr = self.address + service + HEADER_AT
             chain[0].len = 16
             chain[0].flags = 0
@@ -316,6 +339,8 @@ cdef class LoadGenerator:
             chain[2].flags = DESC_WRITE
             used = 3
         else:
+            slot.place = self.submitted
+            self.fill_plain(data, slot.place)
             if self.out_size:
                 chain[used].addr = self.address + data
                 chain[used].len = <uint32_t>self.out_size
@@ -354,11 +379,37 @@ cdef class LoadGenerator:
         self.ring.offer(<uint16_t>head)
         self.submitted += 1
 
-    cdef void finish(self, uint16_t index, uint64_t now) noexcept nogil:
-        """Count the completion of slot `index` and free it."""
+    cdef void fill_plain(self, uint64_t data, uint64_t number) noexcept nogil:
+        """Write what is request `number`'s own into a data area: its pattern, and the complement of
+        what the device is expected to write, so that nothing it leaves out is taken for right.
+        """
+        # SAFETY: the data area holds out_size readable and then in_size writable bytes; a header
+        # is no longer than the first, and Job.checked, the sum below, no longer than the second.
+        cdef uint8_t *readable = <uint8_t *>self.arena + data
+        cdef uint8_t *writable = readable + self.out_size
+        if self.patterned:
+            fill_bytes(
+                readable + self.header_size, self.out_size - self.header_size, self.pattern, number
+            )
+        memcpy(writable, self.unexpected, self.expected_size)
+        fill_complement(writable + self.expected_size, self.echo_size, self.pattern, number)
+
+    cdef bint plain_is_right(self, uint64_t data, uint32_t length, uint64_t number) noexcept nogil:
+        """Whether the device wrote what is expected of request `number`, and said that it did."""
+        # SAFETY: as in fill_plain().
+        cdef const uint8_t *writable = <const uint8_t *>self.arena + data + self.out_size
+        if length < self.expected_size + self.echo_size:
+            return False
+        if memcmp(writable, self.expected, self.expected_size) != 0:
+            return False
+        return holds_bytes(writable + self.expected_size, self.echo_size, self.pattern, number)
+
+    cdef void finish(self, uint16_t index, uint32_t length, uint64_t now) noexcept nogil:
+        """Count the completion of slot `index`, of used length `length`, and free it."""
         cdef Slot *slot = &self.slots[index]
         cdef uint64_t service = self.depth * self.slot_data + <uint64_t>index * SLOT_SERVICE
         cdef uint64_t data = index * self.slot_data
+        cdef const uint64_t *words
         if self.block_kind:
             if self.arena[service + STATUS_AT] != 0:
                 self.failed += 1
@@ -366,34 +417,18 @@ cdef class LoadGenerator:
                 self.bytes_written += self.block
             else:
                 self.bytes_read += self.block
-                if self.patterned and not self.holds(data, slot.sector):
+                # SAFETY: as in submit().
+                words = <uint64_t *>(self.arena + data)
+                if self.patterned and not holds_words(
+                    words, self.block // 8, self.pattern, slot.place
+                ):
                     self.corrupt += 1
         else:
+            if not self.plain_is_right(data, length, slot.place):
+                self.corrupt += 1
             self.bytes_written += self.out_size
             self.bytes_read += self.in_size
         self.histogram[bucket_of(now - slot.started_ns)] += 1
         vu_store_relaxed64(&self.completed_word, self.completed_word + 1)
         self.free_slots[self.free_count] = index
         self.free_count += 1
-
-    cdef void fill(self, uint64_t data, uint64_t sector) noexcept nogil:
-        """Write the pattern of the block at `sector` into a data area."""
-        # SAFETY: a data area holds block_size bytes, a multiple of 512, at an offset aligned to 64.
-        cdef uint64_t *words = <uint64_t *>(self.arena + data)
-        cdef uint64_t i, value
-        for i in range(self.block // 8):
-            value = self.word(sector, i)
-            words[i] = value
-
-    cdef bint holds(self, uint64_t data, uint64_t sector) noexcept nogil:
-        """Whether a data area holds the pattern of the block at `sector`."""
-        # SAFETY: as in fill().
-        cdef uint64_t *words = <uint64_t *>(self.arena + data)
-        cdef uint64_t i, wrong = 0
-        for i in range(self.block // 8):
-            wrong |= words[i] ^ self.word(sector, i)
-        return wrong == 0
-
-    cdef inline uint64_t word(self, uint64_t sector, uint64_t i) noexcept nogil:
-        """Word `i` from `sector` on, by pattern and place: blocks of any size agree."""
-        return (self.pattern + (sector * 64 + i)) * <uint64_t>0x9e3779b97f4a7c15ULL

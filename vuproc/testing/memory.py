@@ -18,7 +18,7 @@ so that a back-end which takes one for the other is found out."""
 
 
 @dataclass(slots=True, eq=False)
-class Block:
+class Allocation:
     """An allocated range of one region; `view` is its memory, writable."""
 
     region: RamRegion
@@ -81,7 +81,7 @@ class RamRegion:
             "mmap_offset": self.mmap_offset,
         }
 
-    def allocate(self, size: int, align: int = 16) -> Block | None:
+    def allocate(self, size: int, align: int = 16) -> Allocation | None:
         """A zeroed block of `size` bytes, its guest address a multiple of `align`; None if full."""
         for index, (start, length) in enumerate(self._free):
             offset = start + -(self.guest_addr + start) % align
@@ -90,7 +90,7 @@ class RamRegion:
                 self._free[index : index + 1] = [part for part in rest if part[1]]
                 view = self.buffer[offset : offset + size]
                 view[:] = bytes(size)
-                return Block(self, offset, size, view)
+                return Allocation(self, offset, size, view)
         return None
 
     def give_back(self, offset: int, size: int) -> None:
@@ -122,7 +122,7 @@ class Ram:
         """Own `regions`; a number makes one region of so many bytes at guest address 0x100000."""
         self.regions = [RamRegion(1 << 20, regions)] if isinstance(regions, int) else [*regions]
 
-    def allocate(self, size: int, align: int = 16) -> Block:
+    def allocate(self, size: int, align: int = 16) -> Allocation:
         """A zeroed block from the first region with room. Raises OutOfMemory."""
         for region in self.regions:
             block = region.allocate(size, align)

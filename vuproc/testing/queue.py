@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 from vuproc.testing.bell import Bell, BellKind
-from vuproc.testing.errors import NoCompletion
+from vuproc.testing.errors import NoCompletion, RingFull
 from vuproc.testing.job import SECTOR, Job, Stats
 from vuproc.testing.load import LoadGenerator
-from vuproc.testing.memory import Block, Ram
+from vuproc.testing.memory import Allocation, Ram
+from vuproc.testing.receive import ReceiveBuffers
 from vuproc.testing.ring import DriverRing, ring_layout
 
 SEGMENT_ALIGN = 16
@@ -38,8 +39,8 @@ class Completion:
 @dataclass(slots=True)
 class _InFlight:
     token: int
-    blocks: list[Block]
-    writable: list[Block | None]  # None: a segment of no bytes
+    blocks: list[Allocation]
+    writable: list[Allocation | None]  # None: a segment of no bytes
 
 
 class DriverQueue:
@@ -94,6 +95,7 @@ class DriverQueue:
         self._serial = 0
         self._in_flight: dict[int, _InFlight] = {}
         self._done: dict[int, Completion] = {}
+        self._receiving: ReceiveBuffers | None = None
 
     @property
     def in_flight(self) -> int:
@@ -141,13 +143,7 @@ class DriverQueue:
         It never looks at the ring without a call once it has gone to sleep, as a driver that trusts
         its interrupts: a call which the device forgets is a NoCompletion.
         """
-        deadline = time.monotonic() + timeout_s
-        while token not in self._done:
-            if self.reap() or self.ring.arm():
-                continue
-            if not self.call_bell.wait(deadline - time.monotonic()):
-                raise NoCompletion(self.index, timeout_s)
-            self.ring.disarm()
+        self._sleep_until(lambda: token in self._done, timeout_s)
         return self._done.pop(token)
 
     def do(
@@ -161,18 +157,51 @@ class DriverQueue:
         """Submit one request and wait for it."""
         return self.wait(self.submit(out, in_, indirect=indirect), timeout_s)
 
+    def keep_filled(self, count: int, size: int) -> None:
+        """Offer `count` writable buffers of `size` bytes, and each anew after it was received.
+
+        For queues into which a device writes when it likes: network and console receive, vsock,
+        events. Once a ring; other requests may go on beside it. Raises RingFull (nothing is offered
+        then), OutOfMemory, ValueError.
+        """
+        if self._receiving is not None:
+            raise ValueError("this queue is kept filled already")
+        if count < 1 or size < 1:
+            raise ValueError(f"{count} buffers of {size} bytes cannot be kept filled")
+        if count > self.ring.free:
+            raise RingFull(count, self.ring.free)
+        tokens = self.submit_many([((), (size,))] * count)
+        self._receiving = ReceiveBuffers(size, tokens)
+
+    def receive(self, timeout_s: float = 30.0) -> bytes:
+        """What the device wrote into the next buffer of `keep_filled`, in the device's order.
+
+        Sleeps on the call descriptor, as `wait` does. The used length says how long it is, and an
+        empty buffer is b"". The buffer is offered anew, so that the device has one less for each
+        that waits here to be received. Raises NoCompletion, ValueError.
+        """
+        receiving = self._receiving
+        if receiving is None:
+            raise ValueError("this queue is not kept filled: call keep_filled first")
+        self._sleep_until(lambda: bool(receiving.filled), timeout_s)
+        receiving.offered(self.submit((), (receiving.size,)))
+        return receiving.filled.popleft()
+
     def reap(self) -> int:
         """Take back what is completed without waiting; how many. Raises BackendFault."""
         elements = self.ring.reap()
         for head, written in elements:
             request = self._in_flight.pop(head)
             data = tuple(bytes(b.view) if b is not None else b"" for b in request.writable)
-            self._done[request.token] = Completion(written, data)
+            completion = Completion(written, data)
+            receiving = self._receiving
+            if receiving is None or not receiving.completed(request.token, completion.content):
+                self._done[request.token] = completion
             for block in request.blocks:
                 block.free()
         return len(elements)
 
-    def loader(self, job: Job) -> tuple[LoadGenerator, Block]:
+    def loader(self, job: Job) -> tuple[LoadGenerator, Allocation]:
         """A load generator for `job` and the memory it uses, to be freed after its run."""
         arena = self._ram.allocate(job.arena_size, 4096)
         kick = -1 if self.kick_bell is None else self.kick_bell.ours.fileno()
@@ -206,9 +235,19 @@ class DriverQueue:
         self.call_bell.close()
         self.err_bell.close()
 
+    def _sleep_until(self, holds: Callable[[], bool], timeout_s: float) -> None:
+        """Take back what is completed, and sleep on the call descriptor, until it holds."""
+        deadline = time.monotonic() + timeout_s
+        while not holds():
+            if self.reap() or self.ring.arm():
+                continue
+            if not self.call_bell.wait(deadline - time.monotonic()):
+                raise NoCompletion(self.index, timeout_s)
+            self.ring.disarm()
+
     def _offer(self, out: Sequence[bytes], in_: Sequence[int], indirect: bool) -> int:
-        blocks: list[Block] = []
-        writable: list[Block | None] = []
+        blocks: list[Allocation] = []
+        writable: list[Allocation | None] = []
         segments: list[tuple[int, int, bool]] = []
         try:
             for content in out:
@@ -234,7 +273,7 @@ class DriverQueue:
         self._in_flight[head] = _InFlight(self._serial, blocks, writable)
         return self._serial
 
-    def _segment(self, blocks: list[Block], size: int) -> Block | None:
+    def _segment(self, blocks: list[Allocation], size: int) -> Allocation | None:
         if size == 0:
             return None
         # Whole sectors lie as in real drivers: O_DIRECT of the back-end wants it.
@@ -243,5 +282,5 @@ class DriverQueue:
         return block
 
 
-def _address(block: Block | None) -> int:
+def _address(block: Allocation | None) -> int:
     return 0 if block is None else block.guest_addr

@@ -19,6 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from vuproc.device import Device
+from vuproc.ops.admin import AdminError
+from vuproc.ops.status import Status
+from vuproc.testing import workers
 from vuproc.testing.errors import ServeFailed
 from vuproc.testing.frontend import FrontEnd
 from vuproc.testing.guest import Guest
@@ -65,6 +68,47 @@ class Served:
     def guest(self, **options: Any) -> Guest:
         """A guest on a new connection; the options are those of `Guest`."""
         return Guest(self.socket, **options)
+
+    # What an operator does.
+
+    def status(self) -> Status:
+        """What `vuproc status` shows, typed. Raises ServeFailed."""
+        with self._answering():
+            return workers.status_of(self.socket)
+
+    def reload(self) -> list[str]:
+        """What `vuproc reload` does: the device file is read anew; a line for each change.
+
+        Raises ServeFailed if the device refuses.
+        """
+        with self._answering():
+            return workers.reload(self.socket)
+
+    def kill_worker(self, queue: int = 0, timeout_s: float = 30.0) -> int:
+        """SIGKILL the worker of `queue`, and wait until it is gone; its pid.
+
+        `timeout_s` bounds the wait for there being one. Raises ServeFailed, ValueError for no such
+        queue.
+        """
+        deadline = time.monotonic() + timeout_s
+        with self._answering():
+            while True:
+                pid = workers.wait_worker(self.socket, queue, None, deadline, self._await_news)
+                if workers.kill_worker(self.socket, queue, pid):
+                    return pid
+
+    def wait_worker(
+        self, queue: int = 0, *, other_than: int | None = None, timeout_s: float = 30.0
+    ) -> int:
+        """Wait until `queue` has a worker, and another one than the process `other_than`; its pid.
+
+        Raises ServeFailed, at once if the queue is broken, ValueError for no such queue.
+        """
+        deadline = time.monotonic() + timeout_s
+        with self._answering():
+            return workers.wait_worker(self.socket, queue, other_than, deadline, self._await_news)
+
+    # Its log and its end.
 
     def wait_for_line(
         self, wanted: str | Callable[[str], bool], timeout_s: float = 30.0, *, after: int = 0
@@ -136,6 +180,19 @@ class Served:
                     raise self._failed(f"{self.socket} did not listen in {START_TIMEOUT:g} s")
         finally:
             os.close(pidfd)
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Whatever the admin socket refuses comes with the log's last lines."""
+        try:
+            yield
+        except (AdminError, TimeoutError) as error:
+            raise self._failed(str(error)) from error
+
+    def _await_news(self, timeout_s: float) -> None:
+        """Wait until the device logs something, at most `timeout_s` seconds."""
+        with self._news:
+            self._news.wait(timeout_s)
 
     def _read(self) -> None:
         assert self._process.stdout is not None
