@@ -5,11 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import cast
 
 import pytest
 
 import vuproc
-from vuproc.device import Device, HasFileno
+from vuproc.device import Device, HasFileno, Loop
 from vuproc.options import Options
 
 
@@ -49,7 +50,7 @@ def test_watch_goes_to_the_worker() -> None:
     device, recorder = Least(), Recorder()
     with pytest.raises(RuntimeError, match="in a worker only"):
         device.watch(0, print)
-    device.attach(recorder)
+    device.attach(cast(Loop, recorder))
     device.watch(5, print)
     device.watch(6, print, write=True)
     device.unwatch(5)

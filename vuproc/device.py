@@ -12,6 +12,8 @@ from vuproc.fd import Fd
 from vuproc.options import Options
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
     from vuproc.shm.native import NativeDevice
     from vuproc.shm.request import Request
 
@@ -26,14 +28,38 @@ class HasFileno(Protocol):
     def fileno(self) -> int: ...  # noqa: D102
 
 
-class Watcher(Protocol):
-    """The part of a worker's loop which a device may use."""
+class Timer(Protocol):
+    """A call that is to come."""
+
+    def cancel(self) -> None:
+        """Do not call any more; nothing happens if it was called, or cancelled, already."""
+
+    @property
+    def active(self) -> bool:
+        """Whether a call is to come."""
+
+
+class Loop(Protocol):
+    """The part of a worker's loop which a device may use; `Device` has the words for it."""
 
     def watch(  # noqa: D102
         self, fd: int | HasFileno, callback: Callable[[], None], *, write: bool
     ) -> None: ...
 
     def unwatch(self, fd: int | HasFileno) -> None: ...  # noqa: D102
+
+    def call_soon(self, callback: Callable[[], None]) -> None: ...  # noqa: D102
+
+    def call_later(  # noqa: D102
+        self, seconds: float, callback: Callable[[], None], *, again: bool
+    ) -> Timer: ...
+
+    def config_changed(self) -> None: ...  # noqa: D102
+
+    def take(self, queue: int) -> Request | None: ...  # noqa: D102
+
+    @property
+    def asyncio_loop(self) -> AbstractEventLoop: ...  # noqa: D102
 
 
 class Device:
@@ -51,10 +77,11 @@ class Device:
     options_type: ClassVar[type[Options]] = Options
     """The struct which the options in the device file become."""
 
-    resubmit: ClassVar[Resubmit] = "run"
+    resubmit: ClassVar[Resubmit | Mapping[int, Resubmit]] = "run"
     """What becomes of a request that a worker had begun when it died: it is run again, completed as
     if nothing had been written ("drop"), or given to `fail`. Choose one of the others where running
-    twice does harm, such as sending a frame."""
+    twice does harm, such as sending a frame. A mapping says it queue by queue ("run" for one that
+    is not in it), `Request.resubmit` request by request."""
 
     log: ClassVar[logging.Logger] = logging.getLogger("vuproc.device")
     """Lines logged here by a worker appear in the master's log, up to a bound a line of code."""
@@ -66,7 +93,7 @@ class Device:
     recovered: bool = False
     """In a worker, from before `setup`: another has served its queues before it, and has died or
     was replaced. What that one left in the `shared` files is worth a look."""
-    _watcher: Watcher | None = None
+    _loop: Loop | None = None
 
     def __init__(self, options: Options | None = None) -> None:
         """Keep the options. Stay cheap here, and open nothing: that is for `setup`."""
@@ -94,8 +121,21 @@ class Device:
         return self.features
 
     def config_space(self) -> bytes:
-        """The device's configuration space, little-endian, at most 4084 bytes."""
+        """The device's configuration space, little-endian, at most 4084 bytes, always as many.
+
+        Asked for in the master at the start. The worker of queue 0 asks as well: after each write
+        of the driver's, after a reset, and when the device calls `config_changed`. If the answer is
+        another than the last, it is what the driver reads from then on: so what the driver wrote
+        may decide what it reads next.
+        """
         return b""
+
+    def pulls(self, queue: int) -> bool:
+        """Whether the device takes requests of `queue` by itself (`take`), instead of being given
+        each of them by `handle`: as with buffers to receive into, which are of no use before there
+        is something to put there.
+        """
+        return False
 
     def shared_files(self) -> dict[str, Fd]:
         """Files that all workers are to share, by name. Called in the master, at the start.
@@ -163,6 +203,8 @@ class Device:
 
         If this raises or returns something else, it is logged with this method's name and `fail`
         is called for the request. The queue goes on.
+
+        It may be an `async def`: then the worker's loop is asyncio's, and each request has a task.
         """
         raise NotImplementedError(f"{type(self).__name__}.handle")
 
@@ -173,8 +215,21 @@ class Device:
         """
         request.finish(0)
 
+    def available(self, queue: int) -> None:
+        """There are requests to `take` on a queue that the device pulls from: after a time without,
+        or when the ring has started. Take what is needed now; the rest stays where it is.
+        """
+
     def ring_started(self, queue: int) -> None:
         """The driver's queue is there: requests may follow."""
+
+    def ring_stopping(self, queue: int) -> None:
+        """The queue is about to stop, or the guest's memory to change, once nothing is in flight.
+
+        Finish what the device keeps, or give it back (`Request.release`): the driver then has it
+        as if it had not been fetched, and it comes again when the queue goes on. There are seconds
+        for what is under way; after them the worker is killed.
+        """
 
     def ring_stopped(self, queue: int) -> None:
         """The queue is gone, and every request of it; it may be started again later."""
@@ -186,7 +241,8 @@ class Device:
         """The driver writes `data` at `offset` into the configuration space.
 
         Raise to refuse, which the default does. What is accepted is what the driver reads back
-        until the next reset; a restarted worker gets the writes again.
+        until the next reset, unless `config_space` says something else by then; a restarted worker
+        gets the writes again.
         """
         raise ValueError(f"{type(self).__name__} has no writable configuration fields")
 
@@ -207,20 +263,61 @@ class Device:
         that is logged and `fd` is no longer watched. Raises ValueError if it is watched already,
         RuntimeError outside a worker.
         """
-        self._attached().watch(fd, callback, write=write)
+        self._running_in().watch(fd, callback, write=write)
 
     def unwatch(self, fd: int | HasFileno) -> None:
         """Stop watching `fd`."""
-        self._attached().unwatch(fd)
+        self._running_in().unwatch(fd)
 
-    def attach(self, watcher: Watcher) -> None:
-        """Called by the worker, before `setup`: whose loop it is that `watch` uses."""
-        self._watcher = watcher
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        """Call `callback` in the worker's thread, between requests. May be called by any thread:
+        this is how one hands its result over.
+        """
+        self._running_in().call_soon(callback)
 
-    def _attached(self) -> Watcher:
-        if self._watcher is None:
-            raise RuntimeError("watch works in a worker only, from setup on")
-        return self._watcher
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer:
+        """Call `callback` between requests, in so many seconds. Raises ValueError if they are
+        negative.
+
+        On an idle worker it comes within half a millisecond of its time.
+        """
+        return self._running_in().call_later(seconds, callback, again=False)
+
+    def call_every(self, seconds: float, callback: Callable[[], None]) -> Timer:
+        """Call `callback` again and again, so many seconds apart. A call that is late does not put
+        off those that follow; what is missed is not made up for.
+        """
+        return self._running_in().call_later(seconds, callback, again=True)
+
+    def config_changed(self) -> None:
+        """What `config_space` says has changed: have the driver read it again, if the front-end can
+        tell it. In the worker of queue 0.
+        """
+        self._running_in().config_changed()
+
+    def take(self, queue: int) -> Request | None:
+        """The next request of a queue of this worker that the device pulls from, or None: then
+        `available` is called when there is one.
+
+        It is deferred: it stays the device's until it is finished or released.
+        """
+        return self._running_in().take(queue)
+
+    @property
+    def asyncio_loop(self) -> AbstractEventLoop:
+        """The asyncio loop that the worker runs in, of a device whose `handle` is an `async
+        def`; RuntimeError for others.
+        """
+        return self._running_in().asyncio_loop
+
+    def attach(self, loop: Loop) -> None:
+        """Called by the worker, before `setup`: whose loop it is that the device runs in."""
+        self._loop = loop
+
+    def _running_in(self) -> Loop:
+        if self._loop is None:
+            raise RuntimeError("there is a loop in a worker only, from setup on")
+        return self._loop
 
 
 def _sizes(files: Mapping[str, HasFileno]) -> dict[str, int]:

@@ -19,6 +19,7 @@ from vuproc.vhost_user.backend_channel import CLOSED, BackendChannel
 from vuproc.vhost_user.effects import Effect, EffectFailed, SetBackendChannel
 from vuproc.vhost_user.session import Session
 from vuproc.vhost_user.wire import Message
+from vuproc.workers.control import ConfigSays, RingBroken
 
 log = logging.getLogger("vuproc.master")
 
@@ -167,11 +168,16 @@ class FrontEnd:
 
     def note_news(self) -> None:
         """Take note of the rings that have broken: the driver is shown that the device needs a
-        reset, where that was negotiated.
+        reset, where that was negotiated. And of changes of the configuration space: the driver is
+        told to read it again.
         """
-        for broken in self._pool.take_news():
-            log.error("queue %d: broken: %s", broken.queue, broken.cause)
-            self._state_changed(self.session.ring_broken(broken.queue, broken.cause))
+        for news in self._pool.take_news():
+            match news:
+                case RingBroken(queue=queue, cause=cause):
+                    log.error("queue %d: broken: %s", queue, cause)
+                    self._state_changed(self.session.ring_broken(queue, cause))
+                case ConfigSays():
+                    self.config_changed()
 
     def ring_revived(self, queue: int) -> None:
         """A broken ring is served again, at an operator's wish."""

@@ -28,6 +28,7 @@ from vuproc.pool.process import WorkerLost, WorkerSetupError
 from vuproc.pool.worker_watch import WorkerWatch
 from vuproc.signals import Signals
 from vuproc.vhost_user.session import Offer, Session
+from vuproc.workers.control import RingBroken
 
 log = logging.getLogger("vuproc.master")
 
@@ -210,8 +211,9 @@ class Master:
         if self._front_end is not None:
             self._front_end.note_news()
         else:
-            for broken in self.pool.take_news():
-                log.error("queue %d: broken: %s", broken.queue, broken.cause)
+            for news in self.pool.take_news():
+                if isinstance(news, RingBroken):
+                    log.error("queue %d: broken: %s", news.queue, news.cause)
 
     def _tend_fd_store(self) -> float | None:
         self._fd_store.tend()

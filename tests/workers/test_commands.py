@@ -32,6 +32,7 @@ class Busy:
     completions = -1
 
     def __init__(self, base: int) -> None:
+        self.index = 0
         self.base = base
 
     def stop(self) -> tuple[int, int]:
@@ -40,6 +41,8 @@ class Busy:
 
     def unwatch_in(self, _watcher: Watcher) -> None: ...
 
+    def readmit(self) -> None: ...
+
 
 @pytest.fixture
 def pair() -> Iterator[tuple[MasterChannel, Worker]]:
@@ -47,7 +50,7 @@ def pair() -> Iterator[tuple[MasterChannel, Worker]]:
     master, channel = master_end(ours), worker_end(theirs)
     worker = Worker(channel, Scripted(ScriptedOptions()), 8, WorkerLog(channel))
     yield master, worker
-    worker._watcher.close()
+    worker.close()
     master.close()
     channel.close()
 

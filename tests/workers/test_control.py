@@ -95,6 +95,7 @@ def order_of(kind: type[Order], pipes: tuple[Fd, ...]) -> control.AnyOrder:
         effects.WriteConfig(3, b"abc"),
         effects.ResetDevice(),
         control.BlameUring(0, 5),
+        control.AskConfig(True),
         control.SetLogLevel(10),
         control.Detach(),
         control.Exit(),

@@ -140,5 +140,5 @@ def test_c7_an_idle_worker_says_its_counts_by_itself_and_then_sleeps(
     finally:
         master.send(control.Command(1, control.Exit()))
         thread.join(BOUND_S)
-        worker._watcher.close()
+        worker.close()
     assert not thread.is_alive()

@@ -20,7 +20,7 @@ from vuproc.vhost_user.effects import (
 )
 from vuproc.vhost_user.replay import regions_of, replay
 from vuproc.vhost_user.state import State
-from vuproc.workers.control import AnyOrder
+from vuproc.workers.control import CONFIG_QUEUE, AnyOrder, AskConfig
 
 
 class History:
@@ -112,6 +112,8 @@ class History:
         """
         for offset, data in self.config.written():
             yield WriteConfig(offset, data)
+        if CONFIG_QUEUE in queues:
+            yield AskConfig(self.config.said)
         lost_memory = any(queue in self.broken for queue in queues)
         for effect in replay(self.state, queues):
             match effect:

@@ -15,7 +15,7 @@ from vuproc.pool.orders import Orders
 from vuproc.pool.pool_state import PoolState
 from vuproc.pool.process import WorkerLost, WorkerProcess, WorkerRefused, WorkerSetupError
 from vuproc.pool.slot import WorkerSlot
-from vuproc.pool.slots import Lacking, WorkerSlots
+from vuproc.pool.slots import Lacking, News, WorkerSlots
 from vuproc.pool.starts import OnReport
 from vuproc.vhost_user.config_space import ConfigSpace
 from vuproc.vhost_user.effects import (
@@ -40,7 +40,6 @@ from vuproc.vhost_user.effects import (
 )
 from vuproc.vhost_user.state import State
 from vuproc.workers import control
-from vuproc.workers.control import RingBroken
 
 log = logging.getLogger("vuproc.master")
 
@@ -77,8 +76,10 @@ class WorkerPool:
         """As `WorkerSlots.start`."""
         self.slots.start(succeeds=succeeds)
 
-    def take_news(self) -> list[RingBroken]:
-        """The rings that have broken since the last call."""
+    def take_news(self) -> list[News]:
+        """The rings that have broken, and the changes of the configuration space that the driver is
+        to be told of, since the last call.
+        """
         news = [*self.slots.news]
         self.slots.news.clear()
         return news
@@ -214,10 +215,8 @@ class WorkerPool:
             case SetErr(index=index):
                 if index not in self.history.broken:
                     self._orders.tell(index, effect, wait=effect.barrier)
-            case WriteConfig(offset=offset, data=data):
-                before = self.config.read(offset, len(data))
-                self._orders.give_all(effect, WriteConfig(offset, before))
-                self.config.write(offset, data)
+            case WriteConfig():
+                self._write_config(effect)
             case SetMemory() | AddRegion() | RemoveRegion():
                 self._orders.give_all(effect, self._memory_before(effect))
             case SetFeatures():
@@ -234,9 +233,22 @@ class WorkerPool:
             return RemoveRegion(effect.region)
         return SetMemory(self.history.state.regions)
 
+    def _write_config(self, effect: WriteConfig) -> None:
+        """The workers may have it that the driver is to read something else from then on, and say
+        so before they obey.
+        """
+        before = self.config.state()
+        undo = WriteConfig(effect.offset, self.config.read(effect.offset, len(effect.data)))
+        self.config.write(effect.offset, effect.data)
+        try:
+            self._orders.give_all(effect, undo)
+        except BaseException:
+            self.config.back_to(before)
+            raise
+
     def _reset(self, effect: ResetDevice) -> None:
-        self._orders.give_all(effect, None)
         self.config.reset()
+        self._orders.give_all(effect, None)
         self.history.forget_positions()
         for slot in self.slots:
             slot.close_breaker()

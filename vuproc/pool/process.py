@@ -29,13 +29,15 @@ from vuproc.vhost_user.traffic import CommandLog
 from vuproc.workers import control, stack
 from vuproc.workers.channel import ChannelError
 from vuproc.workers.control import (
+    CONFIG_QUEUE,
     AnyOrder,
     Command,
+    ConfigSays,
     Done,
     Failed,
-    Logged,
     MasterChannel,
     RingBroken,
+    Said,
     master_end,
 )
 
@@ -91,14 +93,14 @@ class WorkerRefused(VuprocError):
 class WorkerProcess:
     """One worker process and its control channel: a standby until `assign` gives it its queues.
 
-    `on_report` gets what it says unasked: `RingBroken` and `Logged`.
+    `on_report` gets what it says unasked.
     """
 
     def __init__(
         self,
         host: WorkerHost,
         prepare: control.Prepare,
-        on_report: Callable[[RingBroken | Logged], None],
+        on_report: Callable[[Said], None],
     ) -> None:
         """Start the process and have it prepare; does not wait for that. Raises `CannotStart`."""
         self.queues: tuple[int, ...] = ()
@@ -280,6 +282,8 @@ class WorkerProcess:
                 return report
             if isinstance(report, RingBroken) and report.queue not in self.queues:
                 raise self._lost(f"reported queue {report.queue}, which is not its own")
+            if isinstance(report, ConfigSays) and CONFIG_QUEUE not in self.queues:
+                raise self._lost("spoke for the configuration space, which is not its own")
             self._on_report(report)
         return None
 

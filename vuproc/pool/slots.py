@@ -26,10 +26,13 @@ from vuproc.pool.process import (
 from vuproc.pool.slot import BREAKER_DEATHS, LACK_FIRST_S, WorkerSlot
 from vuproc.pool.standby import Standby
 from vuproc.pool.starts import OnReport, WorkerStarts
-from vuproc.workers.control import CAUSE_BYTES, Logged, RingBroken
+from vuproc.workers.control import CAUSE_BYTES, ConfigSays, Logged, RingBroken, Said
 from vuproc.workers.log import MASTER_TAKES
 
 log = logging.getLogger("vuproc.master")
+
+
+News = RingBroken | ConfigSays
 
 
 class NoWorker(WorkerRefused):
@@ -56,8 +59,8 @@ class WorkerSlots:
     ) -> None:
         self.starts = WorkerStarts(start, self._report)
         self.standby = Standby(self.starts.another)
-        self.news: deque[RingBroken] = deque()
-        """Rings that have broken, for the master to take."""
+        self.news: deque[News] = deque()
+        """Rings that have broken, and changes of the configuration space, for the master."""
         self._slots = [WorkerSlot(queues, self.standby.take, work) for queues in groups]
         self._slot_of = {queue: slot for slot in self._slots for queue in slot.queues}
         self._history = history
@@ -247,11 +250,17 @@ class WorkerSlots:
                 setup.err.notify()
             self._break(queue, cause)
 
-    def _report(self, worker: int, report: RingBroken | Logged) -> None:
+    def _report(self, worker: int, report: Said) -> None:
         if isinstance(report, Logged):
             # A worker keeps to bounds of its own; this one is for a worker that does not.
             place = apart(("worker", worker), MASTER_TAKES)
             logging.getLogger("vuproc.device").log(report.level, "%s", report.text, extra=place)
+        elif isinstance(report, ConfigSays):
+            if self._history.config.say(report.content):
+                if report.changed:
+                    self.news.append(report)
+            else:
+                log.error("config_space() has %d bytes now: ignored", len(report.content))
         else:
             self._break(report.queue, report.cause)
 

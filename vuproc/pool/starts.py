@@ -10,9 +10,9 @@ from functools import partial
 
 from vuproc.pool.forkserver import CannotStart
 from vuproc.pool.process import WorkerProcess
-from vuproc.workers.control import Logged, RingBroken
+from vuproc.workers.control import Said
 
-OnReport = Callable[[RingBroken | Logged], None]
+OnReport = Callable[[Said], None]
 
 
 class WorkerStarts:
@@ -24,7 +24,7 @@ class WorkerStarts:
     def __init__(
         self,
         start: Callable[[OnReport], WorkerProcess],
-        on_report: Callable[[int, RingBroken | Logged], None],
+        on_report: Callable[[int, Said], None],
     ) -> None:
         self._start = start
         self._on_report = on_report

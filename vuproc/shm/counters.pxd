@@ -51,4 +51,4 @@ cdef class QueueCounters:
     cdef void completed(
         self, uint64_t bytes_read, uint64_t bytes_written, uint64_t nanoseconds
     ) noexcept nogil
-    cdef bint told(self) noexcept nogil
+    cdef bint command_is_pending(self) noexcept nogil

@@ -67,6 +67,10 @@ class QueueCounters:
     def set_awake(self, awake: bool) -> None:
         """Say whether the worker sleeps."""
 
+    @property
+    def command_pending(self) -> bool:
+        """Whether the master has sent a command since `note_commands`."""
+
     def count_command(self) -> None:
         """The master has sent the queue's worker a command, and says so after that."""
 

@@ -124,7 +124,7 @@ cdef class QueueCounters:
 
     def count_command(self):
         """The master has sent the queue's worker a command."""
-        # Release: pairs with the acquire load of `note_commands`. What is counted there is in the channel.
+        # Release: pairs with the acquire load of `note_commands`. What is counted is in the channel.
         vu_store_release64(&self.block.commands, vu_load_relaxed64(&self.block.commands) + 1)
 
     def note_commands(self):
@@ -135,7 +135,12 @@ cdef class QueueCounters:
         """It has found one, and there may be another."""
         self.heeded = vu_load_relaxed64(&self.block.commands) - 1
 
-    cdef bint told(self) noexcept nogil:
+    @property
+    def command_pending(self):
+        """Whether the master has sent a command since `note_commands`."""
+        return self.command_is_pending()
+
+    cdef bint command_is_pending(self) noexcept nogil:
         # Relaxed: it only has the worker look at its channel.
         return vu_load_relaxed64(&self.block.commands) != self.heeded
 

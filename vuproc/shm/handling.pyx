@@ -134,7 +134,7 @@ cdef class Handling(Fetching):
 
     cdef bint wanted(self) noexcept nogil:
         # The worker's loop has something to do besides the requests.
-        return self.counters is not None and self.counters.told()
+        return self.counters is not None and self.counters.command_is_pending()
 
     cdef int submit(self) except -1:
         cdef int answer

@@ -25,8 +25,10 @@ from vuproc.vhost_user.effects import (
     StopRing,
     WriteConfig,
 )
+from vuproc.workers.config_report import ConfigReport
 from vuproc.workers.control import (
     AnyOrder,
+    AskConfig,
     BlameUring,
     Command,
     Detach,
@@ -56,22 +58,42 @@ class Commands:
 
     def __init__(self, device: Device, code: DeviceCode, watcher: Watcher) -> None:
         self.queues: dict[int, Queue] = {}
+        self.config: ConfigReport | None = None
+        """In the worker that speaks for the configuration space."""
         self._device = device
         self._code = code
         self._watcher = watcher
         self._memory = GuestMemory()
         self._features = 0
 
+    def begin(self, order: AnyOrder) -> None:
+        """The order is the next to be carried out: have the device give back what it keeps."""
+        for queue in self._concerned(order):
+            if queue.started:
+                self._code.hook(self._device.ring_stopping, queue.index)
+
     def waits_for(self, order: AnyOrder) -> bool:
         """Whether a ring that the order concerns has requests in flight still."""
+        return any(queue.in_flight for queue in self._concerned(order))
+
+    def readmit(self) -> None:
+        """Orders are carried out: what the device gave back may come to it again."""
+        for queue in self.queues.values():
+            queue.readmit()
+
+    def _concerned(self, order: AnyOrder) -> list[Queue]:
+        """The queues whose rings must be idle before the order."""
         match order.needs_idle:
             case Idle.EVERY_RING:
-                return any(queue.in_flight for queue in self.queues.values())
-            case Idle.ITS_RING:
-                queue = self.queues.get(order.index) if isinstance(order, StopRing) else None
-                return queue is not None and bool(queue.in_flight)
+                return list(self.queues.values())
+            case Idle.ITS_RING if isinstance(order, StopRing) and order.index in self.queues:
+                return [self.queues[order.index]]
             case _:
-                return False
+                return []
+
+    def _look_at_config(self) -> None:
+        if self.config is not None:
+            self.config.look()
 
     def carry_out(self, command: Command) -> Done:
         """Carry out one command; returns the answer.
@@ -110,15 +132,22 @@ class Commands:
                 self._queue(index).set_err(fd)
             case WriteConfig(offset=offset, data=data):
                 self._write_config(offset, data)
+                self._look_at_config()
             case ResetDevice():
                 self._features = 0
                 self._code.hook(self._device.reset)
+                self._look_at_config()
+            case AskConfig(said=said):
+                if said and self.config is not None:
+                    self.config.repeat()
+                self._look_at_config()
             case BlameUring(queue=index, looks=looks):
                 value = self._queue(index).blame(looks)
             case SetLogLevel(level=level):
                 logging.getLogger("vuproc").setLevel(level)
             case Detach():
                 self.detach()
+                self._look_at_config()
             case Exit():
                 self.detach()
                 self._code.hook(self._device.teardown)

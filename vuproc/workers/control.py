@@ -2,7 +2,7 @@
 
 The master gives commands: the session's effects that are for workers, and those below. The worker
 answers each of them once, in their order, with `Done` or `Failed` that repeats the serial, and may
-send `RingBroken` and `Logged` between answers.
+send `RingBroken`, `ConfigSays` and `Logged` between answers.
 """
 
 from __future__ import annotations
@@ -21,6 +21,10 @@ CAUSE_BYTES = 256
 """Bytes of the longest cause of a broken ring, or of a death: the state of a session and its status
 hold some for every ring.
 """
+
+
+CONFIG_QUEUE = 0
+"""The queue whose worker speaks for the device's configuration space."""
 
 
 class Prepare(Order, frozen=True, tag=True):
@@ -59,6 +63,14 @@ class BlameUring(Order, frozen=True, tag=True):
     looks: int
 
 
+class AskConfig(Order, frozen=True, tag=True):
+    """Say by `ConfigSays` what the configuration space is, if it is another than when the device
+    was made, or if a worker has said so before (`said`).
+    """
+
+    said: bool
+
+
 class SetLogLevel(Order, frozen=True, tag=True):
     """What is worth a line in the log from now on; the logging module's number."""
 
@@ -73,7 +85,7 @@ class Exit(Order, frozen=True, tag=True):
     """End the process after the answer."""
 
 
-AnyOrder = ForWorkers | Prepare | Assign | BlameUring | SetLogLevel | Detach | Exit
+AnyOrder = ForWorkers | Prepare | Assign | AskConfig | BlameUring | SetLogLevel | Detach | Exit
 
 
 class Command(msgspec.Struct, frozen=True, array_like=True):
@@ -132,7 +144,20 @@ class Logged(msgspec.Struct, frozen=True, tag=True):
         force_setattr(self, "text", texts.block(self.text))
 
 
-AnyReport = Done | Failed | RingBroken | Logged
+class ConfigSays(msgspec.Struct, frozen=True, tag=True):
+    """What the driver is to read as the configuration space from now on.
+
+    `changed`: by itself, so that the driver is to be told.
+    """
+
+    content: bytes
+    changed: bool
+
+
+Said = RingBroken | Logged | ConfigSays
+"""What a worker says unasked."""
+
+AnyReport = Done | Failed | Said
 
 MasterChannel = Channel[Command, AnyReport]
 WorkerChannel = Channel[AnyReport, Command]

@@ -9,27 +9,45 @@ the device has finished what is in flight. The master has a deadline for that.
 from __future__ import annotations
 
 import os
-import select
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 from vuproc.device import Device
 from vuproc.errors import MemoryFault, RingError
 from vuproc.fd import Fd
 from vuproc.shm.counters import QueueCounters
 from vuproc.shm.native import NativeDevice
+from vuproc.shm.request import Request
 from vuproc.shm.ring import SLICE_NS
 from vuproc.shm.segment import Segment
 from vuproc.workers.channel import ChannelClosed
 from vuproc.workers.commands import Commands, Leave, Refusal
-from vuproc.workers.control import Command, Done, Failed, RingBroken, WorkerChannel
-from vuproc.workers.device_code import DeviceCode, name_of
+from vuproc.workers.config_report import ConfigReport
+from vuproc.workers.control import (
+    CONFIG_QUEUE,
+    Command,
+    ConfigSays,
+    Done,
+    Failed,
+    RingBroken,
+    WorkerChannel,
+)
+from vuproc.workers.device_code import DeviceCode
+from vuproc.workers.device_loop import DeviceLoop
 from vuproc.workers.log import WorkerLog
-from vuproc.workers.poller import Callback, HasFileno, Watcher, is_ready
-from vuproc.workers.queue import ALONE_NS, Queue
+from vuproc.workers.poller import Watcher
+from vuproc.workers.queue import ALONE_NS, BUDGET, Queue
 from vuproc.workers.spin import LONGEST_NS, Spin
 
+if TYPE_CHECKING:
+    from vuproc.workers.asyncio_loop import AsyncioLoop
+
+CO_COROUTINE = 0x80
+"""inspect.CO_COROUTINE."""
+TURNS_MOST = 32768 // BUDGET
+"""Turns in which a queue's requests are served before another queue's: a ring's worth."""
 POLL_BUSY_S = 0.0005
 """How long a ring without a kick descriptor sleeps between two looks when it was found empty."""
 POLL_SPINS = 64
@@ -47,48 +65,22 @@ class Worker:
         self._said = said
         self._chain_limit = chain_limit
         self._watcher = Watcher()
-        self._hooks: dict[int, Callback] = {}
         self._code = DeviceCode(device, said)
         self._commands = Commands(device, self._code, self._watcher)
         self._queues = self._commands.queues
         self._waiting: deque[tuple[Command, tuple[Fd, ...]]] = deque()
+        self._begun = False
+        """The device knows of the command that waits first."""
         self._counters = self._code.counters
         self._took_over = False
         self._spin = Spin("off", lambda: 1)
         self._empty_looks = 0
-        device.attach(self)
+        self._device_loop = DeviceLoop(self._watcher, self._code, self._queues)
+        self._asyncio: AsyncioLoop | None = None
+        self._before: dict[int, tuple[Queue, ...]] = {}
+        """By queue, those whose requests its own may rely on (`_serve`)."""
+        device.attach(self._device_loop)
         self._watcher.add(channel.fileno(), self._control)
-
-    # What the device may ask of its worker (vuproc.device.Watcher).
-
-    def watch(self, fd: int | HasFileno, callback: Callable[[], None], *, write: bool) -> None:
-        """Call `callback` when the device's own descriptor is readable (or writable), until it
-        fails and leaves it so.
-        """
-        number = fd if isinstance(fd, int) else fd.fileno()
-        events = select.EPOLLOUT if write else select.EPOLLIN
-
-        def ready(_mask: int) -> None:
-            try:
-                with self._code.in_hook():
-                    callback()
-            except Exception as error:
-                # What it has not read is there still: it would be called again at once, for ever.
-                then = ""
-                if self._hooks.get(number) is ready and is_ready(number, events):
-                    self.unwatch(number)
-                    then = f"; descriptor {number} is no longer watched"
-                self._code.failed(name_of(callback), error, then=then)
-
-        self._watcher.add(number, ready, events)
-        self._hooks[number] = ready
-
-    def unwatch(self, fd: int | HasFileno) -> None:
-        """Stop calling back for `fd`."""
-        number = fd if isinstance(fd, int) else fd.fileno()
-        hook = self._hooks.pop(number, None)
-        if hook is not None:
-            self._watcher.remove(number, hook)
 
     # The loop.
 
@@ -116,34 +108,103 @@ class Worker:
                 self._code.request_failed,
                 self._code.request_skipped,
                 self._ring_broken,
+                lambda index: self._code.hook(self._device.available, index),
             )
+        if is_coroutine_function(self._device.handle):
+            self._run_in_asyncio()
         for index in queues:
             self._device.setup(index)
+            self._queues[index].pulled = self._device.pulls(index)
             self._take_native(index, self._device.native(index))
-        if len(queues) == 1:
-            # One of several could not look at the others meanwhile.
-            awake = self._counters[0].count_awake if self._counters else lambda: 1
-            self._spin = Spin(options.poll, awake, cpus)
+        if CONFIG_QUEUE in queues:
+            report = ConfigReport(self._device, self._code, self._answer)
+            self._commands.config = self._device_loop.config = report
+        self._before = self._ordered(self._device.queue_groups())
+        awake = self._counters[0].count_awake if self._counters else lambda: 1
+        self._spin = Spin(options.poll, awake, cpus)
+
+    def _run_in_asyncio(self) -> None:
+        from vuproc.workers.asyncio_loop import AsyncioLoop  # for devices that want it
+
+        handle = cast(Callable[[Request], Coroutine[Any, Any, object]], self._device.handle)
+        self._asyncio = AsyncioLoop(handle, self._code.request_failed)
+        self._device_loop.asyncio = self._asyncio.loop
+        for queue in self._queues.values():
+            queue.handle = self._asyncio.handle
+
+    def _ordered(self, groups: Sequence[Sequence[int]]) -> dict[int, tuple[Queue, ...]]:
+        """For each queue those of its group with a lower number that `handle` serves."""
+        return {
+            index: tuple(
+                queue
+                for other, queue in self._queues.items()
+                if other in group and other < index and queue.native is None and not queue.pulled
+            )
+            for group in groups
+            for index in group
+            if index in self._queues
+        }
 
     def run(self) -> int:
         """Serve until the master says `Exit` or goes away; returns the exit code."""
         try:
+            if self._asyncio is not None:
+                self._asyncio.run(self._watcher.fileno(), self._asyncio_turn)
             while True:
                 self._wait()
-                for queue in self._queues.values():
-                    queue.publish()
-                    if queue.polling:
-                        queue.ready = True
-                    if queue.ready and not self._waiting:
-                        queue.run(self._window(queue), self._slice(queue))
-                    self._code.look_at_failures(queue)
-                self._settle()
-                self._said.tend()
+                self._turn()
         except Leave as leave:
             # Whoever comes after us takes our end for that of all we had begun.
             for queue in self._queues.values():
                 queue.drop()
             return leave.code
+
+    def close(self) -> None:
+        """Close what the loop has open, and no queue. A process that ends need not."""
+        self._device_loop.close()
+        self._watcher.close()
+
+    def _turn(self) -> None:
+        """What there is to do between two looks at the poll set."""
+        self._device_loop.tend()
+        for queue in self._queues.values():
+            queue.publish()
+            if queue.polling:
+                queue.ready = True
+            if queue.ready and not self._waiting:
+                self._serve(queue)
+            self._code.look_at_failures(queue)
+        self._settle()
+        self._said.tend()
+
+    def _asyncio_turn(self) -> float | None:
+        """One turn between two tasks; seconds until the next if no descriptor asks for one."""
+        self._watcher.poll(0.0)
+        self._turn()
+        for counters in self._counters:
+            counters.note_commands()
+        patience = self._patience()
+        if patience is None and any(queue.publish() for queue in self._queues.values()):
+            patience = 0.0
+        return soonest(patience, self._said.due(), self._device_loop.due())
+
+    def _serve(self, queue: Queue) -> None:
+        """Let a queue run.
+
+        A driver posts a buffer on one queue before the request on another that needs it. So what
+        the queues before this one in their group have by now is served first, and of this one no
+        more than it has by now.
+        """
+        earlier = self._before.get(queue.index, ())
+        budget = BUDGET
+        if earlier:
+            budget = max(1, min(BUDGET, queue.waiting))
+            for other in earlier:
+                for _ in range(TURNS_MOST):
+                    if self._waiting or not other.waiting:
+                        break
+                    other.run()
+        queue.run(self._window(queue), self._slice(queue), budget)
 
     def _wait(self) -> None:
         patience = self._patience()
@@ -153,26 +214,44 @@ class Worker:
             # Another queue's handler, or a hook, has finished requests since their queue's turn; a
             # command may wait for just these.
             patience = 0.0
+        due = soonest(self._said.due(), self._device_loop.due())
         if patience is not None:
-            self._watcher.poll(patience)
+            self._watcher.poll(soonest(patience, due))
+            return
+        if len(self._queues) > 1 and self._look_around():
+            self._watcher.poll(0.0)
             return
         if self._counters:
             self._counters[0].set_awake(False)
         began = time.monotonic_ns()
-        self._watcher.poll(self._said.due())
+        self._watcher.poll(due)
         if self._counters:
             self._counters[0].set_awake(True)
         self._spin.slept(time.monotonic_ns() - began)
 
+    def _look_around(self) -> bool:
+        """Look at all queues again and again before a sleep, as `Ring.spin` does for a single one;
+        whether one has something.
+        """
+        end = time.monotonic_ns() + self._spin.window_ns
+        while time.monotonic_ns() < end:
+            for queue in self._queues.values():
+                if queue.waiting and not queue.pulled:
+                    queue.ready = True
+                    return True
+            if any(counters.command_pending for counters in self._counters):
+                return True
+        return False
+
     def _window(self, queue: Queue) -> int:
         """Nanoseconds that `queue` may look for more work when it has none."""
-        if queue.polling and len(self._queues) == 1:
-            return LONGEST_NS
-        return self._spin.window_ns
+        if len(self._queues) > 1 or self._asyncio is not None:
+            return 0  # it could not look at the others meanwhile
+        return LONGEST_NS if queue.polling else self._spin.window_ns
 
     def _slice(self, queue: Queue) -> int:
         """Nanoseconds that a native device may go on for, with work at hand."""
-        others = self._hooks or queue.finishes_later or len(self._queues) > 1
+        others = self._device_loop.busy or queue.finishes_later or len(self._queues) > 1
         return SLICE_NS if others else ALONE_NS
 
     def _patience(self) -> float | None:
@@ -208,8 +287,18 @@ class Worker:
         """Carry out the waiting commands in their order, each as soon as the rings it concerns are
         idle, and answer them.
         """
-        while self._waiting and not self._commands.waits_for(self._waiting[0][0].order):
+        if not self._waiting:
+            return
+        while self._waiting:
+            order = self._waiting[0][0].order
+            if not self._begun:
+                self._begun = True
+                self._commands.begin(order)
+            if self._commands.waits_for(order):
+                return
+            self._begun = False
             self._carry_out(*self._waiting.popleft())
+        self._commands.readmit()
 
     def _carry_out(self, command: Command, fds: tuple[Fd, ...]) -> None:
         if not self._took_over:
@@ -237,7 +326,7 @@ class Worker:
 
     # What goes to the master.
 
-    def _answer(self, report: Done | Failed | RingBroken) -> None:
+    def _answer(self, report: Done | Failed | RingBroken | ConfigSays) -> None:
         try:
             self._channel.send(report)
         except ChannelClosed:
@@ -252,3 +341,14 @@ class Worker:
         if native is not None and native.completion_fd >= 0:
             # It only has to wake the loop, which publishes in every turn.
             self._watcher.add(native.completion_fd, lambda _mask: None)
+
+
+def soonest(*waits: float | None) -> float | None:
+    """The shortest of some waits, of which None is for ever."""
+    return min((wait for wait in waits if wait is not None), default=None)
+
+
+def is_coroutine_function(function: Callable[..., object]) -> bool:
+    """Whether it was defined by `async def`; asyncio, which can tell, is slow to import."""
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    return code is not None and bool(code.co_flags & CO_COROUTINE)

@@ -8,6 +8,9 @@ from typing import Protocol
 
 Callback = Callable[[int], None]
 
+SELECT_FDS = 1024
+"""Descriptors from this number on are too large for select(2), FD_SETSIZE."""
+
 
 class HasFileno(Protocol):
     """Anything with a descriptor."""
@@ -48,10 +51,18 @@ class Watcher:
             except (OSError, ValueError):
                 pass  # closed by its owner already, which took it out of the set
 
+    def fileno(self) -> int:
+        """The poll set's own descriptor, which is readable while one of the others has an event."""
+        return self._epoll.fileno()
+
     def poll(self, timeout: float | None) -> int:
         """Wait up to `timeout` seconds (None: until something happens), run the callbacks, return
         their number.
         """
+        if timeout and self._epoll.fileno() < SELECT_FDS:
+            # epoll_wait(2) counts in milliseconds, and a timer is to be exact.
+            select.select([self._epoll.fileno()], [], [], timeout)
+            timeout = 0.0
         events = self._epoll.poll(timeout)
         ran = 0
         for fd, mask in events:

@@ -11,9 +11,9 @@ import logging
 import os
 import select
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from vuproc.device import Device
+from vuproc.device import Device, Resubmit
 from vuproc.errors import MemoryFault, RingError, UringUnavailable
 from vuproc.fd import Fd
 from vuproc.shm.counters import QueueCounters
@@ -50,7 +50,7 @@ class Queue:
     """The state of virtqueue `index` in its worker.
 
     `on_broken(queue, cause)` is called once for each ring that breaks, after its error descriptor
-    was signalled.
+    was signalled; `on_available(queue)` if the device pulls and there is something.
     """
 
     def __init__(
@@ -62,12 +62,16 @@ class Queue:
         on_error: OnError,
         on_skip: OnSkip,
         on_broken: Callable[[int, str], None],
+        on_available: Callable[[int], None] = lambda _queue: None,
     ) -> None:
         self.index = index
         self.enabled = False
         self.ready = False
         """There may be work: drain before the next sleep."""
         self.kick: Fd | None = None
+        self.handle: Callable[[Request], object] = device.handle
+        self.pulled = False
+        """The device takes the requests by itself."""
         self.native: NativeDevice | None = None
         """What serves the requests, if it is not the device's `handle`."""
         self.completions = -1
@@ -81,6 +85,7 @@ class Queue:
         self._on_error = on_error
         self._on_skip = on_skip
         self._on_broken = on_broken
+        self._on_available = on_available
         self._ring: AnyRing | None = None
         self._layout = SPLIT
         self._uring: Uring | None = None
@@ -139,7 +144,7 @@ class Queue:
             counters=self._counters,
             record=record,
         )
-        ring.resubmit = self._device.resubmit
+        ring.resubmit = resubmit_of(self._device, self.index)
         ring.on_skip = self._on_skip
         # A ring of our own that is there still waits for the kernel by itself.
         self.drop()
@@ -317,8 +322,8 @@ class Queue:
             kicks = int.from_bytes(data, sys.byteorder) or 1
             self.unshared.kicked(kicks, self._ring.next_avail)
 
-    def run(self, spin_ns: int = 0, slice_ns: int = SLICE_NS) -> None:
-        """Serve up to `BUDGET` requests, and look for more for `spin_ns` before the driver is asked
+    def run(self, spin_ns: int = 0, slice_ns: int = SLICE_NS, budget: int = BUDGET) -> None:
+        """Serve up to `budget` requests, and look for more for `spin_ns` before the driver is asked
         to kick; sets `ready` if more may be waiting. slice_ns: the longest turn, if it is native.
         """
         ring = self._ring
@@ -326,16 +331,48 @@ class Queue:
             self.ready = False
             return
         try:
-            if self.native is not None:
+            if self.pulled:
+                more = self._announce(ring)
+            elif self.native is not None:
                 more = ring.serve_native(
                     self.native, self._on_error, NATIVE_BUDGET, spin_ns, slice_ns
                 )
             else:
-                fetched = ring.drain(self._device.handle, self._on_error, BUDGET)
-                more = fetched == BUDGET or (spin_ns > 0 and ring.spin(spin_ns))
-            self.ready = more or ring.arm()
+                fetched = ring.drain(self.handle, self._on_error, budget)
+                more = fetched == budget or (spin_ns > 0 and ring.spin(spin_ns))
+            self.ready = more or ((not ring.pending or not self.pulled) and ring.arm())
         except RingError as error:
             self.break_ring(str(error))
+
+    def _announce(self, ring: AnyRing) -> bool:
+        """Tell a device that pulls of what there is. What it leaves there asks for no kick."""
+        if ring.pending:
+            self._on_available(self.index)
+        return False
+
+    def take(self) -> Request | None:
+        """The next request for a device that pulls; None: there is none, or the ring may not run.
+
+        A ring that breaks over it is broken as any other, and has none.
+        """
+        ring = self._ring
+        if ring is None or not self.active:
+            return None
+        try:
+            return ring.take()
+        except RingError as error:
+            self.break_ring(str(error))
+            return None
+
+    def readmit(self) -> None:
+        """What the device gave back may come to it again."""
+        if self._ring is not None and not self._broken and self._ring.readmit():
+            self.ready = True
+
+    @property
+    def waiting(self) -> int:
+        """Requests that could be fetched now."""
+        return self._ring.waiting if self._ring is not None and self.active else 0
 
     def publish(self) -> int:
         """Publish what the device, or the kernel, finished outside of `run`; how many that were."""
@@ -389,3 +426,9 @@ class Queue:
     def _signal_err(self) -> None:
         if self._err is not None:
             self._err.notify()
+
+
+def resubmit_of(device: Device, queue: int) -> Resubmit:
+    """What becomes of a dead worker's requests on this queue."""
+    chosen = device.resubmit
+    return chosen.get(queue, "run") if isinstance(chosen, Mapping) else chosen
