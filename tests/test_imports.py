@@ -19,7 +19,7 @@ FLOORS = (
     ("vuproc.cli",),
     ("vuproc.serve", "vuproc.testing"),
     ("vuproc.ops",),
-    ("vuproc.master", "vuproc.front_end", "vuproc.host"),
+    ("vuproc.master", "vuproc.front_end", "vuproc.arrivals", "vuproc.host"),
     ("vuproc.handover",),
     ("vuproc.pool",),
     ("vuproc.workers", "vuproc.device_file"),

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from enum import IntEnum
 
+from vuproc.arrivals import Arrivals
 from vuproc.chores import Chore
 from vuproc.errors import in_words
 from vuproc.front_end import ENDS, SILENCE_DEADLINE, FrontEnd
@@ -58,7 +59,6 @@ class Master:
         self.pool = pool
         self.on_cut: Callable[[], None] = lambda: None
         """Called when our end becomes urgent, in the middle of anything."""
-        self._source = source
         self._signals = signals
         self._fd_store = fd_store
         self._offer = offer
@@ -67,11 +67,8 @@ class Master:
         self._phase = Phase.SERVING
         self._cut = False
         self._front_end: FrontEnd | None = None
-        self._on_source: Callable[[], None] | None = None
-        """What a front-end at the listening socket leads to; None: nobody polls that."""
-        self._other_waits = False
+        self._arrivals = Arrivals(source, polls, self._accept)
         self._ended = ""
-        self._next_accept = 0.0
         self._chores: list[Chore] = []
         self._on_request: dict[int, Callable[[], None]] = {}
         self._put_off: list[int] = []
@@ -94,7 +91,7 @@ class Master:
     @property
     def source(self) -> Source:
         """Where front-ends come from."""
-        return self._source
+        return self._arrivals.source
 
     @property
     def session(self) -> Session | None:
@@ -104,7 +101,7 @@ class Master:
     @property
     def other_waits(self) -> bool:
         """Whether a front-end waits for the one that is connected to leave."""
-        return self._other_waits
+        return self._arrivals.other_waits
 
     @property
     def ended(self) -> str:
@@ -167,7 +164,7 @@ class Master:
         self._succeed()
         self.pool.slots.standby.wait_ready()
         if not self._cut:
-            self._source.open()
+            self._arrivals.source.open()
             self._polls.attends_operators = True
             on_ready()
         self._signals.starting = False
@@ -175,7 +172,7 @@ class Master:
             self._turn()
 
     def _turn(self) -> None:
-        self._arm_source()
+        self._arrivals.arm(serving=self._front_end is not None)
         if self._front_end is not None:
             front_end = self._front_end
             self._polls.selector.modify(front_end.socket, front_end.waits_for, self._ready)
@@ -189,21 +186,19 @@ class Master:
             chore.tend()
         self._note_news()
         self._polls.refresh()
-        if self._front_end is None and self._on_source is None:
+        if self._front_end is None and not self._arrivals.polled:
             self._accept()
 
     def _patience(self) -> float | None:
         """Seconds until something is due that no descriptor will announce."""
-        now = time.monotonic()
-        waits: list[float] = []
-        waits.extend(due for chore in self._chores if (due := chore.due()) is not None)
+        waits = [due for chore in self._chores if (due := chore.due()) is not None]
         if self._front_end is None:
-            if self._on_source is None:
-                waits.append(self._next_accept - now)
+            if not self._arrivals.polled:
+                waits.append(self._arrivals.due())
         else:
             limit = self._front_end.limit()
             if limit is not None:
-                waits.append(limit - now)
+                waits.append(limit - time.monotonic())
         return max(0.0, min(waits)) if waits else None
 
     def _note_news(self) -> None:
@@ -240,41 +235,13 @@ class Master:
         self.pool.abandon()
         self.on_cut()
 
-    # Front-ends that come.
-
-    def _arm_source(self) -> None:
-        """Poll the listening socket for a front-end to serve; while one is served, for the first
-        other one, which is noted. Those that wait cannot spin us.
-        """
-        wanted: Callable[[], None] | None = self._accept
-        if self._front_end is not None:
-            wanted = None if self._other_waits else self._note_other
-        number = self._source.fileno()
-        if number is None or wanted == self._on_source:
-            return
-        if self._on_source is not None:
-            self._polls.selector.unregister(number)
-        if wanted is not None:
-            self._polls.add(number, wanted)
-        self._on_source = wanted
-
-    def _note_other(self) -> None:
-        self._other_waits = True
-        log.warning(
-            "another front-end waits: one is served at a time, and this one goes first. For a "
-            "hand-over between two VMMs (QEMU's cpr-transfer) start a second vuproc"
-        )
+    # The front-end that is served.
 
     def _accept(self) -> None:
-        if self._front_end is not None or self._phase >= Phase.STOPPING:
-            return
-        if self._on_source is None and time.monotonic() < self._next_accept:
-            return
-        sock = self._source.accept()
-        if sock is None:
-            self._next_accept = time.monotonic() + self._source.delay()
-            return
-        self._begin(sock)
+        if self._front_end is None and self._phase < Phase.STOPPING:
+            sock = self._arrivals.next()
+            if sock is not None:
+                self._begin(sock)
 
     def _begin(self, sock: socket.socket) -> None:
         """A front-end is connected, and nothing was read from it."""
@@ -315,8 +282,6 @@ class Master:
             front_end.ended = error
             self._disconnect(*front_end.end_in_words())
 
-    # The one that is served.
-
     def _ready(self) -> None:
         front_end = self._front_end
         if front_end is not None:
@@ -333,19 +298,11 @@ class Master:
             return
         if not front_end.is_silent:
             self._ready()  # whoever waits says that it was for too long
-        elif self._somebody_waits():
+        elif self._arrivals.somebody_waits():
             # Silence is a right, but not at the expense of a front-end that waits.
             self._disconnect(f"silent for {SILENCE_DEADLINE:g} s while another waits", ours=True)
         else:
             front_end.wait_on()
-
-    def _somebody_waits(self) -> bool:
-        number = self._source.fileno()
-        if number is None:
-            return False
-        with selectors.PollSelector() as selector:
-            selector.register(number, selectors.EVENT_READ)
-            return bool(selector.select(0))
 
     def _disconnect(self, reason: str, ours: bool) -> None:
         """End the connection.
@@ -360,10 +317,9 @@ class Master:
         self._polls.selector.unregister(front_end.socket)
         front_end.close()
         self._front_end = None
-        self._other_waits = False
-        if self._exit_on_disconnect or self._source.exhausted():
+        if self._exit_on_disconnect or self._arrivals.source.exhausted():
             self._phase = max(self._phase, Phase.STOPPING)
-        self._next_accept = time.monotonic() + self._source.delay()
+        self._arrivals.pause()
 
     def close(self) -> None:
         """Drain, stop the workers, and leave nothing behind. After `run`, however that ended."""

@@ -15,7 +15,7 @@ from tests.pool.scripted import Scripted
 from vuproc import Device, Request
 from vuproc.ops.admin import Request as Ask
 from vuproc.ops.admin import ask
-from vuproc.pool.pool import STOP_DEADLINE
+from vuproc.pool.process import STOP_DEADLINE
 from vuproc.signals import ECHO_S
 from vuproc.testing.serve import START_TIMEOUT, Served, serve
 

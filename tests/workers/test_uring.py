@@ -38,8 +38,7 @@ from vuproc.testing.memory import Ram
 from vuproc.testing.plugin import ServeDevice
 from vuproc.testing.queue import DriverQueue
 from vuproc.vhost_user.effects import Inflight, RingSetup
-from vuproc.workers import queue as queue_module
-from vuproc.workers import uring_lock
+from vuproc.workers import queue_uring, uring_lock
 from vuproc.workers.queue import Queue
 
 BOUND_S = 30.0
@@ -360,7 +359,7 @@ def test_no_io_uring_means_blocking_calls(
     def refuse(entries: int, files: object) -> Uring:
         raise UringUnavailable("set up", 38, "Function not implemented")
 
-    monkeypatch.setattr(queue_module, "Uring", refuse)
+    monkeypatch.setattr(queue_uring, "Uring", refuse)
     bench = Bench(image, "io_uring")
     bench.start()
     token = bench.read(5)

@@ -13,8 +13,13 @@ from vuproc.pool.history import History
 from vuproc.pool.inflight_file import make_records
 from vuproc.pool.orders import Orders
 from vuproc.pool.pool_state import PoolState
-from vuproc.pool.process import WorkerLost, WorkerProcess, WorkerRefused, WorkerSetupError
-from vuproc.pool.slot import WorkerSlot
+from vuproc.pool.process import (
+    EXIT_DEADLINE,
+    STOP_DEADLINE,
+    WorkerLost,
+    WorkerProcess,
+    WorkerRefused,
+)
 from vuproc.pool.slots import Lacking, News, WorkerSlots
 from vuproc.pool.starts import OnReport
 from vuproc.vhost_user.config_space import ConfigSpace
@@ -42,12 +47,6 @@ from vuproc.vhost_user.state import State
 from vuproc.workers import control
 
 log = logging.getLogger("vuproc.master")
-
-STOP_DEADLINE = 3.0
-"""Seconds a worker has to finish what is in flight before its ring stops; then it is killed."""
-
-EXIT_DEADLINE = 5.0
-"""Seconds a worker has to leave at our own end."""
 
 
 class WorkerPool:
@@ -301,39 +300,6 @@ class WorkerPool:
         return done.value
 
     # What an operator asks.
-
-    def renew(self, slot: WorkerSlot) -> None:
-        """Replace a worker that is well by the standby; it finishes what is in flight first.
-
-        The standby has set up the queues of this slot.
-        """
-        successor = self.slots.standby.take(slot.queues, True)
-        try:
-            for queue in slot.queues if slot.worker is not None else ():
-                self._finish_ring(slot, queue)
-        except WorkerLost as error:
-            self.slots.reap(slot, str(error))
-        except WorkerSetupError as error:
-            slot.refuse(error)
-        slot.release()
-        if slot.unkillable:
-            successor.exit(EXIT_DEADLINE)
-            return
-        slot.assign(successor)
-        try:
-            successor.catch_up(self.history.of(slot.queues))
-        except WorkerLost as error:
-            self.slots.replace(slot, str(error))
-        finally:
-            slot.log_exit()
-
-    @staticmethod
-    def _finish_ring(slot: WorkerSlot, queue: int) -> None:
-        try:
-            if slot.worker is not None:
-                slot.worker.call(StopRing(queue), timeout=STOP_DEADLINE)
-        except WorkerRefused:
-            pass  # it is not started
 
     def set_log_level(self, level: int) -> None:
         """What is worth a line, in every worker."""

@@ -45,6 +45,10 @@ COMMAND_DEADLINE = 2.0
 """Seconds a worker has to carry out a command before it is killed and replaced. While the device's
 own code is at it, in a hook, it has the device file's `hook_timeout`.
 """
+STOP_DEADLINE = 3.0
+"""Seconds a worker has to finish what is in flight before its ring stops; then it is killed."""
+EXIT_DEADLINE = 5.0
+"""Seconds a worker has to leave at our own end."""
 REPORTS_PER_TURN = 256
 """What a worker says unasked that is heard before deadlines and others get their turn."""
 KILL_DEADLINE = 5.0

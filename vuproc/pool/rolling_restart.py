@@ -10,7 +10,15 @@ import logging
 from collections.abc import Callable, Sequence
 
 from vuproc.pool.pool import WorkerPool
+from vuproc.pool.process import (
+    EXIT_DEADLINE,
+    STOP_DEADLINE,
+    WorkerLost,
+    WorkerRefused,
+    WorkerSetupError,
+)
 from vuproc.pool.slot import WorkerSlot
+from vuproc.vhost_user.effects import StopRing
 
 log = logging.getLogger("vuproc.master")
 
@@ -69,11 +77,36 @@ class RollingRestart:
             # The old one serves while the new one sets up, however long that takes.
             standby.assign(self._left[0].queues)
             return
-        self._pool.renew(self._left[0])
+        self._replace(self._left[0])
         self._renewed.append(self._left.pop(0))
         standby.refill()
         if not self._left:
             self._on_done()
+
+    def _replace(self, slot: WorkerSlot) -> None:
+        """Replace a worker that is well by the standby, which has set up the queues of its slot; it
+        finishes what is in flight first.
+        """
+        slots = self._pool.slots
+        successor = slots.standby.take(slot.queues, True)
+        try:
+            for queue in slot.queues if slot.worker is not None else ():
+                _finish_ring(slot, queue)
+        except WorkerLost as error:
+            slots.reap(slot, str(error))
+        except WorkerSetupError as error:
+            slot.refuse(error)
+        slot.release()
+        if slot.unkillable:
+            successor.exit(EXIT_DEADLINE)
+            return
+        slot.assign(successor)
+        try:
+            successor.catch_up(self._pool.history.of(slot.queues))
+        except WorkerLost as error:
+            slots.replace(slot, str(error))
+        finally:
+            slot.log_exit()
 
     def _go_back(self) -> None:
         """The next of the new kind does not start. Those that did are of no use without it."""
@@ -91,6 +124,14 @@ class RollingRestart:
     def close(self) -> None:
         """The loop is over."""
         self._left.clear()
+
+
+def _finish_ring(slot: WorkerSlot, queue: int) -> None:
+    try:
+        if slot.worker is not None:
+            slot.worker.call(StopRing(queue), timeout=STOP_DEADLINE)
+    except WorkerRefused:
+        pass  # it is not started
 
 
 def _nothing() -> None:

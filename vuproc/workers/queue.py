@@ -7,29 +7,23 @@ not held by a memory change.
 
 from __future__ import annotations
 
-import logging
-import os
-import select
-import sys
 from collections.abc import Callable, Mapping
 
 from vuproc.device import Device, Resubmit
-from vuproc.errors import MemoryFault, RingError, UringUnavailable
+from vuproc.errors import MemoryFault, RingError
 from vuproc.fd import Fd
 from vuproc.shm.counters import QueueCounters
 from vuproc.shm.memory import GuestMemory
 from vuproc.shm.native import NativeDevice
 from vuproc.shm.request import Request
 from vuproc.shm.ring import SLICE_NS
-from vuproc.shm.uring import Uring
 from vuproc.spec.ring_layout import SPLIT, RingLayout
-from vuproc.vhost_user.effects import Inflight, RingSetup
-from vuproc.workers import uring_lock
+from vuproc.vhost_user.effects import RingSetup
 from vuproc.workers.poller import Watcher
+from vuproc.workers.queue_uring import QueueUring
+from vuproc.workers.ring_fds import KickGone, RingFds
 from vuproc.workers.rings import RECORDS, RINGS, AnyRing
 from vuproc.workers.unshared import UnsharedMemory
-
-log = logging.getLogger("vuproc.worker")
 
 BUDGET = 256
 """Requests served in one turn, before other queues and watched descriptors get theirs. A command
@@ -39,8 +33,6 @@ NATIVE_BUDGET = 65536
 """The same for a native device, which keeps an eye on the time as well."""
 ALONE_NS = 10_000_000
 """The longest turn of a native device if nobody else waits for one. A command ends it."""
-KICK_BYTES = 8
-"""What one kick is: the eventfd's counter; pipes and sockets carry the same eight bytes a kick."""
 
 OnError = Callable[[Request, BaseException], None]
 OnSkip = Callable[[Request, str, int], None]
@@ -68,14 +60,11 @@ class Queue:
         self.enabled = False
         self.ready = False
         """There may be work: drain before the next sleep."""
-        self.kick: Fd | None = None
         self.handle: Callable[[Request], object] = device.handle
         self.pulled = False
         """The device takes the requests by itself."""
         self.native: NativeDevice | None = None
         """What serves the requests, if it is not the device's `handle`."""
-        self.completions = -1
-        """Readable while io_uring has completed something; -1: there is no io_uring."""
         self.failures_seen = 0
         """Those of its failures that have been looked at."""
         self.unshared = UnsharedMemory(index)
@@ -88,9 +77,8 @@ class Queue:
         self._on_available = on_available
         self._ring: AnyRing | None = None
         self._layout = SPLIT
-        self._uring: Uring | None = None
-        self._call: Fd | None = None
-        self._err: Fd | None = None
+        self._uring = QueueUring(index, device, counters)
+        self._fds = RingFds()
         self._broken = False
 
     @property
@@ -106,12 +94,19 @@ class Queue:
     @property
     def polling(self) -> bool:
         """The ring has no kick descriptor, so somebody has to look at it."""
-        return self.active and self.kick is None
+        return self.active and self._fds.kick is None
+
+    @property
+    def completions(self) -> int:
+        """Readable while io_uring has completed something; -1: there is no io_uring."""
+        return self._uring.completions
 
     @property
     def finishes_later(self) -> bool:
         """The native device, or the kernel for it, goes on with requests between two turns."""
-        return self.native is not None and (self.completions >= 0 or self.native.completion_fd >= 0)
+        return self.native is not None and (
+            self._uring.completions >= 0 or self.native.completion_fd >= 0
+        )
 
     @property
     def in_flight(self) -> int:
@@ -149,56 +144,20 @@ class Queue:
         # A ring of our own that is there still waits for the kernel by itself.
         self.drop()
         try:
-            uring = self._make_uring(ring, setup, inflight, layout.record_bytes(setup.size))
+            record_bytes = layout.record_bytes(setup.size)
+            self._uring.open(ring, self.native, setup.size, inflight, record_bytes)
         except RingError:
             ring.stop(keep=True)
             raise
         inflight.fd.close()  # the record is mapped
-        self.kick, self._call, self._err = setup.kick, setup.call, setup.err
+        self._fds.take(setup)
         self._ring, self._layout = ring, layout
         desc = setup.desc, layout.desc.length(setup.size)
         avail = setup.avail, layout.avail.length(setup.size)
         self.unshared.begin((desc, avail), memory)
-        if uring is not None:
-            self.completions = uring.fileno()
-            if self.native is not None:
-                self.native.set_uring(self.index, uring)
-            else:
-                ring.uring = uring
-        self._uring = uring
-        self._point_call()
+        ring.set_call(self._fds.call_number)
         self.enabled = setup.enabled
         self.ready = True
-
-    def _make_uring(
-        self, ring: AnyRing, setup: RingSetup, inflight: Inflight, record_bytes: int
-    ) -> Uring | None:
-        """The io_uring of a ring, if its device wants one and the kernel has one to give.
-
-        Before that, whatever a dead worker's has under way in the kernel is waited for: it may
-        write to the memory or the blocks of requests that are to be run again.
-        """
-        extent = inflight.offset, record_bytes
-        if ring.recovered:
-            try:
-                uring_lock.wait(inflight.fd, *extent)
-            except uring_lock.StillBusy as error:
-                raise RingError(self.index, ring.next_avail, str(error)) from error
-        files = self._device.uring_files(self.index)
-        if not files:
-            return None
-        try:
-            held = uring_lock.hold(inflight.fd, *extent)
-            try:
-                uring = Uring(setup.size, [*files, held])
-            finally:
-                held.close()
-        except (UringUnavailable, OSError) as error:
-            log.warning("queue %d: requests block, for there is %s", self.index, error)
-            return None
-        if self._counters is not None:
-            uring.count_in(self._counters)
-        return uring
 
     def stop(self) -> tuple[int, int]:
         """Stop the ring, with nothing in the device's hands: its base, and the number of requests
@@ -224,11 +183,8 @@ class Queue:
             self._ring.set_call(-1)
             self._ring.stop()
             self._ring = None
-        for fd in (self.kick, self._call, self._err):
-            if fd is not None:
-                fd.close()
-        self.kick = self._call = self._err = None
-        self._drop_uring()
+        self._fds.close()
+        self._uring.close()
         self.unshared.end()
         self._broken = False
         self.ready = False
@@ -244,7 +200,7 @@ class Queue:
         """Replace the kick descriptor and return the old one; what it may have carried is looked
         for in the ring.
         """
-        old, self.kick = self.kick, fd
+        old, self._fds.kick = self._fds.kick, fd
         self.ready = True
         return old
 
@@ -252,18 +208,19 @@ class Queue:
         """Replace the call descriptor; the new one is signalled at once, since the old one's last
         may be lost.
         """
-        old, self._call = self._call, fd
-        self._point_call()
-        if self._ring is not None and self.active:
-            self._ring.notify_always()
+        old, self._fds.call = self._fds.call, fd
+        if self._ring is not None:
+            self._ring.set_call(self._fds.call_number)
+            if self.active:
+                self._ring.notify_always()
         if old is not None:
             old.close()
 
     def set_err(self, fd: Fd | None) -> None:
         """Replace the error descriptor."""
-        old, self._err = self._err, fd
+        old, self._fds.err = self._fds.err, fd
         if self._broken:
-            self._signal_err()
+            self._fds.signal_err()
         if old is not None:
             old.close()
 
@@ -279,47 +236,32 @@ class Queue:
 
     def watch_in(self, watcher: Watcher) -> None:
         """Have the loop wake up for kicks, and for what io_uring completes."""
-        if self.completions >= 0:
+        if self._uring.completions >= 0:
             # It only has to wake the loop, which publishes in every turn.
-            watcher.add(self.completions, lambda _mask: None)
-        if self.kick is not None:
-            watcher.add(self.kick.fileno(), self._kick_is_ready)
+            watcher.add(self._uring.completions, lambda _mask: None)
+        self._fds.watch_kick(watcher, self.take_kick, self.break_ring)
 
     def unwatch_in(self, watcher: Watcher) -> None:
         """The opposite."""
-        if self.completions >= 0:
-            watcher.remove(self.completions)
-        if self.kick is not None:
-            watcher.remove(self.kick.fileno())
-
-    def _kick_is_ready(self, mask: int) -> None:
-        if mask & select.EPOLLIN:
-            self.take_kick()
-        elif mask & (select.EPOLLHUP | select.EPOLLERR):
-            self.break_ring("the kick descriptor was closed by its other end")
+        if self._uring.completions >= 0:
+            watcher.remove(self._uring.completions)
+        self._fds.unwatch_kick(watcher)
 
     def take_kick(self) -> None:
         """Read the kick descriptor, which poll says is ready. Its end, or an error, breaks the
         ring.
         """
-        if self.kick is None:
-            return
         if self._counters is not None:
             self._counters.count_kick()
         try:
-            data = os.read(self.kick.fileno(), KICK_BYTES)
-        except (BlockingIOError, InterruptedError):
+            kicks = self._fds.read_kick()
+        except KickGone as error:
+            self.break_ring(str(error))
             return
-        except OSError as error:
-            self.break_ring(f"cannot read the kick descriptor: {error.strerror}")
-            return
-        if not data:
-            self.break_ring("the kick descriptor was closed by its other end")
-            return
-        self.ready = True
-        if self._ring is not None:
-            # A pipe carries one each, an eventfd the number of them.
-            kicks = int.from_bytes(data, sys.byteorder) or 1
+        if kicks and self._ring is not None:
+            self.ready = True
+            if not self._broken:
+                self._ring.readmit()
             self.unshared.kicked(kicks, self._ring.next_avail)
 
     def run(self, spin_ns: int = 0, slice_ns: int = SLICE_NS, budget: int = BUDGET) -> None:
@@ -383,17 +325,11 @@ class Queue:
 
     def blame(self, looks: int) -> int:
         """As `Ring.blame`, for what io_uring has; 0 if there is none."""
-        if self._ring is None or self._uring is None:
-            return 0
-        return self._ring.blame(self._uring, looks)
+        return 0 if self._ring is None else self._uring.blame(self._ring, looks)
 
     def submit(self) -> bool:
         """False if io_uring cannot take all that was begun just now: call again soon."""
-        uring = self._uring
-        if uring is None or self._broken or not uring.pending:
-            return True
-        uring.submit_all()
-        return not uring.pending
+        return self._broken or self._uring.submit()
 
     def break_ring(self, cause: str) -> None:
         """Stop touching the ring for good, tell the front-end by the error descriptor and the
@@ -406,26 +342,9 @@ class Queue:
         self.ready = False
         # Not only if its content broke it: what the device still finishes must not be shown.
         self._ring.stop()
-        self._signal_err()
+        self._fds.signal_err()
         self._on_broken(self.index, cause)
-        self._drop_uring()
-
-    def _drop_uring(self) -> None:
-        """A ring that stops has waited for the kernel, if it was ever run."""
-        if self._uring is not None:
-            self._uring.close()
-            self._uring = None
-        if self.native is not None:
-            self.native.set_uring(self.index, None)
-        self.completions = -1
-
-    def _point_call(self) -> None:
-        if self._ring is not None:
-            self._ring.set_call(-1 if self._call is None else self._call.fileno())
-
-    def _signal_err(self) -> None:
-        if self._err is not None:
-            self._err.notify()
+        self._uring.close()
 
 
 def resubmit_of(device: Device, queue: int) -> Resubmit:
