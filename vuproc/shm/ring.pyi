@@ -199,8 +199,8 @@ class Ring:
         """Go on in a new memory table.
 
         With requests in flight only a table that keeps every mapping of the old one is taken:
-        ValueError otherwise. Those released are not in flight. Raises RingError, and the ring is broken, if the table does not
-        cover the ring.
+        ValueError otherwise. Those released are not in flight. Raises RingError, and the ring is
+        broken, if the table does not cover the ring.
         """
 
     def stop(self, *, keep: bool = False) -> int:
