@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import struct
-import tempfile
 
 from tests.crash.scenario import Scenario
 from tests.shm.guest import DATA, INDIRECT, NEXT, WRITE, Guest, descriptor
@@ -49,8 +48,8 @@ class Driver:
             for number in range(scenario.total + 1):
                 if not writes(number):
                     os.pwrite(self.image, answer(number), SECTOR * number)
-        self.log = tempfile.TemporaryFile()
-        self.log.truncate(LOG_BYTES)
+        self.log = os.memfd_create("log", os.MFD_CLOEXEC)
+        os.ftruncate(self.log, LOG_BYTES)
         self.stride = PAGE if scenario.logged else 64
         self.used_copy = b""
         """The used ring, when its page was taken from the log for the last time."""
@@ -68,7 +67,7 @@ class Driver:
     def close(self) -> None:
         self.guest.__exit__(None, None, None)
         os.close(self.kick)
-        self.log.close()
+        os.close(self.log)
         if self.image >= 0:
             os.close(self.image)
 
@@ -145,8 +144,8 @@ class Driver:
         worker marks anything meanwhile: they sleep, or are dead.
         """
         page = addr // PAGE
-        (bits,) = os.pread(self.log.fileno(), 1, page // 8)
-        os.pwrite(self.log.fileno(), bytes([bits & ~(1 << page % 8)]), page // 8)
+        (bits,) = os.pread(self.log, 1, page // 8)
+        os.pwrite(self.log, bytes([bits & ~(1 << page % 8)]), page // 8)
         return bool(bits >> page % 8 & 1)
 
     def _build(self, head: int, number: int) -> None:

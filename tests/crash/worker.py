@@ -93,7 +93,7 @@ class Worker:
         self.ring.resubmit = self.scenario.resubmit
         self.ring.on_skip = self.skip
         if self.scenario.logged:
-            self.ring.log_writes(DirtyLog(driver.log.fileno(), LOG_BYTES), guest.used)
+            self.ring.log_writes(DirtyLog(driver.log, LOG_BYTES), guest.used)
         self.given_back: set[int] = set()
         self.native: Any = None
         if self.scenario.device != "python":

@@ -15,8 +15,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     by event indices or by flags. `at_most_once`: the device drops a request that may have run.
     `poison`: the request that kills every worker which runs it. `bursts`: the driver may submit
     several requests before it thinks of a kick. `crashes`: deaths at any instant. `stops`: how
-    often the ring is drained, stopped and started again. `gives_back`: the device may give a request
-    back; it comes again later, or the ring stops with it.
+    often the ring is drained, stopped and started again. `gives_back`: the device may give a
+    request back; it comes again later, or the ring stops with it.
     """
 
     size: int = 2

@@ -36,8 +36,8 @@ class Private(NamedTuple):
 
     `last` and `used`: the next avail and used index; `counter`: of the next fetch; `ran`: heads to
     be published, in the order in which they were fetched; `left`: heads of a dead worker, not run
-    yet; `back`: heads that the device gave back; `recent`: the last fetches, from the oldest that is
-    not completed on, with GONE for those that are (where the device gives back).
+    yet; `back`: heads that the device gave back; `recent`: the last fetches, from the oldest that
+    is not completed on, with GONE for those that are (where the device gives back).
     """
 
     last: int

@@ -52,7 +52,6 @@ cdef class Completions(Layout):
             # Before the batch is published: what a successor does not run again is marked.
             self.mark_buffers(head)
         self.batch[self.batched].head = head
-        self.batch[self.batched].descriptors = self.flights[head].descriptors
         # 2^32 bytes are legal, and a used length of them is not to be had.
         self.batch[self.batched].length = <uint32_t>min(written, <uint64_t>0xffffffff)
         self.batched += 1
@@ -181,6 +180,7 @@ cdef class Completions(Layout):
         cdef uint32_t i
         for i in range(known.count):
             self.dirty.mark_range(known.spans[i].addr, known.spans[i].length)
+        known.count = 0
 
     cdef void mark_used(self, uint64_t offset, uint64_t length) noexcept nogil:
         if self.used_logged:
