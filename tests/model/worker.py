@@ -231,7 +231,7 @@ class Worker:
         yield Access("live", heads=left)
         yield store(self.m.call, 1)  # R5
         counter = live[-1][0] + 1 if live else 0  # R6
-        recent = ()
+        recent: tuple[int, ...] = ()
         if self.c.gives_back and left:
             # Whether they were fetched last is to be seen in the avail ring.
             recent = left

@@ -2,7 +2,7 @@
 """The far end of a ring: completed requests are batched, shown to the driver, and announced."""
 
 from libc.errno cimport EAGAIN, EINTR, errno
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdint cimport UINT64_MAX, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport abort, calloc, free, realloc
 from posix.unistd cimport write
 
@@ -183,8 +183,10 @@ cdef class Completions(Layout):
         known.count = 0
 
     cdef void mark_used(self, uint64_t offset, uint64_t length) noexcept nogil:
+        cdef uint64_t at = self.used_log + offset
         if self.used_logged:
-            self.dirty.mark_range(self.used_log + offset, length)
+            # The address is the front-end's: one that wraps around is beyond any log.
+            self.dirty.mark_range(at if at >= offset else UINT64_MAX, length)
 
     cdef void mark_used_ring(self) noexcept nogil:
         # The flags and the event word, too, which change without a completion.
