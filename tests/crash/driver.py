@@ -10,6 +10,9 @@ from tests.shm.guest import DATA, INDIRECT, NEXT, WRITE, Guest, descriptor
 
 TABLES = DATA + 0x8000
 LENGTH = 8
+PAGE = 4096
+LOG_BYTES = 64
+"""Of the dirty log: enough for the pages of the guest's regions."""
 SECTOR = 512
 EMPTY = 0xFF
 """What stands where the device is to write."""
@@ -45,6 +48,11 @@ class Driver:
             for number in range(scenario.total + 1):
                 if not writes(number):
                     os.pwrite(self.image, answer(number), SECTOR * number)
+        self.log = os.memfd_create("log", os.MFD_CLOEXEC)
+        os.ftruncate(self.log, LOG_BYTES)
+        self.stride = PAGE if scenario.logged else 64
+        self.used_copy = b""
+        """The used ring, when its page was taken from the log for the last time."""
         self.kick = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         step = 1 if scenario.indirect else 2
         self.free = list(range(0, scenario.size - step + 1, step))
@@ -59,12 +67,13 @@ class Driver:
     def close(self) -> None:
         self.guest.__exit__(None, None, None)
         os.close(self.kick)
+        os.close(self.log)
         if self.image >= 0:
             os.close(self.image)
 
     @property
     def done(self) -> bool:
-        return len(self.lengths) == self.scenario.total
+        return len(self.lengths) == self.scenario.total - self.scenario.held
 
     def submit(self) -> None:
         """Fill the window, and kick if the device asks for it."""
@@ -102,6 +111,8 @@ class Driver:
         """Take the interrupt, if there is one: reap and send more."""
         if not self.guest.calls():
             return False
+        if self.scenario.logged and self._take_page(self.guest.used):
+            self.used_copy = self._used()
         while True:
             for head, length in self.guest.reap():
                 self._completed(head, length)
@@ -118,9 +129,28 @@ class Driver:
             if found != answer(number):
                 raise Wrong(f"request {number} left {found.hex()} in the image")
 
+    def check_log(self) -> None:
+        """Who copies a page after it was taken from the log has all that the device wrote there."""
+        if not self.scenario.logged or self._take_page(self.guest.used):
+            return
+        if self.used_copy != self._used():
+            raise Wrong("the used ring has changed since its page was last marked")
+
+    def _used(self) -> bytes:
+        return self.guest.read(self.guest.used, 6 + 8 * self.guest.size)
+
+    def _take_page(self, addr: int) -> bool:
+        """Take a page from the log, as the VMM does before it copies it: whether it was there. No
+        worker marks anything meanwhile: they sleep, or are dead.
+        """
+        page = addr // PAGE
+        (bits,) = os.pread(self.log, 1, page // 8)
+        os.pwrite(self.log, bytes([bits & ~(1 << page % 8)]), page // 8)
+        return bool(bits >> page % 8 & 1)
+
     def _build(self, head: int, number: int) -> None:
         guest = self.guest
-        at = DATA + 64 * head
+        at = DATA + self.stride * head
         readable, room = self._contents(number)
         guest.write(at, readable + bytes([EMPTY]) * room)
         end = at + len(readable)
@@ -142,13 +172,15 @@ class Driver:
         number = self.waiting.pop(head, None)
         if number is None:
             raise Wrong(f"head {head} came back and was not outstanding")
+        if self.scenario.logged and not self._take_page(DATA + self.stride * head):
+            raise Wrong(f"request {number} was completed, and its page is not marked as written to")
         readable, room = self._contents(number)
         if length == room:
-            found = self.guest.read(DATA + 64 * head + len(readable), room)
+            found = self.guest.read(DATA + self.stride * head + len(readable), room)
             wanted = answer(number) if room >= LENGTH else b""
             if found != (wanted + b"\0")[:room]:
                 raise Wrong(f"request {number} was answered with {found.hex()}")
-        elif length or self.scenario.resubmit == "run":
+        elif length or not self.scenario.at_most_once:
             raise Wrong(f"request {number} came back with {length} bytes")
         self.lengths[number] = length
         self.free.append(head)

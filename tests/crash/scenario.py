@@ -33,10 +33,25 @@ class Scenario:
     device: Literal["python", "native", "blk"] = "python"
     """A handler in Python, the same in native code, or the native disk."""
 
+    pulls: bool = False
+    """The device takes requests one by one, instead of being handed them."""
+    held: int = 0
+    """The last requests, which the device gives back each time: it has nothing to put there."""
+    twice: bool = False
+    """The device gives each request back once, and has all of them readmitted."""
+    own_word: bool = False
+    """Each request says itself, before its side effect, that it is to be dropped."""
+    logged: bool = False
+    """The device marks what it writes in a dirty log."""
+
     def __post_init__(self) -> None:
         heads = self.size if self.indirect else self.size // 2
-        if self.window > heads:
+        if not self.held < self.window <= heads:
             raise ValueError(f"{self.name}: {self.window} requests and {heads} heads")
+
+    @property
+    def at_most_once(self) -> bool:
+        return self.own_word or self.resubmit != "run"
 
 
 BATCH = Scenario("batch", total=6, window=3)
@@ -61,6 +76,18 @@ SCENARIOS = (
     Scenario("native_deferred", device="native", defer=True, indirect=True, total=7, window=4),
     Scenario("native_budget", device="native", budget=1, total=4, window=3, fresh=False),
     Scenario("native_at_most_once", device="native", resubmit="drop", total=5, window=3),
+    Scenario("held", held=2, base=65534, total=6, window=4),
+    Scenario("held_deferred", held=2, defer=True, indirect=True, event_idx=True, total=7, window=5),
+    Scenario("held_lost", held=1, lost=2, base=1, total=4, window=3),
+    Scenario("twice", twice=True, event_idx=True, base=65533, total=5, window=3),
+    Scenario("twice_held", twice=True, held=1, budget=2, total=5, window=3),
+    Scenario("pulled", pulls=True, base=65534, total=6, window=3),
+    Scenario("pulled_held", pulls=True, held=2, defer=True, event_idx=True, total=6, window=4),
+    Scenario("pulled_at_most_once", pulls=True, resubmit="fail", total=5, window=3),
+    Scenario("own_word", own_word=True, base=65534, total=5, window=3),
+    Scenario("own_word_held", own_word=True, held=1, defer=True, pulls=True, total=5, window=3),
+    Scenario("logged", logged=True, event_idx=True, total=6, window=3),
+    Scenario("logged_native", logged=True, device="native", indirect=True, total=6, window=3),
     Scenario("blk", device="blk", base=65534, total=6, window=3),
     Scenario("blk_indirect", device="blk", indirect=True, event_idx=True, size=4, total=7),
 )
@@ -70,6 +97,7 @@ SMALL = (
     Scenario("small_deferred", defer=True, indirect=True, size=2, total=3, window=2),
     Scenario("small_at_most_once", resubmit="drop", event_idx=True, total=2, window=2),
     Scenario("small_native", device="native", defer=True, event_idx=True, total=3, window=2),
+    Scenario("small_held", held=2, base=65535, total=3, window=3, indirect=True),
     Scenario("small_blk", device="blk", total=2, window=2),
 )
 """For two crashes in one run: each store of the first life with each of the second."""

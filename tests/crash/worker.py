@@ -12,8 +12,9 @@ from collections.abc import Callable
 from mmap import mmap
 from typing import Any
 
-from tests.crash.driver import LENGTH, Driver, answer
+from tests.crash.driver import LENGTH, LOG_BYTES, Driver, answer
 from tests.shm.guest import F_EVENT_IDX, F_INDIRECT, PARTS, user
+from vuproc.shm.dirty import DirtyLog
 from vuproc.shm.inflight import SplitRecord
 from vuproc.shm.memory import GuestMemory
 from vuproc.shm.request import Request
@@ -91,6 +92,9 @@ class Worker:
         self.ring.set_call(guest.call)
         self.ring.resubmit = self.scenario.resubmit
         self.ring.on_skip = self.skip
+        if self.scenario.logged:
+            self.ring.log_writes(DirtyLog(driver.log, LOG_BYTES), guest.used)
+        self.given_back: set[int] = set()
         self.native: Any = None
         if self.scenario.device != "python":
             # Built beside the units under test, and nowhere else.
@@ -119,7 +123,10 @@ class Worker:
                 self.point()
             else:
                 break
-        os.write(control, STOPPED.pack(b"s", self.ring.stop()))
+        base = self.ring.stop()
+        # Without the answer: another one stops the ring again.
+        self.point()
+        os.write(control, STOPPED.pack(b"s", base))
 
     def work(self) -> bool:
         """One turn: True if the budget ended it."""
@@ -127,17 +134,39 @@ class Worker:
             more = self.ring.serve_native(self.native, self.failed, self.scenario.budget)
             self.ring.publish()
             return more
-        fetched = self.ring.drain(self.handle, self.failed, self.scenario.budget)
+        if self.scenario.pulls:
+            fetched = self.pull()
+        else:
+            fetched = self.ring.drain(self.handle, self.failed, self.scenario.budget)
+        if self.scenario.twice and self.ring.released > self.scenario.held:
+            self.ring.readmit()
         # The oldest is kept back as long as there is something newer.
         while len(self.deferred) > (1 if fetched else 0):
             self.deferred.pop().finish()
         self.ring.publish()
         return fetched == self.scenario.budget
 
+    def pull(self) -> int:
+        """As a device that does so: as many as there are, or the budget."""
+        fetched = 0
+        while fetched < self.scenario.budget and (request := self.ring.take()) is not None:
+            fetched += 1
+            self.handle(request)
+            if not request.finished and request not in self.deferred:
+                request.finish()
+        return fetched
+
     def handle(self, request: Request) -> None:
         number = int.from_bytes(request.read(LENGTH), "little")
+        if self.gives_back(number):
+            self.point()
+            request.release()
+            self.point()
+            return
         self.journal.append(self.life, number, BEGUN)
         self.point()
+        if self.scenario.own_word:
+            request.resubmit = "drop"
         self.journal.append(self.life, number, RAN)
         request.write(answer(number))
         self.point()
@@ -146,8 +175,15 @@ class Worker:
             request.defer()
             self.deferred.append(request)
 
+    def gives_back(self, number: int) -> bool:
+        scenario = self.scenario
+        again = number in self.given_back
+        self.given_back.add(number)
+        return number > scenario.total - scenario.held or (scenario.twice and not again)
+
     def skip(self, request: Request, reason: str, attempts: int) -> None:
-        if reason != self.scenario.resubmit or attempts > 2:
+        expected = "drop" if self.scenario.own_word else self.scenario.resubmit
+        if reason != expected or attempts > 2:
             raise AssertionError(f"request was to be skipped: {reason}, {attempts} attempts")
         number = int.from_bytes(request.read(LENGTH), "little")
         self.journal.append(self.life, number, SKIPPED)

@@ -15,7 +15,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     by event indices or by flags. `at_most_once`: the device drops a request that may have run.
     `poison`: the request that kills every worker which runs it. `bursts`: the driver may submit
     several requests before it thinks of a kick. `crashes`: deaths at any instant. `stops`: how
-    often the ring is drained, stopped and started again.
+    often the ring is drained, stopped and started again. `gives_back`: the device may give a
+    request back; it comes again later, or the ring stops with it.
     """
 
     size: int = 2
@@ -28,6 +29,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     bursts: bool = False
     crashes: int = 1
     stops: int = 0
+    gives_back: bool = False
 
     modulus: int = 8
     """Stands for 2^16. A power of two, at least four times the size, more than the requests."""
@@ -45,6 +47,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         parts += ["at most once"] if self.at_most_once else []
         parts += [f"poison {self.poison}"] if self.poison is not None else []
         parts += [f"stops {self.stops}"] if self.stops else []
+        parts += ["gives back"] if self.gives_back else []
         parts += ["bursts"] if self.bursts else []
         return ", ".join(parts)
 

@@ -202,7 +202,27 @@ MUTANTS = (
     Mutant(
         "requests forgotten at the stop",
         "stops, at most once",
-        change("Z1", "not p.left", "True"),
+        change("Z1", "not left", "True"),
+    ),
+    Mutant(
+        "fetches taken back oldest first",
+        "gives back",
+        change("U1", "reversed(left)", "left"),
+    ),
+    Mutant(
+        "fetches taken back that others have followed",
+        "gives back",
+        change("U0", "left == p.recent", "True"),
+    ),
+    Mutant(
+        "what a dead worker left is taken for the last fetches",
+        "gives back",
+        drop("R8"),
+    ),
+    Mutant(
+        "fetches taken back of what was begun",
+        "gives back, at most once",
+        change("U0", "not begun", "True"),
     ),
     # Recovery.
     Mutant("marks of the last batch kept", "one slot", drop("R1")),

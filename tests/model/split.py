@@ -27,6 +27,10 @@ SMALL = {
     "stops": Config(size=1, requests=2, batch=1, stops=1),
     "stops, two deaths": Config(size=1, requests=1, batch=1, stops=1, crashes=2),
     "stops, at most once": Config(size=1, requests=2, batch=1, stops=1, at_most_once=True),
+    "gives back": Config(requests=2, batch=1, stops=1, gives_back=True),
+    "gives back, at most once": Config(
+        size=1, requests=1, batch=1, stops=1, gives_back=True, at_most_once=True
+    ),
 }
 """Looked at in every run of the tests."""
 
@@ -51,6 +55,8 @@ LARGE = {
     "poison and a death": Config(requests=2, poison=0),
     "two stops": Config(requests=2, in_order=True, stops=2, crashes=2),
     "a stop, out of order": Config(requests=2, stops=1),
+    "gives back, two deaths": Config(requests=2, batch=1, stops=1, gives_back=True, crashes=2),
+    "gives back, three requests": Config(requests=3, batch=1, stops=1, gives_back=True),
 }
 """Minutes, and gigabytes."""
 

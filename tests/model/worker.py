@@ -28,12 +28,16 @@ class Access(NamedTuple):
     why: str = ""
 
 
+GONE = -1
+
+
 class Private(NamedTuple):
     """What a worker knows between two programs.
 
     `last` and `used`: the next avail and used index; `counter`: of the next fetch; `ran`: heads to
     be published, in the order in which they were fetched; `left`: heads of a dead worker, not run
-    yet.
+    yet; `back`: heads that the device gave back; `recent`: the last fetches, from the oldest that
+    is not completed on, with GONE for those that are (where the device gives back).
     """
 
     last: int
@@ -41,6 +45,8 @@ class Private(NamedTuple):
     counter: int = 0
     ran: tuple[int, ...] = ()
     left: tuple[int, ...] = ()
+    back: tuple[int, ...] = ()
+    recent: tuple[int, ...] = ()
     asleep: bool = False
 
 
@@ -69,8 +75,9 @@ class Worker:
         """What a worker may do next, when no program is under way."""
         for heads in self.batches(p.ran):
             yield Choice("publish", (p, heads))
-        if p.left:
-            yield Choice("again", (p,))
+        if p.left or p.back:
+            # Readmitted, in the order of the fetches.
+            yield Choice("again", (p._replace(left=self.nobodys(p), back=()),))
         if stopping:
             if not p.ran:  # Z0
                 yield Choice("stop", (p,))
@@ -78,6 +85,8 @@ class Worker:
             yield Choice("wake", (p,))
         elif not p.left:
             yield Choice("fetch", (p,))
+            if self.c.gives_back:
+                yield Choice("give_back", (p,))
             if not (p.ran and self.c.in_order):
                 yield Choice("sleep", (p,))
 
@@ -87,8 +96,35 @@ class Worker:
 
     # ---- the life of a request -------------------------------------------------------------------
 
+    def nobodys(self, p: Private) -> tuple[int, ...]:
+        """What a dead worker or the device has left, in the order of the fetches."""
+        return tuple(h for h in p.recent if h in p.left or h in p.back) if p.back else p.left
+
     def fetch(self, p: Private) -> Program:
         """Take the next available request, mark it and run it."""
+        known = p
+        p = yield from self.mark(p)
+        if p == known:
+            return p
+        head = p.recent[-1]
+        yield from self.run(head, 0)
+        recent = p.recent if self.c.gives_back else ()
+        return p._replace(ran=(*p.ran, head), recent=recent)
+
+    def give_back(self, p: Private) -> Program:
+        """As `fetch`, by a device that has nothing to do with it yet."""
+        known = p
+        p = yield from self.mark(p)
+        if p == known:
+            return p
+        head = p.recent[-1]
+        if self.c.at_most_once:
+            yield store(self.m.stage + head, 1)  # X2b
+            yield store(self.m.stage + head, 0)  # G1
+        return p._replace(back=(*p.back, head))
+
+    def mark(self, p: Private) -> Program:
+        """Take the next available request, the last of `recent` then; the same if there is none."""
         idx = yield load(self.m.avail_idx)
         if (idx - p.last) % self.c.modulus > self.c.size:
             yield broken("avail index is further on than the ring is long")
@@ -103,9 +139,9 @@ class Worker:
         if self.c.at_most_once:
             yield store(self.m.stage + head, 0)  # F2b
         yield store(self.m.inflight + head, 1)  # F3
-        p = p._replace(last=(p.last + 1) % self.c.modulus, counter=p.counter + 1)
-        yield from self.run(head, 0)
-        return p._replace(ran=(*p.ran, head))
+        recent = (*p.recent, head)
+        last = (p.last + 1) % self.c.modulus
+        return p._replace(last=last, counter=p.counter + 1, recent=recent)
 
     def run(self, head: int, attempts: int) -> Generator[Access, int, None]:
         if self.c.poison is not None:
@@ -132,7 +168,10 @@ class Worker:
         if passed(wish, used, p.used, self.c.modulus) if self.c.event_idx else not wish:
             yield store(self.m.call, 1)  # N2
         ran = tuple(head for head in p.ran if head not in heads)
-        return p._replace(used=used, ran=ran)
+        recent = tuple(GONE if head in heads else head for head in p.recent)
+        while recent[:1] == (GONE,):
+            recent = recent[1:]
+        return p._replace(used=used, ran=ran, recent=recent)
 
     # ---- sleeping --------------------------------------------------------------------------------
 
@@ -192,7 +231,16 @@ class Worker:
         yield Access("live", heads=left)
         yield store(self.m.call, 1)  # R5
         counter = live[-1][0] + 1 if live else 0  # R6
-        return Private(last, used, counter, left=left)  # R7
+        recent: tuple[int, ...] = ()
+        if self.c.gives_back and left:
+            # Whether they were fetched last is to be seen in the avail ring.
+            recent = left
+            for i, head in enumerate(left):
+                slot = (used + i) % self.c.modulus % self.c.size
+                if (yield load(self.m.avail_ring + slot)) != head:
+                    recent = (*left, GONE)  # R8
+                    break
+        return Private(last, used, counter, left=left, recent=recent)  # R7
 
     def again(self, p: Private) -> Program:
         """Run a dead worker's request again, unless that must not be."""
@@ -210,12 +258,22 @@ class Worker:
         """Let go of the ring; the answer is the next start's base.
 
         All is drained, and the record is of no use any more; or a dead worker left requests that
-        nobody has begun again, and they stay in the record for whoever starts the ring there.
+        nobody has begun again, and they stay in the record for whoever starts the ring there. If
+        they were the last to be fetched, and the device has not begun them, their fetches are taken
+        back instead.
         """
-        if not p.left:  # Z1
+        left = self.nobodys(p)
+        base = (p.last - len(left)) % self.c.modulus
+        begun = False
+        for head in left:
+            begun |= (yield load(self.m.stage + head)) != 0
+        if left and left == p.recent and not begun:  # U0
+            for head in reversed(left):  # U1
+                yield store(self.m.inflight + head, 0)
+            left = ()
+        if not left:  # Z1
             yield store(self.m.version, 0)
-        base = (p.last - len(p.left)) % self.c.modulus
-        yield Access("stopped", value=base, heads=p.left)
+        yield Access("stopped", value=base, heads=left)
         return p
 
 

@@ -78,9 +78,16 @@ class ReferenceRing:
         self.in_flight: dict[int, None] = {}
         """Fetched and not shown to the driver as used, in the order of the fetches."""
         self.again: list[int] = []
-        """Those of a predecessor that are to be served first."""
+        """Those of a predecessor, and readmitted ones, that are to be served first."""
+        self.released: list[int] = []
+        """Those that the device gave back."""
+        self.places: dict[int, int] = {}
+        """How many were fetched before each of those in flight; -1 where nobody can tell."""
+        self.fetched = 0
         self.call_after_recovery = False
         self.finished: list[tuple[int, int]] = []
+        self.wanted = False
+        """The driver is to be notified of what `take` has published, or by `stop`."""
         self.notified_before = False
         self._set_word(used, 0)
 
@@ -110,8 +117,45 @@ class ReferenceRing:
             raise Broken("descriptor head is in flight already")
         chain = self._walk(head)
         self.in_flight[head] = None
+        self.places[head] = self.fetched
+        self.fetched += 1
         self.last_avail = (self.last_avail + 1) & 0xFFFF
         return chain
+
+    def take(self) -> Chain | None:
+        """Take the next chain, as a device that pulls does; ask for a kick if there is none."""
+        chain = self.fetch()
+        if chain is None and self.finished:
+            self.wanted |= self.publish()
+            chain = self.fetch()
+        if chain is None and self.arm():
+            self.disarm()
+            chain = self.fetch()
+        return chain
+
+    def release(self, head: int) -> None:
+        """Take a request back from the device."""
+        self.released.append(head)
+
+    def readmit(self) -> int:
+        """What was given back is to be served again; returns how many."""
+        count = len(self.released)
+        ours = {*self.again, *self.released}
+        self.again = [head for head in self.in_flight if head in ours]
+        self.released = []
+        return count
+
+    def stop(self) -> int:
+        """Take back the last fetches, if nobody has these requests; returns how many are left."""
+        ours = {*self.again, *self.released}
+        last = set(range(self.fetched - len(self.in_flight), self.fetched))
+        if ours == set(self.in_flight) and {self.places[head] for head in ours} == last:
+            self.fetched -= len(ours)
+            self.last_avail = (self.last_avail - len(ours)) & 0xFFFF
+            self.in_flight, self.again, self.released = {}, [], []
+        if not self.in_flight:
+            self.wanted |= self.call_after_recovery
+        return len(self.in_flight) - len(self.finished)
 
     def restart(self, *, clean: bool = False) -> None:
         """Go on as another worker, after a death or (`clean`) with nothing left to do.
@@ -119,6 +163,16 @@ class ReferenceRing:
         All that the driver has not seen as used is served again.
         """
         self.again = list(self.in_flight)
+        self.released = []
+        start = self.last_avail - len(self.again)
+        entries = [
+            self._word(self.avail + 4 + 2 * ((start + i) % self.size))
+            for i in range(len(self.again))
+        ]
+        first = self.fetched - len(self.again)
+        self.places = {
+            head: first + i if entries == self.again else -1 for i, head in enumerate(self.again)
+        }
         self.seen = self.last_avail
         self.finished = []
         self.notified_before = False

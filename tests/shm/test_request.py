@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
+import struct
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -261,7 +261,7 @@ def test_segments_end_with_their_request(guest: Guest, end: str) -> None:
     parts = [*request.readable_segments, *request.writable_segments, *request.writable_segments]
     (kept,) = other.writable_segments
     slices = [part[1:] for part in parts]
-    held = (ctypes.c_char * 4).from_buffer(parts[1])
+    held = struct.iter_unpack("<I", parts[1])
     if end == "break":
         guest.set_avail_idx(1000)
     ENDS[end](ring, request)
@@ -269,7 +269,7 @@ def test_segments_end_with_their_request(guest: Guest, end: str) -> None:
         with pytest.raises(ValueError, match="released"):
             part[0]
     # What is a buffer of somebody else's, and a slice, cannot be ended: the memory stays there.
-    assert (bytes(held), bytes(parts[1])) == (bytes(4), bytes(4))
+    assert (next(held), bytes(parts[1])) == ((0,), bytes(4))
     assert all(bytes(part) == bytes(3) for part in slices)
     if end in ("finish", "release"):
         kept[:] = b"free"

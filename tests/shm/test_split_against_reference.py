@@ -109,8 +109,12 @@ class Twins:
         """The ring is stopped, with work left or without, and started again."""
         if self.record is None or self.left.used_idx != self.reference.last_used:
             return
+        kept = self.reference.stop()
         clean = not self.reference.in_flight
         assert self.native.stop() == self.reference.last_avail
+        assert self.native.kept == kept
+        self.calls |= self.reference.wanted
+        self.reference.wanted = False
         assert self.record.header.version == (0 if clean else 1)
         assert all(request.finished for request, _ in self.open)
         if not clean:
@@ -209,6 +213,9 @@ class Twins:
         if verb == "defer":
             held.append(chain)
             return
+        if verb == "release":
+            self.reference.release(chain.head)
+            return
         if verb == "fail":
             self.reference.finish(chain.head, 0)
             return
@@ -225,6 +232,43 @@ class Twins:
         self.reference.finish(chain.head, length)
         if len(self.reference.finished) == BATCH:
             self.calls |= self.reference.publish()
+
+    def take(self) -> str | None:
+        """Pull one request from both; the cause, if the ring broke (in both alike)."""
+        native_cause = reference_cause = None
+        request = chain = None
+        try:
+            request = self.native.take()
+        except RingError as error:
+            native_cause = error.cause
+        self.calls |= self.reference.begin()
+        try:
+            chain = self.reference.take()
+        except Broken as error:
+            reference_cause = error.cause
+            self.calls |= self.reference.publish()
+        self.calls |= self.reference.wanted
+        self.reference.wanted = False
+        assert native_cause == reference_cause
+        if request is None or chain is None:
+            assert request is None and chain is None
+            return native_cause
+        assert request.deferred and request.head == chain.head
+        assert request.read(READ_MAX) == self.reference.load(chain)[:READ_MAX]
+        self.open.append((request, chain))
+        return None
+
+    def release(self, which: int) -> None:
+        """Give one of the deferred requests back."""
+        if not self.open:
+            return
+        request, chain = self.open.pop(which % len(self.open))
+        request.release()
+        assert request.finished
+        self.reference.release(chain.head)
+
+    def readmit(self) -> None:
+        assert self.native.readmit() == self.reference.readmit()
 
     def publish(self) -> None:
         assert self.native.publish() == len(self.reference.finished)
@@ -256,7 +300,12 @@ class Twins:
         assert self.native.unpublished == len(self.reference.finished)
         waiting = len(self.reference.in_flight) - len(self.reference.finished)
         assert self.native.outstanding == waiting
-        assert self.native.in_flight == waiting - len(self.reference.again)
+        held = waiting - len(self.reference.again) - len(self.reference.released)
+        assert self.native.in_flight == held
+        assert self.native.released == len(self.reference.released)
+        ahead = (self.left.word(self.left.avail + 2) - self.reference.last_avail) & 0xFFFF
+        assert self.native.waiting == len(self.reference.again) + min(ahead, self.left.size)
+        assert self.native.pending == bool(self.native.waiting)
         if self.record is not None:
             self.check_record(self.record)
 
@@ -281,6 +330,9 @@ def act_native(
     if verb == "defer":
         request.defer()
         deferred.append(request)
+        return
+    if verb == "release":
+        request.release()
         return
     if verb == "fail":
         raise Failure
@@ -348,10 +400,13 @@ buffers = st.tuples(
     st.one_of(st.integers(0, 20), st.integers(0, 300)),
 )
 actions = st.lists(
-    st.tuples(st.sampled_from(["write", "write", "half", "defer", "fail"]), st.integers(0, 255)),
+    st.tuples(
+        st.sampled_from(["write", "write", "half", "defer", "fail", "release"]), st.integers(0, 255)
+    ),
     min_size=1,
     max_size=5,
 )
+give_all_back = st.tuples(st.just("drain"), st.just([("release", 0)]), st.just(20))
 lawful_steps = st.one_of(
     st.tuples(
         st.just("submit"),
@@ -363,14 +418,70 @@ lawful_steps = st.one_of(
     st.tuples(st.just("finish"), st.integers(0, 20), st.integers(0, 400)),
     st.tuples(st.just("event"), st.integers(-3, 5)),
     st.tuples(st.just("flags"), st.sampled_from([0, NO_INTERRUPT])),
-    st.tuples(st.sampled_from(["publish", "arm", "disarm", "reap", "reap", "die", "stop"])),
+    st.tuples(st.just("release"), st.integers(0, 20)),
+    st.tuples(st.sampled_from(["publish", "arm", "disarm", "reap", "reap"])),
+    st.tuples(st.sampled_from(["die", "stop", "stop", "take", "take", "readmit"])),
+    give_all_back,
 )
+
+
+# Requests that come to the device, go back to the ring, and come again, over deaths and stops.
+one_request = st.tuples(
+    st.just("submit"), st.lists(buffers, min_size=1, max_size=2), st.integers(0, 2), st.booleans()
+)
+some_go_back = st.tuples(
+    st.just("drain"),
+    st.lists(
+        st.tuples(st.sampled_from(["write", "defer", "release", "release"]), st.just(3)),
+        min_size=1,
+        max_size=3,
+    ),
+    st.integers(1, 6),
+)
+goings = st.one_of(
+    one_request,
+    one_request,
+    some_go_back,
+    give_all_back,
+    st.tuples(st.sampled_from(["take", "take", "readmit", "die", "reap", "publish"])),
+    st.tuples(st.just("release"), st.integers(0, 20)),
+    st.tuples(st.just("finish"), st.integers(0, 20), st.integers(0, 400)),
+)
+ends = st.sampled_from(
+    [[("stop",)], [("stop",)], [("die",), ("stop",)], [("readmit",), ("stop",)], [("die",)]]
+)
+goings_and_ends = st.lists(
+    st.tuples(
+        st.lists(one_request, max_size=4),
+        some_go_back,
+        st.lists(goings, max_size=4),
+        st.sampled_from([[("drain", [("release", 0)], 20)], [("take",), ("release", 0)], []]),
+        ends,
+    ).map(lambda parts: [("reap",), *parts[0], parts[1], *parts[2], *parts[3], *parts[4]]),
+    min_size=1,
+    max_size=5,
+).map(lambda rounds: [step for steps in rounds for step in steps])
 
 
 @pytest.mark.timeout(300)
 @settings(max_examples=200, deadline=None)
 @given(sizes, bases, all_features, st.booleans(), st.lists(lawful_steps, min_size=5, max_size=40))
 def test_lawful_drivers(
+    size: int, base: int, features: int, recorded: bool, steps: list[tuple[object, ...]]
+) -> None:
+    run_lawful(size, base, features, recorded, steps)
+
+
+@pytest.mark.timeout(300)
+@settings(max_examples=200, deadline=None)
+@given(sizes, bases, all_features, goings_and_ends)
+def test_devices_that_give_back(
+    size: int, base: int, features: int, steps: list[tuple[object, ...]]
+) -> None:
+    run_lawful(size, base, features, True, steps)
+
+
+def run_lawful(
     size: int, base: int, features: int, recorded: bool, steps: list[tuple[object, ...]]
 ) -> None:
     with Twins(size, base, features, chain_limit=8, recorded=recorded) as twins:
@@ -401,8 +512,15 @@ def test_lawful_drivers(
                     twins.die()
                 case "stop", _:
                     twins.stop()
+                case "take", _:
+                    assert twins.take() is None
+                case "release", [int() as which]:
+                    twins.release(which)
+                case "readmit", _:
+                    twins.readmit()
             twins.check()
         # Whatever happened, all of it comes to an end.
+        twins.readmit()
         twins.drain([("write", 3)], 100)
         while twins.open:
             twins.finish(0, 1)
@@ -436,7 +554,10 @@ hostile_steps = st.one_of(
     st.tuples(st.just("event"), st.integers(-3, 5)),
     st.tuples(st.just("drain"), actions, st.integers(1, 20)),
     st.tuples(st.just("finish"), st.integers(0, 20), st.integers(0, 400)),
+    st.tuples(st.just("release"), st.integers(0, 20)),
     st.tuples(st.sampled_from(["publish", "arm", "die", "stop"])),
+    st.tuples(st.sampled_from(["die", "stop", "stop", "take", "take", "readmit"])),
+    give_all_back,
 )
 
 
@@ -489,3 +610,9 @@ def hostile_step(twins: Twins, name: object, values: list[object]) -> None:
             twins.die()
         case "stop", _:
             twins.stop()
+        case "take", _:
+            twins.take()
+        case "release", [int() as which]:
+            twins.release(which)
+        case "readmit", _:
+            twins.readmit()

@@ -14,17 +14,15 @@ cdef enum:
 
 
 cdef struct Completion:
-    uint16_t head
-    uint16_t descriptors           # of the ring, which a packed layout gives back with the element
+    uint16_t head                  # `flights` has its descriptors until `commit`
     uint32_t length
 
 
 cdef struct Flight:
     # What the ring keeps of a request, by its head, from the fetch on.
-    uint64_t order                 # of the fetches, in this ring's life
     uint64_t began                 # ns, when it was fetched; of a native device's requests only
-    uint64_t readable              # bytes; likewise
-    uint16_t descriptors           # of the ring
+    uint32_t readable              # bytes, at most 2^32 - 1; likewise
+    uint16_t descriptors           # of the ring: for a layout whose used elements tell
 
 
 cdef struct Span:

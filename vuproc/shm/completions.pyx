@@ -2,7 +2,7 @@
 """The far end of a ring: completed requests are batched, shown to the driver, and announced."""
 
 from libc.errno cimport EAGAIN, EINTR, errno
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdint cimport UINT64_MAX, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport abort, calloc, free, realloc
 from posix.unistd cimport write
 
@@ -52,7 +52,6 @@ cdef class Completions(Layout):
             # Before the batch is published: what a successor does not run again is marked.
             self.mark_buffers(head)
         self.batch[self.batched].head = head
-        self.batch[self.batched].descriptors = self.flights[head].descriptors
         # 2^32 bytes are legal, and a used length of them is not to be had.
         self.batch[self.batched].length = <uint32_t>min(written, <uint64_t>0xffffffff)
         self.batched += 1
@@ -181,10 +180,13 @@ cdef class Completions(Layout):
         cdef uint32_t i
         for i in range(known.count):
             self.dirty.mark_range(known.spans[i].addr, known.spans[i].length)
+        known.count = 0
 
     cdef void mark_used(self, uint64_t offset, uint64_t length) noexcept nogil:
+        cdef uint64_t at = self.used_log + offset
         if self.used_logged:
-            self.dirty.mark_range(self.used_log + offset, length)
+            # The address is the front-end's: one that wraps around is beyond any log.
+            self.dirty.mark_range(at if at >= offset else UINT64_MAX, length)
 
     cdef void mark_used_ring(self) noexcept nogil:
         # The flags and the event word, too, which change without a completion.

@@ -17,7 +17,7 @@ cdef enum:
 
 cdef struct Again:
     # A request that was fetched, and that nobody has at the moment.
-    uint64_t order                 # as in Flight
+    uint64_t order                 # the entry that it was fetched from, as `last_avail` counts
     uint16_t head
     uint8_t attempts               # deaths of workers inside `handle` of it
     uint8_t stage                  # UNTOUCHED to FAIL, as the record has it
@@ -26,9 +26,8 @@ cdef struct Again:
 cdef class Fetching(Completions):
     cdef GuestMemory memory
     cdef uint32_t limit            # most descriptors of one chain
-    cdef uint16_t last_avail       # next entry to fetch, free-running
+    cdef uint64_t last_avail       # next entry to fetch, free-running; split: its low 16 bits
     cdef uint16_t last_used        # next entry to complete; private, never read back (rule R3)
-    cdef uint64_t order            # of the next fetch
     cdef uint8_t *marks            # by head
     cdef tuple found               # Recovered requests; None without a record
     cdef Again *again              # to be handed out before anything new, by `order`: those from
@@ -46,8 +45,9 @@ cdef class Fetching(Completions):
     cdef object failure            # the RingError, once broken
 
     cdef int allocate(self, Py_ssize_t size, uint32_t limit) except -1
+    cdef void begin_at(self, uint16_t index) noexcept
     cdef void adopt(self, tuple found, bint last) noexcept
-    cdef int resume(self, Chain *chain, uint8_t *attempts, uint8_t *stage) except -2
+    cdef int resume(self, Chain *chain, Again *which) except -2
     cdef object reason_to_skip(self, uint8_t attempts, uint8_t stage)
     cdef void line_up(self) noexcept nogil
     cdef bint can_unfetch(self)

@@ -16,7 +16,7 @@ from vuproc.shm.inflight import POISON_ATTEMPTS
 cdef int POISON = POISON_ATTEMPTS
 
 cdef enum:
-    # The order of the first fetch: what was found before it has room below.
+    # Where `last_avail` begins, beside the index itself: what was found before has room below.
     FIRST = 1 << 17
 
 
@@ -27,9 +27,6 @@ cdef int compare(const void *one, const void *other) noexcept nogil:
 
 cdef class Fetching(Completions):
     """What comes from the driver; how it is read is the layout's affair."""
-
-    def __cinit__(self):
-        self.order = FIRST
 
     def __dealloc__(self):
         free(self.marks)
@@ -107,7 +104,7 @@ cdef class Fetching(Completions):
     @property
     def next_avail(self):
         """The free-running 16-bit index of the next entry to fetch."""
-        return self.last_avail
+        return <uint16_t>self.last_avail
 
     @property
     def next_used(self):
@@ -121,6 +118,9 @@ cdef class Fetching(Completions):
 
     # What comes again.
 
+    cdef void begin_at(self, uint16_t index) noexcept:
+        self.last_avail = FIRST + <uint64_t>index
+
     cdef void adopt(self, tuple found, bint last) noexcept:
         # A predecessor's requests. `last`: they are known to be the ones that were fetched last.
         cdef Py_ssize_t count = len(found), i
@@ -130,21 +130,18 @@ cdef class Fetching(Completions):
             self.again[i].head = recovered.head
             self.again[i].attempts = recovered.attempts
             self.again[i].stage = recovered.stage
-            # In their order; and the last ones have no gap behind them.
-            self.again[i].order = FIRST - count + i if last else i
+            # In their order, and with a gap behind them unless they are the last.
+            self.again[i].order = self.last_avail - count + i if last else i
             self.marks[self.again[i].head] = TAKEN
-            self.flights[self.again[i].head].order = self.again[i].order
         self.again_end = count
 
-    cdef int resume(self, Chain *chain, uint8_t *attempts, uint8_t *stage) except -2:
+    cdef int resume(self, Chain *chain, Again *which) except -2:
         # The next of them, its chain read anew; -1: the chain is malformed.
-        cdef Again *again = self.again + self.again_next
-        attempts[0] = again.attempts
-        stage[0] = again.stage
-        if again.attempts:
+        which[0] = self.again[self.again_next]
+        if which.attempts:
             # Should this one kill us too, what is done before it is not to be done again.
             self.flush()
-        if self.fetch_again(again.head, chain) < 0:
+        if self.fetch_again(which.head, chain) < 0:
             return -1
         self.again_next += 1
         self.flying += 1
@@ -168,7 +165,7 @@ cdef class Fetching(Completions):
         # It stays marked, here and in the record: whoever comes after us finds it.
         cdef Again *returned = self.returned + self.returned_count
         returned.head = request._head
-        returned.order = self.flights[request._head].order
+        returned.order = request.order
         returned.attempts = 0
         returned.stage = UNTOUCHED
         self.returned_count += 1
@@ -212,17 +209,18 @@ cdef class Fetching(Completions):
     cdef bint can_unfetch(self):
         cdef Py_ssize_t i
         cdef uint64_t count = self.returned_count + self.again_end - self.again_next
+        cdef uint64_t first = self.last_avail - count
         cdef Again *again
         if self.flying or self.batched:
             return False
         # Orders are distinct and below that of the next fetch: the last `count` of them are the
         # ones from here on.
         for i in range(self.returned_count):
-            if self.returned[i].order < self.order - count:
+            if self.returned[i].order < first:
                 return False
         for i in range(self.again_next, self.again_end):
             again = self.again + i
-            if again.order < self.order - count or again.attempts:
+            if again.order < first or again.attempts:
                 return False
             if self.reason_to_skip(0, again.stage) is not None:
                 return False
@@ -261,7 +259,7 @@ cdef class Fetching(Completions):
             raise RingError(*self.failure.args)
 
     cdef object break_ring(self):
-        error = RingError(self.queue, self.last_avail, self.cause.decode("ascii"))
+        error = RingError(self.queue, <uint16_t>self.last_avail, self.cause.decode("ascii"))
         self.failure = RingError(*error.args)
         self.detach()
         return error

@@ -13,7 +13,7 @@ cdef class Handling(Fetching):
 
     cdef bint begin(self, str what) except -1
     cdef bint wanted(self) noexcept nogil
-    cdef Request request_of(self, Chain *chain)
+    cdef Request request_of(self, Chain *chain, uint64_t order)
     cdef int serve(
         self, Request request, object handle, object on_error, uint8_t attempts, object reason
     ) except -1

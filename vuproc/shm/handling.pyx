@@ -8,7 +8,7 @@ from vuproc.shm.atomics cimport vu_load_relaxed64
 from vuproc.shm.clock cimport clock_ns
 from vuproc.shm.completions cimport BATCH
 from vuproc.shm.counters cimport EPOCHS, add, set_busy
-from vuproc.shm.fetching cimport Fetching
+from vuproc.shm.fetching cimport Again, Fetching
 from vuproc.shm.request cimport CLOSED, OPEN, RELEASED, Chain, Request
 from vuproc.shm.uring cimport Outcome, Transfer, Uring
 
@@ -30,18 +30,19 @@ cdef class Handling(Fetching):
         cdef Request request
         cdef int got = 0, fetched = 0
         cdef uint64_t epoch = self.epoch, began
-        cdef uint8_t attempts, stage
+        cdef Again which
         cdef object reason
         if not self.begin("drain"):
             return 0
         try:
             while fetched < budget:
-                attempts = 0
+                which.attempts = 0
                 reason = None
                 if self.again_next < self.again_end:
-                    got = self.resume(&chain, &attempts, &stage)
-                    reason = self.reason_to_skip(attempts, stage)
+                    got = self.resume(&chain, &which)
+                    reason = self.reason_to_skip(which.attempts, which.stage)
                 else:
+                    which.order = self.last_avail
                     got = self.fetch(&chain)
                 if got == 0 and (self.batched or self.owed):
                     # The driver may answer what it is shown with new work, without a kick.
@@ -51,8 +52,8 @@ cdef class Handling(Fetching):
                     break
                 fetched += 1
                 began = self.now
-                request = self.request_of(&chain)
-                self.serve(request, handle, on_error, attempts, reason)
+                request = self.request_of(&chain, which.order)
+                self.serve(request, handle, on_error, which.attempts, reason)
                 if self.epoch != epoch:
                     # The handler stopped the ring.
                     break
@@ -75,18 +76,19 @@ cdef class Handling(Fetching):
         cdef Chain chain
         cdef Request request
         cdef int got = 0
-        cdef uint8_t attempts, stage
+        cdef Again which
         cdef object reason
         if not self.begin("take"):
             return None
         try:
             while True:
-                attempts = 0
+                which.attempts = 0
                 reason = None
                 if self.again_next < self.again_end:
-                    got = self.resume(&chain, &attempts, &stage)
-                    reason = self.reason_to_skip(attempts, stage)
+                    got = self.resume(&chain, &which)
+                    reason = self.reason_to_skip(which.attempts, which.stage)
                 else:
+                    which.order = self.last_avail
                     got = self.fetch(&chain)
                 if got == 0 and (self.batched or self.owed):
                     # The driver may answer what it is shown with new work, without a kick.
@@ -100,12 +102,12 @@ cdef class Handling(Fetching):
                         continue
                 if got <= 0:
                     break
-                request = self.request_of(&chain)
+                request = self.request_of(&chain, which.order)
                 if reason is None:
                     self.note_taken(chain.head)
                     request.is_deferred = True
                     return request
-                self.serve(request, None, None, attempts, reason)
+                self.serve(request, None, None, which.attempts, reason)
                 if self.stopped or self.failure is not None:
                     # `on_skip` has stopped the ring.
                     return None
@@ -223,7 +225,7 @@ cdef class Handling(Fetching):
         if count < 0:
             abort()
 
-    cdef Request request_of(self, Chain *chain):
+    cdef Request request_of(self, Chain *chain, uint64_t order):
         cdef Request request
         try:
             request = Request.__new__(Request)
@@ -233,6 +235,7 @@ cdef class Handling(Fetching):
             self.complete(chain.head, 0, 0, 0)
             raise
         request.started = self.now
+        request.order = order
         return request
 
     cdef int serve(

@@ -1,15 +1,15 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, auto_pickle=False
 """Requests served by a native device, without the GIL."""
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from vuproc.shm.atomics cimport vu_pause
 from vuproc.shm.clock cimport clock_ns
 from vuproc.shm.counters cimport add, set_busy
-from vuproc.shm.fetching cimport HELD, TAKEN
+from vuproc.shm.fetching cimport HELD, TAKEN, Again
 from vuproc.shm.handling cimport Handling
 from vuproc.shm.native cimport NativeDevice
-from vuproc.shm.request cimport Chain
+from vuproc.shm.request cimport Chain, Request
 
 SLICE_NS = 1_000_000
 
@@ -32,26 +32,29 @@ cdef class NativeServing(Handling):
         """As `drain` by a native device; False if the ring was found empty and stayed so."""
         cdef Chain chain
         cdef int got = 1, fetched = 0
-        cdef uint8_t attempts, stage
+        cdef Again which
+        cdef Request request
         cdef object reason
         cdef uint64_t failures = device.failures, began
         if not self.begin("serve_native"):
             return False
+        chain.queue = <uint16_t>self.queue
         try:
             if self.device is not device:
                 self.attach(device)
             while self.again_next < self.again_end and fetched < budget:
-                got = self.resume(&chain, &attempts, &stage)
+                got = self.resume(&chain, &which)
                 if got < 0:
                     break
                 fetched += 1
-                reason = self.reason_to_skip(attempts, stage)
+                reason = self.reason_to_skip(which.attempts, which.stage)
                 began = self.now
                 if reason is not None:
-                    self.serve(self.request_of(&chain), None, on_error, attempts, reason)
+                    request = self.request_of(&chain, which.order)
+                    self.serve(request, None, on_error, which.attempts, reason)
                 else:
                     with nogil:
-                        self.serve_one(&chain, attempts)
+                        self.serve_one(&chain, which.attempts)
                 self.pace(self.now - began, STEP)
                 if self.wanted():
                     break
@@ -83,6 +86,7 @@ cdef class NativeServing(Handling):
         cdef Chain chain
         cdef uint64_t end = self.now + slice_ns, began
         cdef int got
+        chain.queue = <uint16_t>self.queue
         while fetched[0] < budget:
             got = self.fetch(&chain)
             if got < 0:
@@ -110,7 +114,7 @@ cdef class NativeServing(Handling):
         cdef uint64_t began = self.now
         cdef int64_t written
         self.flights[head].began = began
-        self.flights[head].readable = chain.readable
+        self.flights[head].readable = <uint32_t>min(chain.readable, <uint64_t>0xffffffff)
         self.marks[head] = HELD
         if self.counters is not None:
             set_busy(self.counters.block, 1 + <uint64_t>head)

@@ -37,7 +37,7 @@ cdef struct Chain:
     uint64_t readable              # bytes; readable + writable <= 2^32
     uint64_t writable
     uint16_t head
-    uint16_t queue                 # the number of the ring that it came from
+    uint16_t queue                 # the number of its ring, for a native device
     uint16_t descriptors           # entries of the ring that it takes; an indirect table is one
 
 
@@ -76,6 +76,7 @@ cdef class Request:
     cdef GuestMemory memory        # keeps the mappings of the pieces
     cdef uint64_t epoch
     cdef uint64_t started          # ns, when it was fetched
+    cdef uint64_t order            # the entry of the ring that it came from
     cdef uint64_t used             # bytes to report; set when closed
     cdef uint64_t wanted           # bytes that the kernel is to move, while it has the request
     cdef bytes done                # what it ends with then
@@ -94,7 +95,7 @@ cdef class Request:
     cdef uint8_t state
     cdef uint8_t stage             # RUN_AGAIN, DROP or FAIL once `resubmit` was set
     cdef bint is_deferred
-    cdef list handed_out           # the memoryviews; None as long as nobody has asked for one
+    cdef void *handed_out          # list of memoryviews; NULL as long as nobody has asked for one
     cdef void *newer               # of the owner's list `viewed`, while there are views
     cdef void *older
     cdef iovec inline_pieces[INLINE_PIECES]

@@ -153,7 +153,7 @@ cdef class Request:
         # they must stay in flight for the one that comes after it.
         if self.state == OPEN and self.epoch == self.owner.epoch:
             self.owner.lost += 1
-        if self.handed_out is not None:
+        if self.handed_out != NULL:
             self.drop_views()
         if self.pieces != self.inline_pieces:
             free(self.pieces)
@@ -186,7 +186,7 @@ cdef class Request:
     cdef void close(self, uint64_t used) noexcept:
         self.used = used
         self.state = CLOSED
-        if self.handed_out is not None:
+        if self.handed_out != NULL:
             self.drop_views()
         self.owner.request_closed(self)
 
@@ -287,21 +287,24 @@ cdef class Request:
             )
             for i in range(first, first + count)
         ])
-        if self.handed_out is None:
-            self.handed_out = []
+        if self.handed_out == NULL:
+            views = []
+            Py_INCREF(views)
+            self.handed_out = <void *>views
             self.older = self.owner.viewed
             if self.older != NULL:
                 (<Request>self.older).newer = <void *>self
             self.owner.viewed = <void *>self
-        self.handed_out += made
+        (<list>self.handed_out).extend(made)
         return made
 
     cdef void drop_views(self) noexcept:
         # They must not outlive the request: from now on the memory is the driver's, or somebody
         # else's. One that is in use as a buffer itself (a numpy array over it) cannot be released,
         # and a slice is a view of its own that nobody knows of.
-        cdef list views = self.handed_out
-        self.handed_out = None
+        cdef list views = <list>self.handed_out
+        Py_DECREF(views)
+        self.handed_out = NULL
         if self.newer != NULL:
             (<Request>self.newer).older = self.older
         else:
@@ -498,7 +501,7 @@ cdef class Request:
     cdef void give_up(self) noexcept:
         # The kernel has finished, and nobody wants the request any more.
         self.state = CLOSED
-        if self.handed_out is not None:
+        if self.handed_out != NULL:
             self.drop_views()
         Py_DECREF(self)
 
@@ -550,7 +553,7 @@ cdef class Request:
         """Give the request back without completing it."""
         self.check()
         self.state = RELEASED
-        if self.handed_out is not None:
+        if self.handed_out != NULL:
             self.drop_views()
         self.owner.request_released(self)
 

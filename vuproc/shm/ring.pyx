@@ -43,4 +43,4 @@ cdef class Ring(NativeServing):
             self.stopped = True
             self.call_fd = -1
             self.detach()
-        return self.last_avail
+        return self.next_avail

@@ -103,10 +103,10 @@ cdef class SplitRing(Ring):
         self.memory = memory
         # The one time that the used index is read (vhost-user, SET_VRING_ADDR).
         self.last_used = vu_load_relaxed16(self.used + 2)
-        self.last_avail = self.last_used if base is None else <uint16_t>(base & 0xffff)
+        self.begin_at(self.last_used if base is None else <uint16_t>(base & 0xffff))
         if record is not None:
             self.take_up(record, base, fresh)
-        self.seen_avail = self.last_avail
+        self.seen_avail = <uint16_t>self.last_avail
         # A predecessor may have died with kicks refused, or as the device of other features.
         vu_store_relaxed16(self.used, 0)
 
@@ -121,10 +121,10 @@ cdef class SplitRing(Ring):
             found = record.recover(
                 self.queue, self.last_used, vu_load_acquire16(self.avail + 2)
             )
-            self.last_avail = record.position
+            self.begin_at(record.position)
             self.adopt(found, self.fetched_last(found))
             self.call_after_recovery = True
-        self.last_avail = record.position
+        self.begin_at(record.position)
         self.counter = record.next_counter
         self.last_batch_head = record.last_batch_head
         self.record = record
@@ -154,11 +154,11 @@ cdef class SplitRing(Ring):
         cdef unsigned char *used = memory.user(self.used_addr, 6 + 8 * entries)
         # Checked on both: a region may begin at an odd place of its file.
         if (self.desc_addr | <uintptr_t>desc) & 15:
-            raise RingError(self.queue, self.last_avail, "descriptor table is not aligned to 16")
+            raise RingError(self.queue, <uint16_t>self.last_avail, "descriptor table is not aligned to 16")
         if (self.avail_addr | <uintptr_t>avail) & 1:
-            raise RingError(self.queue, self.last_avail, "avail ring is not aligned to 2")
+            raise RingError(self.queue, <uint16_t>self.last_avail, "avail ring is not aligned to 2")
         if (self.used_addr | <uintptr_t>used) & 3:
-            raise RingError(self.queue, self.last_avail, "used ring is not aligned to 4")
+            raise RingError(self.queue, <uint16_t>self.last_avail, "used ring is not aligned to 4")
         if desc == NULL:
             raise MemoryFault(self.desc_addr, 16 * entries, "descriptors not inside one region")
         if avail == NULL:
@@ -183,7 +183,7 @@ cdef class SplitRing(Ring):
 
     cdef bint available(self) noexcept nogil:
         # Acquire as in `look`, though nothing is read on the strength of it.
-        return vu_load_acquire16(self.avail + 2) != self.last_avail
+        return vu_load_acquire16(self.avail + 2) != <uint16_t>self.last_avail
 
     cdef uint16_t backlog(self) noexcept nogil:
         # Relaxed: nothing is read on the strength of it, and what it says is only believed as far
@@ -204,7 +204,7 @@ cdef class SplitRing(Ring):
     cdef int fetch(self, Chain *chain) noexcept nogil:
         cdef uint16_t head
         cdef int got
-        if self.last_avail == self.seen_avail:
+        if <uint16_t>self.last_avail == self.seen_avail:
             got = self.look()
             if got <= 0:
                 return got
@@ -217,7 +217,7 @@ cdef class SplitRing(Ring):
         if self.walk(head, chain) < 0:
             return -1
         chain.head = head
-        self.mark_fetched(head, chain.descriptors)
+        self.mark_fetched(head)
         return 1
 
     cdef void prefetch(self) noexcept nogil:
@@ -238,24 +238,22 @@ cdef class SplitRing(Ring):
         ) == 1:
             vu_prefetch(first.iov_base)
 
-    cdef void mark_fetched(self, uint16_t head, uint16_t descriptors) noexcept nogil:
+    cdef void mark_fetched(self, uint16_t head) noexcept nogil:
         # The record first: whoever comes after us must find what we are going to have.
         if self.entries != NULL:
             note_fetched(self.entries + head, self.counter)
             self.counter += 1
         self.marks[head] = TAKEN
-        self.flights[head].order = self.order
-        self.flights[head].descriptors = descriptors
-        self.order += 1
         self.last_avail += 1
         self.flying += 1
 
     cdef int fetch_again(self, uint16_t head, Chain *chain) noexcept nogil:
         # A head that the record has: it lies inside the table, and is marked.
+        if self.writable != NULL:
+            self.writable[head].count = 0
         if self.walk(head, chain) < 0:
             return -1
         chain.head = head
-        self.flights[head].descriptors = chain.descriptors
         return 1
 
     cdef void unfetch(self, uint16_t head) noexcept nogil:
@@ -265,7 +263,7 @@ cdef class SplitRing(Ring):
         self.marks[head] = FREE
         self.last_avail -= 1
         # What was seen of the avail ring may be behind it now.
-        self.seen_avail = self.last_avail
+        self.seen_avail = <uint16_t>self.last_avail
 
     cdef void note_begun(self, uint16_t head, uint8_t attempts) noexcept nogil:
         if self.entries != NULL:
@@ -308,8 +306,6 @@ cdef class SplitRing(Ring):
         cdef bint inside = False, writing = False
         cdef Descriptor one
         cdef int made
-        if self.writable != NULL:
-            self.writable[head].count = 0
         while True:
             # SAFETY: index < entries, all of which are inside the mapping (or the private copy).
             # 8-byte loads: the table is aligned to 16.
@@ -383,7 +379,6 @@ cdef class SplitRing(Ring):
             readable_count = count
         if not inside:
             chain.descriptors = <uint16_t>passed
-        chain.queue = <uint16_t>self.queue
         chain.pieces = self.pieces
         chain.readable_count = readable_count
         chain.writable_count = count - readable_count
@@ -470,7 +465,9 @@ cdef class SplitRing(Ring):
 
     cdef int ask_kicks(self) noexcept nogil:
         if self.event_idx:
-            vu_store_relaxed16(self.used + 4 + 8 * <size_t>self.size, self.last_avail)
+            vu_store_relaxed16(
+                self.used + 4 + 8 * <size_t>self.size, <uint16_t>self.last_avail
+            )
         elif self.shown_flags:
             self.shown_flags = 0
             vu_store_relaxed16(self.used, 0)
