@@ -10,6 +10,8 @@ cdef class Handling(Fetching):
     cdef public object on_skip
     cdef void *current             # the Request inside `handle`; borrowed
     cdef bint draining
+    cdef list from_threads         # Requests that other threads have finished, to be completed
+    cdef public int waker          # an eventfd that is written to for each of them; -1: none
 
     cdef bint begin(self, str what) except -1
     cdef bint wanted(self) noexcept nogil
@@ -19,6 +21,8 @@ cdef class Handling(Fetching):
     ) except -1
     cdef int request_failed(self, Request request, object on_error, object error) except -1
     cdef int submit(self) except -1
+    cdef int take_from_threads(self) except -1
+    cdef void note_elsewhere(self, Request request) noexcept
     cdef void abandon(self) noexcept
     # The head of a request that io_uring has, by its tag.
     cdef uint64_t head_of(self, uint64_t tag)

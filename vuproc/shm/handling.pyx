@@ -3,6 +3,7 @@
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport abort
+from posix.unistd cimport write
 
 from vuproc.shm.atomics cimport vu_load_relaxed64
 from vuproc.shm.clock cimport clock_ns
@@ -14,6 +15,9 @@ from vuproc.shm.uring cimport Outcome, Transfer, Uring
 
 from os import strerror
 
+cdef extern from "Python.h":
+    unsigned long PyThread_get_thread_ident() nogil
+
 cdef enum:
     OUTCOMES = 64
     # Requests after which the kernel is told of what there is for it, in the middle of a batch: the
@@ -23,6 +27,10 @@ cdef enum:
 
 cdef class Handling(Fetching):
     """A ring's requests as Python objects, from the fetch to the completion."""
+
+    def __cinit__(self):
+        self.from_threads = []
+        self.waker = -1
 
     def drain(self, object handle, object on_error, int budget):
         """Fetch and handle up to `budget` requests; return how many were fetched."""
@@ -127,6 +135,9 @@ cdef class Handling(Fetching):
         if self.stopped:
             return False
         self.draining = True
+        self.thread = PyThread_get_thread_ident()
+        if self.from_threads:
+            self.take_from_threads()
         self.refuse_kicks()
         if self.call_after_recovery:
             self.call_after_recovery = False
@@ -270,7 +281,7 @@ cdef class Handling(Fetching):
             if request.epoch == self.epoch:
                 if reason is None and request.state != RELEASED:
                     self.note_survived(head, attempts)
-                if request.state == CLOSED:
+                if request.state == CLOSED and not request.finished_elsewhere:
                     self.complete(
                         head,
                         request.used,
@@ -282,6 +293,9 @@ cdef class Handling(Fetching):
     cdef void request_closed(self, Request request) noexcept:
         # The one that is being handled is completed when its handler is done: one look at the
         # clock ends its time and begins the next one's.
+        if self.elsewhere():
+            self.note_elsewhere(request)
+            return
         if self.current == <void *>request:
             return
         self.now = clock_ns()
@@ -292,7 +306,37 @@ cdef class Handling(Fetching):
             self.now - request.started,
         )
 
+    cdef void note_elsewhere(self, Request request) noexcept:
+        # By another thread, which has the GIL: the ring is not its to touch.
+        cdef uint64_t one = 1
+        request.finished_elsewhere = True
+        try:
+            self.from_threads.append(request)
+        except MemoryError:
+            # It stays in flight, as one that the device has lost.
+            self.lost += 1
+        if self.waker >= 0:
+            # Full is as good as written: somebody is to wake up.
+            write(self.waker, &one, sizeof(one))
+
+    cdef int take_from_threads(self) except -1:
+        # Those that other threads have finished by now.
+        cdef Request request
+        cdef list finished = self.from_threads
+        self.from_threads = []
+        self.now = clock_ns()
+        for request in finished:
+            if request.epoch == self.epoch:
+                self.complete(
+                    request._head,
+                    request.used,
+                    request.total_readable - request.reading.left,
+                    self.now - request.started,
+                )
+        return 0
+
     cdef void detach(self) noexcept:
+        self.from_threads = []
         if self.uring is not None:
             self.abandon()
             self.uring.close()

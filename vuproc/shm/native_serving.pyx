@@ -169,6 +169,8 @@ cdef class NativeServing(Handling):
 
     def publish(self):
         """Show finished requests to the driver and notify it if it wants that; return how many."""
+        if self.from_threads:
+            self.take_from_threads()
         if self.device is not None:
             self.now = clock_ns()
             with nogil:

@@ -57,9 +57,11 @@ cdef class RequestOwner:
     cdef uint64_t epoch            # requests of another epoch are detached
     cdef public Uring uring        # what `finish_preadv` and its like go through; None: they block
     cdef readonly Py_ssize_t lost  # requests that were dropped while open; they stay in flight
+    cdef unsigned long thread      # whose turns the ring has; others may finish requests
     cdef void *viewed              # the first of a list of Requests: those whose views are alive
 
     cdef void revoke_views(self) noexcept
+    cdef bint elsewhere(self) noexcept
     # For the ring to fill in. It is finished; it is given back; its `stage` was changed; what
     # becomes of one whose own `stage` does not say.
     cdef void request_closed(self, Request request) noexcept
@@ -76,6 +78,7 @@ cdef class Request:
     cdef GuestMemory memory        # keeps the mappings of the pieces
     cdef uint64_t epoch
     cdef uint64_t started          # ns, when it was fetched
+    cdef bint finished_elsewhere          # finished by another thread: the ring has it in its list
     cdef uint64_t order            # the entry of the ring that it came from
     cdef uint64_t used             # bytes to report; set when closed
     cdef uint64_t wanted           # bytes that the kernel is to move, while it has the request

@@ -20,6 +20,7 @@ from os import RWF_DSYNC, strerror
 from vuproc.errors import RequestFinished
 
 cdef extern from "Python.h":
+    unsigned long PyThread_get_thread_ident() nogil
     int PyObject_AsFileDescriptor(object file) except -1
 
 cdef extern from "<unistd.h>" nogil:
@@ -56,6 +57,10 @@ cdef class RequestOwner:
 
     cdef void native_done(self, uint16_t head, uint64_t written) noexcept nogil:
         vu_missing("native_done")
+
+    cdef bint elsewhere(self) noexcept:
+        # Called by another thread than the one that has the ring's turns.
+        return PyThread_get_thread_ident() != self.thread
 
     cdef void revoke_views(self) noexcept:
         # Each takes itself off the list.
@@ -433,7 +438,8 @@ cdef class Request:
         cdef int file = -1, count = 0, answer
         if <uint64_t>len(done) > self.total_writable:
             raise ValueError(f"{len(done)} bytes to end with, of {self.total_writable}")
-        if self.owner.uring is not None:
+        # Another thread has its requests block: io_uring is the one of the ring's own.
+        if self.owner.uring is not None and not self.owner.elsewhere():
             file = self.owner.uring.index_of(fd)
         if wanted and (file >= 0 or buffered is not None):
             count = cut(self.pieces, cursor, wanted, block)
@@ -552,6 +558,8 @@ cdef class Request:
     def release(self):
         """Give the request back without completing it."""
         self.check()
+        if self.owner.elsewhere():
+            raise RuntimeError("release is for the worker's thread: use call_soon")
         self.state = RELEASED
         if self.handed_out != NULL:
             self.drop_views()

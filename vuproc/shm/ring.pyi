@@ -118,6 +118,10 @@ class Ring:
     """What the verbs that finish a request go through, for the files that it knows; None: they
     block. The ring closes it when it stops or breaks, and waits for what is in flight first."""
 
+    waker: int
+    """An eventfd (borrowed) that is written to when another thread finishes a request, so that the
+    ring's own thread calls `publish`, which completes it; -1: none."""
+
     def collect(self, on_error: Callable[[Request, BaseException], None]) -> int:
         """Complete what `uring` has finished, and show it to the driver; return how many.
 

@@ -39,6 +39,11 @@ class DeviceLoop:
         """Whether the device waits for something beside requests."""
         return bool(self._watched) or self._timers.due() is not None
 
+    @property
+    def waker(self) -> int:
+        """What wakes the loop when it is written to."""
+        return self._soon.fileno()
+
     def due(self) -> float | None:
         """Seconds until the next timer, or None."""
         return self._timers.due()

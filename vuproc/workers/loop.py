@@ -115,6 +115,7 @@ class Worker:
         for index in queues:
             self._device.setup(index)
             self._queues[index].pulled = self._device.pulls(index)
+            self._queues[index].waker = self._device_loop.waker
             self._take_native(index, self._device.native(index))
         if CONFIG_QUEUE in queues:
             report = ConfigReport(self._device, self._code, self._answer)

@@ -61,6 +61,8 @@ class Queue:
         self.ready = False
         """There may be work: drain before the next sleep."""
         self.handle: Callable[[Request], object] = device.handle
+        self.waker = -1
+        """An eventfd of the loop, for requests that other threads finish."""
         self.pulled = False
         """The device takes the requests by itself."""
         self.native: NativeDevice | None = None
@@ -156,6 +158,7 @@ class Queue:
         avail = setup.avail, layout.avail.length(setup.size)
         self.unshared.begin((desc, avail), memory)
         ring.set_call(self._fds.call_number)
+        ring.waker = self.waker
         self.enabled = setup.enabled
         self.ready = True
 
