@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.shm.guest import DATA, Guest, fail, take
-from vuproc.shm.counters import BLOCK_SIZE, BUCKETS, CountersSnapshot, QueueCounters, block_bytes
+from vuproc.shm.counter_table import CountersSnapshot
+from vuproc.shm.counters import BLOCK_SIZE, BUCKETS, QueueCounters, block_bytes
 from vuproc.shm.request import Request
 
 LONG_NS = 30_000_000_000

@@ -12,6 +12,7 @@ from vuproc import options
 from vuproc.device import Device
 from vuproc.device_file.kinds import UNITS
 from vuproc.device_file.schema import Schema, struct_schema
+from vuproc.shm.counter_table import WORDS
 
 WIDTH = 100
 """Columns of the printed pages."""
@@ -67,6 +68,11 @@ def markdown(struct: type[msgspec.Struct]) -> str:
             f"{head}: {row.description}", WIDTH, subsequent_indent="  ", break_on_hyphens=False
         )
     return "\n".join(lines)
+
+
+def counters_markdown() -> str:
+    """What is counted for each queue, as a list for a reference page."""
+    return "\n".join(f"* `{name}`: {word.help}." for name, word in WORDS.items() if word.counter)
 
 
 def _first_line(device: type[Device]) -> str:

@@ -61,6 +61,7 @@ class Operations:
                         causes=list(slot.causes),
                         requests=counters.requests,
                         errors=counters.errors,
+                        counters=counters.counters(),
                         in_service=counters.busy - 1 if counters.busy else None,
                     )
                 )

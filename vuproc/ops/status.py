@@ -22,6 +22,8 @@ class QueueStatus(msgspec.Struct, kw_only=True):
     causes: list[str] = []
     requests: int = 0
     errors: int = 0
+    counters: dict[str, int] = {}
+    """All that is counted since the master's start, by name (vuproc.shm.counter_table)."""
     in_service: int | None = None
     """The head of the request which the device is serving at this moment."""
 

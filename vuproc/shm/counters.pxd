@@ -12,6 +12,7 @@ cdef enum:
 
 cdef struct Block:
     # 512 bytes, native byte order. Version 1 of the layout: the segment's header tells.
+    # counter_table.py has a row for each that is shown to anybody.
     uint64_t requests              # completed
     uint64_t bytes_read            # bytes which the device read from the driver
     uint64_t bytes_written         # bytes which it wrote: the sum of the used lengths

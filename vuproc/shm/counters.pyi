@@ -1,7 +1,8 @@
-from typing import Final, NamedTuple, final
+from typing import Final, final
 
 from typing_extensions import Buffer
 
+from vuproc.shm.counter_table import CountersSnapshot
 from vuproc.shm.segment import Segment
 
 BLOCK_SIZE: Final[int]
@@ -9,29 +10,6 @@ BUCKETS: Final[int]
 
 def block_bytes(queues: int) -> int:
     """Bytes of buffer that the blocks of `queues` queues take."""
-
-class CountersSnapshot(NamedTuple):
-    """The values of one queue's block; each is read atomically, they are not read together."""
-
-    requests: int
-    bytes_read: int
-    bytes_written: int
-    errors: int
-    kicks: int
-    calls: int
-    call_errors: int
-    heartbeat: int
-    """Advances once a request, and with each `beat`."""
-    busy: int
-    """0, or 1 + the head of the request that the device's code is serving."""
-    hooks: int
-    """Odd while the worker is inside a hook of the device; each begin and each end advances it."""
-    latency_total_ns: int
-    latency: tuple[int, ...]
-    """latency[i]: requests that took 2**i <= ns < 2**(i+1); the first and last take the rest."""
-
-    def percentile(self, fraction: float) -> int:
-        """Upper bound in ns of the bucket that holds this fraction (0..1) of all; 0: none."""
 
 @final
 class QueueCounters:

@@ -1,8 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """One block of counters a queue, in memory that outlives the worker which counts."""
 
-from typing import NamedTuple
-
 cimport cython
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport uint64_t, uintptr_t
@@ -21,35 +19,13 @@ cdef extern from *:
     """
     int vu_log2(uint64_t value) noexcept nogil
 
+from vuproc.shm.counter_table import WORDS, CountersSnapshot
+
 BLOCK_SIZE = sizeof(Block)
 BUCKETS = BUCKET_COUNT
-
-
-class CountersSnapshot(NamedTuple):
-    """The values of one queue's block; each is read atomically, they are not read together."""
-
-    requests: int
-    bytes_read: int
-    bytes_written: int
-    errors: int
-    kicks: int
-    calls: int
-    call_errors: int
-    heartbeat: int
-    busy: int
-    hooks: int
-    latency_total_ns: int
-    latency: tuple
-
-    def percentile(self, fraction):
-        """Upper bound in ns of the bucket that holds this fraction (0..1) of all; 0: none."""
-        total = sum(self.latency)
-        reached = 0
-        for bucket, count in enumerate(self.latency):
-            reached += count
-            if count and reached >= fraction * total:
-                return 1 << (bucket + 1)
-        return 0
+PLACES = tuple([word.place for word in WORDS.values()])
+if max(PLACES) >= <Py_ssize_t>(sizeof(Block) // sizeof(uint64_t)):
+    raise ValueError(f"a counter at word {max(PLACES)}, which no block has")
 
 
 def block_bytes(Py_ssize_t queues):
@@ -185,21 +161,13 @@ cdef class QueueCounters:
 
     def snapshot(self):
         """Read the block."""
-        cdef Block *block = self.block
+        cdef uint64_t *words = <uint64_t *>self.block
+        cdef Py_ssize_t at
         cdef int i
+        # SAFETY: each place was compared with the block's length.
         return CountersSnapshot(
-            vu_load_relaxed64(&block.requests),
-            vu_load_relaxed64(&block.bytes_read),
-            vu_load_relaxed64(&block.bytes_written),
-            vu_load_relaxed64(&block.errors),
-            vu_load_relaxed64(&block.kicks),
-            vu_load_relaxed64(&block.calls),
-            vu_load_relaxed64(&block.call_errors),
-            vu_load_relaxed64(&block.heartbeat),
-            vu_load_relaxed64(&block.busy),
-            vu_load_relaxed64(&block.hooks),
-            vu_load_relaxed64(&block.latency_total),
-            tuple([vu_load_relaxed64(&block.latency[i]) for i in range(BUCKET_COUNT)]),
+            *[vu_load_relaxed64(&words[at]) for at in PLACES],
+            tuple([vu_load_relaxed64(&self.block.latency[i]) for i in range(BUCKET_COUNT)]),
         )
 
     def release(self):
