@@ -51,7 +51,7 @@ from vuproc.ops.operations import Operations
 from vuproc.ops.reload import Reloader
 from vuproc.poll_set import PollSet
 from vuproc.pool.forkserver import CannotStart, Forkserver
-from vuproc.pool.orphans import PredecessorAlive, ZombieReaper, channel_name, retire
+from vuproc.pool.orphans import OldWorkerAlive, ZombieReaper, channel_name, retire
 from vuproc.pool.pool import WorkerPool
 from vuproc.pool.process import WorkerHost, WorkerLost, WorkerProcess, WorkerSetupError
 from vuproc.pool.starts import OnReport
@@ -75,7 +75,7 @@ _REFUSALS = (
     WorkerSetupError,
     WorkerLost,
     CannotStart,
-    PredecessorAlive,
+    OldWorkerAlive,
     SegmentInUse,
     SegmentUnavailable,
     HostLacks,

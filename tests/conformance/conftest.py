@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -14,7 +13,6 @@ from tests.conformance.checks import Rejects
 from vuproc.testing.serve import Served, serve
 
 DISK = {"type": "blk", "ram": "16MiB", "queues": 4, "queue_size": 256}
-SCRIPTED = Path(__file__).with_name("scripted.py")
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ FIRST_SERIAL = 1 << 32
 """Above any serial that our predecessor can have used."""
 
 
-class PredecessorAlive(VuprocError):
+class OldWorkerAlive(VuprocError):
     """A worker of the last master cannot be killed: nobody else may touch its rings."""
 
     def __init__(self, name: str) -> None:
@@ -43,7 +43,7 @@ def channel_name(pid: int, queues: Sequence[int]) -> str:
 
 
 def retire(workers: Sequence[tuple[str, Fd]], channels: Sequence[tuple[str, Fd]]) -> None:
-    """End the predecessor's workers; raises PredecessorAlive if one does not end.
+    """End the predecessor's workers; raises OldWorkerAlive if one does not end.
 
     `workers` are pidfds, `channels` control channels with names of `channel_name`; both by name,
     and closed in here.
@@ -58,7 +58,7 @@ def retire(workers: Sequence[tuple[str, Fd]], channels: Sequence[tuple[str, Fd]]
         deadline = time.monotonic() + KILL_DEADLINE
         for name, pidfd in workers:
             if not _readable(pidfd, deadline):
-                raise PredecessorAlive(name)
+                raise OldWorkerAlive(name)
     finally:
         for _, fd in workers:
             fd.close()

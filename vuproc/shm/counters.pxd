@@ -47,7 +47,7 @@ cdef class QueueCounters:
     cdef Block _nowhere            # what is counted into after `release`
     cdef Block *block
     cdef readonly Py_ssize_t queue
-    cdef uint64_t heeded           # `commands` at the worker's last look; one less if it found some
+    cdef uint64_t noted            # `commands` at the worker's last look; one less if it found some
 
     cdef void completed(
         self, uint64_t bytes_read, uint64_t bytes_written, uint64_t nanoseconds

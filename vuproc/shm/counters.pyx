@@ -73,10 +73,6 @@ cdef class QueueCounters:
         """Count one wake-up by the driver."""
         add(&self.block.kicks, 1)
 
-    def count_error(self):
-        """Count one failed request."""
-        add(&self.block.errors, 1)
-
     def beat(self):
         """Advance the heartbeat word."""
         add(&self.block.heartbeat, 1)
@@ -105,11 +101,11 @@ cdef class QueueCounters:
 
     def note_commands(self):
         """The worker is about to look for commands: those counted so far will be found."""
-        self.heeded = vu_load_acquire64(&self.block.commands)
+        self.noted = vu_load_acquire64(&self.block.commands)
 
     def note_command(self):
         """It has found one, and there may be another."""
-        self.heeded = vu_load_relaxed64(&self.block.commands) - 1
+        self.noted = vu_load_relaxed64(&self.block.commands) - 1
 
     @property
     def command_pending(self):
@@ -118,7 +114,7 @@ cdef class QueueCounters:
 
     cdef bint command_is_pending(self) noexcept nogil:
         # Relaxed: it only has the worker look at its channel.
-        return vu_load_relaxed64(&self.block.commands) != self.heeded
+        return vu_load_relaxed64(&self.block.commands) != self.noted
 
     def advance(self):
         """The master looks once more: what is begun from now on is younger than what was."""

@@ -34,11 +34,11 @@ HEX_FROM = 4096
 def message_line(message: Message) -> str:
     """What the front-end has sent: name, fields, whether it asks for an answer, descriptors."""
     try:
-        told = fields_line(message.fields())
+        shown = fields_line(message.fields())
     except MessageRefused:
-        told = f"payload={_value(message.payload)}"
+        shown = f"payload={_value(message.payload)}"
     asks = "NEED_REPLY" if message.need_reply else ""
-    return " ".join(filter(None, (message.name, told, asks, fds_line(message.fds))))
+    return " ".join(filter(None, (message.name, shown, asks, fds_line(message.fds))))
 
 
 def answer_line(message: Message, reply: bytes | None, fds: int, refused: str) -> str:
@@ -46,16 +46,16 @@ def answer_line(message: Message, reply: bytes | None, fds: int, refused: str) -
     says no, if it does.
     """
     row = message.spec
-    told = "no reply"
+    shown = "no reply"
     if reply is not None and row is not None:
         payload = reply[HEADER.size :]
         try:
-            told = fields_line(row.reply_payload.decode(payload)) or "an empty reply"
+            shown = fields_line(row.reply_payload.decode(payload)) or "an empty reply"
         except LayoutError:
-            told = f"payload={_value(payload)}"
+            shown = f"payload={_value(payload)}"
         if row.reply is Reply.OWN and row.reply_fds[1]:
-            told = f"{told} fds={fds}"
-    return f"{told}, refused: {refused}" if refused else told
+            shown = f"{shown} fds={fds}"
+    return f"{shown}, refused: {refused}" if refused else shown
 
 
 class CommandLog:
