@@ -1,6 +1,7 @@
 """Virtio devices outside the VMM: one process a virtqueue, devices written in Python.
 
-The names below are what a device author needs; each is imported when it is first used.
+The names below are what a device author needs, and whoever serves a device from a program; each is
+imported when it is first used.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from vuproc.daemon import Connect, Daemon
     from vuproc.device import Device
     from vuproc.errors import RequestFinished, VuprocError
     from vuproc.fd import Fd
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Connect",
+    "Daemon",
     "Device",
     "Fd",
     "FilePath",
@@ -31,6 +35,8 @@ __all__ = [
 
 # spec and errors import nothing of ours, so the package itself may import nothing on their behalf.
 _HOMES = {
+    "Connect": "vuproc.daemon",
+    "Daemon": "vuproc.daemon",
     "Device": "vuproc.device",
     "Fd": "vuproc.fd",
     "FilePath": "vuproc.options",

@@ -217,6 +217,49 @@ class ConfigErrors(VuprocError):
         return "\n".join(str(error) for error in self.errors)
 
 
+class DaemonError(VuprocError):
+    """A `vuproc.Daemon` cannot do what was asked of it; `reason` says why, in words."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class StartRefused(DaemonError):
+    """The daemon did not start, and nothing of it is left: the subclass says whose matter it is."""
+
+
+class DeviceRefused(StartRefused):
+    """The device cannot be set up: its author's mistake, or that of whoever chose its options."""
+
+
+class SocketRefused(StartRefused):
+    """The socket cannot be had: its path, its permissions, or somebody else is there."""
+
+
+class HostRefused(StartRefused):
+    """The machine has not what it takes: processes, shared memory, open files."""
+
+
+class StartTimeout(StartRefused):
+    """The daemon was not ready in time, and was ended."""
+
+
+class DaemonRefused(DaemonError):
+    """A request to a running daemon was refused, and has changed nothing."""
+
+
+class DaemonSilent(DaemonError):
+    """A running daemon has not answered a request in time: it may be carried out all the same."""
+
+
+class NotRunning(DaemonError):
+    """There is nobody to ask: the daemon was not started, has ended, or is another process's."""
+
+
 class ProtocolError(VuprocError):
     """A connection is over, by its end or by the peer's mistake; the listener goes on."""
 

@@ -6,6 +6,7 @@ import logging
 import selectors
 import time
 
+from vuproc import events
 from vuproc.errors import CloseConnection, ConnectionBroken, Disconnected, in_words
 from vuproc.fd import Fd
 from vuproc.handover.checkpoint import Checkpoint, Resumed
@@ -174,7 +175,7 @@ class FrontEnd:
         for news in self._pool.take_news():
             match news:
                 case RingBroken(queue=queue, cause=cause):
-                    log.error("queue %d: broken: %s", queue, cause)
+                    events.publish(events.ring_broken(queue, cause))
                     self._state_changed(self.session.ring_broken(queue, cause))
                 case ConfigSays():
                     self.config_changed()

@@ -158,7 +158,7 @@ def _class_of(ref: str, module: ModuleType, attribute: str) -> type[Device]:
 
 
 def _check_class(ref: str, device: type[Device]) -> None:
-    found = _class_problem(device)
+    found = class_problem(device)
     if found is not None:
         from vuproc import place  # for mistakes only
 
@@ -166,7 +166,7 @@ def _check_class(ref: str, device: type[Device]) -> None:
         raise DeviceLoadError(ref, place.at(where, f"{device.__name__}{found[1]}"))
 
 
-def _class_problem(device: type[Device]) -> tuple[str, str] | None:
+def class_problem(device: type[Device]) -> tuple[str, str] | None:
     """What is wrong with a class, and the attribute where."""
     if device.handle is Device.handle and device.native is Device.native:
         return "handle", " has no method handle"

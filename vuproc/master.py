@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from enum import IntEnum
 
+from vuproc import events
 from vuproc.arrivals import Arrivals
 from vuproc.chores import Chore
 from vuproc.errors import in_words
@@ -69,6 +70,8 @@ class Master:
         self._front_end: FrontEnd | None = None
         self._arrivals = Arrivals(source, polls, self._accept)
         self._ended = ""
+        self.stopped_by = ""
+        """Why the loop has ended, in words."""
         self._chores: list[Chore] = []
         self._on_request: dict[int, Callable[[], None]] = {}
         self._put_off: list[int] = []
@@ -139,7 +142,7 @@ class Master:
         """Have a broken ring served again; why not, if not."""
         refusal = self.pool.revive(queue)
         if refusal is None and self._front_end is not None:
-            log.info("queue %d: restarted by an operator", queue)
+            events.publish(events.QueueRestarted(queue=queue))
             self._front_end.ring_revived(queue)
         return refusal
 
@@ -208,7 +211,7 @@ class Master:
         else:
             for news in self.pool.take_news():
                 if isinstance(news, RingBroken):
-                    log.error("queue %d: broken: %s", news.queue, news.cause)
+                    events.publish(events.ring_broken(news.queue, news.cause))
 
     def _tend_fd_store(self) -> float | None:
         self._fd_store.tend()
@@ -222,7 +225,8 @@ class Master:
                 else:
                     self._on_request[number]()
                 continue
-            log.info("received %s, stopping", signal.Signals(number).name)
+            self.stopped_by = f"received {signal.Signals(number).name}"
+            log.info("%s, stopping", self.stopped_by)
             self._phase = Phase.STOPPING
 
     def _cut_short(self) -> None:
@@ -255,7 +259,7 @@ class Master:
             sock.close()
             return
         self._serve(FrontEnd(session, checkpoint, self.pool, self._polls))
-        log.info("front-end connected")
+        events.publish(events.Connected())
 
     def _serve(self, front_end: FrontEnd) -> None:
         self._front_end = front_end
@@ -312,12 +316,13 @@ class Master:
         front_end = self._front_end
         if front_end is None:
             return
-        log.log(logging.WARNING if ours else logging.INFO, "front-end disconnected: %s", reason)
+        events.publish(events.Disconnected(reason=events.shown(reason), ours=ours))
         self._ended = reason if ours else ""
         self._polls.selector.unregister(front_end.socket)
         front_end.close()
         self._front_end = None
         if self._exit_on_disconnect or self._arrivals.source.exhausted():
+            self.stopped_by = self.stopped_by or f"the front-end is gone: {reason}"
             self._phase = max(self._phase, Phase.STOPPING)
         self._arrivals.pause()
 

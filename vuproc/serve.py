@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NoReturn
@@ -17,7 +17,7 @@ from typing import NoReturn
 import msgspec
 from msgspec.structs import replace
 
-from vuproc import host, logs, open_files
+from vuproc import device_object, events, host, logs, open_files
 from vuproc.chores import Meanwhile
 from vuproc.device import Device
 from vuproc.device_file import imported
@@ -25,12 +25,11 @@ from vuproc.device_file.check import DeviceFile
 from vuproc.device_file.owner import ids
 from vuproc.errors import (
     ConfigErrors,
-    FileRefused,
     HostLacks,
-    SegmentInUse,
-    SegmentUnavailable,
     in_words,
 )
+from vuproc.events import Ready, Stopped
+from vuproc.fd import Fd
 from vuproc.handover.fd_store import (
     ADMIN,
     ADMIN_LOCK,
@@ -44,18 +43,20 @@ from vuproc.handover.fd_store import (
 from vuproc.handover.sd_notify import InheritError, Notifier, inherit
 from vuproc.handover.shared_files import SharedFiles
 from vuproc.handover.upgrade import Again, Trial, become
-from vuproc.listener import AS_IT_IS, Connector, Inherited, Listener, ListenError, Source
+from vuproc.listener import AS_IT_IS, Connector, Inherited, Listener, Source
 from vuproc.master import Master
 from vuproc.ops.admin import PERMISSIONS, AdminServer
 from vuproc.ops.operations import Operations
 from vuproc.ops.reload import Reloader
 from vuproc.poll_set import PollSet
-from vuproc.pool.forkserver import CannotStart, Forkserver
-from vuproc.pool.orphans import OldWorkerAlive, ZombieReaper, channel_name, retire
+from vuproc.pool.forkserver import Forkserver
+from vuproc.pool.orphans import ZombieReaper, channel_name, retire
 from vuproc.pool.pool import WorkerPool
-from vuproc.pool.process import WorkerHost, WorkerLost, WorkerProcess, WorkerSetupError
+from vuproc.pool.process import WorkerHost, WorkerProcess
 from vuproc.pool.starts import OnReport
 from vuproc.pool.watchdog import Watchdog
+from vuproc.program.link import ProgramLink
+from vuproc.program.refusals import explain, refusal_of
 from vuproc.shm.counters import QueueCounters, block_bytes
 from vuproc.shm.segment import Segment, sweep
 from vuproc.signals import Signals
@@ -70,20 +71,6 @@ log = logging.getLogger("vuproc.master")
 
 EXIT_OK = 0
 EXIT_FAILURE = 1
-
-_REFUSALS = (
-    WorkerSetupError,
-    WorkerLost,
-    CannotStart,
-    OldWorkerAlive,
-    SegmentInUse,
-    SegmentUnavailable,
-    HostLacks,
-    ListenError,
-    FileRefused,
-    OSError,
-)
-"""What is nobody's bug here."""
 
 RING_FEATURES = (
     Feature.VERSION_1 | Feature.INDIRECT_DESC | Feature.EVENT_IDX | Feature.PROTOCOL_FEATURES
@@ -104,20 +91,31 @@ it there, and warns.
 """
 
 
-def serve(file: DeviceFile, fd: int | None = None, again: Again | None = None) -> int:
+def serve(
+    file: DeviceFile,
+    fd: int | None = None,
+    again: Again | None = None,
+    *,
+    program: ProgramLink | None = None,
+    left: Mapping[str, tuple[Fd, ...]] | None = None,
+) -> int:
     """Serve the device of `file` until a signal ends it; returns the process's exit code.
 
     `fd` is an inherited socket, listening or connected, to use instead of the file's. `again` is
-    how to start this program once more, for upgrades and reloads; there are none without.
+    how to start this program once more, for upgrades and reloads; there are none without. `program`
+    has started this process for a device of its own, and hears of what happens and why it ended.
+    `left` is what a predecessor has left, if that was looked for already.
     """
     zombies = ZombieReaper()
     level = getattr(logging, file.log_level.upper())
     try:
         host.check()
-        left = inherit()
+        left = inherit() if left is None else left
     except (HostLacks, InheritError) as error:
         logs.set_up(level, file.path.stem)
         log.error("%s", error)
+        if program is not None:
+            program.refuse(refusal_of(error))
         return EXIT_FAILURE
     # Not before: it opens a descriptor, which must not be taken for an inherited one.
     output = logs.set_up(level, file.path.stem)
@@ -126,7 +124,10 @@ def serve(file: DeviceFile, fd: int | None = None, again: Again | None = None) -
         with Signals() as signals, ExitStack() as stack:
             stack.callback(fd_store.close)
             try:
-                _Service(file, fd, again, fd_store, zombies, signals, stack, output).run()
+                service = _Service(
+                    file, fd, again, fd_store, zombies, signals, stack, output, program
+                )
+                service.run()
             except Exception as error:
                 if fd_store.has_successor:
                     _die(error)
@@ -135,23 +136,19 @@ def serve(file: DeviceFile, fd: int | None = None, again: Again | None = None) -
     except ConfigErrors:
         raise  # the command line prints them, as those of `vuproc check`
     except Exception as error:
-        _explain(error)
+        explain(error)
+        if program is not None and not program.ready:
+            program.refuse(refusal_of(error))
+        events.announce(Stopped(reason=events.shown(in_words(error)), code=EXIT_FAILURE))
         return EXIT_FAILURE
+    events.announce(Stopped(reason=events.shown(service.master.stopped_by)))
     return EXIT_OK
 
 
 def _die(error: Exception) -> NoReturn:
     """End like one that is killed: whoever comes after us goes on from what is stored."""
-    _explain(error)
+    explain(error)
     os._exit(EXIT_FAILURE)
-
-
-def _explain(error: Exception) -> None:
-    """Not left to Python, which would wait for whoever reads its standard error."""
-    if isinstance(error, (*_REFUSALS, ConfigErrors)):
-        log.error("%s", in_words(error))
-    else:
-        log.critical("the master failed", exc_info=error)
 
 
 class _Service:
@@ -167,8 +164,10 @@ class _Service:
         signals: Signals,
         stack: ExitStack,
         output: logs.Log,
+        program: ProgramLink | None,
     ) -> None:
         self._file = file
+        self._program = program
         self._fd_store = fd_store
         self._again = again
         self._signals = signals
@@ -195,6 +194,8 @@ class _Service:
             hook_timeout=file.hook_timeout,
             wait=polls.wait_readable,
         )
+        self._packed: Fd | None = None
+        stack.callback(self._forget_packed)
         self._prepare = self._prepared(file, device)
         fd_store.keep_content(DEVICE_FILE, file.content)
         config = ConfigSpace(device.config_space)
@@ -231,20 +232,15 @@ class _Service:
         stall = Watchdog(file.stall_timeout, file.hook_timeout, master.pool, counters)
         master.add_chore(stall)
         operations = Operations(file.type_ref, master, counters)
-        if again is not None and fd is None:
-            trial = Trial(again.check, master.selector, self._become)
-            master.add_chore(trial)
-            reloader = Reloader(
-                again.load, file, device, config, master, stall, self._set_file, self._begin_anew
-            )
-            master.add_chore(reloader)
-            master.on_signal(signal.SIGHUP, reloader.signalled)
-            master.on_signal(signal.SIGUSR2, trial.start)
-            operations.offer(reloader, trial)
+        if again is not None and (fd is None or program is not None):
+            self._offer_reloads(again, operations, file, device, config, stall, fd is None)
+        verbs = operations.verbs()
+        if program is not None:
+            program.attach(master.selector, verbs)
+            master.add_chore(program)
         if fd is None:  # an inherited descriptor has no place beside which an admin socket could be
             beside = Path(f"{file.socket.path}{ADMIN_SUFFIX}")
             listener = self._listener(beside, PERMISSIONS, (ADMIN, ADMIN_LOCK))
-            verbs = operations.verbs()
             try:
                 master.add_chore(AdminServer(listener, master.selector, verbs, Meanwhile))
             except BaseException:
@@ -255,11 +251,48 @@ class _Service:
         """Serve until the end; raises what cannot be served."""
         self.master.run(self._ready, self._retire)
 
+    def _offer_reloads(
+        self,
+        again: Again,
+        operations: Operations,
+        file: DeviceFile,
+        device: Device,
+        config: ConfigSpace,
+        stall: Watchdog,
+        may_restart: bool,
+    ) -> None:
+        master, trial = self.master, None
+        reloader = Reloader(
+            again.load,
+            file,
+            device,
+            config,
+            master,
+            stall,
+            self._set_file,
+            self._begin_anew,
+            may_restart=may_restart,
+        )
+        master.add_chore(reloader)
+        if again.check:
+            trial = Trial(again.check, master.selector, self._become)
+            master.add_chore(trial)
+            master.on_signal(signal.SIGHUP, reloader.signalled)
+            master.on_signal(signal.SIGUSR2, trial.start)
+        operations.offer(reloader, trial)
+
     def _ready(self) -> None:
-        text = f"serving {self._file.type_ref}, {_summary(self._file.workers)}"
-        log.info("%s", text)
+        groups = self._file.workers
+        event = Ready(
+            device=self._file.type_ref,
+            queues=sum(map(len, groups)),
+            workers=len(groups),
+            pid=os.getpid(),
+        )
+        # A service manager hears of it first: whoever is told by us may end us at once.
         self._fd_store.ready()
-        self._fd_store.notifier.status(text)
+        self._fd_store.notifier.status(str(event))
+        events.publish(event)
 
     def _retire(self) -> None:
         workers = self._fd_store.take_all(WORKER)
@@ -274,6 +307,8 @@ class _Service:
         for worker in self._workers():
             held[f"{WORKER}{worker.pid}"] = worker.pidfd
             held[f"{CHANNEL}{channel_name(worker.pid, worker.queues)}"] = worker
+        if self._program is not None:
+            held |= self._program.held()
         environment = self._fd_store.notifier.environment
         # The new program is to read the file itself.
         self._fd_store.forget_content(DEVICE_FILE)
@@ -297,6 +332,9 @@ class _Service:
     # Workers.
 
     def _prepared(self, file: DeviceFile, device: Device) -> control.Prepare:
+        self._forget_packed()
+        if file.packed:
+            self._packed = device_object.sealed(file.packed, "vuproc-device")
         return control.Prepare(
             type_ref=file.type_ref,
             base_dir=str(file.base_dir),
@@ -305,7 +343,13 @@ class _Service:
             counters=self._segment.name,
             shared=dict(self._shared.fds),
             log_level=getattr(logging, file.log_level.upper()),
+            packed=self._packed,
         )
+
+    def _forget_packed(self) -> None:
+        packed, self._packed = self._packed, None
+        if packed is not None:
+            packed.close()
 
     def _start_worker(self, on_report: OnReport) -> WorkerProcess:
         prepare = replace(self._prepare, shared=dict(self._shared.fds))
@@ -359,13 +403,10 @@ def _protocol_features(config_size: int) -> int:
     return int(PROTOCOL_FEATURES if config_size else PROTOCOL_FEATURES & ~ProtocolFeature.CONFIG)
 
 
-def _summary(groups: Sequence[tuple[int, ...]]) -> str:
-    queues = sum(len(group) for group in groups)
-    return f"{queues} queue{'s' * (queues > 1)} in {len(groups)} worker{'s' * (len(groups) > 1)}"
-
-
 def _preloaded(file: DeviceFile) -> list[str]:
     """The device's module, for the forkserver to import, unless a reload would have it again."""
+    if file.packed:
+        return []
     installed = imported.is_installed(file.type_ref, file.base_dir)
     return [file.device_type.__module__] if installed else []
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.testing import authors_devices
 from tests.testing.authors_devices import Echo, Entropy, Never
-from vuproc import Device
+from vuproc import Device, Request
 from vuproc.testing import (
     Bell,
     BellKind,
@@ -202,3 +202,27 @@ def test_bell_counts_and_is_taken() -> None:
     assert bell.count() == 0
     assert not bell.wait(0.01)
     bell.close()
+
+
+def test_a_device_object_of_a_function_is_served() -> None:
+    class Local(Device):
+        device_id = 42
+
+        def __init__(self, answer: bytes) -> None:
+            super().__init__()
+            self.answer = answer
+
+        def handle(self, request: Request) -> None:
+            request.finish(request.write(self.answer))
+
+    with serve(Local(b"object"), file={"stall_timeout": 5}) as served, served.guest() as guest:
+        assert guest.do(0, [], [16]).content == b"object"
+
+
+def test_a_device_object_that_is_refused_says_why() -> None:
+    class Handles(Device):
+        device_id = 42
+
+    with pytest.raises(ServeFailed, match="Handles has no method handle"):
+        with serve(Handles()):
+            pytest.fail("it was served")

@@ -56,7 +56,7 @@ _SCOPES: Mapping[str, Scope] = MappingProxyType(
     }
 )
 """Of the keys outside `device`; what is not here waits for the next session."""
-_DEVICE_FIELDS = frozenset({"type_ref", "device_type", "options"})
+_DEVICE_FIELDS = frozenset({"type_ref", "device_type", "options", "packed"})
 _SOURCE_FIELDS = frozenset({"path", "base_dir", "content", "type_at"})
 
 
@@ -188,6 +188,10 @@ def _inside(old: DeviceFile, new: DeviceFile) -> Iterator[_Found]:
     """What differs inside `device`."""
     if old.type_ref != new.type_ref:
         yield "device.type", Scope.SESSION, _becomes(old.type_ref, new.type_ref)
+    elif new.packed:
+        # A class that travels with its object is another one each time that it arrives.
+        if old.packed != new.packed and not list(_different(old.options, new.options)):
+            yield "device", Scope.WORKERS, "the object has changed"
     elif old.device_type is not new.device_type:
         yield "device.type", Scope.WORKERS, "its code has changed"
     for key, (before, after) in _different(old.options, new.options):

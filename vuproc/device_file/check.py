@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from vuproc import place
+from vuproc import device_object, place
 from vuproc.device import Device
 from vuproc.device_file import imported
 from vuproc.device_file.convert import FAILED, Converter
@@ -71,11 +71,15 @@ class DeviceFile:
     """Of the type `device_type.options_type`."""
     content: bytes = field(default=b"", repr=False, compare=False)
     """What was read."""
+    packed: bytes = field(default=b"", repr=False, compare=False)
+    """The device itself, if it is a program's object and of no file (`vuproc.device_object`)."""
     type_at: tuple[str, int, int] = field(default=("", 0, 0), repr=False, compare=False)
     """The file as it was named, and the line and column of its `type`."""
 
     def make_device(self) -> Device:
         """A new instance of the device."""
+        if self.packed:
+            return device_object.unpack(self.packed)
         return self.device_type(self.options)
 
     def open_shared(self, device: Device) -> dict[str, Fd]:
@@ -335,7 +339,7 @@ class _Check:
         except (Exception, SystemExit) as error:
             self._report_type(mark, [place.raised(device_type, "__init__", error)])
             return None
-        self._report_type(mark, _options_problems(device))
+        self._report_type(mark, kept_options_problems(device))
         if self._look and len(self._errors) == before:
             self._report_type(mark, description_problems(device))
         if self._look and len(self._errors) == before:
@@ -383,7 +387,7 @@ def _is_ours(what: object) -> bool:
     return str(getattr(what, "__module__", "")).startswith("vuproc.")
 
 
-def _options_problems(device: Device) -> Iterator[str]:
+def kept_options_problems(device: Device) -> Iterator[str]:
     """Whether the device keeps options that can be had by the workers."""
     kept, wanted = getattr(device, "options", None), type(device).options_type
     if kept is None:

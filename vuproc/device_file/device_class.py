@@ -30,9 +30,14 @@ HOOKS: Mapping[str, tuple[str, ...]] = MappingProxyType(_hooks())
 """What vuproc calls on a device, with the names of what it passes, by position."""
 
 
-def class_problems(device: type[Device]) -> Iterator[str]:
-    """Yield each thing wrong with a class and with its options, after the line it stands in."""
+def class_problems(device: type[Device], *, made: bool = False) -> Iterator[str]:
+    """Yield each thing wrong with a class and with its options, after the line it stands in.
+
+    `made`: an object of it is there, and vuproc makes no other.
+    """
     for name, passed in HOOKS.items():
+        if made and name == "__init__":
+            continue
         if inspect.getattr_static(device, name) is not vars(Device)[name]:
             problem = _hook_problem(device, name, passed)
             if problem:

@@ -10,8 +10,10 @@ from vuproc.device import Device
 from vuproc.errors import DeviceWrong, FileRefused
 from vuproc.fd import Fd
 
-MAX_SHARED_FILES = 253
-"""Files that a device may share: they go to a worker in one message (the kernel's SCM_MAX_FD)."""
+MAX_SHARED_FILES = 252
+"""Files that a device may share: they go to a worker in one message (the kernel's SCM_MAX_FD), with
+the device itself if that is a program's object.
+"""
 MAX_SHARED_NAME = 200
 """Characters of such a file's name: it is part of a name in the descriptor store (255)."""
 

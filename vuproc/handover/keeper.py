@@ -4,7 +4,9 @@ It speaks systemd's side of NOTIFY_SOCKET and LISTEN_FDS and does nothing else: 
 mapping, nothing imported that may fail. `vuproc run --supervised` becomes this program. It is run
 as a file, without site packages, so that newly installed code can be no reason for its end.
 
-    python -I -S keeper.py COMMAND [ARGUMENT...]
+    python -I -S keeper.py [--hand NAME=NUMBER]... COMMAND [ARGUMENT...]
+
+Each descriptor that is to be handed on goes to every master under its name.
 
 What the end of the master leads to:
 
@@ -88,10 +90,10 @@ _SPACE = socket.CMSG_SPACE(MAX_FDS * _FD_SIZE) + socket.CMSG_SPACE(_CREDENTIALS.
 class Keeper:
     """One supervised device: the master that runs, if one does, and what is stored for the next."""
 
-    def __init__(self, command: list[str]) -> None:
+    def __init__(self, command: list[str], handed: list[tuple[str, int]]) -> None:
         self.master = 0  # its process id, 0: none
         self._command = command
-        self._stored: list[tuple[str, int]] = _inherited()
+        self._stored: list[tuple[str, int]] = [*_inherited(), *handed]
         self._output = ErrorOutput(PREFIX)
         self._up_since: float | None = None
         self._watchdog = 0.0
@@ -118,6 +120,8 @@ class Keeper:
         signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
         for number in (*PASSED_ON, signal.SIGCHLD):
             signal.signal(number, lambda _number, _frame: None)
+        # Whoever has started us may have had them wait until now.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
         poller = select.poll()
         poller.register(self._notify, select.POLLIN)
         poller.register(self._wake, select.POLLIN)
@@ -555,10 +559,16 @@ def _open_closed() -> None:
 def main(arguments: list[str]) -> int:
     """Keep the command that the arguments are."""
     _open_closed()
+    handed = []
+    while len(arguments) > 1 and arguments[0] == "--hand":
+        name, _, number = arguments[1].partition("=")
+        os.set_inheritable(int(number), False)
+        handed.append((name, int(number)))
+        arguments = arguments[2:]
     if not arguments:
         ErrorOutput(PREFIX).write(f"{PREFIX}no command to run")
         return 2
-    return Keeper(arguments).run()
+    return Keeper(arguments, handed).run()
 
 
 if __name__ == "__main__":

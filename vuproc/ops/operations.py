@@ -16,7 +16,9 @@ from vuproc.ops.reload import Reloader, ReloadRefused
 from vuproc.ops.status import QueueStatus, Status
 from vuproc.shm.counters import QueueCounters
 
-_NOT_HERE = "not for a device that was started with an inherited descriptor"
+_NOT_HERE = (
+    "not for a device that was started with an inherited descriptor, or that a program has made"
+)
 
 
 class Operations:
@@ -30,8 +32,8 @@ class Operations:
         self._reloader: Reloader | None = None
         self._trial: Trial | None = None
 
-    def offer(self, reloader: Reloader, trial: Trial) -> None:
-        """Reloads and upgrades are to be had, too."""
+    def offer(self, reloader: Reloader, trial: Trial | None) -> None:
+        """Reloads are to be had, too, and upgrades with a `trial`."""
         self._reloader, self._trial = reloader, trial
 
     def verbs(self) -> dict[str, Verb]:

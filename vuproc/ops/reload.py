@@ -6,12 +6,13 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from vuproc import place
+from vuproc import events, place
 from vuproc.device import Device
 from vuproc.device_file.changes import Plan, Scope, compare, places
 from vuproc.device_file.model import Socket
 from vuproc.device_file.owner import ids_after
 from vuproc.errors import ConfigErrors, VuprocError
+from vuproc.events import Reloaded
 from vuproc.listener import Listener
 from vuproc.master import Master
 from vuproc.pool.rolling_restart import RollingRestart
@@ -43,7 +44,7 @@ class Reloader:
 
     `load` reads the file anew; `set_file` has new workers be of the new kind; `restart` has this
     process begin anew, for what needs another session; `replaced` says that the device's files are
-    to be opened anew then.
+    to be opened anew then. Without `may_restart` what needs another session is refused.
     """
 
     def __init__(
@@ -56,6 +57,8 @@ class Reloader:
         watchdog: Watchdog,
         set_file: Callable[[DeviceFile, Device], None],
         restart: Restart,
+        *,
+        may_restart: bool = True,
     ) -> None:
         self._load = load
         self._file = file
@@ -66,6 +69,7 @@ class Reloader:
         self._watchdog = watchdog
         self._set_file = set_file
         self._restart = restart
+        self._can_restart = may_restart
         self._rolling = RollingRestart(master.pool)
         self._waits = False
         self._replaced = False
@@ -86,6 +90,11 @@ class Reloader:
         if self._rolling.under_way:
             raise ReloadRefused(["a reload is under way"])
         plan, device = self._plan()
+        if plan.later is not None and not self._can_restart:
+            text = "and this device, on an inherited descriptor, cannot begin anew"
+            waiting = (Scope.SESSION, Scope.RESTART)
+            lines = [change.text for change in plan.changes if change.scope in waiting]
+            raise ReloadRefused([f"{line}, {text}" for line in lines])
         lines = [change.text for change in plan.changes]
         lines = lines or [f"{self._file.path}: nothing has changed"]
         for line in lines:
@@ -127,14 +136,14 @@ class Reloader:
             return failures
 
         def done() -> None:
-            log.info("reload: every worker is new")
+            events.publish(Reloaded(ok=True))
             if plan.config is not None:
                 self._config.renew(device.config_space)
                 self._content = plan.config
                 self._master.config_changed()
 
         def failed() -> None:
-            log.error("reload: the new workers do not start, the old ones go on")
+            events.publish(Reloaded(ok=False))
             self._become(before, before_device)
 
         self._rolling.begin(done, failed)

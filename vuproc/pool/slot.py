@@ -15,7 +15,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from vuproc import texts
+from vuproc import events, texts
+from vuproc.events import WorkerDied
 from vuproc.pool.process import END_GRACE, WorkerProcess, WorkerSetupError, name_queues
 from vuproc.workers.control import CAUSE_BYTES
 
@@ -144,7 +145,8 @@ class WorkerSlot:
         self.restarts += 1
         self._note_cause(worker, how)
         then = "" if self.last else ", starting another"
-        log.warning("%s: worker %d ended (%s)%s", name_queues(self.queues), worker.pid, how, then)
+        how = events.shown(how)
+        events.publish(WorkerDied(queues=self.queues, pid=worker.pid, how=how, then=then))
 
     def release(self) -> None:
         """Have a worker that is well end by itself, and empty the slot; as `reap`, for good if it

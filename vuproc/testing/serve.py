@@ -1,34 +1,34 @@
-"""`vuproc run` as a child process for the time of a test, on a socket of its own."""
+"""A device that is served for the time of a test, on a socket of its own."""
 
 from __future__ import annotations
 
-import inspect
-import json
+import argparse
 import os
 import select
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
+from vuproc.daemon import Daemon
 from vuproc.device import Device
+from vuproc.fd import Fd
 from vuproc.ops.admin import AdminError
 from vuproc.ops.status import Status
 from vuproc.testing import workers
+from vuproc.testing.device_file import device_file, reference
 from vuproc.testing.errors import ServeFailed
 from vuproc.testing.frontend import FrontEnd
 from vuproc.testing.guest import Guest
-from vuproc.unix_path import ADMIN_SUFFIX
+from vuproc.testing.process import START_TIMEOUT, DaemonProcess, started
 
-START_TIMEOUT = 30.0
-"""Seconds until the socket must be there. Importing the author's modules counts in."""
+__all__ = ["START_TIMEOUT", "STOP_TIMEOUT", "Served", "reference", "serve"]
+
 STOP_TIMEOUT = 30.0
 """Seconds the process has to drain and leave after SIGTERM."""
 LOOK_S = 0.005
@@ -39,22 +39,25 @@ _LAST_LINES = 30
 class Served:
     """A running device. `lines` is its log so far, oldest first; `socket` is where it listens."""
 
-    def __init__(self, command: list[str], socket: Path, awaited: Path | None = None) -> None:
-        """`awaited`: the socket whose coming says that the device is up; default: `socket`."""
+    def __init__(
+        self,
+        command: list[str] | Callable[[Fd], Daemon],
+        socket: Path,
+        awaited: Path | None = None,
+    ) -> None:
+        """A daemon that writes its log to a given file, and is started; or a command line, which
+        listens by and by. `awaited`: the socket whose coming says so; default: `socket`.
+        """
         self.socket = socket
         self.lines: list[str] = []
         self._news = threading.Condition()
         self._awaited = awaited or socket
         self._before = _stamp(self._awaited)
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        )
+        self._output, written = (Fd(number) for number in os.pipe2(os.O_CLOEXEC))
         self._reader = threading.Thread(target=self._read, name="vuproc-log", daemon=True)
         self._reader.start()
+        with written:
+            self._process = started(command, written)
 
     @property
     def pid(self) -> int:
@@ -146,7 +149,7 @@ class Served:
     def kill(self) -> None:
         """SIGKILL whatever is left of it."""
         if self._process.poll() is None:
-            self._process.kill()
+            self._process.send_signal(signal.SIGKILL)
             self._process.wait()
         self._reader.join(STOP_TIMEOUT)
 
@@ -156,7 +159,7 @@ class Served:
         One that is killed at once leaves its shared memory to the next that starts.
         """
         if self._process.poll() is None:
-            self._process.terminate()
+            self._process.send_signal(signal.SIGTERM)
             try:
                 self._process.wait(STOP_TIMEOUT)
             except subprocess.TimeoutExpired:
@@ -194,9 +197,18 @@ class Served:
         with self._news:
             self._news.wait(timeout_s)
 
+    def _await_start(self) -> None:
+        """Wait until it serves. Raises ServeFailed."""
+        if not isinstance(self._process, DaemonProcess):
+            self._await_socket()
+        elif self._process.refusal is not None:
+            if self._process.never_there:
+                raise self._failed(str(self._process.refusal))
+            code = self.wait()
+            raise self._failed(f"vuproc run ended with exit code {code}")
+
     def _read(self) -> None:
-        assert self._process.stdout is not None
-        with self._process.stdout as output:
+        with open(self._output.take(), "rb") as output:
             for line in output:
                 with self._news:
                     self.lines.append(line.decode(errors="replace").rstrip("\n"))
@@ -217,38 +229,45 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
 
 @contextmanager
 def serve(
-    device: type[Device] | Mapping[str, Any] | str | os.PathLike[str],
+    device: Device | type[Device] | Mapping[str, Any] | str | os.PathLike[str],
     /,
     *,
     file: Mapping[str, Any] | None = None,
     arguments: Sequence[str] = (),
     **options: Any,
 ) -> Iterator[Served]:
-    """Run `vuproc run` on a device and stop it at the end.
+    """Serve a device by `vuproc.Daemon` and stop it at the end.
 
-    device: the device's class, which must stand at the top level of its module; the `device:` part
-    of a device file as a mapping; or the path of a device file. options: the device's options.
-    file: further keys of the device file, such as `workers` or `exit_on_disconnect`.
-    arguments: further ones of `vuproc run`, such as --supervised.
+    device: a device object; a device class, which must stand at the top level of its module; the
+    `device:` part of a device file as a mapping; or the path of a device file. options: the
+    device's options. file: further keys of the device file, such as `workers` or
+    `exit_on_disconnect`. arguments: further ones of `vuproc run`: --supervised, --socket,
+    --log-level.
     Raises ServeFailed if it does not start, or ends with another exit code than 0.
     """
+    more = _arguments(arguments)
     with tempfile.TemporaryDirectory(prefix="vuproc-") as name:
-        if isinstance(device, (str, os.PathLike)):
-            if options or file:
-                raise ValueError("a device file says everything already, options go into it")
-            path = Path(device)
-            socket, awaited = _sockets_of(path)
+        make: Callable[[Fd], Daemon]
+        if isinstance(device, Device):
+            if options:
+                raise ValueError("a device object has its options")
+            socket = Path(more.pop("socket") or Path(name, "device.sock"))
+            keys = {**(file or {}), **{key: value for key, value in more.items() if value}}
+            made = device  # for the type checker: `device` may be rebound
+
+            def make(output: Fd) -> Daemon:
+                return Daemon(made, socket, name="device", output=output, **keys)
+
         else:
-            described = dict(device) if isinstance(device, Mapping) else {"type": reference(device)}
-            path, socket = Path(name, "device.yaml"), Path(name, "device.sock")
-            awaited = socket
-            content = {"socket": str(socket), "device": {**described, **options}, **(file or {})}
-            # JSON is YAML.
-            path.write_text(json.dumps(content, default=os.fspath), encoding="utf-8")
-        command = [sys.executable, "-m", "vuproc", "run", *arguments, str(path)]
-        served = Served(command, socket, awaited)
+            path, socket = device_file(Path(name), device, file, options)
+            socket = Path(more["socket"] or socket)
+
+            def make(output: Fd) -> Daemon:
+                return Daemon.from_file(path, output=output, **more)
+
+        served = Served(make, socket)
         try:
-            served._await_socket()
+            served._await_start()
             yield served
             code = served.stop()
             if code != 0:
@@ -257,39 +276,13 @@ def serve(
             served.end()
 
 
-def reference(device: type[Device]) -> str:
-    """What a device file's `type` says for a class: `module:Class`, or `file.py:Class`.
-
-    ValueError if the class is not at the top level of a module.
-    """
-    if "." in device.__qualname__:
-        raise ValueError(f"{device.__qualname__} must stand at the top level of its module")
-    source = inspect.getfile(device)
-    if _importable(device.__module__, source):
-        return f"{device.__module__}:{device.__name__}"
-    return f"{os.path.abspath(source)}:{device.__name__}"
-
-
-def _importable(module: str, source: str) -> bool:
-    """Whether another process with the same sys.path finds the module, and the same one."""
-    where: list[str] | None = None
-    spec = None
-    parts = module.split(".")
-    for count in range(1, len(parts) + 1):
-        spec = PathFinder.find_spec(".".join(parts[:count]), where)
-        if spec is None:
-            return False
-        where = list(spec.submodule_search_locations or [])
-    return spec is not None and spec.origin == source
-
-
-def _sockets_of(path: Path) -> tuple[Path, Path]:
-    """The device's socket, and the one that is there once it serves: in client mode the VMM makes
-    the first, and the device that for operators.
-    """
-    from ruamel.yaml import YAML  # slow to import, and seldom needed
-
-    said = YAML(typ="safe").load(path)["socket"]
-    keys = said if isinstance(said, dict) else {"path": said}
-    socket = (path.parent / Path(keys["path"]).expanduser()).resolve()
-    return socket, Path(f"{socket}{ADMIN_SUFFIX}") if keys.get("mode") == "client" else socket
+def _arguments(arguments: Sequence[str]) -> dict[str, Any]:
+    """What `vuproc run` takes beside the device file. ValueError for anything else."""
+    parser = argparse.ArgumentParser(exit_on_error=False, add_help=False)
+    parser.add_argument("--supervised", action="store_true")
+    parser.add_argument("--socket")
+    parser.add_argument("--log-level")
+    found, others = parser.parse_known_args(list(arguments))
+    if others:
+        raise ValueError(f"not for a device that is served for a test: {' '.join(others)}")
+    return vars(found)

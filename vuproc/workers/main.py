@@ -14,7 +14,8 @@ import socket
 import traceback
 from pathlib import Path
 
-from vuproc import texts
+from vuproc import device_object, texts
+from vuproc.device import Device
 from vuproc.fd import Fd
 from vuproc.handover.keeper import ErrorOutput
 from vuproc.loader import build
@@ -106,10 +107,17 @@ def _prepare(channel: WorkerChannel, prepare: control.Prepare) -> tuple[Worker, 
     said = WorkerLog(channel)
     logger.addHandler(said)
     logger.propagate = False
-    device = build(prepare.type_ref, Path(prepare.base_dir), prepare.options)
+    device = _device(prepare)
     device.shared = prepare.shared
     counters = None if prepare.counters is None else Segment.attach(prepare.counters)
     return Worker(channel, device, prepare.chain_limit, said), counters
+
+
+def _device(prepare: control.Prepare) -> Device:
+    if prepare.packed is None:
+        return build(prepare.type_ref, Path(prepare.base_dir), prepare.options)
+    with prepare.packed as packed:
+        return device_object.unpack(device_object.content_of(packed))
 
 
 def _blame(error: BaseException) -> str:

@@ -1,0 +1,339 @@
+"""A device that a program serves, as an object: started, asked, reloaded and stopped by it.
+
+    from vuproc import Daemon, Device, Request
+
+    class Entropy(Device):
+        device_id = 4
+
+        def handle(self, request: Request) -> None:
+            request.put(os.urandom(request.writable))
+
+    with Daemon(Entropy(), "./entropy.sock") as daemon:
+        daemon.wait()
+
+Each daemon has a master process of its own, a fresh interpreter: nothing that the program does, and
+nothing that holds its GIL, delays a front-end. The master ends with the program, however that ends.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import msgspec
+
+from vuproc import device_object, place
+from vuproc.device import Device
+from vuproc.device_file import model
+from vuproc.errors import (
+    ConfigErrors,
+    DeviceRefused,
+    DeviceWrong,
+    HostRefused,
+    NotRunning,
+    StartRefused,
+    in_words,
+)
+from vuproc.events import Stopped
+from vuproc.handover.sd_notify import HasFileno
+from vuproc.ops.status import Status
+from vuproc.program import start as starts
+from vuproc.program.aio import AsyncForms
+from vuproc.program.at_exit import STOP_TIMEOUT_S, stop_at_exit
+from vuproc.program.delivery import OnEvent
+from vuproc.program.end_signals import EndSignals
+from vuproc.program.place import Connect, Place, as_file, met_at
+from vuproc.program.running import START_TIMEOUT_S, Running
+
+__all__ = ["Connect", "Daemon"]
+
+EXIT_OK = 0
+EXIT_FAILURE = 1
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+class Daemon(AsyncForms):
+    """Serves one device at one socket, from `start` to `stop`, again and again if you like.
+
+    Every method may be called from any thread, and `stop` from a signal handler too. In a fork of
+    the program there is nothing to ask or to stop: the daemon is the parent's.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        socket: Place,
+        *,
+        permissions: int = 0o600,
+        owner: str | int | None = None,
+        group: str | int | None = None,
+        exit_on_disconnect: bool = False,
+        workers: Sequence[Sequence[int]] | None = None,
+        stall_timeout: float = 30.0,
+        hook_timeout: float = 30.0,
+        log_level: LogLevel = "info",
+        supervised: bool = False,
+        name: str | None = None,
+        output: HasFileno | int | None = None,
+        on_event: OnEvent | None = None,
+    ) -> None:
+        """Nothing is started yet. ValueError or TypeError for what no device file could say.
+
+        device: the device, with its options; its class may be of `__main__`, of a notebook or of a
+        function. It is copied at `start`: what happens to the object later is of no consequence.
+        socket: a path to listen at; `Connect(path)` for a VMM that listens; or an open Unix stream
+        socket, listening or connected, which stays the caller's.
+        permissions, owner, group: of the socket that is made at a path.
+        exit_on_disconnect, workers, stall_timeout, hook_timeout (seconds), log_level: as in a
+        device file (docs/device-file.md).
+        supervised: survive the death of the master too, as `vuproc run --supervised`.
+        name: what the log calls it; default: the name of the socket, or that of the class.
+        output: where standard output and error of its processes go; default: where the program's
+        do, which need be no file of Python's.
+        on_event: called with each of `vuproc.events`, by a thread of its own; what it raises is
+        logged. It may call any method here.
+        """
+        found: object = device
+        if not isinstance(found, Device):
+            advice = f"; write {found.__name__}()" if isinstance(found, type) else ""
+            raise TypeError(f"a device object is wanted, not {place.shown(found)}{advice}")
+        self._device = device
+        self._wanted: starts.FileStart | None = None
+        self._path, self._connects, self._given = met_at(socket)
+        keys = {
+            "exit_on_disconnect": exit_on_disconnect,
+            "stall_timeout": stall_timeout,
+            "hook_timeout": hook_timeout,
+            "log_level": log_level,
+            "workers": None if workers is None else [list(group) for group in workers],
+        }
+        where = {
+            "path": self._path or "",
+            "mode": "client" if self._connects else "server",
+            "permissions": permissions,
+            "owner": owner,
+            "group": group,
+        }
+        self._keys = _checked({**keys, "socket": where, "device": {}})
+        if supervised and self._given is not None:
+            raise ValueError("an open socket and supervised exclude each other")
+        named = os.path.basename(self._path or "").partition(".")[0]
+        self._name = name or named or type(device).__name__
+        self._set_up(supervised, output, on_event)
+
+    @classmethod
+    def from_file(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        socket: str | os.PathLike[str] | None = None,
+        log_level: LogLevel | None = None,
+        supervised: bool = False,
+        output: HasFileno | int | None = None,
+        on_event: OnEvent | None = None,
+    ) -> Self:
+        """The daemon that `vuproc run` would be with this device file.
+
+        `socket` and `log_level` replace what the file says; the rest is as for a device object.
+        """
+        daemon = cls.__new__(cls)
+        daemon._device = None  # type: ignore[assignment]
+        daemon._given, daemon._connects = None, False
+        daemon._path = None if socket is None else os.path.abspath(socket)
+        daemon._wanted = starts.FileStart(
+            path=os.path.abspath(path), socket=daemon._path, log_level=log_level
+        )
+        daemon._name = os.path.splitext(os.path.basename(daemon._wanted.path))[0]
+        daemon._set_up(supervised, output, on_event)
+        return daemon
+
+    def _set_up(
+        self, supervised: bool, output: HasFileno | int | None, on_event: OnEvent | None
+    ) -> None:
+        self._supervised = supervised
+        self._output = output
+        self._on_event = on_event
+        self._running: Running | None = None
+
+    # The life.
+
+    def start(self, timeout: float = START_TIMEOUT_S) -> Self:
+        """Start it, and return once it accepts connections; in client mode, once it tries to.
+
+        Raises a StartRefused after which nothing is left of it: DeviceRefused if the device cannot
+        be set up (also by its own `setup`), SocketRefused, HostRefused, StartTimeout after so many
+        seconds. For a device file that is not valid: ConfigErrors. RuntimeError if it runs.
+        """
+        if self.running:
+            raise RuntimeError("the daemon runs already")
+        self._running = None
+        wanted = self._described()
+        given: dict[str, HasFileno] = {}
+        if self._given is not None:
+            given["given"] = self._given
+        try:
+            running = Running(
+                wanted,
+                given,
+                supervised=self._supervised,
+                output=as_file(self._output),
+                on_event=self._on_event,
+            )
+        except OSError as error:
+            raise HostRefused(f"its process cannot be started: {in_words(error)}") from error
+        self._running = running
+        stop_at_exit(running)
+        running.wait_ready(timeout)
+        return self
+
+    def wait(self, timeout: float | None = None) -> Stopped | None:
+        """Wait for the end, and say why; None if it still runs after `timeout` seconds.
+
+        Raises NotRunning if it was never started.
+        """
+        return self._run().wait(timeout)
+
+    def stop(self, timeout: float = STOP_TIMEOUT_S) -> Stopped | None:
+        """End it in order: its rings finish what they have, its front-end is disconnected.
+
+        What has not ended after `timeout` seconds is asked not to wait for its workers, and killed
+        3 seconds later. Idempotent; None if it was never started. It takes no lock, so a signal
+        handler may call it. Raises DaemonSilent if even SIGKILL does not end it.
+        """
+        running = self._running
+        if running is None or running.owner != os.getpid():
+            return None
+        return running.stop(timeout)
+
+    def serve(self, timeout: float = START_TIMEOUT_S) -> int:
+        """Start, and serve until SIGTERM or SIGINT, or until it ends by itself; an exit code.
+
+        For `sys.exit(daemon.serve())`. A second signal has it not wait for its workers. What keeps
+        it from starting is one line on standard error. In another thread than the main one,
+        signals do what they do.
+        """
+        ends = EndSignals()
+        with ends:
+            try:
+                self.start(timeout)
+            except (StartRefused, ConfigErrors) as error:
+                if self._running is None or self._running.refused is not error:
+                    print(f"vuproc {self._name}: ERROR: {error}", file=sys.stderr)
+                return EXIT_FAILURE
+            running = self._run()
+            ends.tell(running)
+            running.wait(None)
+            stopped = running.stop(0.0)
+        return EXIT_OK if stopped.ok else EXIT_FAILURE
+
+    @property
+    def running(self) -> bool:
+        """Whether it was started, and has not ended."""
+        running = self._running
+        return running is not None and running.owner == os.getpid() and not running.ended.is_set
+
+    @property
+    def pid(self) -> int:
+        """The process id of what was started: its master, or the keeper of one (`supervised`).
+
+        The master's own is in `status` and in `events.Ready`. Raises NotRunning.
+        """
+        return self._run().pid
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    # Requests.
+
+    def status(self) -> Status:
+        """Its queues, its workers and its front-end, at this moment. Raises a DaemonError."""
+        return msgspec.convert(self._run().ask("status"), Status)
+
+    def restart_queue(self, number: int) -> None:
+        """Serve a broken queue again, from its record. Raises DaemonRefused."""
+        self._run().ask("queue-restart", number)
+
+    def reload(self, device: Device | None = None) -> list[str]:
+        """Have `device` served instead, without a front-end's notice; a line for each change.
+
+        None: what the daemon's own device object is by now, or the device file says by now. What
+        can be, is applied by new workers, one queue at a time, and no request is lost:
+        `events.Reloaded` follows. What needs another session takes effect once the front-end has
+        left; the lines say so. Raises DeviceRefused for a device that could not be started, and
+        DaemonRefused; then nothing has changed.
+        """
+        running = self._run()
+        if self._wanted is not None:
+            if device is not None:
+                raise TypeError("this daemon's device comes from a device file")
+            return _lines(running.ask("reload"))
+        before = self._device
+        self._device = before if device is None else device
+        try:
+            with starts.sealed(self._described(again=True)) as file:
+                return _lines(running.ask("reload", file=file))
+        except BaseException:
+            self._device = before
+            raise
+
+    # What is ours.
+
+    def _run(self) -> Running:
+        if self._running is None:
+            raise NotRunning("the daemon was not started")
+        if self._running.owner != os.getpid():
+            raise NotRunning(f"the daemon is that of process {self._running.owner}")
+        return self._running
+
+    def _described(self, *, again: bool = False) -> starts.AnyStart:
+        """What is to be served, checked. Raises DeviceRefused or SocketRefused."""
+        if self._wanted is not None:
+            return self._wanted
+        from vuproc.program import object_check  # it needs more than what most of a program does
+
+        device, keys = self._device, self._keys
+        object_check.check_device(device)
+        where = keys.socket
+        assert isinstance(where, model.Socket)
+        if self._path is not None and not again:
+            object_check.check_socket(where)
+        try:
+            packed = device_object.pack(device)
+        except DeviceWrong as error:
+            raise DeviceRefused(str(error)) from error
+        return starts.ObjectStart(
+            name=self._name,
+            kind=type(device).__qualname__.rpartition("<locals>.")[2],
+            device=packed,
+            socket=where,
+            keys=starts.Keys(
+                workers=object_check.grouped(device, keys.workers),
+                exit_on_disconnect=keys.exit_on_disconnect,
+                stall_timeout=keys.stall_timeout,
+                hook_timeout=keys.hook_timeout,
+                log_level=keys.log_level,
+            ),
+        )
+
+
+def _checked(keys: dict[str, Any]) -> model.File:
+    try:
+        return msgspec.convert(keys, model.File)
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error).replace("`", "").replace("$.", "")) from None
+
+
+def _lines(answer: Any) -> list[str]:
+    return list(answer["lines"])

@@ -1,0 +1,1 @@
+"""What lies between a program that has a `vuproc.Daemon` and the master process of that daemon."""

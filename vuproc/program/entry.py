@@ -1,0 +1,112 @@
+"""The program of a daemon's master process: serves what the program wants that has started it.
+
+Its descriptors come by name: those of the first start as arguments (`program=5`), later ones, from
+a keeper or from the program that this process was before, as a service manager hands them over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from collections.abc import Sequence
+
+from vuproc import texts
+from vuproc.cli import streams
+from vuproc.cli.main import EXIT_USAGE, main
+from vuproc.device_file.check import DeviceFile
+from vuproc.device_file.yaml_text import MAX_BYTES
+from vuproc.errors import ConfigErrors, DeviceWrong
+from vuproc.fd import Fd
+from vuproc.handover.fd_store import DEVICE_FILE
+from vuproc.handover.sd_notify import InheritError, inherit
+from vuproc.handover.upgrade import Again
+from vuproc.program import start
+from vuproc.program.life import end_with
+from vuproc.program.link import ProgramLink
+from vuproc.program.messages import LIFE, PROGRAM, START
+from vuproc.program.refusals import refusal_of
+from vuproc.program.start import AnyStart, FileStart, ObjectStart
+from vuproc.serve import EXIT_FAILURE, serve
+
+GIVEN = "given"
+"""The name of a socket of the program's, which is served in place of one with a path."""
+CHECK = "check"
+"""The argument that is followed by what `vuproc check` takes."""
+
+Left = dict[str, tuple[Fd, ...]]
+
+
+def run() -> int:
+    """Serve until the end; returns the exit code of this process."""
+    streams.open_closed()
+    # A program may have its children reaped by the kernel; workers are waited for.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    words = sys.argv[1:]
+    if words[:1] == [CHECK]:
+        return main(words)
+    try:
+        left = _handed(words) if words else inherit()
+        channel, life, file = (left.pop(name)[0] for name in (PROGRAM, LIFE, START))
+        wanted, content = start.read(file)
+        file.close()
+    except (InheritError, KeyError, OSError, ValueError) as error:
+        print(f"vuproc: not the start of a daemon: {texts.described(error)}", file=sys.stderr)
+        return EXIT_FAILURE
+    end_with(life, channel)
+    link = ProgramLink(channel, life, wanted, content)
+    try:
+        return _serve(link, wanted, content, left)
+    finally:
+        link.end()
+
+
+def _serve(link: ProgramLink, wanted: AnyStart, content: bytes, left: Left) -> int:
+    try:
+        file = _described(wanted, content, left)
+        given = left.pop(GIVEN, ())
+        number = given[0].take() if given else None
+        return serve(file, number, _again(wanted, link), program=link, left=left)
+    except (ConfigErrors, DeviceWrong) as error:
+        print(error, file=sys.stderr)
+        link.refuse(refusal_of(error))
+        return EXIT_USAGE
+
+
+def _described(wanted: AnyStart, content: bytes, left: Left) -> DeviceFile:
+    """What is to be served: as it was in force for a master that has died, if there was one."""
+    in_force = _in_force(left)
+    if isinstance(wanted, ObjectStart):
+        if in_force:
+            before = start.decode(in_force)
+            assert isinstance(before, ObjectStart)
+            return before.described(in_force)
+        return wanted.described(content)
+    if in_force:
+        with contextlib.suppress(ConfigErrors):
+            return wanted.load(in_force, look=False)
+    return wanted.load()
+
+
+def _in_force(left: Left) -> bytes:
+    files = left.get(DEVICE_FILE, ())
+    if len(files) != 1:
+        return b""
+    with open(files[0].dup().take(), "rb") as file:
+        file.seek(0)
+        return file.read(max(MAX_BYTES, files[0].size))
+
+
+def _again(wanted: AnyStart, link: ProgramLink) -> Again:
+    """How to begin anew in this process; what a program has made can be no other by that."""
+    words = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv[1:])]
+    command = (sys.executable, *words)
+    if isinstance(wanted, FileStart):
+        return Again(command, (*command, CHECK, wanted.path), wanted.load)
+    return Again(command, (), link.described)
+
+
+def _handed(words: Sequence[str]) -> Left:
+    """The descriptors that are named so: `name=number`."""
+    pairs = (word.partition("=") for word in words)
+    return {name: (Fd(int(number)),) for name, _, number in pairs}
