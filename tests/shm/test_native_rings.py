@@ -166,4 +166,4 @@ def test_a_device_that_serves_nothing_ends_the_process() -> None:
         check=False,
     )
     assert done.returncode == -signal.SIGABRT
-    assert done.stderr == "vuproc: a class of the ring does not fill in serve\n"
+    assert done.stderr == "vuproc: a derived class does not fill in serve\n"

@@ -310,7 +310,7 @@ def test_a_ring_whose_layout_lacks_something_ends_the_process(call: str, hook: s
     code = f"from vuproc.shm.ring import Ring; ring = Ring.__new__(Ring); ring.{call}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGABRT
-    assert done.stderr == f"vuproc: a class of the ring does not fill in {hook}\n"
+    assert done.stderr == f"vuproc: a derived class does not fill in {hook}\n"
 
 
 # Rings that cannot be taken up.
