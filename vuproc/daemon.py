@@ -317,14 +317,8 @@ class Daemon(AsyncForms):
             name=self._name,
             kind=type(device).__qualname__.rpartition("<locals>.")[2],
             device=packed,
-            socket=where,
-            keys=starts.Keys(
-                workers=object_check.grouped(device, keys.workers),
-                exit_on_disconnect=keys.exit_on_disconnect,
-                stall_timeout=keys.stall_timeout,
-                hook_timeout=keys.hook_timeout,
-                log_level=keys.log_level,
-            ),
+            keys=keys,
+            workers=object_check.grouped(device, keys.workers),
         )
 
 

@@ -107,7 +107,7 @@ def serve(
     `left` is what a predecessor has left, if that was looked for already.
     """
     zombies = ZombieReaper()
-    level = getattr(logging, file.log_level.upper())
+    level = getattr(logging, file.keys.log_level.upper())
     try:
         host.check()
         left = inherit() if left is None else left
@@ -183,7 +183,7 @@ class _Service:
         for counter in counters:
             stack.callback(counter.release)
         snapshots = [counter.snapshot for counter in counters]
-        forkserver = Forkserver(_preloaded(file), file.hook_timeout)
+        forkserver = Forkserver(_preloaded(file), file.keys.hook_timeout)
         stack.callback(forkserver.close)
         polls = PollSet()
         forkserver.wait = polls.wait_readable
@@ -191,7 +191,7 @@ class _Service:
             forkserver,
             on_command=lambda queue: counters[queue].count_command(),
             hooks=lambda queue: counters[queue].hooks(),
-            hook_timeout=file.hook_timeout,
+            hook_timeout=file.keys.hook_timeout,
             wait=polls.wait_readable,
         )
         self._packed: Fd | None = None
@@ -221,7 +221,7 @@ class _Service:
             fd_store,
             signals,
             polls,
-            exit_on_disconnect=file.exit_on_disconnect,
+            exit_on_disconnect=file.keys.exit_on_disconnect,
         )
         master.on_cut = forkserver.kill
         stack.callback(master.close)
@@ -229,7 +229,7 @@ class _Service:
         master.add_chore(output)
         master.add_chore(fd_store)
         master.add_chore(zombies)
-        stall = Watchdog(file.stall_timeout, file.hook_timeout, master.pool, counters)
+        stall = Watchdog(file.keys.stall_timeout, file.keys.hook_timeout, master.pool, counters)
         master.add_chore(stall)
         operations = Operations(file.type_ref, master, counters)
         if again is not None and (fd is None or program is not None):
@@ -326,7 +326,7 @@ class _Service:
         """New workers are of another kind from now on, and the rest of the file has changed."""
         self._file = file
         self._prepare = self._prepared(file, device)
-        self._host.hook_timeout = self._host.forkserver.import_s = file.hook_timeout
+        self._host.hook_timeout = self._host.forkserver.import_s = file.keys.hook_timeout
         self._fd_store.keep_content(DEVICE_FILE, file.content)
 
     # Workers.
@@ -342,7 +342,7 @@ class _Service:
             chain_limit=device.queue_size(),
             counters=self._segment.name,
             shared=dict(self._shared.fds),
-            log_level=getattr(logging, file.log_level.upper()),
+            log_level=getattr(logging, file.keys.log_level.upper()),
             packed=self._packed,
         )
 

@@ -85,7 +85,7 @@ def test_run_serves_what_the_file_says(
 ) -> None:
     assert cli.main(["run", "disk.yaml"]) == 0
     ((file, fd),) = served
-    assert (file.socket.path, file.log_level, fd) == (f"{folder}/disk.sock", "info", None)
+    assert (file.socket.path, file.keys.log_level, fd) == (f"{folder}/disk.sock", "info", None)
 
 
 def test_run_takes_the_command_line_over_the_file(
@@ -94,7 +94,7 @@ def test_run_takes_the_command_line_over_the_file(
     arguments = ["run", "disk.yaml", "--socket", "other.sock", "--log-level", "debug"]
     assert cli.main(arguments) == 0
     ((file, _),) = served
-    assert (file.socket.path, file.log_level) == (f"{folder}/other.sock", "debug")
+    assert (file.socket.path, file.keys.log_level) == (f"{folder}/other.sock", "debug")
     assert file.socket.permissions == 0o600
 
 

@@ -80,9 +80,9 @@ def test_file_of_the_manual(folder: Folder) -> None:
     assert file.base_dir == folder.path
     assert file.socket.path == str(folder.path / "disk.sock")
     assert (file.socket.mode, file.socket.permissions) == ("server", 0o600)
-    assert file.exit_on_disconnect is False
+    assert file.keys.exit_on_disconnect is False
     assert file.workers == ((0,), (1,), (2,), (3,))
-    assert file.log_level == "info"
+    assert file.keys.log_level == "info"
     assert (file.type_ref, file.device_type) == ("blk", Blk)
     assert file.options == BlkOptions(
         image=str(folder.path / "disk.raw"), queues=4, queue_size=256, serial="demo-0"
@@ -98,9 +98,9 @@ def test_everything_said(folder: Folder) -> None:
     )
     assert file.socket.path == "/tmp/x.sock"
     assert (file.socket.mode, file.socket.permissions) == ("client", 0o660)
-    assert file.exit_on_disconnect is True
+    assert file.keys.exit_on_disconnect is True
     assert file.workers == ((0, 2), (1, 3))
-    assert file.log_level == "debug"
+    assert file.keys.log_level == "debug"
     assert isinstance(file.options, BlkOptions)
     assert file.options.ram == 64 << 20
 
@@ -571,7 +571,10 @@ def test_resolved_file_means_the_same(folder: Folder, text: str, tmp_path: Path)
     assert again.options == file.options
     assert again.device_type.__name__ == file.device_type.__name__
     assert again.workers == file.workers
-    assert (again.exit_on_disconnect, again.log_level) == (file.exit_on_disconnect, file.log_level)
+    assert (again.keys.exit_on_disconnect, again.keys.log_level) == (
+        file.keys.exit_on_disconnect,
+        file.keys.log_level,
+    )
 
 
 def test_resolved_file_has_every_default(folder: Folder) -> None:

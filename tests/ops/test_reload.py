@@ -217,7 +217,7 @@ def test_the_device_part_changes_as_a_whole_and_the_rest_does_not_wait_for_it(
         "device.serial": Scope.SESSION,
         "log_level": Scope.NOW,
     }
-    assert plan.now.log_level == "debug"
+    assert plan.now.keys.log_level == "debug"
     assert plan.now.options == folder.load(DISK).options
 
 

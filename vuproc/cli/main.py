@@ -310,7 +310,8 @@ def _load(
         changed = msgspec.structs.replace(file.socket, path=path)
         file = dataclasses.replace(file, socket=changed)
     if options.log_level is not None:
-        file = dataclasses.replace(file, log_level=options.log_level)
+        keys = msgspec.structs.replace(file.keys, log_level=options.log_level)
+        file = dataclasses.replace(file, keys=keys)
     return file
 
 

@@ -18,6 +18,7 @@ from msgspec import Meta
 
 from vuproc.device import Device
 from vuproc.device_file.check import DeviceFile
+from vuproc.device_file.model import RELOAD, File, Socket
 from vuproc.device_file.yaml_text import (
     MAX_BYTES,
     START,
@@ -41,21 +42,20 @@ class Scope(Enum):
     RESTART = "takes effect after a restart"
 
 
-_SCOPES: Mapping[str, Scope] = MappingProxyType(
-    {
-        "socket.path": Scope.RESTART,
-        "socket.mode": Scope.RESTART,
-        "socket.permissions": Scope.NOW,
-        "socket.owner": Scope.NOW,
-        "socket.group": Scope.NOW,
-        "exit_on_disconnect": Scope.NOW,
-        "stall_timeout": Scope.NOW,
-        "hook_timeout": Scope.NOW,
-        "log_level": Scope.NOW,
-        "workers": Scope.SESSION,
-    }
-)
-"""Of the keys outside `device`; what is not here waits for the next session."""
+def _scopes(struct: type[msgspec.Struct], prefix: str = "") -> dict[str, Scope]:
+    """When a change of each key takes effect, as its row in the table of keys says."""
+    found = {}
+    for field in msgspec.structs.fields(struct):
+        metas = [meta for meta in getattr(field.type, "__metadata__", ()) if isinstance(meta, Meta)]
+        names = [meta.extra[RELOAD] for meta in metas if meta.extra and RELOAD in meta.extra]
+        found[f"{prefix}{field.encode_name}"] = Scope[names[0]] if names else Scope.SESSION
+    return found
+
+
+_SCOPES: Mapping[str, Scope] = MappingProxyType({**_scopes(File), **_scopes(Socket, "socket.")})
+"""Of the keys outside `device`."""
+_ELSEWHERE = frozenset({"socket", "device", "workers"})
+"""Keys of `DeviceFile.keys` that have a field of their own."""
 _DEVICE_FIELDS = frozenset({"type_ref", "device_type", "options", "packed"})
 _SOURCE_FIELDS = frozenset({"path", "base_dir", "content", "type_at"})
 
@@ -165,8 +165,10 @@ def _outside(old: DeviceFile, new: DeviceFile) -> Iterator[_Found]:
             continue
         before, after = getattr(old, field.name), getattr(new, field.name)
         if isinstance(before, msgspec.Struct):
+            prefix = "" if field.name == "keys" else f"{field.name}."
             for key, pair in _different(before, after):
-                yield _found(f"{field.name}.{key}", *pair)
+                if prefix or key not in _ELSEWHERE:
+                    yield _found(f"{prefix}{key}", *pair)
         elif before != after and not (field.name == "workers" and _by_default(old, new)):
             yield _found(field.name, before, after)
 
@@ -181,7 +183,7 @@ def _by_default(*files: DeviceFile) -> bool:
 def _found(key: str, before: object, after: object) -> _Found:
     if key == "socket.permissions":
         before, after = f"{before:03o}", f"{after:03o}"
-    return key, _SCOPES.get(key, Scope.SESSION), _becomes(before, after)
+    return key, _SCOPES[key], _becomes(before, after)
 
 
 def _inside(old: DeviceFile, new: DeviceFile) -> Iterator[_Found]:
@@ -235,11 +237,12 @@ def _kind(device: Device) -> tuple[object, ...]:
 
 
 def _merged(old: DeviceFile, new: DeviceFile, keys: set[str], live: bool) -> DeviceFile:
-    fields: dict[str, Any] = {key: getattr(new, key) for key in keys if "." not in key}
+    values = {key: getattr(new.keys, key) for key in keys if "." not in key}
+    fields: dict[str, Any] = {"keys": msgspec.structs.replace(old.keys, **values)}
     access = {key.removeprefix("socket.") for key in keys if key.startswith("socket.")}
     if access:
-        values = {key: getattr(new.socket, key) for key in access}
-        fields["socket"] = msgspec.structs.replace(old.socket, **values)
+        ours = {key: getattr(new.socket, key) for key in access}
+        fields["socket"] = msgspec.structs.replace(old.socket, **ours)
     if live:
         fields |= {name: getattr(new, name) for name in _DEVICE_FIELDS}
     return dataclasses.replace(old, **fields)

@@ -55,15 +55,10 @@ class DeviceFile:
     base_dir: Path
     """Its folder: where relative paths in it begin."""
     socket: Socket
-    exit_on_disconnect: bool
+    keys: File
+    """What the file says outside of the device; of `socket` and `workers`, what stands above."""
     workers: tuple[tuple[int, ...], ...]
     """Queues a worker, for each worker: every queue of the device once."""
-    stall_timeout: float
-    """Seconds; 0 is never."""
-    hook_timeout: float
-    """Seconds that a hook of the device may take."""
-    log_level: str
-    """debug, info, warning or error."""
     type_ref: str
     """The device's type as written; with `base_dir`, what `loader.load` takes."""
     device_type: type[Device]
@@ -196,16 +191,12 @@ class _Check:
         assert isinstance(socket, Socket)
         assert device is not None
         imported.note(type_ref, self._path.parent)
-        outside = {key.name: key.default for key in _fields(File) if not key.required} | fields
         return DeviceFile(
             path=self._path,
             base_dir=self._path.parent,
             socket=socket,
-            exit_on_disconnect=outside["exit_on_disconnect"],
+            keys=File(**{**fields, "socket": socket, "device": {}}),
             workers=workers,
-            stall_timeout=outside["stall_timeout"],
-            hook_timeout=outside["hook_timeout"],
-            log_level=outside["log_level"],
             type_ref=type_ref,
             device_type=type(device),
             options=device.options,

@@ -18,6 +18,11 @@ MAX_STALL_TIMEOUT_S = 86_400
 MAX_HOOK_TIMEOUT = 3600.0
 """Seconds that a hook may be allowed: an hour."""
 
+RELOAD = "reload"
+"""In a key's `Meta.extra`: when a reload applies a change of it; the names of `changes.Scope`."""
+NOW = {RELOAD: "NOW"}
+RESTART = {RELOAD: "RESTART"}
+
 Permissions = Annotated[
     int, Meta(ge=0, le=0o777, extra={KIND: PERMISSIONS}, extra_json_schema={"x-kind": PERMISSIONS})
 ]
@@ -33,32 +38,41 @@ Id = Annotated[int, Meta(ge=0, le=0xFFFFFFFE)]
 class Socket(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """Where the VMM is met."""
 
-    path: Annotated[FilePath, Meta(description="Unix socket, at most 101 bytes when absolute.")]
+    path: Annotated[
+        FilePath, Meta(extra=RESTART, description="Unix socket, at most 101 bytes when absolute.")
+    ]
     mode: Annotated[
         Literal["server", "client"],
         Meta(
+            extra=RESTART,
             description="server: listen, and the VMM connects. client: the VMM listens; connect "
-            "and try again until it is there."
+            "and try again until it is there.",
         ),
     ] = "server"
     permissions: Annotated[
-        Permissions, Meta(description="Permissions of the socket that is made, octal.")
+        Permissions, Meta(extra=NOW, description="Permissions of the socket that is made, octal.")
     ] = 0o600
     owner: Annotated[
         str | Id | None,
-        Meta(description="User that the socket is given to, by name or number: the VMM's."),
+        Meta(
+            extra=NOW, description="User that the socket is given to, by name or number: the VMM's."
+        ),
     ] = None
     group: Annotated[
         str | Id | None,
         Meta(
+            extra=NOW,
             description="Group that the socket is given to, by name or number; permissions: 0660 "
-            "lets its members connect."
+            "lets its members connect.",
         ),
     ] = None
 
 
-class File(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """A vuproc device file."""
+class File(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """A vuproc device file: a row a key. Checks, schema, manual, resolved form and reload follow.
+
+    A change waits for the next front-end unless the row says otherwise.
+    """
 
     socket: Annotated[
         FilePath | Socket, Meta(description="Path of the socket, or a mapping with more to say.")
@@ -67,7 +81,11 @@ class File(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         dict[str, Any], Meta(description="The device: its type, and the options of that type.")
     ]
     exit_on_disconnect: Annotated[
-        bool, Meta(description="End when the VMM disconnects, rather than wait for the next one.")
+        bool,
+        Meta(
+            extra=NOW,
+            description="End when the VMM disconnects, rather than wait for the next one.",
+        ),
     ] = False
     workers: (
         Annotated[
@@ -83,6 +101,7 @@ class File(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     stall_timeout: Annotated[
         float,
         Meta(
+            extra=NOW,
             ge=0,
             le=MAX_STALL_TIMEOUT_S,
             description="Seconds without progress after which a worker that is serving a request "
@@ -92,6 +111,7 @@ class File(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     hook_timeout: Annotated[
         float,
         Meta(
+            extra=NOW,
             ge=0.1,
             le=MAX_HOOK_TIMEOUT,
             description="Seconds that the device's own code may take outside of requests: to be "
@@ -100,5 +120,5 @@ class File(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     ] = 30.0
     log_level: Annotated[
         LogLevel,
-        Meta(description="What is worth a line in the log."),
+        Meta(extra=NOW, description="What is worth a line in the log."),
     ] = "info"

@@ -12,6 +12,7 @@ from ruamel.yaml.scalarint import OctalInt
 
 from vuproc import loader
 from vuproc.device_file.check import DeviceFile
+from vuproc.device_file.model import File
 
 
 def resolved(file: DeviceFile) -> str:
@@ -25,11 +26,11 @@ def resolved(file: DeviceFile) -> str:
             **_present({"owner": file.socket.owner, "group": file.socket.group}),
         ),
         device=CommentedMap(type=_type(file), **_present(msgspec.to_builtins(file.options))),
-        exit_on_disconnect=file.exit_on_disconnect,
-        workers=_flow(workers),
-        stall_timeout=file.stall_timeout,
-        hook_timeout=file.hook_timeout,
-        log_level=file.log_level,
+        **{
+            key: _flow(workers) if key == "workers" else getattr(file.keys, key)
+            for key in File.__struct_fields__
+            if key not in ("socket", "device")
+        },
     )
     yaml = YAML()
     yaml.width = 10_000  # one key a line, however long its path

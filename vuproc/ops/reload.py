@@ -119,13 +119,13 @@ class Reloader:
     def _apply(self, plan: Plan, device: Device) -> list[str]:
         """Do what the plan says; a line for whatever of it could not be done after all."""
         before, before_device = self._file, self._device
-        if plan.now.log_level != before.log_level:
-            level = getattr(logging, plan.now.log_level.upper())
+        if plan.now.keys.log_level != before.keys.log_level:
+            level = getattr(logging, plan.now.keys.log_level.upper())
             logging.getLogger("vuproc").setLevel(level)
             self._master.pool.set_log_level(level)
-        self._master.set_exit_on_disconnect(plan.now.exit_on_disconnect)
-        self._watchdog.timeout_s = plan.now.stall_timeout
-        self._watchdog.hook_timeout_s = plan.now.hook_timeout
+        self._master.set_exit_on_disconnect(plan.now.keys.exit_on_disconnect)
+        self._watchdog.timeout_s = plan.now.keys.stall_timeout
+        self._watchdog.hook_timeout_s = plan.now.keys.hook_timeout
         failures = []
         if plan.now.socket != before.socket:
             failures = self._permit(before.socket, plan.now.socket)

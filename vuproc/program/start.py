@@ -4,52 +4,44 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from vuproc import device_object
 from vuproc.device_file import check
 from vuproc.device_file.check import DeviceFile
-from vuproc.device_file.model import Socket
+from vuproc.device_file.model import File, Socket
 from vuproc.errors import ConfigError, ConfigErrors
 from vuproc.fd import Fd
 
 
-class Keys(msgspec.Struct, frozen=True, kw_only=True):
-    """The keys of a device file beside the device and its socket, as they are understood."""
-
-    workers: tuple[tuple[int, ...], ...]
-    exit_on_disconnect: bool = False
-    stall_timeout: float = 30.0
-    hook_timeout: float = 30.0
-    log_level: str = "info"
-
-
 class ObjectStart(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """A device object. `device` is packed, `name` what the log calls it, `kind` its class."""
+    """A device object. `device` is packed, `name` what the log calls it, `kind` its class; `keys`
+    are those of a device file, `workers` as they are understood.
+    """
 
     name: str
     kind: str
     device: bytes
-    socket: Socket
-    keys: Keys
+    keys: File
+    workers: tuple[tuple[int, ...], ...]
 
     def described(self, content: bytes) -> DeviceFile:
         """The same as a device file would be understood. Raises DeviceWrong."""
         device = device_object.unpack(self.device)
-        fields: dict[str, Any] = msgspec.structs.asdict(self.keys)
+        assert isinstance(self.keys.socket, Socket)
         return DeviceFile(
             path=Path(self.name),
             base_dir=Path("/"),
-            socket=self.socket,
+            socket=self.keys.socket,
+            keys=self.keys,
+            workers=self.workers,
             type_ref=self.kind,
             device_type=type(device),
             options=device.options,
             content=content,
             packed=self.device,
             type_at=(self.kind, 0, 0),
-            **fields,
         )
 
 
@@ -70,7 +62,8 @@ class FileStart(msgspec.Struct, frozen=True, kw_only=True, tag=True):
             moved = msgspec.structs.replace(file.socket, path=self.socket)
             file = dataclasses.replace(file, socket=moved)
         if self.log_level is not None:
-            file = dataclasses.replace(file, log_level=self.log_level)
+            keys = msgspec.structs.replace(file.keys, log_level=self.log_level)
+            file = dataclasses.replace(file, keys=keys)
         return file
 
 
