@@ -571,10 +571,7 @@ def test_resolved_file_means_the_same(folder: Folder, text: str, tmp_path: Path)
     assert again.options == file.options
     assert again.device_type.__name__ == file.device_type.__name__
     assert again.workers == file.workers
-    assert (again.keys.exit_on_disconnect, again.keys.log_level) == (
-        file.keys.exit_on_disconnect,
-        file.keys.log_level,
-    )
+    assert resolved(again) == resolved(file)
 
 
 def test_resolved_file_has_every_default(folder: Folder) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 import re
 import socket
@@ -308,10 +307,9 @@ def _load(
         for problem in check_socket_path(path, file.socket.mode, look=look and options.fd is None):
             _usage_error(f"--socket: {problem}")
         changed = msgspec.structs.replace(file.socket, path=path)
-        file = dataclasses.replace(file, socket=changed)
+        file = file.with_keys(socket=changed)
     if options.log_level is not None:
-        keys = msgspec.structs.replace(file.keys, log_level=options.log_level)
-        file = dataclasses.replace(file, keys=keys)
+        file = file.with_keys(log_level=options.log_level)
     return file
 
 

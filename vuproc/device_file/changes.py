@@ -164,11 +164,12 @@ def _outside(old: DeviceFile, new: DeviceFile) -> Iterator[_Found]:
         if field.name in _DEVICE_FIELDS | _SOURCE_FIELDS:
             continue
         before, after = getattr(old, field.name), getattr(new, field.name)
-        if isinstance(before, msgspec.Struct):
-            prefix = "" if field.name == "keys" else f"{field.name}."
+        if isinstance(before, File):
+            for key, pair in _different(old.socket, new.socket):
+                yield _found(f"socket.{key}", *pair)
             for key, pair in _different(before, after):
-                if prefix or key not in _ELSEWHERE:
-                    yield _found(f"{prefix}{key}", *pair)
+                if key not in _ELSEWHERE:
+                    yield _found(key, *pair)
         elif before != after and not (field.name == "workers" and _by_default(old, new)):
             yield _found(field.name, before, after)
 
@@ -238,11 +239,11 @@ def _kind(device: Device) -> tuple[object, ...]:
 
 def _merged(old: DeviceFile, new: DeviceFile, keys: set[str], live: bool) -> DeviceFile:
     values = {key: getattr(new.keys, key) for key in keys if "." not in key}
-    fields: dict[str, Any] = {"keys": msgspec.structs.replace(old.keys, **values)}
     access = {key.removeprefix("socket.") for key in keys if key.startswith("socket.")}
     if access:
         ours = {key: getattr(new.socket, key) for key in access}
-        fields["socket"] = msgspec.structs.replace(old.socket, **ours)
+        values["socket"] = msgspec.structs.replace(old.socket, **ours)
+    fields: dict[str, Any] = {"keys": msgspec.structs.replace(old.keys, **values)}
     if live:
         fields |= {name: getattr(new, name) for name in _DEVICE_FIELDS}
     return dataclasses.replace(old, **fields)

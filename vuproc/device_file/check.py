@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from vuproc import device_object, place
 from vuproc.device import Device
@@ -54,9 +54,8 @@ class DeviceFile:
     """The device file itself."""
     base_dir: Path
     """Its folder: where relative paths in it begin."""
-    socket: Socket
     keys: File
-    """What the file says outside of the device; of `socket` and `workers`, what stands above."""
+    """What the file says outside of the device; its `socket` is a Socket."""
     workers: tuple[tuple[int, ...], ...]
     """Queues a worker, for each worker: every queue of the device once."""
     type_ref: str
@@ -70,6 +69,16 @@ class DeviceFile:
     """The device itself, if it is a program's object and of no file (`vuproc.device_object`)."""
     type_at: tuple[str, int, int] = field(default=("", 0, 0), repr=False, compare=False)
     """The file as it was named, and the line and column of its `type`."""
+
+    @property
+    def socket(self) -> Socket:
+        """Where the VMM is met."""
+        assert isinstance(self.keys.socket, Socket)
+        return self.keys.socket
+
+    def with_keys(self, **values: Any) -> DeviceFile:
+        """The same with other keys."""
+        return replace(self, keys=structs.replace(self.keys, **values))
 
     def make_device(self) -> Device:
         """A new instance of the device."""
@@ -194,7 +203,6 @@ class _Check:
         return DeviceFile(
             path=self._path,
             base_dir=self._path.parent,
-            socket=socket,
             keys=File(**{**fields, "socket": socket, "device": {}}),
             workers=workers,
             type_ref=type_ref,

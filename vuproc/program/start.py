@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import msgspec
@@ -10,7 +9,7 @@ import msgspec
 from vuproc import device_object
 from vuproc.device_file import check
 from vuproc.device_file.check import DeviceFile
-from vuproc.device_file.model import File, Socket
+from vuproc.device_file.model import File
 from vuproc.errors import ConfigError, ConfigErrors
 from vuproc.fd import Fd
 
@@ -29,11 +28,9 @@ class ObjectStart(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     def described(self, content: bytes) -> DeviceFile:
         """The same as a device file would be understood. Raises DeviceWrong."""
         device = device_object.unpack(self.device)
-        assert isinstance(self.keys.socket, Socket)
         return DeviceFile(
             path=Path(self.name),
             base_dir=Path("/"),
-            socket=self.keys.socket,
             keys=self.keys,
             workers=self.workers,
             type_ref=self.kind,
@@ -60,10 +57,9 @@ class FileStart(msgspec.Struct, frozen=True, kw_only=True, tag=True):
             if problems:
                 raise ConfigErrors(tuple(ConfigError(self.path, 0, 0, text) for text in problems))
             moved = msgspec.structs.replace(file.socket, path=self.socket)
-            file = dataclasses.replace(file, socket=moved)
+            file = file.with_keys(socket=moved)
         if self.log_level is not None:
-            keys = msgspec.structs.replace(file.keys, log_level=self.log_level)
-            file = dataclasses.replace(file, keys=keys)
+            file = file.with_keys(log_level=self.log_level)
         return file
 
 
