@@ -26,6 +26,8 @@ from vuproc.errors import (
     SocketRefused,
     StartTimeout,
 )
+from vuproc.ops.admin import AdminError, ask
+from vuproc.ops.admin import Request as AdminRequest
 from vuproc.testing.guest import Guest
 
 BOUND_S = 20.0
@@ -203,9 +205,10 @@ def test_stop_from_a_signal_handler_that_interrupts_wait(tmp_path: Path) -> None
         assert stopped is not None and stopped.ok
 
 
-def test_stop_kills_what_does_not_end(tmp_path: Path) -> None:
-    daemon = Daemon(Mark(), tmp_path / "s").start()
-    os.kill(daemon.pid, signal.SIGSTOP)
+@pytest.mark.parametrize("supervised", [False, True])
+def test_stop_kills_what_does_not_end(tmp_path: Path, supervised: bool) -> None:
+    daemon = Daemon(Mark(), tmp_path / "s", supervised=supervised).start()
+    os.kill(daemon.status().pid, signal.SIGSTOP)
     begun = time.monotonic()
     stopped = daemon.stop(0.2)
     assert stopped is not None and stopped.code == -signal.SIGKILL and not stopped.ok
@@ -484,3 +487,31 @@ def test_a_supervised_daemon_outlives_its_master(tmp_path: Path) -> None:
         assert daemon.running
     stopped = daemon.wait(0)
     assert stopped is not None and stopped.ok
+
+
+def test_a_supervised_daemon_goes_on_with_what_was_reloaded(tmp_path: Path) -> None:
+    heard = Heard()
+    device = Mark(MarkOptions(mark="old"))
+    with Daemon(device, tmp_path / "s", supervised=True, on_event=heard) as daemon:
+        first = heard.next(events.Ready)
+        daemon.reload(Mark(MarkOptions(mark="new")))
+        assert heard.next(events.Reloaded).ok
+        with Guest(tmp_path / "s") as guest:
+            os.kill(first.pid, signal.SIGKILL)
+            heard.next(events.Ready)
+            assert said(guest).startswith("new ")
+
+
+def test_a_device_file_of_a_daemon_is_upgraded_as_any(tmp_path: Path) -> None:
+    file, heard = tmp_path / "disk.yaml", Heard()
+    file.write_text("socket: ./s\ndevice: {type: blk, ram: 1MiB}\n")
+    with Daemon.from_file(file, on_event=heard) as daemon:
+        before = heard.next(events.Ready)
+        started = daemon.status().started
+        with Guest(tmp_path / "s"):
+            ask(tmp_path / "s", AdminRequest("upgrade"))
+            assert heard.next(events.Ready) == before
+            after = daemon.status()
+            assert after.started > started and after.connected and after.pid == before.pid
+    with Daemon(Mark(), tmp_path / "s"), pytest.raises(AdminError, match="a program has made"):
+        ask(tmp_path / "s", AdminRequest("upgrade"))

@@ -21,39 +21,36 @@ import os
 import sys
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import msgspec
 
-from vuproc import device_object, place
 from vuproc.device import Device
-from vuproc.device_file import model
-from vuproc.errors import (
-    ConfigErrors,
-    DeviceRefused,
-    DeviceWrong,
-    HostRefused,
-    NotRunning,
-    StartRefused,
-    in_words,
-)
+from vuproc.errors import ConfigErrors, HostRefused, NotRunning, StartRefused, in_words
 from vuproc.events import Stopped
 from vuproc.handover.sd_notify import HasFileno
 from vuproc.ops.status import Status
-from vuproc.program import start as starts
 from vuproc.program.aio import AsyncForms
 from vuproc.program.at_exit import STOP_TIMEOUT_S, stop_at_exit
 from vuproc.program.delivery import OnEvent
 from vuproc.program.end_signals import EndSignals
-from vuproc.program.place import Connect, Place, as_file, met_at
+from vuproc.program.messages import GIVEN
+from vuproc.program.place import Connect, Place, as_file
 from vuproc.program.running import START_TIMEOUT_S, Running
+from vuproc.program.start import FileStart, sealed
+from vuproc.program.wanted import (
+    LogLevel,
+    Wanted,
+    WantedFile,
+    WantedObject,
+    checked_device,
+    queues_of,
+)
 
 __all__ = ["Connect", "Daemon"]
 
 EXIT_OK = 0
 EXIT_FAILURE = 1
-
-LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 class Daemon(AsyncForms):
@@ -97,33 +94,19 @@ class Daemon(AsyncForms):
         on_event: called with each of `vuproc.events`, by a thread of its own; what it raises is
         logged. It may call any method here.
         """
-        found: object = device
-        if not isinstance(found, Device):
-            advice = f"; write {found.__name__}()" if isinstance(found, type) else ""
-            raise TypeError(f"a device object is wanted, not {place.shown(found)}{advice}")
-        self._device = device
-        self._wanted: starts.FileStart | None = None
-        self._path, self._connects, self._given = met_at(socket)
+        access = {"permissions": permissions, "owner": owner, "group": group}
         keys = {
             "exit_on_disconnect": exit_on_disconnect,
+            "workers": queues_of(workers),
             "stall_timeout": stall_timeout,
             "hook_timeout": hook_timeout,
             "log_level": log_level,
-            "workers": None if workers is None else [list(group) for group in workers],
         }
-        where = {
-            "path": self._path or "",
-            "mode": "client" if self._connects else "server",
-            "permissions": permissions,
-            "owner": owner,
-            "group": group,
-        }
-        self._keys = _checked({**keys, "socket": where, "device": {}})
-        if supervised and self._given is not None:
+        wanted = WantedObject(device, socket, access, keys)
+        if supervised and wanted.given is not None:
             raise ValueError("an open socket and supervised exclude each other")
-        named = os.path.basename(self._path or "").partition(".")[0]
-        self._name = name or named or type(device).__name__
-        self._set_up(supervised, output, on_event)
+        wanted.name = name or wanted.name
+        self._set_up(wanted, supervised, output, on_event)
 
     @classmethod
     def from_file(
@@ -140,20 +123,23 @@ class Daemon(AsyncForms):
 
         `socket` and `log_level` replace what the file says; the rest is as for a device object.
         """
-        daemon = cls.__new__(cls)
-        daemon._device = None  # type: ignore[assignment]
-        daemon._given, daemon._connects = None, False
-        daemon._path = None if socket is None else os.path.abspath(socket)
-        daemon._wanted = starts.FileStart(
-            path=os.path.abspath(path), socket=daemon._path, log_level=log_level
+        start = FileStart(
+            path=os.path.abspath(path),
+            socket=None if socket is None else os.path.abspath(socket),
+            log_level=log_level,
         )
-        daemon._name = os.path.splitext(os.path.basename(daemon._wanted.path))[0]
-        daemon._set_up(supervised, output, on_event)
+        daemon = cls.__new__(cls)
+        daemon._set_up(WantedFile(start), supervised, output, on_event)
         return daemon
 
     def _set_up(
-        self, supervised: bool, output: HasFileno | int | None, on_event: OnEvent | None
+        self,
+        wanted: Wanted,
+        supervised: bool,
+        output: HasFileno | int | None,
+        on_event: OnEvent | None,
     ) -> None:
+        self._wanted = wanted
         self._supervised = supervised
         self._output = output
         self._on_event = on_event
@@ -171,14 +157,12 @@ class Daemon(AsyncForms):
         if self.running:
             raise RuntimeError("the daemon runs already")
         self._running = None
-        wanted = self._described()
-        given: dict[str, HasFileno] = {}
-        if self._given is not None:
-            given["given"] = self._given
+        wanted = self._wanted.described()
+        given = self._wanted.given
         try:
             running = Running(
                 wanted,
-                given,
+                {} if given is None else {GIVEN: given},
                 supervised=self._supervised,
                 output=as_file(self._output),
                 on_event=self._on_event,
@@ -222,7 +206,7 @@ class Daemon(AsyncForms):
                 self.start(timeout)
             except (StartRefused, ConfigErrors) as error:
                 if self._running is None or self._running.refused is not error:
-                    print(f"vuproc {self._name}: ERROR: {error}", file=sys.stderr)
+                    print(f"vuproc {self._wanted.name}: ERROR: {error}", file=sys.stderr)
                 return EXIT_FAILURE
             running = self._run()
             ends.tell(running)
@@ -274,18 +258,18 @@ class Daemon(AsyncForms):
         left; the lines say so. Raises DeviceRefused for a device that could not be started, and
         DaemonRefused; then nothing has changed.
         """
-        running = self._run()
-        if self._wanted is not None:
+        running, wanted = self._run(), self._wanted
+        if isinstance(wanted, WantedFile):
             if device is not None:
-                raise TypeError("this daemon's device comes from a device file")
+                raise TypeError("the device of this daemon comes from a device file")
             return _lines(running.ask("reload"))
-        before = self._device
-        self._device = before if device is None else device
+        before = wanted.device
+        wanted.device = before if device is None else checked_device(device)
         try:
-            with starts.sealed(self._described(again=True)) as file:
+            with sealed(wanted.described(running=True)) as file:
                 return _lines(running.ask("reload", file=file))
         except BaseException:
-            self._device = before
+            wanted.device = before
             raise
 
     # What is ours.
@@ -296,37 +280,6 @@ class Daemon(AsyncForms):
         if self._running.owner != os.getpid():
             raise NotRunning(f"the daemon is that of process {self._running.owner}")
         return self._running
-
-    def _described(self, *, again: bool = False) -> starts.AnyStart:
-        """What is to be served, checked. Raises DeviceRefused or SocketRefused."""
-        if self._wanted is not None:
-            return self._wanted
-        from vuproc.program import object_check  # it needs more than what most of a program does
-
-        device, keys = self._device, self._keys
-        object_check.check_device(device)
-        where = keys.socket
-        assert isinstance(where, model.Socket)
-        if self._path is not None and not again:
-            object_check.check_socket(where)
-        try:
-            packed = device_object.pack(device)
-        except DeviceWrong as error:
-            raise DeviceRefused(str(error)) from error
-        return starts.ObjectStart(
-            name=self._name,
-            kind=type(device).__qualname__.rpartition("<locals>.")[2],
-            device=packed,
-            keys=keys,
-            workers=object_check.grouped(device, keys.workers),
-        )
-
-
-def _checked(keys: dict[str, Any]) -> model.File:
-    try:
-        return msgspec.convert(keys, model.File)
-    except msgspec.ValidationError as error:
-        raise ValueError(str(error).replace("`", "").replace("$.", "")) from None
 
 
 def _lines(answer: Any) -> list[str]:

@@ -16,8 +16,6 @@ _to_stop: weakref.WeakSet[Running] = weakref.WeakSet()
 
 def stop_at_exit(running: Running) -> None:
     """Have it stopped when the program ends, if it still runs then."""
-    if not _to_stop:
-        atexit.register(_stop_all)
     _to_stop.add(running)
 
 
@@ -28,3 +26,6 @@ def _stop_all() -> None:
         running.terminate()
     for running in left:
         running.stop(STOP_TIMEOUT_S)
+
+
+atexit.register(_stop_all)

@@ -24,13 +24,11 @@ from vuproc.handover.upgrade import Again
 from vuproc.program import start
 from vuproc.program.life import end_with
 from vuproc.program.link import ProgramLink
-from vuproc.program.messages import LIFE, PROGRAM, START
+from vuproc.program.messages import GIVEN, LIFE, PROGRAM, START
 from vuproc.program.refusals import refusal_of
 from vuproc.program.start import AnyStart, FileStart, ObjectStart
 from vuproc.serve import EXIT_FAILURE, serve
 
-GIVEN = "given"
-"""The name of a socket of the program's, which is served in place of one with a path."""
 CHECK = "check"
 """The argument that is followed by what `vuproc check` takes."""
 

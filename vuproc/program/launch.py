@@ -53,6 +53,7 @@ def launched(
     `output`: where its standard output and standard error go, None: where the program's do.
     """
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    flags = [flag for flag in flags if flag != "-P"]
     program = _PROGRAM.format(path=_import_path(), package=os.path.abspath(vuproc.__file__))
     command = [sys.executable, *flags, "-P", "-c", program]
     copies = {name: _copy(file) for name, file in given.items()}

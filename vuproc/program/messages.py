@@ -24,6 +24,8 @@ LIFE = "program-life"
 """That of the program's pidfd."""
 START = "program-start"
 """That of the file which says what to serve."""
+GIVEN = "given"
+"""That of a socket of the program's, which is served in place of one with a path."""
 
 
 class Ask(msgspec.Struct, frozen=True, tag=True):

@@ -201,6 +201,15 @@ class Running:
     # What the master tells: the reading thread.
 
     def _read(self) -> None:
+        try:
+            self._listen()
+        except BaseException:
+            self.kill()  # nobody would hear of it any more
+            raise
+        finally:
+            self._finish()
+
+    def _listen(self) -> None:
         poller = select.poll()
         poller.register(self._channel.fileno(), select.POLLIN)
         poller.register(self._pidfd.fileno(), select.POLLIN)
@@ -212,8 +221,7 @@ class Running:
                 if not reading:
                     poller.unregister(self._channel.fileno())
             elif self._pidfd.fileno() in ready:
-                break
-        self._finish()
+                return
 
     def _hear(self) -> bool:
         """Take one message; whether there may be more."""
