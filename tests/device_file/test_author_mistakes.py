@@ -446,7 +446,7 @@ def test_c10_what_the_class_has_decided_on_is_no_option(
     monkeypatch.setattr("vuproc.loader.available", lambda: named)
     real = loader.load
     monkeypatch.setattr(
-        "vuproc.loader.load", lambda ref, base: real(named.get(ref, ref), folder.path)
+        "vuproc.loader.load", lambda ref, base: real(named.get(str(ref), ref), folder.path)
     )
     for body, offered in (
         ("", {"queues", "queue_size"}),

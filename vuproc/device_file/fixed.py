@@ -1,4 +1,4 @@
-"""Options that every device has, and a class may take away: it says itself how many queues it has."""
+"""Options that every device has, and a class may decide on: how many queues, and how large."""
 
 from __future__ import annotations
 

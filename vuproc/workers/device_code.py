@@ -56,6 +56,11 @@ class DeviceCode:
         file = getattr(module, "__file__", None) or ""
         self._said.failed(what, error, about, then=then, file=file)
 
+    def trouble(self, message: str, error: BaseException | None) -> None:
+        """Something of the device's that asyncio has run did not go well."""
+        name = type(self._device).__name__
+        self.failed(f"{name}, in asyncio", error or RuntimeError(message))
+
     # Requests.
 
     def request_failed(self, request: Request, error: BaseException) -> None:
