@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
@@ -203,13 +203,15 @@ class Device:
         """
         return None
 
-    def handle(self, request: Request) -> None:
+    def handle(self, request: Request) -> Awaitable[None] | None:
         """Serve one request and return None; it is completed then, unless `defer` was called.
 
         If this raises or returns something else, it is logged with this method's name and `fail`
         is called for the request. The queue goes on.
 
-        It may be an `async def`: then the worker's loop is asyncio's, and each request has a task.
+        It may be an `async def`: then the worker's loop is asyncio's, each request has a task, and
+        is completed when that ends, unless `defer` was called. A task that is cancelled fails its
+        request.
         """
         raise NotImplementedError(f"{type(self).__name__}.handle")
 

@@ -1,4 +1,4 @@
-"""Devices whose `handle` is an `async def`: a task a request, and the worker's loop is asyncio's."""
+"""Devices whose `handle` is an `async def`: a task a request, in asyncio as the loop."""
 
 from __future__ import annotations
 
