@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from vuproc import loader
+from vuproc import Device, loader
 from vuproc.cli import main as cli
 from vuproc.device_file.check import check_shared, load
 from vuproc.device_file.device_class import class_problems
@@ -445,9 +445,11 @@ def test_c10_what_the_class_has_decided_on_is_no_option(
     named = {"bad": "bad.py:Bad"}
     monkeypatch.setattr("vuproc.loader.available", lambda: named)
     real = loader.load
-    monkeypatch.setattr(
-        "vuproc.loader.load", lambda ref, base: real(named.get(str(ref), ref), folder.path)
-    )
+
+    def load_here(ref: str, _base: Path) -> type[Device]:
+        return real(named.get(ref, ref), folder.path)
+
+    monkeypatch.setattr("vuproc.loader.load", load_here)
     for body, offered in (
         ("", {"queues", "queue_size"}),
         ("queues = 2", {"queue_size"}),

@@ -357,8 +357,9 @@ class Worker:
         self._answer(RingBroken(queue, cause))
 
     def _take_native(self, index: int, native: NativeDevice | None) -> None:
+        known = any(queue.native is native for queue in self._queues.values())
         self._queues[index].native = native
-        if native is not None and native.completion_fd >= 0:
+        if native is not None and native.completion_fd >= 0 and not known:
             # It only has to wake the loop, which publishes in every turn.
             self._watcher.add(native.completion_fd, lambda _mask: None)
 

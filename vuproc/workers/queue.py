@@ -76,8 +76,6 @@ class Queue:
         """What serves the requests, if it is not the device's `handle`."""
         self.completions = -1
         """Readable while io_uring has completed something; -1: there is no io_uring."""
-        self.failures_seen = 0
-        """Those of its failures that have been looked at."""
         self.unshared = UnsharedMemory(index)
         self._device = device
         self._counters = counters
