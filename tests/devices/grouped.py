@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 from vuproc import Device, Request
-from vuproc.shm.native import NativeDevice
+from vuproc.devices.blk import Blk
+from vuproc.devices.blk_native import NativeBlk
 
 
 class Together(Device):
@@ -25,23 +26,19 @@ class Together(Device):
         request.write(b"%d" % self.served)
 
 
-class OneForAll(Device):
-    """One native object, which answers nothing, serves two rings; `handle` a third."""
+class OneForAll(Blk):
+    """A disk of which one native object serves all rings."""
 
-    device_id = 42
-    queues = 3
+    one: NativeBlk | None = None
 
     def queue_groups(self) -> list[tuple[int, ...]]:
-        return [(0, 1, 2)]
+        return [tuple(range(self.num_queues()))]
 
-    def setup(self, queue: int) -> None:
-        if queue == 0:
-            self.one = NativeDevice()
-            # The loop is to wake up for it, once for both of its rings.
-            self.one.completion_fd = os.eventfd(0)
-
-    def native(self, queue: int) -> NativeDevice | None:
-        return self.one if queue < 2 else None
-
-    def handle(self, request: Request) -> None:
-        request.write(b"by hand")
+    def native(self, queue: int) -> NativeBlk | None:
+        if self.one is None:
+            self.one = super().native(queue)
+            assert self.one is not None
+            if self.one.completion_fd < 0:
+                # The loop is to wake up for it, once for all of its rings.
+                self.one.completion_fd = os.eventfd(0)
+        return self.one

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Awaitable
 
 from vuproc import Device, Request
 
@@ -22,7 +23,7 @@ class Ordered(Device):
         if queue == RX:
             self.buffers: deque[Request] = deque()
 
-    def handle(self, request: Request) -> None:
+    def handle(self, request: Request) -> Awaitable[None] | None:
         if request.queue == RX:
             request.defer()
             self.buffers.append(request)
@@ -33,6 +34,7 @@ class Ordered(Device):
             request.write(b"some")
         else:
             request.write(b"none")
+        return None
 
     def ring_stopping(self, queue: int) -> None:
         while queue == RX and self.buffers:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Mapping
 from typing import ClassVar
 
 from vuproc import Device, Request
+from vuproc.device import Resubmit
 
 RUN, DROP, FAIL = 0, 1, 2
 
@@ -16,7 +18,7 @@ class PerQueue(Device):
 
     device_id = 42
     queues = 3
-    resubmit: ClassVar = {DROP: "drop", FAIL: "fail"}
+    resubmit: ClassVar[Resubmit | Mapping[int, Resubmit]] = {DROP: "drop", FAIL: "fail"}
 
     def queue_groups(self) -> list[tuple[int, ...]]:
         return [(RUN, DROP, FAIL)]
@@ -45,7 +47,7 @@ class PerQueue(Device):
 class PerRequest(PerQueue):
     """The request says it itself; its queue says the opposite."""
 
-    resubmit: ClassVar = "fail"
+    resubmit = "fail"
 
     def handle(self, request: Request) -> None:
         word, _, rest = request.read().partition(b" ")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.devices.grouped import OneForAll, Together
-from vuproc.testing import serve
+from vuproc.testing import Guest, serve
 
 
 @pytest.mark.parametrize("poll", ["auto", "off", 1000])
@@ -20,18 +21,45 @@ def test_each_way_to_wait_serves_every_queue(poll: Any) -> None:
         assert {int(guest.wait(token).content) for token in tokens} == set(range(201, 281))
 
 
-def test_a_native_device_serves_several_rings() -> None:
-    with serve(OneForAll) as served, served.guest(queues=3) as guest:
+BLOCK = 512
+
+
+@pytest.mark.parametrize("engine", ["sync", "io_uring"])
+def test_a_native_device_serves_several_rings(tmp_path: Path, engine: str) -> None:
+    image = tmp_path / "disk.raw"
+    image.write_bytes(bytes(1 << 20))
+    content = {}
+    with (
+        serve(OneForAll, image=str(image), queues=3, engine=engine) as served,
+        served.guest(queues=3) as guest,
+    ):
         pid = served.status().queues[0].pid
-        for _ in range(3):
-            tokens = [guest.submit(queue, [b"x"], [8]) for queue in (0, 1, 2) for _ in range(20)]
-            answers = [guest.wait(token).content for token in tokens]
-            assert answers == [b""] * 40 + [b"by hand"] * 20
-            # One of its rings goes, the other goes on.
-            guest.stop_queue(0)
-            assert guest.do(1, [b"x"], [8]).written == 0
-            guest.start_queue(0)
+        for turn in range(4):
+            tokens = []
+            for number in range(60):
+                sector = 60 * turn + number
+                content[sector] = bytes([turn + 1, number]) * (BLOCK // 2)
+                head = (1).to_bytes(8, "little") + sector.to_bytes(8, "little")
+                tokens.append(guest.submit(number % 3, [head, content[sector]], [1]))
+            assert {guest.wait(token).content for token in tokens} == {b"\0"}
+            # One of its rings goes and comes back, the others go on.
+            guest.stop_queue(turn % 3)
+            for queue in range(3):
+                if queue != turn % 3:
+                    assert read_block(guest, queue, 60 * turn) == content[60 * turn]
+            guest.start_queue(turn % 3)
         assert served.status().queues[0].pid == pid
         killed = served.kill_worker()
-        assert [guest.do(queue, [b"x"], [8]).written for queue in (0, 1, 2)] == [0, 0, 7]
+        for sector, expected in content.items():
+            assert read_block(guest, sector % 3, sector) == expected
         assert served.wait_worker(other_than=killed) != killed
+        # Outside of the disk.
+        for queue in range(3):
+            assert read_block(guest, queue, 1 << 30) is None
+
+
+def read_block(guest: Guest, queue: int, sector: int) -> bytes | None:
+    """What is there; None for an error."""
+    head = bytes(8) + sector.to_bytes(8, "little")
+    data, status = guest.do(queue, [head], [BLOCK, 1]).data
+    return data if status == b"\0" else None

@@ -9,7 +9,7 @@ import pytest
 
 from tests.devices import recovering
 from tests.devices.recovering import DROP, FAIL, RUN, PerQueue, PerRequest, Recovers
-from vuproc.testing import Guest, Served, serve
+from vuproc.testing import Guest, serve
 
 SIZE = 64
 

@@ -107,9 +107,7 @@ def test_one_late_call_does_not_put_off_the_next(
 def test_a_cancelled_one_is_not_called(clock: Clock, timers: Timers, calls: Calls) -> None:
     once = timers.add(1.0, calls.of("once"), again=False)
     tick = timers.add(1.0, calls.of("tick"), again=True)
-    assert once.active
     once.cancel()
-    assert not once.active
     pass_to(clock, timers, 2.0)
     assert calls.made == [("tick", 1.0), ("tick", 2.0)]
     tick.cancel()
@@ -190,20 +188,20 @@ def test_calls_of_many_threads_are_all_made_in_the_order_of_each(soon: Soon) -> 
             soon.add(partial(made.append, (thread, number)))
 
     threads = [threading.Thread(target=call, args=(thread,)) for thread in range(4)]
-    for thread in threads:
-        thread.start()
+    for each in threads:
+        each.start()
     while len(made) < 2000:
         assert readable(soon, 20.0)
         soon.run(run)
-    for thread in threads:
-        thread.join()
+    for each in threads:
+        each.join()
     assert not readable(soon)
     for thread in range(4):
         assert [number for of, number in made if of == thread] == list(range(500))
 
 
 def test_a_call_that_is_made_by_a_call_comes_in_the_next_turn(soon: Soon) -> None:
-    made = []
+    made: list[int] = []
 
     def again() -> None:
         made.append(len(made))
