@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
@@ -76,6 +76,11 @@ class Device:
     """Device-specific feature bits. vuproc adds those of the ring and of the transport."""
     options_type: ClassVar[type[Options]] = Options
     """The struct which the options in the device file become."""
+    queues: ClassVar[int | None] = None
+    """Number of virtqueues, 1 to 256, if it is the same for every device of the class; None: the
+    option `queues` says it. There is no such option if the class does."""
+    largest_queue: ClassVar[int | None] = None
+    """The same for the option `queue_size`: a power of two, 2 to 32768."""
 
     resubmit: ClassVar[Resubmit | Mapping[int, Resubmit]] = "run"
     """What becomes of a request that a worker had begun when it died: it is run again, completed as
@@ -103,11 +108,11 @@ class Device:
 
     def num_queues(self) -> int:
         """Number of virtqueues."""
-        return self.options.queues
+        return self.options.queues if self.queues is None else self.queues
 
     def queue_size(self) -> int:
         """Largest size in entries the driver may give a queue: a power of two, 2 to 32768."""
-        return self.options.queue_size
+        return self.options.queue_size if self.largest_queue is None else self.largest_queue
 
     def queue_groups(self) -> list[tuple[int, ...]]:
         """Queues that must share one worker process, because they share state: each queue once.
@@ -198,13 +203,15 @@ class Device:
         """
         return None
 
-    def handle(self, request: Request) -> None:
+    def handle(self, request: Request) -> Awaitable[None] | None:
         """Serve one request and return None; it is completed then, unless `defer` was called.
 
         If this raises or returns something else, it is logged with this method's name and `fail`
         is called for the request. The queue goes on.
 
-        It may be an `async def`: then the worker's loop is asyncio's, and each request has a task.
+        It may be an `async def`: then the worker's loop is asyncio's, each request has a task, and
+        is completed when that ends, unless `defer` was called. A task that is cancelled fails its
+        request.
         """
         raise NotImplementedError(f"{type(self).__name__}.handle")
 

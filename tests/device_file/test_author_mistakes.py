@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from vuproc import loader
+from vuproc import Device, loader
 from vuproc.cli import main as cli
 from vuproc.device_file.check import check_shared, load
 from vuproc.device_file.device_class import class_problems
-from vuproc.device_file.schema import device_types
+from vuproc.device_file.schema import device_types, schema
 from vuproc.devices import BUILTIN
 from vuproc.errors import ConfigErrors
 
@@ -94,8 +94,9 @@ def folder(tmp_path: Path) -> Folder:
             "write def handle(self, request)",
         ),
         (
-            "async def handle(self, request): pass  # wrong",
-            "handle is async, and a worker has no event loop; write def handle(self, request)",
+            "async def handle(self, request): yield  # wrong",
+            "handle is async, which only handle may be, and without a yield; "
+            "write def handle(self, request)",
         ),
         (
             "def handle(self, request): yield  # wrong",
@@ -114,7 +115,7 @@ def folder(tmp_path: Path) -> Folder:
         ),
         (
             HANDLE + "async def ring_started(self, queue): pass  # wrong",
-            "ring_started is async, and a worker has no event loop; "
+            "ring_started is async, which only handle may be, and without a yield; "
             "write def ring_started(self, queue)",
         ),
         (
@@ -195,7 +196,28 @@ def folder(tmp_path: Path) -> Folder:
             "num_queues: SystemExit: none",
         ),
         (HANDLE + "features = 'all'  # wrong", "offered_features() is 'all': a device has bits "),
-        (HANDLE + "resubmit = 'dorp'  # wrong", "resubmit is 'dorp', not run, drop or fail"),
+        (
+            HANDLE + "resubmit = 'dorp'  # wrong",
+            "resubmit is 'dorp', not run, drop or fail, nor a mapping of queues to them",
+        ),
+        (
+            HANDLE + "resubmit = {1: 'dorp'}  # wrong",
+            "resubmit is 'dorp' for queue 1, not run, drop or fail",
+        ),
+        (
+            HANDLE + "resubmit = {'1': 'drop'}  # wrong",
+            "resubmit names a queue '1', not 0 to 255",
+        ),
+        (HANDLE + "queues = 0  # wrong", "queues is 0, not 1 to 256"),
+        (HANDLE + "queues = 'two'  # wrong", "queues is 'two', not 1 to 256"),
+        (
+            HANDLE + "largest_queue = 100  # wrong",
+            "largest_queue is 100, not a power of two from 2 to 32768",
+        ),
+        (
+            HANDLE + "largest_queue = 65536  # wrong",
+            "largest_queue is 65536, not a power of two from 2 to 32768",
+        ),
         (
             HANDLE + "def shared_files(self): return 5  # wrong",
             "shared_files() is of type int, not a dict of names and files",
@@ -379,6 +401,66 @@ def test_c10_key_that_the_device_takes_no_notice_of(
 def test_c10_key_that_means_something_else_is_taken(folder: Folder, method: str, key: str) -> None:
     folder.write(HANDLE + method, keys=f"  {key}\n")
     assert folder.check() == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "async def handle(self, request): pass",
+        "resubmit = {1: 'drop'}",
+        "resubmit = {}",
+        "def pulls(self, queue): return True",
+        "queues = 2\nlargest_queue = 64",
+    ],
+)
+def test_c10_what_a_class_may_say(folder: Folder, body: str) -> None:
+    folder.write(body if "handle" in body else HANDLE + body)
+    assert folder.check() == []
+
+
+@pytest.mark.parametrize(
+    ("body", "keys", "expected"),
+    [
+        ("queues = 2", "queues: 5", "4:11: queues: this device has 2 queues; leave the line out"),
+        ("queues = 2", "queues: 2", "4:11: queues: this device has 2 queues; leave the line out"),
+        ("queues = 1", "queues: x", "4:11: queues: this device has 1 queue; leave the line out"),
+        (
+            "largest_queue = 64",
+            "queue_size: 128",
+            "4:15: queue_size: the queues of this device have up to 64 entries; leave the line out",
+        ),
+    ],
+)
+def test_c10_key_of_an_option_that_the_class_has_decided_on(
+    folder: Folder, body: str, keys: str, expected: str
+) -> None:
+    folder.write(HANDLE + body, keys=f"  {keys}\n")
+    assert folder.check() == [f"bad.yaml:{expected}"]
+
+
+def test_c10_what_the_class_has_decided_on_is_no_option(
+    folder: Folder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder.path)
+    named = {"bad": "bad.py:Bad"}
+    monkeypatch.setattr("vuproc.loader.available", lambda: named)
+    real = loader.load
+
+    def load_here(ref: str, _base: Path) -> type[Device]:
+        return real(named.get(ref, ref), folder.path)
+
+    monkeypatch.setattr("vuproc.loader.load", load_here)
+    for body, offered in (
+        ("", {"queues", "queue_size"}),
+        ("queues = 2", {"queue_size"}),
+        ("queues = 2\nlargest_queue = 64", set()),
+    ):
+        folder.write(HANDLE + body)
+        sys.modules.pop("bad", None)
+        assert schema()["$defs"]["bad"]["properties"].keys() & {"queues", "queue_size"} == offered
+        assert cli.main(["devices", "./bad.py:Bad"]) == 0
+        shown = capsys.readouterr().out
+        assert {key for key in ("queues", "queue_size") if f"  {key}: " in shown} == offered
 
 
 def test_c10_check_closes_the_shared_files_and_leaves_locked_ones_alone(folder: Folder) -> None:

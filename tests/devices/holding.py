@@ -21,9 +21,7 @@ class Keeps(Device):
     """
 
     device_id = 42
-
-    def num_queues(self) -> int:
-        return 2
+    queues = 2
 
     def queue_groups(self) -> list[tuple[int, ...]]:
         return [(RX, TX)]
@@ -64,10 +62,8 @@ class Pulls(Device):
     """The same without holding anything: it takes a buffer when it needs one."""
 
     device_id = 42
+    queues = 2
     options_type = PullsOptions
-
-    def num_queues(self) -> int:
-        return 2
 
     def queue_groups(self) -> list[tuple[int, ...]]:
         return [(RX, TX)]

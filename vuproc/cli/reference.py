@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 import textwrap
+from collections.abc import Container
 from typing import Any, NamedTuple
 
 import msgspec
 
 from vuproc import options
 from vuproc.device import Device
+from vuproc.device_file.fixed import fixed_options
 from vuproc.device_file.kinds import UNITS
 from vuproc.device_file.schema import Schema, struct_schema
 from vuproc.shm.counter_table import WORDS
@@ -29,9 +31,9 @@ class Row(NamedTuple):
     description: str
 
 
-def rows(struct: type[msgspec.Struct]) -> list[Row]:
-    """The keys that a struct of the device file takes, in order."""
-    root, _ = struct_schema(struct, kinds=True)
+def rows(struct: type[msgspec.Struct], without: Container[str] = ()) -> list[Row]:
+    """The keys that a struct of the device file takes, in order, but for some fields."""
+    root, _ = struct_schema(struct, kinds=True, without=without)
     required = root.get("required", ())
     return [
         Row(key, _takes(node), _default(node), key in required, node.get("description", ""))
@@ -49,7 +51,7 @@ def page(name: str, device: type[Device]) -> str:
     lines = [f"{name} (virtio device id {device.device_id})", ""]
     lines += [inspect.cleandoc(device.__doc__ or "No description."), ""]
     lines += ["Options:"]
-    for row in rows(device.options_type):
+    for row in rows(device.options_type, fixed_options(device)):
         default = "required" if row.required else f"default {row.default}" if row.default else ""
         lines.append(f"  {row.key}: {'; '.join(filter(None, (row.takes, default)))}")
         lines += textwrap.wrap(

@@ -22,6 +22,7 @@ from vuproc.device_file.description import (
     ignored,
 )
 from vuproc.device_file.device_class import class_problems
+from vuproc.device_file.fixed import fixed_options
 from vuproc.device_file.model import MAX_SOCKET_PATH, File, Socket
 from vuproc.device_file.options_class import travel_problem
 from vuproc.device_file.owner import owner_problems
@@ -295,13 +296,27 @@ class _Check:
         if problems:
             self._report_type(type_value.mark, problems)
             return None, ""
-        options = self._options(section, device_type.options_type)
-        if options is None:
+        fixed = self._report_fixed(section, device_type)
+        options = self._options(section, device_type.options_type, fixed)
+        if options is None or fixed:
             return None, ""
         return self._describe(section, device_type, options), type_value.value
 
-    def _options(self, section: MapValue, options_type: type[Options]) -> Options | None:
-        fields = self._converter.struct(section, options_type, skip=("type",))
+    def _report_fixed(self, section: MapValue, device_type: type[Device]) -> tuple[str, ...]:
+        """The keys of options which the class itself has decided on."""
+        names = {key.name: key.encode_name for key in _fields(device_type.options_type)}
+        wrong = []
+        for option, words in fixed_options(device_type).items():
+            key = names[option]
+            if key in section.items:
+                self._report(section.items[key].mark, f"{key}: {words}; leave the line out")
+                wrong.append(key)
+        return tuple(wrong)
+
+    def _options(
+        self, section: MapValue, options_type: type[Options], skip: tuple[str, ...]
+    ) -> Options | None:
+        fields = self._converter.struct(section, options_type, skip=("type", *skip))
         bad = {name for name, value in fields.items() if value is FAILED}
         good = {name: value for name, value in fields.items() if name not in bad}
         required = {f.name for f in _fields(options_type) if f.required}

@@ -10,10 +10,24 @@ from typing import get_args
 
 from vuproc import place
 from vuproc.device import Device, Resubmit
+from vuproc.device_file.fixed import fixed_problems
 from vuproc.device_file.options_class import options_problems
+from vuproc.options import MAX_QUEUES
 
-_OURS_TO_DEFINE = frozenset({"watch", "unwatch"})
+_OURS_TO_DEFINE = frozenset(
+    {
+        "watch",
+        "unwatch",
+        "call_soon",
+        "call_later",
+        "call_every",
+        "config_changed",
+        "take",
+    }
+)
 """Methods which a device calls; the others are called by vuproc."""
+MAY_BE_ASYNC = "handle"
+"""The one method that may be an `async def`."""
 
 
 def _hooks() -> dict[str, tuple[str, ...]]:
@@ -42,11 +56,10 @@ def class_problems(device: type[Device], *, made: bool = False) -> Iterator[str]
             problem = _hook_problem(device, name, passed)
             if problem:
                 yield place.about(device, name, f"{name} {problem}")
-    choices = get_args(Resubmit)
-    if device.resubmit not in choices:
-        wanted = " or ".join((", ".join(choices[:-1]), choices[-1]))
-        text = f"resubmit is {place.shown(device.resubmit)}, not {wanted}"
-        yield place.about(device, "resubmit", text)
+    problem = _resubmit_problem(device.resubmit)
+    if problem:
+        yield place.about(device, "resubmit", problem)
+    yield from fixed_problems(device)
     yield from _unused_options(device)
     yield from options_problems(device.options_type)
 
@@ -58,8 +71,9 @@ def _hook_problem(device: type[Device], name: str, passed: tuple[str, ...]) -> s
     if not callable(function):
         what = "a property" if isinstance(raw, property) else place.shown(raw)
         return f"is {what}, not a method; write {wanted}"
-    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-        return f"is async, and a worker has no event loop; write {wanted}"
+    is_coroutine = inspect.iscoroutinefunction(function)
+    if inspect.isasyncgenfunction(function) or (is_coroutine and name != MAY_BE_ASYNC):
+        return f"is async, which only handle may be, and without a yield; write {wanted}"
     if inspect.isgeneratorfunction(function) and not _may_yield(name):
         return "has a yield, so that a call of it does nothing; let it return"
     try:
@@ -73,6 +87,21 @@ def _hook_problem(device: type[Device], name: str, passed: tuple[str, ...]) -> s
     except TypeError:
         signature = f"def {name}{own}"
         return f"does not take what it is called with: it is {signature}; write {wanted}"
+    return None
+
+
+def _resubmit_problem(resubmit: object) -> str | None:
+    choices = get_args(Resubmit)
+    wanted = " or ".join((", ".join(choices[:-1]), choices[-1]))
+    if not isinstance(resubmit, Mapping):
+        if resubmit in choices:
+            return None
+        return f"resubmit is {place.shown(resubmit)}, not {wanted}, nor a mapping of queues to them"
+    for queue, choice in resubmit.items():
+        if type(queue) is not int or not 0 <= queue < MAX_QUEUES:
+            return f"resubmit names a queue {place.shown(queue)}, not 0 to {MAX_QUEUES - 1}"
+        if choice not in choices:
+            return f"resubmit is {place.shown(choice)} for queue {queue}, not {wanted}"
     return None
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from vuproc import loader, options
+from vuproc.device import Device
 from vuproc.device_file.device_class import class_problems
+from vuproc.device_file.fixed import fixed_options
 from vuproc.device_file.kinds import PERMISSIONS_PATTERN, SIZE_PATTERN
 from vuproc.device_file.model import File
 from vuproc.errors import DeviceLoadError
@@ -31,13 +33,15 @@ def schema() -> Schema:
     root["properties"]["device"] = _device(types, root["properties"]["device"])
     definitions |= _options(AUTHOR, Options, {"pattern": AUTHOR_TYPE})
     definitions[AUTHOR]["additionalProperties"] = True
-    for name, options_type in types.items():
-        definitions |= _options(name, options_type, {"const": name})
+    for name, device in types.items():
+        definitions |= _options(
+            name, device.options_type, {"const": name}, without=fixed_options(device)
+        )
     return {"$schema": DIALECT, **root, "$defs": definitions}
 
 
-def device_types() -> dict[str, type[Options]]:
-    """The options of every device type that has a name and can be imported."""
+def device_types() -> dict[str, type[Device]]:
+    """The class of every device type that has a name and can be imported."""
     types = {}
     for name in loader.available():
         try:
@@ -45,16 +49,21 @@ def device_types() -> dict[str, type[Options]]:
         except DeviceLoadError:
             continue  # an installed package that does not work must not take the others along
         if not any(class_problems(found)):
-            types[name] = found.options_type
+            types[name] = found
     return types
 
 
 def struct_schema(
-    struct: type[msgspec.Struct], prefix: str = "", *, kinds: bool = False
+    struct: type[msgspec.Struct],
+    prefix: str = "",
+    *,
+    kinds: bool = False,
+    without: Container[str] = (),
 ) -> tuple[Schema, dict[str, Schema]]:
     """The schema of one struct, and those of the structs in it, named `prefix` + name.
 
     With `kinds`, a field that can be written in several ways has its kind as "x-kind" instead.
+    Fields whose names are in `without` are left out.
     """
     _, components = msgspec.json.schema_components(
         [struct], ref_template="#/$defs/" + prefix + "{name}"
@@ -62,18 +71,27 @@ def struct_schema(
     tidied = {name: _tidy(component, kinds) for name, component in components.items()}
     root = tidied.pop(struct.__name__)
     root.pop("title", None)
+    for field in msgspec.structs.fields(struct):
+        if field.name in without:
+            del root["properties"][field.encode_name]
     return root, {prefix + name: component for name, component in tidied.items()}
 
 
-def _options(name: str, options_type: type[Options], type_schema: Schema) -> dict[str, Schema]:
-    result, nested = struct_schema(options_type, f"{name}.")
+def _options(
+    name: str,
+    options_type: type[Options],
+    type_schema: Schema,
+    *,
+    without: Container[str] = (),
+) -> dict[str, Schema]:
+    result, nested = struct_schema(options_type, f"{name}.", without=without)
     result["properties"] = {"type": type_schema, **result["properties"]}
     result["required"] = ["type", *result.get("required", ())]
     result.update(options_type.json_schema)
     return {name: result, **nested}
 
 
-def _device(types: Mapping[str, type[Options]], described: Schema) -> Schema:
+def _device(types: Iterable[str], described: Schema) -> Schema:
     named = [
         {
             "if": {"properties": {"type": {"const": name}}, "required": ["type"]},

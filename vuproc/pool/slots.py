@@ -256,8 +256,11 @@ class WorkerSlots:
             place = apart(("worker", worker), MASTER_TAKES)
             logging.getLogger("vuproc.device").log(report.level, "%s", report.text, extra=place)
         elif isinstance(report, ConfigSays):
-            if self._history.config.say(report.content):
-                if report.changed:
+            config = self._history.config
+            # A new worker may not have what its predecessor knew.
+            changed = report.changed or (report.repeated and report.content != config.content)
+            if config.say(report.content):
+                if changed:
                     self.news.append(report)
             else:
                 log.error("config_space() has %d bytes now: ignored", len(report.content))

@@ -54,6 +54,12 @@ class Request:
     def deferred(self) -> bool:
         """True once `defer` was called."""
 
+    @deferred.setter
+    def deferred(self, value: bool) -> None:
+        """For who serves the request in a way of its own, and looks at it once the device's code
+        is done.
+        """
+
     @property
     def readable_segments(self) -> tuple[memoryview, ...]:
         """Read-only views of guest memory: the whole readable area, cursor or not.

@@ -273,6 +273,10 @@ cdef class Request:
         """True once `defer` was called."""
         return self.is_deferred
 
+    @deferred.setter
+    def deferred(self, bint value):
+        self.is_deferred = value
+
     @property
     def readable_segments(self):
         """Read-only views of guest memory: the whole readable area."""

@@ -27,6 +27,11 @@ class ConfigSpace:
         return len(self._content)
 
     @property
+    def content(self) -> bytes:
+        """What the driver reads."""
+        return bytes(self._content)
+
+    @property
     def said(self) -> bool:
         """Whether a worker has had its say."""
         return self._said is not None

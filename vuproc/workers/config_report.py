@@ -27,7 +27,7 @@ class ConfigReport:
     def look(self) -> None:
         """The driver has written, or the device was reset."""
         if self._takes_writes:
-            self._tell(self._ask(), changed=False)
+            self._tell(self._ask())
 
     def changed(self) -> None:
         """The device says that it has changed: the driver is to be told."""
@@ -37,12 +37,14 @@ class ConfigReport:
     def repeat(self) -> None:
         """The master is to know it, whether it has changed or not."""
         self._last = None
-        self._tell(self._ask(), changed=False)
+        self._tell(self._ask(), repeated=True)
 
-    def _tell(self, content: bytes | None, *, changed: bool) -> None:
+    def _tell(
+        self, content: bytes | None, *, changed: bool = False, repeated: bool = False
+    ) -> None:
         if content is not None and content != self._last:
             self._last = content
-            self._send(ConfigSays(content, changed))
+            self._send(ConfigSays(content, changed, repeated))
 
     def _ask(self) -> bytes | None:
         try:

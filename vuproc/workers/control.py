@@ -149,11 +149,13 @@ class Logged(msgspec.Struct, frozen=True, tag=True):
 class ConfigSays(msgspec.Struct, frozen=True, tag=True):
     """What the driver is to read as the configuration space from now on.
 
-    `changed`: by itself, so that the driver is to be told.
+    `changed`: by itself, so that the driver is to be told. `repeated`: a worker before this one has
+    said something, too, so that the driver is to be told if it is not the same.
     """
 
     content: bytes
-    changed: bool
+    changed: bool = False
+    repeated: bool = False
 
 
 Said = RingBroken | Logged | ConfigSays

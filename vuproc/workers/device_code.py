@@ -26,6 +26,8 @@ class DeviceCode:
         self.counters: list[QueueCounters] = []
         self._device = device
         self._said = said
+        self._failures_seen: dict[int, int] = {}
+        """Those of native devices' failures that have been looked at."""
 
     @contextmanager
     def in_hook(self) -> Iterator[None]:
@@ -55,6 +57,11 @@ class DeviceCode:
         module = sys.modules.get(type(self._device).__module__)
         file = getattr(module, "__file__", None) or ""
         self._said.failed(what, error, about, then=then, file=file)
+
+    def trouble(self, message: str, error: BaseException | None) -> None:
+        """Something of the device's that asyncio has run did not go well."""
+        name = type(self._device).__name__
+        self.failed(f"{name}, in asyncio", error or RuntimeError(message))
 
     # Requests.
 
@@ -91,9 +98,11 @@ class DeviceCode:
     def look_at_failures(self, queue: Queue) -> None:
         """Log what a native device has counted since the last look."""
         native = queue.native
-        if native is None or native.failures == queue.failures_seen:
+        # By object: one may serve several rings.
+        seen = self._failures_seen.get(id(native), 0)
+        if native is None or native.failures == seen:
             return
-        count, queue.failures_seen = native.failures - queue.failures_seen, native.failures
+        count, self._failures_seen[id(native)] = native.failures - seen, native.failures
         error = OSError(native.failure, os.strerror(native.failure))
         about = f"queue {queue.index}: {count} requests failed, the last"
         self.failed(f"{type(self._device).__name__}.native", error, about)

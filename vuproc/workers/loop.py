@@ -128,10 +128,17 @@ class Worker:
         from vuproc.workers.asyncio_loop import AsyncioLoop  # for devices that want it
 
         handle = cast(Callable[[Request], Coroutine[Any, Any, object]], self._device.handle)
-        self._asyncio = AsyncioLoop(handle, self._code.request_failed)
+        self._asyncio = AsyncioLoop(handle, self._task_failed, self._code.trouble)
         self._device_loop.asyncio = self._asyncio.loop
         for queue in self._queues.values():
             queue.handle = self._asyncio.handle
+
+    def _task_failed(self, request: Request, error: BaseException) -> None:
+        """The task of a request has raised: a ring counts only what `handle` itself raises."""
+        for counters in self._counters:
+            if counters.queue == request.queue:
+                counters.count_error()
+        self._code.request_failed(request, error)
 
     def _ordered(self, groups: Sequence[Sequence[int]]) -> dict[int, tuple[Queue, ...]]:
         """For each queue those of its group with a lower number that `handle` serves."""
@@ -150,7 +157,9 @@ class Worker:
         """Serve until the master says `Exit` or goes away; returns the exit code."""
         try:
             if self._asyncio is not None:
-                self._asyncio.run(self._watcher.fileno(), self._asyncio_turn)
+                self._asyncio.run(
+                    self._watcher.fileno(), self._asyncio_turn, self._before_wait, self._set_asleep
+                )
             while True:
                 self._wait()
                 self._turn()
@@ -178,16 +187,27 @@ class Worker:
         self._settle()
         self._said.tend()
 
-    def _asyncio_turn(self) -> float | None:
-        """One turn between two tasks; seconds until the next if no descriptor asks for one."""
-        self._watcher.poll(0.0)
-        self._turn()
+    def _asyncio_turn(self) -> None:
+        """One turn between two tasks."""
         for counters in self._counters:
             counters.note_commands()
+        self._watcher.poll(0.0)
+        self._turn()
+
+    def _before_wait(self) -> float | None:
+        """Tasks have run: show the driver what they have finished. Seconds until the next turn, if
+        no descriptor asks for one before.
+        """
+        for queue in self._queues.values():
+            queue.publish()
         patience = self._patience()
-        if patience is None and any(queue.publish() for queue in self._queues.values()):
+        if self._waiting and not self._commands.waits_for(self._waiting[0][0].order):
             patience = 0.0
         return soonest(patience, self._said.due(), self._device_loop.due())
+
+    def _set_asleep(self, asleep: bool) -> None:
+        if self._counters:
+            self._counters[0].set_awake(not asleep)
 
     def _serve(self, queue: Queue) -> None:
         """Let a queue run.
@@ -338,8 +358,9 @@ class Worker:
         self._answer(RingBroken(queue, cause))
 
     def _take_native(self, index: int, native: NativeDevice | None) -> None:
+        known = any(queue.native is native for queue in self._queues.values())
         self._queues[index].native = native
-        if native is not None and native.completion_fd >= 0:
+        if native is not None and native.completion_fd >= 0 and not known:
             # It only has to wake the loop, which publishes in every turn.
             self._watcher.add(native.completion_fd, lambda _mask: None)
 

@@ -67,8 +67,6 @@ class Queue:
         """The device takes the requests by itself."""
         self.native: NativeDevice | None = None
         """What serves the requests, if it is not the device's `handle`."""
-        self.failures_seen = 0
-        """Those of its failures that have been looked at."""
         self.unshared = UnsharedMemory(index)
         self._device = device
         self._counters = counters

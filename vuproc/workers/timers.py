@@ -10,6 +10,9 @@ from collections.abc import Callable
 
 from vuproc.fd import Fd
 
+TIDY_FROM = 64
+"""Timers from which on it is looked for cancelled ones."""
+
 Run = Callable[[Callable[[], None]], None]
 """Calls the device's code, whatever that raises."""
 
@@ -17,8 +20,11 @@ Run = Callable[[Callable[[], None]], None]
 class Timer:
     """A call that is to come, once or again and again. Made by `Device.call_later`."""
 
-    def __init__(self, at: float, callback: Callable[[], None], period: float | None) -> None:
+    def __init__(
+        self, at: float, number: int, callback: Callable[[], None], period: float | None
+    ) -> None:
         self.at = at
+        self.number = number
         self.callback = callback
         self.period = period
         self._cancelled = False
@@ -33,7 +39,7 @@ class Timer:
         return not self._cancelled
 
     def __lt__(self, other: Timer) -> bool:
-        return self.at < other.at
+        return (self.at, self.number) < (other.at, other.number)
 
 
 class Timers:
@@ -42,6 +48,12 @@ class Timers:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._heap: list[Timer] = []
+        self._made = 0
+        self._tidy_at = TIDY_FROM
+
+    def __len__(self) -> int:
+        """The timers that are kept, some of which may have been cancelled."""
+        return len(self._heap)
 
     def add(self, seconds: float, callback: Callable[[], None], *, again: bool) -> Timer:
         """Call back in so many seconds; `again`: and each time so many seconds later.
@@ -50,9 +62,19 @@ class Timers:
         """
         if not 0 <= seconds < float("inf") or (again and seconds == 0):
             raise ValueError(f"{seconds} seconds")
-        timer = Timer(self._clock() + seconds, callback, seconds if again else None)
+        if len(self._heap) >= self._tidy_at:
+            self._tidy()
+        self._made += 1
+        period = seconds if again else None
+        timer = Timer(self._clock() + seconds, self._made, callback, period)
         heapq.heappush(self._heap, timer)
         return timer
+
+    def _tidy(self) -> None:
+        """Forget the cancelled ones: a device may make and cancel a timeout for each request."""
+        self._heap = [timer for timer in self._heap if timer.active]
+        heapq.heapify(self._heap)
+        self._tidy_at = max(TIDY_FROM, 2 * len(self._heap))
 
     def due(self) -> float | None:
         """Seconds until the next call, or None if there is none to come."""
