@@ -27,6 +27,9 @@ class QueueCounters:
     def count_kick(self) -> None:
         """Count one wake-up by the driver."""
 
+    def count_error(self) -> None:
+        """Count one failed request. A ring counts what `handle` raises by itself."""
+
     def beat(self) -> None:
         """Advance the heartbeat word."""
 

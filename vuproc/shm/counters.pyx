@@ -73,6 +73,10 @@ cdef class QueueCounters:
         """Count one wake-up by the driver."""
         add(&self.block.kicks, 1)
 
+    def count_error(self):
+        """Count one failed request."""
+        add(&self.block.errors, 1)
+
     def beat(self):
         """Advance the heartbeat word."""
         add(&self.block.heartbeat, 1)
