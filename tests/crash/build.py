@@ -22,7 +22,10 @@ UNITS = (
     *(f"vuproc/shm/{name}" for name in ("fetching", "handling", "native_serving", "ring", "split")),
     *("vuproc/devices/blk_native", "crash_native"),
 )
-SOURCES = ("errors.py", "shm/__init__.py", "shm/segment.py", "devices/__init__.py")
+SOURCES = (
+    *("errors.py", "shm/__init__.py", "shm/segment.py", "shm/counter_table.py"),
+    "devices/__init__.py",
+)
 NATIVE = Path(__file__).with_name("crash_native.pyx")
 """The devices that are swept beside the handler in Python."""
 # Asked for here: the first call of this module is not safe in several threads.
