@@ -26,7 +26,14 @@ FLOORS = (
     ("vuproc.workers", "vuproc.device_file"),
     ("vuproc.loader", "vuproc.devices", "vuproc.device_object", "vuproc.struct_class"),
     ("vuproc.vhost_user", "vuproc.shm", "vuproc.listener", "vuproc.open_files"),
-    ("vuproc.device", "vuproc.logs", "vuproc.place", "vuproc.signals", "vuproc.poll_set"),
+    (
+        "vuproc.device",
+        "vuproc.shared",
+        "vuproc.logs",
+        "vuproc.place",
+        "vuproc.signals",
+        "vuproc.poll_set",
+    ),
     (
         "vuproc.options",
         "vuproc.fd",

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from tests.bench import quiet, ring
+from tests.bench import give_back, quiet, ring, timer
 from tests.bench.report import Row, Table
 from tests.bench.sides import Sample, Waiting
 
@@ -80,3 +80,17 @@ def test_times_of_all_threads_are_counted() -> None:
     end.set()
     thread.join()
     assert spent.ran > 0
+
+
+def test_the_timer_bench_counts_every_call() -> None:
+    late, _ = timer.measure(0.2, tries=1)
+    assert len(late) == 20
+    assert late == sorted(late)
+    # A call comes at its time at the earliest.
+    assert late[0] >= 0
+
+
+def test_the_give_back_bench_measures_every_message() -> None:
+    found = give_back.measure(2)
+    assert set(found) == {"GET_VRING_BASE", "SET_MEM_TABLE", "DISABLE", "RESET_DEVICE"}
+    assert all(took > 0 for took in found.values())

@@ -38,7 +38,7 @@ from vuproc.device_file.yaml_text import (
     YamlUnreadable,
     read,
 )
-from vuproc.errors import ConfigError, ConfigErrors, DeviceLoadError, DeviceWrong
+from vuproc.errors import ConfigError, ConfigErrors, DeviceLoadError, DeviceWrong, FileRefused
 from vuproc.fd import Fd
 from vuproc.listener import draft_of
 from vuproc.options import Options
@@ -130,6 +130,11 @@ def check_shared(file: DeviceFile) -> None:
         if wrong is not None and isinstance(wrong.__cause__, BlockingIOError):
             return
         raise
+    except FileRefused as refused:
+        if isinstance(refused.__cause__, BlockingIOError):
+            return
+        name, line, column = file.type_at
+        raise ConfigErrors((ConfigError(name, line, column, str(refused)),)) from refused
     for fd in shared.values():
         fd.close()
 
