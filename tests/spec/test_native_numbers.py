@@ -39,7 +39,6 @@ UIO_MAXIOV = 1024
 WANTED = (
     ("shm", ("MAX_SIZE", "MAX_ENTRIES"), QUEUE_SIZE_MAX),
     ("testing", ("MAX_SIZE",), QUEUE_SIZE_MAX),
-    ("devices", ("MAX_HEADS",), QUEUE_SIZE_MAX),
     ("shm", ("MAX_REGIONS",), MEM_SLOTS_MAX),
     ("shm", ("IOV_MAX",), UIO_MAXIOV),
     ("shm", ("DESC_NEXT",), DESC_F_NEXT),
