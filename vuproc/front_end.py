@@ -146,7 +146,9 @@ class FrontEnd:
         try:
             reply = step.finish(results)
         finally:
-            undone = len(results) > 1 and isinstance(results[-1], EffectFailed)
+            # Whatever the reason: some workers have done what is not in the state.
+            carried_out = any(not isinstance(result, EffectFailed) for result in results)
+            undone = step.refused is not None and carried_out
             self._pool.settled(self.session.state, undone=undone)
             self.note_news()
             if step.refused is not None:

@@ -452,3 +452,20 @@ def test_the_next_request_of_a_head_has_no_word(guest: Guest, record: Record) ->
     submit(guest, 2)
     (request,) = take(ring)
     assert (request.resubmit, record[2].stage) == ("run", 0)
+
+
+def test_a_ring_in_the_place_of_another_finds_the_record_as_it_was(
+    guest: Guest, record: Record
+) -> None:
+    """As `Queue.start` does it: the old ring goes first, and keeps the record."""
+    submit(guest, 5, 2, 7)
+    take(start(guest, record))
+    held = restart(guest, record)
+    held.set_call(-1)
+    held.stop(keep=True)
+    ring = restart(guest, record)
+    assert [recovered.head for recovered in ring.recovered] == [5, 2, 7]
+    requests = take(ring)
+    requests[2].finish()
+    ring.publish()
+    assert heads(restart(guest, record)) == [5, 2]

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from vuproc.pool.process import COMMAND_DEADLINE, WorkerLost, WorkerRefused
 from vuproc.pool.slot import WorkerSlot
 from vuproc.pool.slots import NoWorker, WorkerSlots
+from vuproc.vhost_user.effects import EnableRing, StopRing
 from vuproc.workers.control import AnyOrder, Done
 
 log = logging.getLogger("vuproc.master")
@@ -29,14 +30,17 @@ class Orders:
         Raises `WorkerRefused`, or `WorkerLost` if the replacement is lost as well.
         """
         slot = self._slots.of(queue)
+        # A ring that is to stop or to be held must not run again before it does. Any other is as
+        # the session has it: nobody would enable it.
+        hold = queue if isinstance(order, StopRing | EnableRing) else -1
         try:
             return self._slots.staffed(slot).call(order, timeout=timeout)
         except WorkerLost as error:
-            self._slots.replace(slot, str(error), hold=queue)
+            self._slots.replace(slot, str(error), hold=hold)
         try:
             return self._slots.staffed(slot).call(order, timeout=timeout)
         except WorkerLost as error:
-            self._slots.replace(slot, str(error), hold=queue)
+            self._slots.replace(slot, str(error))
             raise
 
     def tell(self, queue: int, order: AnyOrder, *, wait: bool = True) -> None:
@@ -57,10 +61,10 @@ class Orders:
             self._slots.replace(self._slots.of(queue), str(error))
 
     def give_all(
-        self, order: AnyOrder, undo: AnyOrder | None, only: Sequence[WorkerSlot] | None = None
+        self, order: AnyOrder, undo: Sequence[AnyOrder], only: Sequence[WorkerSlot] | None = None
     ) -> None:
-        """One order to every worker at once, or those of `only`, as `tell`. If one refuses, `undo`
-        goes to those that obeyed.
+        """One order to every worker at once, or those of `only`, as `tell`. If one refuses, those
+        of `undo` go to those that obeyed.
         """
         refusal: WorkerRefused | WorkerLost | None = None
         posted: list[tuple[WorkerSlot, int | None]] = []
@@ -83,9 +87,9 @@ class Orders:
                 refusal = error
         if refusal is None:
             return
-        if undo is not None:
-            for slot in obeyed:
-                self.tell(slot.queues[0], undo)
+        for slot in obeyed:
+            for step in undo:
+                self.tell(slot.queues[0], step)
         raise refusal
 
     def _wait(self, slot: WorkerSlot, order: AnyOrder, serial: int | None, timeout: float) -> None:

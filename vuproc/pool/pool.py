@@ -43,6 +43,7 @@ from vuproc.vhost_user.effects import (
     StopRing,
     WriteConfig,
 )
+from vuproc.vhost_user.replay import memory_of
 from vuproc.vhost_user.state import State
 from vuproc.workers import control
 
@@ -160,7 +161,7 @@ class WorkerPool:
                 self.slots.replace(slot, "the session is over, and it is setting up still")
         ready = [s for s in self.slots if s.worker is not None and not s.worker.setting_up]
         try:
-            self._orders.give_all(control.Detach(), None, only=ready)
+            self._orders.give_all(control.Detach(), (), only=ready)
         except (WorkerLost, WorkerRefused) as error:
             log.warning("at the end of the session: %s", error)
         self.history.drop_records()
@@ -219,18 +220,22 @@ class WorkerPool:
             case SetMemory() | AddRegion() | RemoveRegion():
                 self._orders.give_all(effect, self._memory_before(effect))
             case SetFeatures():
-                self._orders.give_all(effect, None)
+                self._orders.give_all(effect, ())
             case ResetDevice():
                 self._reset(effect)
             case _:
                 raise WorkerRefused(f"{type(effect).__name__} is not for workers")
         return None
 
-    def _memory_before(self, effect: SetMemory | AddRegion | RemoveRegion) -> ForWorkers:
-        """The order that takes a memory change back: the table of the committed state."""
-        if isinstance(effect, AddRegion):
-            return RemoveRegion(effect.region)
-        return SetMemory(self.history.state.regions)
+    def _memory_before(self, effect: SetMemory | AddRegion | RemoveRegion) -> list[ForWorkers]:
+        """The orders that take a memory change back: the table of the committed state."""
+        match effect:
+            case AddRegion(region=region):
+                return [RemoveRegion(region)]
+            case RemoveRegion(region=region):
+                return [AddRegion(region)]
+            case _:
+                return memory_of(self.history.state) or [SetMemory(())]
 
     def _write_config(self, effect: WriteConfig) -> None:
         """The workers may have it that the driver is to read something else from then on, and say
@@ -240,14 +245,14 @@ class WorkerPool:
         undo = WriteConfig(effect.offset, self.config.read(effect.offset, len(effect.data)))
         self.config.write(effect.offset, effect.data)
         try:
-            self._orders.give_all(effect, undo)
+            self._orders.give_all(effect, (undo,))
         except BaseException:
             self.config.back_to(before)
             raise
 
     def _reset(self, effect: ResetDevice) -> None:
         self.config.reset()
-        self._orders.give_all(effect, None)
+        self._orders.give_all(effect, ())
         self.history.forget_positions()
         for slot in self.slots:
             slot.close_breaker()
@@ -260,7 +265,7 @@ class WorkerPool:
         again. Then what was kept does not fit.
         """
         history, index = self.history, setup.index
-        history.broken.pop(index, None)
+        cause = history.broken.pop(index, None)
         self.slots.of(index).close_breaker()
         order = history.start_of(setup, setup.base)
         history.bases.pop(index, None)
@@ -272,10 +277,19 @@ class WorkerPool:
             history.bases[index] = setup.base or 0
         except WorkerRefused as error:
             if setup.inflight is not None or not history.own_records.clear(index):
+                self._still_broken(index, cause)
                 raise
             log.warning("queue %d: what was kept for it is forgotten: %s", index, error)
             self._orders.give(index, order)
+        except WorkerLost:
+            self._still_broken(index, cause)
+            raise
         history.stopped.discard(index)
+
+    def _still_broken(self, index: int, cause: str | None) -> None:
+        """The order that would have made a ring whole was not carried out."""
+        if cause is not None:
+            self.history.broken[index] = cause
 
     def _stop_ring(self, index: int) -> int:
         """Stop a ring; one that broke and lost its worker goes on, if ever, at its old base."""
@@ -294,6 +308,9 @@ class WorkerPool:
             if broken is None:
                 raise
             return 0 if setup is None else setup.base or 0
+        except WorkerLost:
+            self._still_broken(index, broken)
+            raise
         history.stopped.add(index)
         if done.kept:
             history.kept[index] = done.value
@@ -304,7 +321,7 @@ class WorkerPool:
     def set_log_level(self, level: int) -> None:
         """What is worth a line, in every worker."""
         try:
-            self._orders.give_all(control.SetLogLevel(level), None)
+            self._orders.give_all(control.SetLogLevel(level), ())
         except (WorkerRefused, WorkerLost) as error:
             log.warning("log level: %s", error)
 
@@ -315,12 +332,11 @@ class WorkerPool:
             return f"queue {queue} is not broken"
         self.slots.of(queue).close_breaker()
         setup = history.setup(queue)
-        cause = history.broken.pop(queue)
-        if setup is None:
-            return None
-        try:
-            self._orders.give(queue, history.start_of(setup, None))
-        except (WorkerRefused, WorkerLost) as error:
-            history.broken[queue] = cause
-            return str(error)
+        if setup is not None:
+            try:
+                # Broken until then, so that a worker which comes for this does not start it, too.
+                self._orders.give(queue, history.start_of(setup, None))
+            except (WorkerRefused, WorkerLost) as error:
+                return str(error)
+        del history.broken[queue]
         return None

@@ -181,6 +181,11 @@ cdef class Completions(Layout):
         for i in range(known.count):
             self.dirty.mark_range(known.spans[i].addr, known.spans[i].length)
         known.count = 0
+        if known.room > SPANS_KEPT:
+            # The driver decides how many a chain has: what one needed is not kept for every head.
+            free(known.spans)
+            known.spans = NULL
+            known.room = 0
 
     cdef void mark_used(self, uint64_t offset, uint64_t length) noexcept nogil:
         cdef uint64_t at = self.used_log + offset

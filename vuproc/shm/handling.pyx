@@ -86,6 +86,8 @@ cdef class Handling(Fetching):
         cdef int got = 0
         cdef Again which
         cdef object reason
+        if self.elsewhere():
+            raise RuntimeError("take is for the worker's thread: use call_soon")
         if not self.begin("take"):
             return None
         try:
@@ -126,6 +128,21 @@ cdef class Handling(Fetching):
         if got < 0:
             raise self.break_ring()
         return None
+
+    def step_begins(self, Request request not None):
+        """The device's code goes on with a request that is deferred; what kills us now is it."""
+        if request.state == OPEN and request.epoch == self.epoch:
+            if self.counters is not None:
+                set_busy(self.counters.block, 1 + <uint64_t>request._head)
+            self.note_begun(request._head, request.attempts)
+
+    def step_ends(self, Request request not None):
+        """It waits again, or is done."""
+        if self.counters is not None:
+            set_busy(self.counters.block, 0)
+            add(&self.counters.block.heartbeat, 1)
+        if request.state == OPEN and request.epoch == self.epoch:
+            self.note_survived(request._head, request.attempts)
 
     cdef bint begin(self, str what) except -1:
         # A turn begins; False: the ring is stopped.
@@ -256,6 +273,7 @@ cdef class Handling(Fetching):
         cdef object answer
         cdef uint16_t head = request._head
         self.current = <void *>request
+        request.attempts = attempts
         if self.counters is not None:
             set_busy(self.counters.block, 1 + <uint64_t>head)
         if reason is None:

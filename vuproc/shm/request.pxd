@@ -79,6 +79,7 @@ cdef class Request:
     cdef uint64_t epoch
     cdef uint64_t started          # ns, when it was fetched
     cdef bint finished_elsewhere          # finished by another thread: the ring has it in its list
+    cdef uint8_t attempts          # deaths that it survived, before it was handed out
     cdef uint64_t order            # the entry of the ring that it came from
     cdef uint64_t used             # bytes to report; set when closed
     cdef uint64_t wanted           # bytes that the kernel is to move, while it has the request

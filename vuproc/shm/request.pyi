@@ -155,8 +155,9 @@ class Request:
         """Give the request back to its ring without completing it: the driver sees nothing of it.
 
         The object ends with it, as with `finish`. The request is handed out once more, as another
-        object, after `Ring.readmit`; at the same place as a new one, should the ring stop before;
-        or by the next worker, should this one die. For buffers that a device holds until there is
+        object, when the queue runs again (`Ring.readmit`), which without a stop may be at the
+        driver's next kick; at the same place as a new one, should the ring stop before; or by the
+        next worker, should this one die. For buffers that a device holds until there is
         something to put there, so that its queue can be stopped. What was written to it is not
         taken back. Raises RequestFinished as any other verb.
         """

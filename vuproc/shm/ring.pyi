@@ -140,6 +140,14 @@ class Ring:
         of the same queue. Raises RingError if the driver broke the ring.
         """
 
+    def step_begins(self, request: Request) -> None:
+        """A coroutine goes on with a deferred request: until `step_ends`, a death of the worker
+        counts as one of its attempts, and it is the one that is being served (counters).
+        """
+
+    def step_ends(self, request: Request) -> None:
+        """The coroutine waits again, or is done."""
+
     def readmit(self) -> int:
         """Hand out again what was released, before anything new and in the order in which it was
         fetched; return how many requests that are.

@@ -25,13 +25,21 @@ def replay(state: State, queues: Collection[int] | None = None) -> Iterator[ForW
     """
     if state.features is not None:
         yield SetFeatures(state.features)
-    if state.regions:
-        # A table never outgrows the descriptors of one message: the rest comes singly.
-        yield SetMemory(state.regions[:TABLE_REGIONS_MAX])
-        yield from map(AddRegion, state.regions[TABLE_REGIONS_MAX:])
+    yield from memory_of(state)
     for ring in state.started:
         if queues is None or ring.index in queues:
             yield StartRing(ring.setup())
+
+
+def memory_of(state: State) -> list[ForWorkers]:
+    """The effects that make the state's memory table, and none if there is none.
+
+    A table of one message never outgrows its descriptors: the rest comes singly.
+    """
+    if not state.regions:
+        return []
+    first, rest = state.regions[:TABLE_REGIONS_MAX], state.regions[TABLE_REGIONS_MAX:]
+    return [SetMemory(first), *map(AddRegion, rest)]
 
 
 def regions_of(effect: Effect) -> tuple[Region, ...]:

@@ -9,37 +9,61 @@ from __future__ import annotations
 import asyncio
 import select
 import selectors
-from collections.abc import Callable, Coroutine
-from typing import Any
+import time
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, NoReturn, Protocol
 
 from vuproc.shm.request import Request
 from vuproc.workers.poller import SELECT_FDS
 
 Handle = Callable[[Request], Coroutine[Any, Any, object]]
-OnError = Callable[[Request, BaseException], None]
-OnTrouble = Callable[[str, BaseException | None], None]
 Turn = Callable[[], None]
-BeforeWait = Callable[[], float | None]
+
+
+class Host(Protocol):
+    """The worker whose loop asyncio is."""
+
+    def task_failed(self, request: Request, error: BaseException) -> None:
+        """The task of a request has raised."""
+
+    def trouble(self, message: str, error: BaseException | None) -> None:
+        """What no request is to blame for, in words, such as an exception of the device's task."""
+
+    def step_begins(self, request: Request) -> None:
+        """The task of a request goes on."""
+
+    def step_ends(self, request: Request) -> None:
+        """It waits again, or is done."""
+
+    def turn(self) -> None:
+        """One turn between two tasks. What it raises ends the loop."""
+
+    def before_wait(self) -> float | None:
+        """asyncio has nothing left to do: seconds within which a turn is to come."""
+
+    def set_asleep(self, asleep: bool) -> None:
+        """A wait begins, or ends."""
+
+    def enter(self) -> None:
+        """The device's code may be at it until `leave`."""
+
+    def leave(self) -> None:
+        """And from now on it is not."""
 
 
 class AsyncioLoop:
-    """Runs a worker's turns, and a task for each request.
+    """Runs a worker's turns, and a task for each request."""
 
-    `on_error` has a request whose task raised; `on_trouble` what no request is to blame for, in
-    words, such as an exception of a task of the device's own.
-    """
-
-    def __init__(self, handle: Handle, on_error: OnError, on_trouble: OnTrouble) -> None:
-        self._selector = _Selector()
+    def __init__(self, handle: Handle, host: Host) -> None:
+        self._host = host
+        self._handle = handle
+        self._selector = _Selector(host, self._call_turn)
         self.loop = asyncio.SelectorEventLoop(self._selector)
         self.loop.set_exception_handler(
-            lambda _loop, context: on_trouble(context["message"], context.get("exception"))
+            lambda _loop, context: host.trouble(context["message"], context.get("exception"))
         )
-        self._handle = handle
-        self._on_error = on_error
         self._tasks: set[asyncio.Task[None]] = set()
         self._end: BaseException | None = None
-        self._turn: Turn = lambda: None
         asyncio.set_event_loop(self.loop)
 
     def handle(self, request: Request) -> None:
@@ -49,21 +73,10 @@ class AsyncioLoop:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def run(
-        self,
-        number: int,
-        turn: Turn,
-        before_wait: BeforeWait,
-        asleep: Callable[[bool], None],
-    ) -> None:
-        """Take a turn whenever descriptor `number` is readable. Raises what a turn raises.
-
-        `before_wait` is called whenever asyncio has nothing left to do, and says in how many
-        seconds, at the latest, a turn is to come. `asleep` is told when a wait begins and ends.
-        """
-        self._turn = turn
+    def run(self, number: int) -> NoReturn:
+        """Take a turn whenever descriptor `number` is readable. Raises what a turn raises."""
         self.loop.add_reader(number, self._take_turn)
-        self._selector.begin(before_wait, asleep, self._call_turn)
+        self._selector.running = True
         self._take_turn()
         if self._end is None:
             self.loop.run_forever()
@@ -74,18 +87,21 @@ class AsyncioLoop:
         self.loop.call_soon(self._take_turn)
 
     def _take_turn(self) -> None:
+        self._selector.turn_begins()
         try:
-            self._turn()
+            self._host.turn()
         except BaseException as error:
             # What a callback of asyncio's raises would be logged, and not end the loop.
             self._end = error
             self.loop.stop()
+        else:
+            self._selector.turn_ends()
 
     async def _serve(self, request: Request) -> None:
         # Until here it was open by our word; from here on by the device's.
         request.deferred = False
         try:
-            answer = await self._handle(request)
+            answer = await _Steps(self._handle(request), request, self._host)
             if answer is not None:
                 raise TypeError(f"handle returned {type(answer).__name__}, not None")
             if not request.finished and not request.deferred:
@@ -93,41 +109,95 @@ class AsyncioLoop:
         except BaseException as error:
             # A cancelled task is a request that fails, too.
             if not request.finished:
-                self._on_error(request, error)
+                self._host.task_failed(request, error)
+
+
+class _Steps:
+    """Awaits a coroutine; each of its steps counts as the device's work on the request.
+
+    A request whose step kills its worker is the one to blame, and a step that blocks is seen.
+    """
+
+    def __init__(
+        self, coroutine: Coroutine[Any, Any, object], request: Request, host: Host
+    ) -> None:
+        self._coroutine = coroutine
+        self._request = request
+        self._host = host
+
+    def __await__(self) -> Generator[Any, Any, object]:
+        error: BaseException | None = None
+        while True:
+            self._host.step_begins(self._request)
+            try:
+                if error is None:
+                    awaited = self._coroutine.send(None)
+                else:
+                    awaited = self._coroutine.throw(error)
+            except StopIteration as done:
+                return done.value
+            finally:
+                self._host.step_ends(self._request)
+            error = None
+            try:
+                yield awaited
+            except BaseException as thrown:
+                error = thrown
 
 
 class _Selector(selectors.EpollSelector):
     """What asyncio waits with: the worker has a last word before each wait."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: Host, call_turn: Callable[[], None]) -> None:
         super().__init__()
-        self._due: BeforeWait = lambda: None
-        self._asleep: Callable[[bool], None] = lambda _asleep: None
-        self._call_turn: Callable[[], None] = lambda: None
+        self.running = False
+        self._host = host
+        self._call_turn = call_turn
+        self._turn_by = float("inf")
+        """When the next turn is to come, whatever else asyncio has to do until then."""
+        self._inside = False
 
-    def begin(
-        self, due: BeforeWait, asleep: Callable[[bool], None], call_turn: Callable[[], None]
-    ) -> None:
-        """Ask these from now on."""
-        self._due, self._asleep, self._call_turn = due, asleep, call_turn
+    def turn_begins(self) -> None:
+        """The worker's own code is at it, and no turn is owed any more."""
+        self._leave()
+        self._turn_by = float("inf")
+
+    def turn_ends(self) -> None:
+        """asyncio goes on."""
+        self._enter()
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Wait for a descriptor, or until asyncio (`timeout`) or the worker wants to go on."""
-        due = self._due()
-        if timeout is not None and timeout <= 0:
-            # asyncio has more to do; it is here again when that is done.
-            if due == 0.0:
-                self._call_turn()
-            return super().select(0)
-        ends = timeout if due is None or (timeout is not None and timeout < due) else due
-        if ends != 0.0:
-            self._asleep(True)
-            if ends is not None and self.fileno() < SELECT_FDS:
+        if not self.running:
+            return super().select(timeout)
+        self._leave()
+        due = self._host.before_wait()
+        now = time.monotonic()
+        if due is not None:
+            self._turn_by = min(self._turn_by, now + due)
+        ends = self._turn_by if timeout is None else min(self._turn_by, now + max(0.0, timeout))
+        if ends > now:
+            self._host.set_asleep(True)
+            wait = None if ends == float("inf") else ends - now
+            if wait is not None and self.fileno() < SELECT_FDS:
                 # As the worker's poll set: epoll_wait(2) counts in milliseconds.
-                select.select([self.fileno()], [], [], ends)
-                ends = 0.0
-        found = super().select(ends)
-        self._asleep(False)
-        if due is not None and not found:
+                select.select([self.fileno()], [], [], wait)
+                wait = 0.0
+            found = super().select(wait)
+            self._host.set_asleep(False)
+        else:
+            found = super().select(0)
+        if time.monotonic() >= self._turn_by:
             self._call_turn()
+        self._enter()
         return found
+
+    def _enter(self) -> None:
+        if not self._inside:
+            self._inside = True
+            self._host.enter()
+
+    def _leave(self) -> None:
+        if self._inside:
+            self._inside = False
+            self._host.leave()

@@ -70,6 +70,7 @@ class Commands:
         """The order is the next to be carried out: have the device give back what it keeps."""
         for queue in self._concerned(order):
             if queue.started:
+                queue.hold()
                 self._code.hook(self._device.ring_stopping, queue.index)
 
     def waits_for(self, order: AnyOrder) -> bool:

@@ -42,15 +42,24 @@ class DeviceCode:
             for counters in self.counters:
                 counters.count_hook()
 
-    def hook(self, method: Callable[..., None], *args: object) -> None:
+    def hook(self, method: Callable[..., None], *args: object) -> bool:
         """Call the device's own code; what it raises is logged with the method's name and ends
-        nothing.
+        nothing. Whether it raised nothing.
         """
         try:
             with self.in_hook():
                 method(*args)
         except Exception as error:
             self.failed(name_of(method), error)
+            return False
+        return True
+
+    def enter(self) -> None:
+        """The device's code is at it until `leave`: what asyncio runs between two turns."""
+        for counters in self.counters:
+            counters.count_hook()
+
+    leave = enter
 
     def failed(self, what: str, error: BaseException, about: str = "", *, then: str = "") -> None:
         """Log what the device's code has raised."""

@@ -11,15 +11,14 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Sequence
+from typing import NoReturn
 
 from vuproc.device import Device
 from vuproc.errors import MemoryFault, RingError
 from vuproc.fd import Fd
 from vuproc.shm.counters import QueueCounters
 from vuproc.shm.native import NativeDevice
-from vuproc.shm.request import Request
 from vuproc.shm.ring import SLICE_NS
 from vuproc.shm.segment import Segment
 from vuproc.workers.channel import ChannelClosed
@@ -41,13 +40,10 @@ from vuproc.workers.poller import Watcher
 from vuproc.workers.queue import ALONE_NS, BUDGET, Queue
 from vuproc.workers.spin import LONGEST_NS, Spin
 
-if TYPE_CHECKING:
-    from vuproc.workers.asyncio_loop import AsyncioLoop
-
-CO_COROUTINE = 0x80
-"""inspect.CO_COROUTINE."""
 TURNS_MOST = 32768 // BUDGET
 """Turns in which a queue's requests are served before another queue's: a ring's worth."""
+AVAILABLE_RETRY_S = 0.1
+"""Seconds until a device that pulls is told again of what it failed to take."""
 POLL_BUSY_S = 0.0005
 """How long a ring without a kick descriptor sleeps between two looks when it was found empty."""
 POLL_SPINS = 64
@@ -76,7 +72,6 @@ class Worker:
         self._spin = Spin("off", lambda: 1)
         self._empty_looks = 0
         self._device_loop = DeviceLoop(self._watcher, self._code, self._queues)
-        self._asyncio: AsyncioLoop | None = None
         self._before: dict[int, tuple[Queue, ...]] = {}
         """By queue, those whose requests its own may rely on (`_serve`)."""
         device.attach(self._device_loop)
@@ -108,10 +103,8 @@ class Worker:
                 self._code.request_failed,
                 self._code.request_skipped,
                 self._ring_broken,
-                lambda index: self._code.hook(self._device.available, index),
+                self._available,
             )
-        if is_coroutine_function(self._device.handle):
-            self._run_in_asyncio()
         for index in queues:
             self._device.setup(index)
             self._queues[index].pulled = self._device.pulls(index)
@@ -124,21 +117,19 @@ class Worker:
         awake = self._counters[0].count_awake if self._counters else lambda: 1
         self._spin = Spin(options.poll, awake, cpus)
 
-    def _run_in_asyncio(self) -> None:
-        from vuproc.workers.asyncio_loop import AsyncioLoop  # for devices that want it
+    def _available(self, index: int) -> bool:
+        """Tell the device that pulls of what there is; whether to do so again at once.
 
-        handle = cast(Callable[[Request], Coroutine[Any, Any, object]], self._device.handle)
-        self._asyncio = AsyncioLoop(handle, self._task_failed, self._code.trouble)
-        self._device_loop.asyncio = self._asyncio.loop
-        for queue in self._queues.values():
-            queue.handle = self._asyncio.handle
-
-    def _task_failed(self, request: Request, error: BaseException) -> None:
-        """The task of a request has raised: a ring counts only what `handle` itself raises."""
-        for counters in self._counters:
-            if counters.queue == request.queue:
-                counters.count_error()
-        self._code.request_failed(request, error)
+        If that raises, nobody else would: the driver may have no reason for another kick.
+        """
+        queue = self._queues[index]
+        before = queue.waiting
+        if self._code.hook(self._device.available, index) or not queue.waiting:
+            return False
+        if queue.waiting < before:
+            return True
+        self._device_loop.call_later(AVAILABLE_RETRY_S, queue.look_again, again=False)
+        return False
 
     def _ordered(self, groups: Sequence[Sequence[int]]) -> dict[int, tuple[Queue, ...]]:
         """For each queue those of its group with a lower number that `handle` serves."""
@@ -156,18 +147,18 @@ class Worker:
     def run(self) -> int:
         """Serve until the master says `Exit` or goes away; returns the exit code."""
         try:
-            if self._asyncio is not None:
-                self._asyncio.run(
-                    self._watcher.fileno(), self._asyncio_turn, self._before_wait, self._set_asleep
-                )
-            while True:
-                self._wait()
-                self._turn()
+            self._serve_on()
         except Leave as leave:
             # Whoever comes after us takes our end for that of all we had begun.
             for queue in self._queues.values():
                 queue.drop()
             return leave.code
+
+    def _serve_on(self) -> NoReturn:
+        """Until `Leave` is raised."""
+        while True:
+            self._wait()
+            self._turn()
 
     def close(self) -> None:
         """Close what the loop has open, and no queue. A process that ends need not."""
@@ -186,28 +177,6 @@ class Worker:
             self._code.look_at_failures(queue)
         self._settle()
         self._said.tend()
-
-    def _asyncio_turn(self) -> None:
-        """One turn between two tasks."""
-        for counters in self._counters:
-            counters.note_commands()
-        self._watcher.poll(0.0)
-        self._turn()
-
-    def _before_wait(self) -> float | None:
-        """Tasks have run: show the driver what they have finished. Seconds until the next turn, if
-        no descriptor asks for one before.
-        """
-        for queue in self._queues.values():
-            queue.publish()
-        patience = self._patience()
-        if self._waiting and not self._commands.waits_for(self._waiting[0][0].order):
-            patience = 0.0
-        return soonest(patience, self._said.due(), self._device_loop.due())
-
-    def _set_asleep(self, asleep: bool) -> None:
-        if self._counters:
-            self._counters[0].set_awake(not asleep)
 
     def _serve(self, queue: Queue) -> None:
         """Let a queue run.
@@ -239,7 +208,7 @@ class Worker:
         if patience is not None:
             self._watcher.poll(soonest(patience, due))
             return
-        if len(self._queues) > 1 and self._look_around():
+        if len(self._queues) > 1 and not self._waiting and self._look_around():
             self._watcher.poll(0.0)
             return
         if self._counters:
@@ -266,7 +235,7 @@ class Worker:
 
     def _window(self, queue: Queue) -> int:
         """Nanoseconds that `queue` may look for more work when it has none."""
-        if len(self._queues) > 1 or self._asyncio is not None:
+        if len(self._queues) > 1:
             return 0  # it could not look at the others meanwhile
         return LONGEST_NS if queue.polling else self._spin.window_ns
 
@@ -282,7 +251,8 @@ class Worker:
         if [queue for queue in self._queues.values() if not queue.submit()]:
             return POLL_BUSY_S
         if self._waiting:
-            return None  # held rings do not run; the device's own descriptors move things on
+            # Held rings do not run; the device's own descriptors move things on.
+            return None if self._commands.waits_for(self._waiting[0][0].order) else 0.0
         if any(queue.ready and queue.active for queue in self._queues.values()):
             self._empty_looks = 0
             return 0.0
@@ -368,9 +338,3 @@ class Worker:
 def soonest(*waits: float | None) -> float | None:
     """The shortest of some waits, of which None is for ever."""
     return min((wait for wait in waits if wait is not None), default=None)
-
-
-def is_coroutine_function(function: Callable[..., object]) -> bool:
-    """Whether it was defined by `async def`; asyncio, which can tell, is slow to import."""
-    code = getattr(getattr(function, "__func__", function), "__code__", None)
-    return code is not None and bool(code.co_flags & CO_COROUTINE)

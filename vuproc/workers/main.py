@@ -34,6 +34,8 @@ EXIT_BUG = 70
 PREPARE_DEADLINE = 30.0
 """Seconds the master has for the first command; a standby waits for the second for ever."""
 _PR_SET_DUMPABLE = 4
+CO_COROUTINE = 0x80
+"""inspect.CO_COROUTINE: it was defined by `async def`."""
 _IMPORTED_BY = os.getpid()
 """In a worker: the forkserver."""
 
@@ -110,7 +112,18 @@ def _prepare(channel: WorkerChannel, prepare: control.Prepare) -> tuple[Worker, 
     device = _device(prepare)
     device.shared = prepare.shared
     counters = None if prepare.counters is None else Segment.attach(prepare.counters)
-    return Worker(channel, device, prepare.chain_limit, said), counters
+    return _kind(device)(channel, device, prepare.chain_limit, said), counters
+
+
+def _kind(device: Device) -> type[Worker]:
+    """The worker for a device. asyncio could tell a coroutine function, and is slow to import."""
+    handle = device.handle
+    code = getattr(getattr(handle, "__func__", handle), "__code__", None)
+    if code is None or not code.co_flags & CO_COROUTINE:
+        return Worker
+    from vuproc.workers.asyncio_worker import AsyncioWorker
+
+    return AsyncioWorker
 
 
 def _device(prepare: control.Prepare) -> Device:

@@ -42,7 +42,8 @@ class Queue:
     """The state of virtqueue `index` in its worker.
 
     `on_broken(queue, cause)` is called once for each ring that breaks, after its error descriptor
-    was signalled; `on_available(queue)` if the device pulls and there is something.
+    was signalled; `on_available(queue)` if the device pulls and there is something:
+    whether to call it again at once.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class Queue:
         on_error: OnError,
         on_skip: OnSkip,
         on_broken: Callable[[int, str], None],
-        on_available: Callable[[int], None] = lambda _queue: None,
+        on_available: Callable[[int], bool] = lambda _queue: False,
     ) -> None:
         self.index = index
         self.enabled = False
@@ -63,6 +64,8 @@ class Queue:
         self.handle: Callable[[Request], object] = device.handle
         self.waker = -1
         """An eventfd of the loop, for requests that other threads finish."""
+        self.held = False
+        """An order waits for the ring to be idle."""
         self.pulled = False
         """The device takes the requests by itself."""
         self.native: NativeDevice | None = None
@@ -125,6 +128,9 @@ class Queue:
         inflight = setup.inflight
         if inflight is None:
             raise RingError(self.index, setup.base or 0, "no in-flight record came with it")
+        # A ring of our own that is there waits for the kernel by itself. It leaves the record as it
+        # is, and before the new one reads it.
+        self.drop(keep=True)
         record = RECORDS[layout](inflight.fd.fileno(), inflight.offset, setup.size)
         ring = RINGS[layout](
             self.index,
@@ -141,8 +147,6 @@ class Queue:
         )
         ring.resubmit = resubmit_of(self._device, self.index)
         ring.on_skip = self._on_skip
-        # A ring of our own that is there still waits for the kernel by itself.
-        self.drop()
         try:
             record_bytes = layout.record_bytes(setup.size)
             self._uring.open(ring, self.native, setup.size, inflight, record_bytes)
@@ -178,11 +182,11 @@ class Queue:
         # whoever has the record reckons for itself.
         return self._layout.earlier(base, kept), kept
 
-    def drop(self) -> None:
+    def drop(self, *, keep: bool = False) -> None:
         """Forget the ring and close its descriptors without touching guest memory."""
         if self._ring is not None:
             self._ring.set_call(-1)
-            self._ring.stop()
+            self._ring.stop(keep=keep)
             self._ring = None
         self._fds.close()
         self._uring.close()
@@ -261,8 +265,6 @@ class Queue:
             return
         if kicks and self._ring is not None:
             self.ready = True
-            if not self._broken:
-                self._ring.readmit()
             self.unshared.kicked(kicks, self._ring.next_avail)
 
     def run(self, spin_ns: int = 0, slice_ns: int = SLICE_NS, budget: int = BUDGET) -> None:
@@ -274,6 +276,8 @@ class Queue:
             self.ready = False
             return
         try:
+            # What the device gave back without a stop gets another try with each turn.
+            ring.readmit()
             if self.pulled:
                 more = self._announce(ring)
             elif self.native is not None:
@@ -289,9 +293,7 @@ class Queue:
 
     def _announce(self, ring: AnyRing) -> bool:
         """Tell a device that pulls of what there is. What it leaves there asks for no kick."""
-        if ring.pending:
-            self._on_available(self.index)
-        return False
+        return ring.pending and self._on_available(self.index)
 
     def take(self) -> Request | None:
         """The next request for a device that pulls; None: there is none, or the ring may not run.
@@ -299,7 +301,7 @@ class Queue:
         A ring that breaks over it is broken as any other, and has none.
         """
         ring = self._ring
-        if ring is None or not self.active:
+        if ring is None or not self.active or self.held:
             return None
         try:
             return ring.take()
@@ -307,8 +309,28 @@ class Queue:
             self.break_ring(str(error))
             return None
 
+    def step_begins(self, request: Request) -> None:
+        """A coroutine goes on with a request, as `Ring.step_begins` has it."""
+        if self._ring is not None:
+            self._ring.step_begins(request)
+
+    def step_ends(self, request: Request) -> None:
+        """And waits again."""
+        if self._ring is not None:
+            self._ring.step_ends(request)
+
+    def look_again(self) -> None:
+        """Run in the loop's next turn."""
+        self.ready = True
+
+    def hold(self) -> None:
+        """Hand out nothing until `readmit`: an order waits until the ring is idle."""
+        self.held = True
+
     def readmit(self) -> None:
         """What the device gave back may come to it again."""
+        self.held = False
+        self.ready = self.ready or self.pulled
         if self._ring is not None and not self._broken and self._ring.readmit():
             self.ready = True
 
