@@ -480,9 +480,7 @@ def test_c10_a_shared_file_that_is_refused_is_named_unless_it_is_in_use(folder: 
         folder.write(f"{HANDLE}def shared_files(self): return {{'s': {made}}}\n")
 
     listens_at(folder.path / "none" / "s")
-    assert folder.check() == [
-        "bad.yaml:3:9: type: device.at: none/s: no such file or directory"
-    ]
+    assert folder.check() == ["bad.yaml:3:9: type: device.at: none/s: no such file or directory"]
     taken = folder.path / "taken"
     listens_at(taken)
     with socket.socket(socket.AF_UNIX) as somebody:
