@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import textwrap
@@ -24,7 +25,7 @@ import os
 from typing import Annotated, ClassVar
 import msgspec
 from msgspec import Meta
-from vuproc import Device, Fd, Options
+from vuproc import Device, Fd, Options, shared
 
 class Leaf(msgspec.Struct):
     number: complex
@@ -470,6 +471,22 @@ def test_c10_check_closes_the_shared_files_and_leaves_locked_ones_alone(folder: 
     assert folder.check() == []
     assert os.listdir("/proc/self/fd") == before
     folder.write(f"{HANDLE}def shared_files(self): raise BlockingIOError\n")
+    assert folder.check() == []
+
+
+def test_c10_a_shared_file_that_is_refused_is_named_unless_it_is_in_use(folder: Folder) -> None:
+    def listens_at(path: Path) -> None:
+        made = f"shared.listening_socket('{path}', option='at')"
+        folder.write(f"{HANDLE}def shared_files(self): return {{'s': {made}}}\n")
+
+    listens_at(folder.path / "none" / "s")
+    assert folder.check() == ["bad.yaml:3:9: type: device.at: none/s: no such file or directory"]
+    taken = folder.path / "taken"
+    listens_at(taken)
+    with socket.socket(socket.AF_UNIX) as somebody:
+        somebody.bind(str(taken))
+        somebody.listen()
+        assert folder.check() == []
     assert folder.check() == []
 
 

@@ -84,7 +84,7 @@ def test_a_cancelled_task_is_a_failed_request(guest: Guest) -> None:
 def test_a_stop_waits_for_the_tasks_of_its_queue(served: Served, guest: Guest) -> None:
     pid = served.status().queues[0].pid
     sleeping = guest.submit(WAITS, [b"sleep 0.3"], [SIZE])
-    assert said(guest, b"sleep 0", WAITS) == b"done 0"
+    assert said(guest, b"sleep 0", WAITS) == b"done 0"  # so that one is with the device
     guest.stop_queue(WAITS)
     assert guest.wait(sleeping).content == b"done 0.3"
     # The other queue goes on, in the same worker.

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.devices.inline import Inline
-from vuproc import loader
+from vuproc import Device, loader, shared
 from vuproc.device_file.check import load
 from vuproc.testing import serve
 
@@ -46,6 +50,51 @@ def test_options_of_the_manual_are_checked(entropy: Path) -> None:
     options = load(entropy / "tape.yaml").options
     assert options.path == str(entropy / "a.tape")  # type: ignore[attr-defined]
     assert options.length == 2 << 20  # type: ignore[attr-defined]
+
+
+def chapter_examples() -> dict[str, str]:
+    """Every block of Python of the chapter that has a file name in its first line."""
+    chapter = MANUAL.read_text(encoding="utf-8").partition("## Writing a device\n")[2]
+    return dict(re.findall(r"```python\n# (\S+\.py)\n(.*?)```", chapter, re.DOTALL))
+
+
+@pytest.mark.timeout(150)
+def test_the_examples_of_the_manual_pass(tmp_path: Path) -> None:
+    wanted = 0
+    for name, code in chapter_examples().items():
+        (tmp_path / name).write_text(code)
+        wanted += len(re.findall(r"^def test_", code, re.MULTILINE))
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        },
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    # One of them is there for two devices.
+    assert wanted > 7
+    assert f"{wanted + 1} passed" in done.stdout
+
+
+def test_the_manual_names_all_that_an_author_has() -> None:
+    """In code, so that a word of the prose does not count."""
+    text = re.sub(r"```.*?```", "", MANUAL.read_text(encoding="utf-8"), flags=re.DOTALL)
+    words = set(re.findall(r"\w+", " ".join(re.findall(r"`([^`]+)`", text))))
+    public = [name for owner in (Device, shared) for name in vars(owner) if name[0].islower()]
+    ours = [
+        name
+        for name in public
+        if getattr(getattr(shared, name, None), "__module__", "vuproc.shared").startswith("vuproc.")
+        and not inspect.ismodule(getattr(shared, name, None))
+    ]
+    assert [name for name in ours if name not in words and name != "attach"] == []
 
 
 def test_entropy_of_the_manual_is_served(entropy: Path) -> None:

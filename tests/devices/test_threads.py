@@ -39,12 +39,14 @@ def test_many_at_once_are_each_completed_once(served: Served) -> None:
 
 def test_a_stop_waits_for_the_threads(served: Served) -> None:
     with served.guest() as guest:
-        tokens = [guest.submit(0, [b"slow 0.2"], [16]) for _ in range(8)]
+        tokens = [guest.submit(0, [b"slow 0.3"], [16]) for _ in range(7)]
+        # The eighth thread answers: so all of them are with the device.
+        assert guest.do(0, [b"fast x"], [16], timeout_s=BOUND_S).written == 1
         pid = served.status().queues[0].pid
         # They are all with the device once a later one is answered.
         guest.do(0, [b"fast "], [16], timeout_s=BOUND_S)
         guest.stop_queue(0)
-        assert [guest.queues[0].wait(token[1], BOUND_S).written for token in tokens] == [3] * 8
+        assert [guest.queues[0].wait(token[1], BOUND_S).written for token in tokens] == [3] * 7
         assert served.status().queues[0].pid == pid
 
 

@@ -72,6 +72,7 @@ def test_what_is_no_time_is_refused(guest: Guest, seconds: bytes) -> None:
 def test_a_queue_that_stops_waits_for_its_calls(served: Served, guest: Guest) -> None:
     pid = served.status().queues[0].pid
     token = guest.submit(0, [b"later 0.3"], [SIZE])
+    assert said(guest, b"cancel") == b"True"  # so that one is with the device
     guest.stop_queue(0)
     assert int(guest.wait(token).content) >= 300_000
     assert served.status().queues[0].pid == pid

@@ -134,7 +134,8 @@ def check_shared(file: DeviceFile) -> None:
         if isinstance(refused.__cause__, BlockingIOError):
             return
         name, line, column = file.type_at
-        raise ConfigErrors((ConfigError(name, line, column, str(refused)),)) from refused
+        message = f"type: {refused}"
+        raise ConfigErrors((ConfigError(name, line, column, message),)) from refused
     for fd in shared.values():
         fd.close()
 

@@ -188,12 +188,15 @@ class Worker:
         earlier = self._before.get(queue.index, ())
         budget = BUDGET
         if earlier:
-            budget = max(1, min(BUDGET, queue.waiting))
+            budget = min(BUDGET, queue.waiting)
             for other in earlier:
                 for _ in range(TURNS_MOST):
-                    if self._waiting or not other.waiting:
+                    if not other.waiting:
                         break
                     other.run()
+                    if any(counters.command_pending for counters in self._counters):
+                        # That ends turns early. It goes first, and this queue is ready still.
+                        return
         queue.run(self._window(queue), self._slice(queue), budget)
 
     def _wait(self) -> None:

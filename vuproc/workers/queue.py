@@ -286,7 +286,7 @@ class Queue:
                 )
             else:
                 fetched = ring.drain(self.handle, self._on_error, budget)
-                more = fetched == budget or (spin_ns > 0 and ring.spin(spin_ns))
+                more = 0 < fetched == budget or (spin_ns > 0 and ring.spin(spin_ns))
             self.ready = more or ((not ring.pending or not self.pulled) and ring.arm())
         except RingError as error:
             self.break_ring(str(error))
