@@ -180,6 +180,7 @@ class FrontEnd:
                     events.publish(events.ring_broken(queue, cause))
                     self._state_changed(self.session.ring_broken(queue, cause))
                 case ConfigSays():
+                    self.checkpoint.state_changed(self.session, self._pool)
                     self.config_changed()
 
     def ring_revived(self, queue: int) -> None:

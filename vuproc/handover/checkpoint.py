@@ -56,6 +56,8 @@ class _Snapshot(msgspec.Struct, frozen=True):
     config: tuple[tuple[int, bytes], ...]
     kept: tuple[tuple[int, int], ...]
     records: str | None
+    said: bytes | None = None
+    """The configuration space, if a worker has said what it is."""
 
 
 class Lost(VuprocError):
@@ -226,7 +228,7 @@ class Checkpoint:
         if decision is not Decision.GO_ON:
             checkpoint._phase, checkpoint._under_way = phase, True
         begun = phase.begun if isinstance(phase, Applying) else 0
-        pool = PoolState(snapshot.config, snapshot.kept, records)
+        pool = PoolState(snapshot.config, snapshot.kept, records, snapshot.said)
         return Resumed(checkpoint, session, pool, decision, message, begun)
 
     # Around a message.
@@ -360,7 +362,7 @@ class Checkpoint:
         names = dict(zip(fds, self._names, strict=False))
         records = None if state.records is None else self._names[-1]
         return msgspec.msgpack.encode(
-            _Snapshot(VERSION, data, names, state.config, state.kept, records)
+            _Snapshot(VERSION, data, names, state.config, state.kept, records, state.said)
         )
 
     def _commit(self, snapshot: bytes | None) -> None:

@@ -67,13 +67,16 @@ class History:
     def snapshot(self) -> PoolState:
         """What a successor must know of the session; the records stay ours."""
         records = None if self.records is None else self.records.file
-        return PoolState(tuple(self.config.written()), tuple(sorted(self.kept.items())), records)
+        written, kept = tuple(self.config.written()), tuple(sorted(self.kept.items()))
+        return PoolState(written, kept, records, self.config.said)
 
     def restore(self, state: State, known: PoolState) -> None:
         """Go on from what a predecessor knew."""
         self.state = state
         for offset, data in known.config:
             self.config.write(offset, data)
+        if known.said is not None:
+            self.config.say(known.said)
         self.kept = dict(known.kept)
         if known.records is not None:
             self.records = InflightFile(known.records, self._queue_size)
@@ -113,7 +116,7 @@ class History:
         for offset, data in self.config.written():
             yield WriteConfig(offset, data)
         if CONFIG_QUEUE in queues:
-            yield AskConfig(self.config.said)
+            yield AskConfig(self.config.said is not None)
         lost_memory = any(queue in self.broken for queue in queues)
         for effect in replay(self.state, queues):
             match effect:

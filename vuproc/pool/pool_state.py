@@ -14,9 +14,11 @@ class PoolState:
     """What a successor's pool must know.
 
     `config` are the driver's writes to the configuration space, `kept` the bases of rings that were
-    stopped with requests in their record, `records` the memfd of our own in-flight records.
+    stopped with requests in their record, `records` the memfd of our own in-flight records. `said`
+    is the configuration space, if a worker has said what it is.
     """
 
     config: tuple[tuple[int, bytes], ...] = ()
     kept: tuple[tuple[int, int], ...] = ()
     records: Fd | None = None
+    said: bytes | None = None

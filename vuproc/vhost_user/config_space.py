@@ -32,9 +32,9 @@ class ConfigSpace:
         return bytes(self._content)
 
     @property
-    def said(self) -> bool:
-        """Whether a worker has had its say."""
-        return self._said is not None
+    def said(self) -> bytes | None:
+        """What a worker has said it is; None: none has."""
+        return self._said
 
     def read(self, offset: int, size: int) -> bytes:
         """`size` bytes from `offset`, zero past the end: front-ends ask for what newer
