@@ -67,7 +67,7 @@ class Delivery:
         while (event := self._events.get()) is not None:
             try:
                 self._on_event(event)
-            except Exception:
+            except BaseException:
                 log.exception("on_event raised at: %s", event)
         self._finish()
 

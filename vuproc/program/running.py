@@ -8,6 +8,7 @@ stop a daemon whatever the thread that it interrupts is at.
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import logging
 import os
@@ -46,10 +47,12 @@ from vuproc.program.messages import (
     START,
     Answer,
     Ask,
+    Began,
     ProgramChannel,
     Refused,
     program_end,
 )
+from vuproc.signals import ECHO_S
 from vuproc.workers.channel import ChannelClosed, ChannelError
 
 log = logging.getLogger("vuproc.daemon")
@@ -60,10 +63,14 @@ ASK_TIMEOUT_S = 10.0
 """Seconds in which the master must answer a request: longer than it may wait for a worker."""
 URGENT_S = 3.0
 """Seconds that it has to end once it was asked not to wait for its workers."""
+AGAIN_S = ECHO_S + 0.1
+"""Seconds after which one more SIGTERM cannot be taken for an echo of the one before."""
 KILL_S = 5.0
 """Seconds in which what was killed must be gone."""
 DELIVERY_S = 1.0
 """Seconds that the program's `on_event` has to take the last events before a stop returns."""
+UNKNOWN = 1
+"""The exit code of a process whose own nobody could tell."""
 _all: weakref.WeakSet[Running] = weakref.WeakSet()
 
 
@@ -79,31 +86,44 @@ class Running:
         output: HasFileno | None,
         on_event: OnEvent | None,
     ) -> None:
-        """Launch it; does not wait. Raises OSError."""
+        """Launch it; does not wait. Raises OSError, and then nothing is left of it."""
         self.owner = os.getpid()
         self.ready, self.ended = Flag(), Flag()
         self._master_pid = 0
         self.stopped: Stopped | None = None
         self.refused: StartRefused | ConfigErrors | None = None
         self._stop_asked = False
-        self._last_word = ""
+        self._end_asked_at: float | None = None
+        self._last_word: Stopped | None = None
         self._master: Fd | None = None
         self._serials = itertools.count(1)
         self._sending = threading.Lock()
         self._asked: dict[int, queue.SimpleQueue[Answer | None]] = {}
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._channel: ProgramChannel = program_end(ours)
-        with (
-            theirs,
-            Fd(os.pidfd_open(os.getpid())) as life,
-            start.sealed(wanted) as file,
-        ):
-            files: dict[str, HasFileno] = {PROGRAM: theirs, LIFE: life, START: file, **given}
-            self._process = launched(files, supervised=supervised, output=output)
-        self._pidfd = Fd(os.pidfd_open(self._process.pid))
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.ready.close)
+            undo.callback(self.ended.close)
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self._channel: ProgramChannel = program_end(ours)
+            undo.callback(self._channel.close)
+            with (
+                theirs,
+                Fd(os.pidfd_open(os.getpid())) as life,
+                start.sealed(wanted) as file,
+            ):
+                files: dict[str, HasFileno] = {PROGRAM: theirs, LIFE: life, START: file, **given}
+                self._process = launched(files, supervised=supervised, output=output)
+            undo.callback(self._process.wait, KILL_S)
+            undo.callback(self._process.kill)
+            self._pidfd = Fd(os.pidfd_open(self._process.pid))
+            undo.callback(self._pidfd.close)
+            try:
+                self._delivery = Delivery(on_event)
+                undo.callback(self._delivery.finish, None)
+                threading.Thread(target=self._read, name="vuproc-daemon", daemon=True).start()
+            except RuntimeError as error:
+                raise OSError(errno.EAGAIN, "no thread can be started") from error
+            undo.pop_all()
         _all.add(self)
-        self._delivery = Delivery(on_event)
-        threading.Thread(target=self._read, name="vuproc-daemon", daemon=True).start()
 
     # The start and the end.
 
@@ -135,20 +155,53 @@ class Running:
     def stop(self, timeout: float) -> Stopped:
         """As `Daemon.stop`. Takes no lock."""
         self._stop_asked = True
-        steps = ((self.terminate, timeout), (self.terminate, URGENT_S), (self.kill, KILL_S))
-        for step, patience in steps:
-            if not self.ended.is_set:
-                step()
-            if wait_for((self.ended,), patience):
-                break
+        self.ask_end()
+        if not wait_for((self.ended,), timeout) and not self._urged():
+            self.kill()
+            wait_for((self.ended,), KILL_S)
         if self.stopped is None:
             raise DaemonSilent(f"process {self._process.pid} cannot be killed")
         if not self._delivery.is_caller:
             wait_for((self._delivery.done,), DELIVERY_S)
         return self.stopped
 
-    def terminate(self) -> None:
-        """Ask it to end in order, and for the second time, without waiting for its workers."""
+    def end_at_once(self) -> None:
+        """Have it end without waiting for anything, since its start was given up."""
+        try:
+            if not self.ended.is_set:
+                self.stop(0.0)
+        finally:
+            if not self.ended.is_set:
+                self.kill()
+
+    def ask_end(self) -> None:
+        """Ask it to end in order. Idempotent: a second SIGTERM would cut that short.
+
+        Two threads at once may both send it, which the master takes for one (`ECHO_S`).
+        """
+        if self._end_asked_at is None:
+            self._end_asked_at = time.monotonic()
+            self._terminate()
+
+    def urge(self) -> None:
+        """Ask it not to wait for its workers, unless it was asked to end just now."""
+        self.ask_end()
+        self._terminate()
+
+    def _urged(self) -> bool:
+        """Ask it not to wait for its workers; whether it has ended soon after."""
+        asked_at = time.monotonic() if self._end_asked_at is None else self._end_asked_at
+        if wait_for((self.ended,), max(0.0, asked_at + AGAIN_S - time.monotonic())):
+            return True
+        until = time.monotonic() + URGENT_S
+        # More than once: a master that was late to see the first may take the next for its echo.
+        while (left := until - time.monotonic()) > 0:
+            self._terminate()
+            if wait_for((self.ended,), min(left, AGAIN_S)):
+                return True
+        return False
+
+    def _terminate(self) -> None:
         self._signal(self._pidfd, signal.SIGTERM)
 
     def kill(self) -> None:
@@ -227,10 +280,12 @@ class Running:
         """Take one message; whether there may be more."""
         try:
             received = self._channel.receive()
-        except ChannelError as error:
-            if not isinstance(error, ChannelClosed):
-                log.error("the master of a daemon says what is not understood: %s", error)
+        except ChannelClosed:
             return False
+        except ChannelError as error:
+            # One datagram is lost, as if no descriptor was free for what came with it.
+            log.error("a message of a daemon's master is lost: %s", error)
+            return True
         if received is None:
             return True
         told, files = received
@@ -243,34 +298,44 @@ class Running:
             file.close()
         if isinstance(told, Refused):
             self.refused = error_of(told)
+        elif isinstance(told, Began):
+            self._master_is(told.pid)
         elif not isinstance(told, Answer):
             self._happened(told)
         return True
 
     def _happened(self, event: AnyEvent) -> None:
         if isinstance(event, Stopped):
-            self._last_word = event.reason  # the process is there still
+            self._last_word = event  # the process is there still
             return
         if isinstance(event, Ready):
-            self._is_ready(event)
+            self._master_is(event.pid)
+            self.ready.set()
         self._delivery.put(event)
 
-    def _is_ready(self, event: Ready) -> None:
-        if event.pid != self._master_pid:
-            before, self._master = self._master, None
-            if before is not None:
-                before.close()
-            with contextlib.suppress(OSError):  # it may have ended since
-                self._master = Fd(os.pidfd_open(event.pid))
-        self._master_pid = event.pid
-        self.ready.set()
+    def _master_is(self, pid: int) -> None:
+        if pid == self._master_pid:
+            return
+        self._last_word = None
+        before, self._master = self._master, None
+        if before is not None:
+            before.close()
+        with contextlib.suppress(OSError):  # it may have ended since
+            self._master = Fd(os.pidfd_open(pid))
+        self._master_pid = pid
 
     def _finish(self) -> None:
         """The process has ended."""
         while self._hear_rest():
             pass
-        code = _reaped(self._process)
-        reason = self._last_word or ending_of(code)
+        said = self._last_word
+        code = _reaped(self._process, self._pidfd)
+        if code is not None:
+            reason = said.reason if said is not None else ending_of(code)
+        elif said is not None:
+            code, reason = said.code, said.reason
+        else:
+            code, reason = UNKNOWN, "its process has ended; somebody else was told how"
         if self.refused is not None:
             reason = str(self.refused)
         elif self._stop_asked and code == 0:
@@ -298,11 +363,22 @@ class Running:
         self._channel.close()
 
 
-def _reaped(process: subprocess.Popen[bytes]) -> int:
-    try:
-        return process.wait(KILL_S)
-    except subprocess.TimeoutExpired:
+def _reaped(process: subprocess.Popen[bytes], pidfd: Fd) -> int | None:
+    """Its exit code, negative for a signal; None if the program has its children reaped by the
+    kernel or by other code. (Popen takes that for an end in order.)
+    """
+    poller = select.poll()
+    poller.register(pidfd.fileno(), select.POLLIN)
+    if not poller.poll(KILL_S * 1000):
         return -signal.SIGKILL
+    try:
+        found = os.waitid(os.P_PIDFD, pidfd.fileno(), os.WEXITED | os.WNOWAIT)
+    except ChildProcessError:
+        found = None
+    process.poll()
+    if found is None:
+        return None
+    return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
 
 
 def _forget_all_in_child() -> None:
