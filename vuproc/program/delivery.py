@@ -30,7 +30,11 @@ class Delivery:
         self._thread: threading.Thread | None = None
         if on_event is not None:
             self._thread = threading.Thread(target=self._run, name="vuproc-events", daemon=True)
-            self._thread.start()
+            try:
+                self._thread.start()
+            except BaseException:
+                self.done.close()
+                raise
 
     @property
     def is_caller(self) -> bool:

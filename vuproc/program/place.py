@@ -68,7 +68,7 @@ class _Number:
 
 def as_file(file: HasFileno | int | None) -> HasFileno | None:
     """What has that descriptor, whoever owns it. TypeError for what has none."""
-    if isinstance(file, int) and not isinstance(file, bool):
+    if isinstance(file, int):
         return _Number(file)
     if file is not None and not hasattr(file, "fileno"):
         raise TypeError(f"a descriptor or an open file is wanted, not {shown(file)}")
