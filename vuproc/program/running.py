@@ -9,25 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
 import logging
 import os
-import queue
 import select
 import signal
 import socket
-import subprocess
 import threading
 import time
 import weakref
 from typing import Any
 
-import msgspec
-
-from vuproc import device_object
 from vuproc.errors import (
     ConfigErrors,
-    DaemonRefused,
     DaemonSilent,
     NotRunning,
     StartRefused,
@@ -38,7 +31,7 @@ from vuproc.fd import Fd
 from vuproc.handover.sd_notify import HasFileno
 from vuproc.program import start
 from vuproc.program.delivery import Delivery, OnEvent
-from vuproc.program.endings import ending_of, error_of
+from vuproc.program.endings import end_of, error_of
 from vuproc.program.flag import Flag, wait_for
 from vuproc.program.launch import launched
 from vuproc.program.messages import (
@@ -46,12 +39,12 @@ from vuproc.program.messages import (
     PROGRAM,
     START,
     Answer,
-    Ask,
     Began,
     ProgramChannel,
     Refused,
     program_end,
 )
+from vuproc.program.requests import ASK_TIMEOUT_S, Requests
 from vuproc.signals import ECHO_S
 from vuproc.workers.channel import ChannelClosed, ChannelError
 
@@ -59,8 +52,6 @@ log = logging.getLogger("vuproc.daemon")
 
 START_TIMEOUT_S = 60.0
 """Seconds that a start may take, if the caller does not say: longer than one worker's imports."""
-ASK_TIMEOUT_S = 10.0
-"""Seconds in which the master must answer a request: longer than it may wait for a worker."""
 URGENT_S = 3.0
 """Seconds that it has to end once it was asked not to wait for its workers."""
 AGAIN_S = ECHO_S + 0.1
@@ -69,8 +60,6 @@ KILL_S = 5.0
 """Seconds in which what was killed must be gone."""
 DELIVERY_S = 1.0
 """Seconds that the program's `on_event` has to take the last events before a stop returns."""
-UNKNOWN = 1
-"""The exit code of a process whose own nobody could tell."""
 _all: weakref.WeakSet[Running] = weakref.WeakSet()
 
 
@@ -96,15 +85,13 @@ class Running:
         self._end_asked_at: float | None = None
         self._last_word: Stopped | None = None
         self._master: Fd | None = None
-        self._serials = itertools.count(1)
-        self._sending = threading.Lock()
-        self._asked: dict[int, queue.SimpleQueue[Answer | None]] = {}
         with contextlib.ExitStack() as undo:
             undo.callback(self.ready.close)
             undo.callback(self.ended.close)
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             self._channel: ProgramChannel = program_end(ours)
             undo.callback(self._channel.close)
+            self._requests = Requests(self._channel)
             with (
                 theirs,
                 Fd(os.pidfd_open(os.getpid())) as life,
@@ -225,31 +212,10 @@ class Running:
         file: Fd | None = None,
         timeout: float = ASK_TIMEOUT_S,
     ) -> Any:
-        """Ask the master for a verb; what it gives. Raises DaemonRefused, DaemonSilent or
-        NotRunning.
-        """
-        serial = next(self._serials)
-        answers = self._asked[serial] = queue.SimpleQueue()
-        deadline = time.monotonic() + timeout
-        try:
-            if self.ended.is_set:
-                raise NotRunning("the daemon has ended")
-            try:
-                with self._sending:
-                    self._channel.send(Ask(serial, verb, number, file))
-                answer = answers.get(timeout=max(0.0, deadline - time.monotonic()))
-            except ChannelClosed:
-                raise NotRunning("the daemon is ending") from None
-            except (ChannelError, queue.Empty):
-                raise DaemonSilent(f"no answer to {verb} within {timeout:g} s") from None
-        finally:
-            del self._asked[serial]
-        if answer is None:
+        """As `Requests.ask`; raises NotRunning too."""
+        if self.ended.is_set:
             raise NotRunning("the daemon has ended")
-        if answer.result is None:
-            raise DaemonRefused(answer.error or "no answer that makes sense")
-        with answer.result as result:
-            return msgspec.msgpack.decode(device_object.content_of(result))
+        return self._requests.ask(verb, number, file, timeout)
 
     # What the master tells: the reading thread.
 
@@ -289,11 +255,8 @@ class Running:
         if received is None:
             return True
         told, files = received
-        if isinstance(told, Answer):
-            answers = self._asked.get(told.serial)
-            if answers is not None:
-                answers.put(told)
-                return True
+        if isinstance(told, Answer) and self._requests.answered(told):
+            return True
         for file in files:
             file.close()
         if isinstance(told, Refused):
@@ -328,14 +291,7 @@ class Running:
         """The process has ended."""
         while self._hear_rest():
             pass
-        said = self._last_word
-        code = _reaped(self._process, self._pidfd)
-        if code is not None:
-            reason = said.reason if said is not None else ending_of(code)
-        elif said is not None:
-            code, reason = said.code, said.reason
-        else:
-            code, reason = UNKNOWN, "its process has ended; somebody else was told how"
+        code, reason = end_of(self._process, self._pidfd, self._last_word, KILL_S)
         if self.refused is not None:
             reason = str(self.refused)
         elif self._stop_asked and code == 0:
@@ -347,8 +303,7 @@ class Running:
         self._channel.close()
         self.stopped = stopped
         self.ended.set()
-        for answers in list(self._asked.values()):
-            answers.put(None)
+        self._requests.end()
         self._delivery.finish(stopped if self.ready.is_set else None)
         self.ready.close()
         self.ended.close()
@@ -361,24 +316,6 @@ class Running:
     def forget_in_child(self) -> None:
         """This is a fork of the program: nothing of the daemon is its business."""
         self._channel.close()
-
-
-def _reaped(process: subprocess.Popen[bytes], pidfd: Fd) -> int | None:
-    """Its exit code, negative for a signal; None if the program has its children reaped by the
-    kernel or by other code. (Popen takes that for an end in order.)
-    """
-    poller = select.poll()
-    poller.register(pidfd.fileno(), select.POLLIN)
-    if not poller.poll(KILL_S * 1000):
-        return -signal.SIGKILL
-    try:
-        found = os.waitid(os.P_PIDFD, pidfd.fileno(), os.WEXITED | os.WNOWAIT)
-    except ChildProcessError:
-        found = None
-    process.poll()
-    if found is None:
-        return None
-    return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
 
 
 def _forget_all_in_child() -> None:
