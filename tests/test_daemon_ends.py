@@ -144,7 +144,7 @@ def test_a_stop_during_the_launch_ends_the_start(
 ) -> None:
     daemon = Daemon(Mark(), tmp_path / "s")
     overtaken(monkeypatch, daemon.stop)
-    with pytest.raises(StartRefused):
+    with pytest.raises(StartRefused, match="asked to stop"):
         daemon.start()
     assert not daemon.running
     monkeypatch.undo()

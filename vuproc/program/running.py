@@ -294,7 +294,7 @@ class Running:
         code, reason = end_of(self._process, self._pidfd, self._last_word, KILL_S)
         if self.refused is not None:
             reason = str(self.refused)
-        elif self._stop_asked and code == 0:
+        elif code == 0 and (self._stop_asked or not reason):
             reason = "it was asked to stop"
         stopped = Stopped(reason=reason, code=code)
         for file in (self._pidfd, self._master):
