@@ -23,8 +23,9 @@ from vuproc.program import start
 from vuproc.program.delivery import EVENTS_MOST, Delivery
 from vuproc.program.flag import Flag, wait_for
 from vuproc.program.link import WAITING_MOST, ProgramLink
-from vuproc.program.messages import Answer, Ask, ProgramChannel, program_end
+from vuproc.program.messages import Answer, Ask, Began, ProgramChannel, Refused, program_end
 from vuproc.program.start import ObjectStart
+from vuproc.workers.channel import MAX_DATAGRAM
 
 BOUND_S = 20.0
 
@@ -144,16 +145,27 @@ def test_a_program_that_has_hung_up_is_no_error(ends: Ends) -> None:
     assert not ends.selector.get_map()
 
 
-def test_a_program_that_says_what_is_not_understood_is_heard_no_longer(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_program_that_says_what_is_not_understood_is_heard_on(
+    ends: Ends, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ends = Ends(monkeypatch)
     number = os.dup(ends.program.fileno())
     with socket.socket(fileno=number) as raw:
         raw.send(b"\xff" * 10)
     ends.turn()
     assert "what the program says is not understood" in caplog.text
-    ends.close()
+    (answer,) = ends.ask(Ask(1, "format"))
+    assert answer.error == "unknown verb 'format'"
+
+
+def test_what_is_too_large_to_be_told_holds_up_nothing(ends: Ends) -> None:
+    ends.link.refuse(Refused("device", "x" * MAX_DATAGRAM))
+    ends.link.refuse(Refused("device", "short"))
+    assert [each.reason for each in ends.told() if isinstance(each, Refused)] == ["short"]
+    assert ends.link.due() is None
+
+
+def test_the_first_word_is_which_process_has_begun(ends: Ends) -> None:
+    assert ends.told() == [Began(os.getpid())]
 
 
 def test_events_that_nobody_takes_are_counted() -> None:

@@ -37,9 +37,9 @@ def test_the_example_serves_a_guest_until_a_signal(tmp_path: Path, number: signa
     path = tmp_path / "entropy.sock"
     source = tmp_path / "source"
     source.write_bytes(bytes(range(256)))
-    command = [sys.executable, "-u", str(EXAMPLE), str(path), str(source)]
+    command = [sys.executable, "-u", str(EXAMPLE), "./entropy.sock", "source"]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
+        command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, cwd=tmp_path
     ) as process:
         try:
             assert line(process) == "serving Entropy, 1 queue in 1 worker"

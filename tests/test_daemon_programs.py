@@ -108,6 +108,9 @@ def await_absence(path: Path) -> None:
 
 def test_a_class_of_main_with_options_of_main(tmp_path: Path) -> None:
     text = """
+        import signal
+        # A shell that has started the tests in the background has them inherit SIG_IGN.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         with Daemon(Mine(MineOptions(text="main")), "./s") as daemon:
             print("up")
             print(daemon.wait(20))

@@ -17,27 +17,40 @@ nothing that holds its GIL, delays a front-end. The master ends with the program
 
 from __future__ import annotations
 
+import operator
 import os
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 import msgspec
 
 from vuproc.device import Device
-from vuproc.errors import ConfigErrors, HostRefused, NotRunning, StartRefused, in_words
+from vuproc.errors import (
+    ConfigErrors,
+    DaemonRefused,
+    HostRefused,
+    NotRunning,
+    SocketRefused,
+    StartRefused,
+    in_words,
+)
 from vuproc.events import Stopped
 from vuproc.handover.sd_notify import HasFileno
 from vuproc.ops.status import Status
+from vuproc.options import MAX_QUEUES
+from vuproc.place import shown
 from vuproc.program.aio import AsyncForms
 from vuproc.program.at_exit import STOP_TIMEOUT_S, stop_at_exit
 from vuproc.program.delivery import OnEvent
 from vuproc.program.end_signals import EndSignals
 from vuproc.program.messages import GIVEN
-from vuproc.program.place import Connect, Place, as_file
+from vuproc.program.place import Connect, Place, as_file, is_open
 from vuproc.program.running import START_TIMEOUT_S, Running
 from vuproc.program.start import FileStart, sealed
+from vuproc.program.starting import Starting
 from vuproc.program.wanted import (
     LogLevel,
     Wanted,
@@ -105,6 +118,8 @@ class Daemon(AsyncForms):
         wanted = WantedObject(device, socket, access, keys)
         if supervised and wanted.given is not None:
             raise ValueError("an open socket and supervised exclude each other")
+        if not isinstance(name, (str, type(None))):
+            raise TypeError(f"name is a text, not {shown(name)}")
         wanted.name = name or wanted.name
         self._set_up(wanted, supervised, output, on_event)
 
@@ -141,9 +156,12 @@ class Daemon(AsyncForms):
     ) -> None:
         self._wanted = wanted
         self._supervised = supervised
-        self._output = output
+        self._output = as_file(output)
         self._on_event = on_event
         self._running: Running | None = None
+        self._starting: Starting | None = None
+        self._launching = threading.Lock()
+        self._reloading = threading.Lock()
 
     # The life.
 
@@ -152,27 +170,59 @@ class Daemon(AsyncForms):
 
         Raises a StartRefused after which nothing is left of it: DeviceRefused if the device cannot
         be set up (also by its own `setup`), SocketRefused, HostRefused, StartTimeout after so many
-        seconds. For a device file that is not valid: ConfigErrors. RuntimeError if it runs.
+        seconds. For a device file that is not valid: ConfigErrors. RuntimeError if it runs, or is
+        being started. A `stop` meanwhile ends the start too. What interrupts it, such as
+        KeyboardInterrupt, leaves nothing either.
         """
-        if self.running:
-            raise RuntimeError("the daemon runs already")
-        self._running = None
+        self._start(timeout, Starting())
+        return self
+
+    def _start(
+        self,
+        timeout: float,
+        starting: Starting,
+        on_launch: Callable[[Running], None] = lambda running: None,
+    ) -> None:
+        if not self._launching.acquire(blocking=False):
+            raise RuntimeError("the daemon is being started already")
+        try:
+            if self.running:
+                raise RuntimeError("the daemon runs already")
+            self._running = None
+            self._starting = starting
+            running = self._launched()
+        finally:
+            self._launching.release()
+        try:
+            starting.launched(running)
+            on_launch(running)
+            running.wait_ready(timeout)
+            if starting.overtaken:
+                raise StartRefused("it was asked to stop while it was launched")
+        except BaseException:
+            running.end_at_once()
+            raise
+
+    def _launched(self) -> Running:
+        given, output = self._wanted.given, self._output
+        if given is not None and not is_open(given):
+            raise SocketRefused("the socket that it was given is closed by now")
+        if output is not None and not is_open(output):
+            raise HostRefused("the file for its output is closed")
         wanted = self._wanted.described()
-        given = self._wanted.given
         try:
             running = Running(
                 wanted,
                 {} if given is None else {GIVEN: given},
                 supervised=self._supervised,
-                output=as_file(self._output),
+                output=output,
                 on_event=self._on_event,
             )
         except OSError as error:
             raise HostRefused(f"its process cannot be started: {in_words(error)}") from error
         self._running = running
         stop_at_exit(running)
-        running.wait_ready(timeout)
-        return self
+        return running
 
     def wait(self, timeout: float | None = None) -> Stopped | None:
         """Wait for the end, and say why; None if it still runs after `timeout` seconds.
@@ -185,9 +235,13 @@ class Daemon(AsyncForms):
         """End it in order: its rings finish what they have, its front-end is disconnected.
 
         What has not ended after `timeout` seconds is asked not to wait for its workers, and killed
-        3 seconds later. Idempotent; None if it was never started. It takes no lock, so a signal
-        handler may call it. Raises DaemonSilent if even SIGKILL does not end it.
+        3 seconds later. Idempotent: another `stop` of the same daemon waits with its own timeout.
+        None if it was never started, or is being launched just now: then `start` raises
+        StartRefused. It takes no lock, so a signal handler may call it. Raises DaemonSilent if even
+        SIGKILL does not end it.
         """
+        if self._starting is not None:
+            self._starting.given_up = True
         running = self._running
         if running is None or running.owner != os.getpid():
             return None
@@ -203,13 +257,14 @@ class Daemon(AsyncForms):
         ends = EndSignals()
         with ends:
             try:
-                self.start(timeout)
+                self._start(timeout, Starting(), ends.tell)
             except (StartRefused, ConfigErrors) as error:
+                if ends.came:
+                    return EXIT_OK
                 if self._running is None or self._running.refused is not error:
                     print(f"vuproc {self._wanted.name}: ERROR: {error}", file=sys.stderr)
                 return EXIT_FAILURE
             running = self._run()
-            ends.tell(running)
             running.wait(None)
             stopped = running.stop(0.0)
         return EXIT_OK if stopped.ok else EXIT_FAILURE
@@ -247,6 +302,9 @@ class Daemon(AsyncForms):
 
     def restart_queue(self, number: int) -> None:
         """Serve a broken queue again, from its record. Raises DaemonRefused."""
+        number = operator.index(number)
+        if not 0 <= number < MAX_QUEUES:
+            raise DaemonRefused(f"no queue {number}")
         self._run().ask("queue-restart", number)
 
     def reload(self, device: Device | None = None) -> list[str]:
@@ -263,14 +321,19 @@ class Daemon(AsyncForms):
             if device is not None:
                 raise TypeError("the device of this daemon comes from a device file")
             return _lines(running.ask("reload"))
-        before = wanted.device
-        wanted.device = before if device is None else checked_device(device)
-        try:
-            with sealed(wanted.described(running=True)) as file:
-                return _lines(running.ask("reload", file=file))
-        except BaseException:
-            wanted.device = before
-            raise
+        with self._reloading:
+            found = wanted.device if device is None else checked_device(device)
+            described = wanted.described(found, running=True)
+            try:
+                file = sealed(described)
+            except OSError as error:
+                raise DaemonRefused(
+                    f"the device cannot be handed over: {in_words(error)}"
+                ) from error
+            with file:
+                lines = _lines(running.ask("reload", file=file))
+            wanted.device = found
+        return lines
 
     # What is ours.
 

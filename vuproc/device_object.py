@@ -22,6 +22,7 @@ from vuproc import struct_class, texts
 from vuproc.device import Device
 from vuproc.errors import DeviceWrong
 from vuproc.fd import Fd
+from vuproc.options import Options
 
 MAX_BYTES = 64 << 20
 """Bytes of the largest packed device. What is larger belongs into a file: `shared_files`."""
@@ -36,12 +37,18 @@ class _Packed(msgspec.Struct):
     device: bytes
 
 
-def pack(device: Device) -> bytes:
-    """The device with its class, where that is not to be had by its name. Raises DeviceWrong."""
+def pack(device: Device, options: Options | None = None) -> bytes:
+    """The device with its class, where that is not to be had by its name, and with these options in
+    place of its own. Raises DeviceWrong.
+    """
     import dill
+
+    before = device.options
 
     class Pickler(dill.Pickler):  # type: ignore[misc]
         def reducer_override(self, obj: Any) -> Any:
+            if obj is before and options is not None:
+                return options.__reduce__()
             return struct_class.parts_of(obj)
 
     output = io.BytesIO()

@@ -32,7 +32,10 @@ Size = Annotated[int, Meta(extra={KIND: SIZE}, extra_json_schema={"x-kind": SIZE
 """A number of bytes. A device file may write 64MiB (KiB to TiB); the struct holds an int."""
 
 FilePath = Annotated[str, Meta(extra={KIND: PATH}, extra_json_schema={"x-kind": PATH})]
-"""A path. A relative one is relative to the device file; the struct holds it absolute."""
+"""A path. A relative one is relative to the device file; the struct holds it absolute. In what a
+program gives its `vuproc.Daemon`, it is relative to the program's folder, and becomes absolute in
+the copy that the device's processes get.
+"""
 
 QueueSize = Annotated[
     int,

@@ -13,8 +13,26 @@ import msgspec
 from vuproc import place
 
 _Struct: Any = type(msgspec.Struct)
-_MADE_BY_STRUCT = frozenset({"__slots__", "__match_args__", "__annotations__", "__weakref__"})
+_MADE_BY_STRUCT = frozenset(
+    {"__slots__", "__match_args__", "__annotations__", "__weakref__", "__dict__"}
+)
 """What the class of a struct has of its metaclass."""
+_CONFIG = (
+    "frozen",
+    "order",
+    "eq",
+    "array_like",
+    "forbid_unknown_fields",
+    "tag",
+    "tag_field",
+    "omit_defaults",
+    "repr_omit_defaults",
+    "gc",
+    "weakref",
+    "dict",
+    "cache_hash",
+)
+"""What the head of a struct's class may say."""
 _META = (
     "gt",
     "ge",
@@ -65,7 +83,7 @@ def _class_parts(cls: Any) -> tuple[Any, ...]:
     ]
     config = {
         name: getattr(cls.__struct_config__, name)
-        for name in ("frozen", "order", "eq", "array_like", "forbid_unknown_fields", "tag")
+        for name in _CONFIG
         if hasattr(cls.__struct_config__, name)
     }
     config["kw_only"] = not any(name in cls.__match_args__ for name, _, _ in fields)

@@ -162,13 +162,17 @@ class Blk(Device):
 
     def __init__(self, options: BlkOptions) -> None:
         super().__init__(options)
-        self._image = options.the_image()
         self._size = 0
         self._block = options.block_size
         self._storage: Storage | None = None
         self._natives: list[NativeBlk] = []
         self._file = self._buffered = -1
         self._forget_driver()
+
+    @property
+    def _image(self) -> Image | None:
+        # By the options of this process: a program's may have been relative when they were made.
+        return self.options.the_image()
 
     # What the master asks.
 

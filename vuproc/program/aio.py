@@ -11,7 +11,9 @@ from vuproc.events import Stopped
 from vuproc.fd import Fd
 from vuproc.ops.status import Status
 from vuproc.program.at_exit import STOP_TIMEOUT_S
+from vuproc.program.flag import LOOK_S
 from vuproc.program.running import START_TIMEOUT_S, Running
+from vuproc.program.starting import Starting
 
 
 class AsyncForms:
@@ -28,20 +30,34 @@ class AsyncForms:
         def restart_queue(self, number: int) -> None: ...  # noqa: D102
         def reload(self, device: Device | None = None) -> list[str]: ...  # noqa: D102
         def _run(self) -> Running: ...
+        def _start(self, timeout: float, starting: Starting) -> None: ...
 
     async def start_async(self, timeout: float = START_TIMEOUT_S) -> Self:
-        """As `start`, while the event loop goes on."""
-        return await asyncio.to_thread(self.start, timeout)
+        """As `start`, while the event loop goes on; what is cancelled leaves nothing."""
+        starting = Starting()
+        start = asyncio.ensure_future(asyncio.to_thread(self._start, timeout, starting))
+        try:
+            await asyncio.shield(start)
+        except asyncio.CancelledError:
+            starting.give_up()
+            await asyncio.wait({start})
+            if start.exception() is None:  # it was up already
+                await asyncio.to_thread(self.stop)
+            raise
+        return self
 
     async def wait_async(self, timeout: float | None = None) -> Stopped | None:
         """As `wait`, while the event loop goes on; it may be cancelled."""
         running = self._run()
         deadline = None if timeout is None else time.monotonic() + timeout
-        while (flag := running.ended.copy()) is not None:
+        while not running.ended.is_set:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
-                flag.close()
                 break
+            flag = running.ended.copy()
+            if flag is None:  # no descriptor is free
+                await asyncio.sleep(LOOK_S if left is None else min(LOOK_S, left))
+                continue
             with flag:
                 await readable(flag, left)
         return running.stopped

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import time
 import weakref
 
 from vuproc.program.running import Running
@@ -22,10 +23,11 @@ def stop_at_exit(running: Running) -> None:
 def _stop_all() -> None:
     """The program ends: its daemons end in order, all at a time."""
     left = [each for each in _to_stop if each.owner == os.getpid() and not each.ended.is_set]
+    deadline = time.monotonic() + STOP_TIMEOUT_S
     for running in left:
-        running.terminate()
+        running.ask_end()
     for running in left:
-        running.stop(STOP_TIMEOUT_S)
+        running.stop(max(0.0, deadline - time.monotonic()))
 
 
 atexit.register(_stop_all)

@@ -30,7 +30,11 @@ class Delivery:
         self._thread: threading.Thread | None = None
         if on_event is not None:
             self._thread = threading.Thread(target=self._run, name="vuproc-events", daemon=True)
-            self._thread.start()
+            try:
+                self._thread.start()
+            except BaseException:
+                self.done.close()
+                raise
 
     @property
     def is_caller(self) -> bool:
@@ -67,7 +71,7 @@ class Delivery:
         while (event := self._events.get()) is not None:
             try:
                 self._on_event(event)
-            except Exception:
+            except BaseException:
                 log.exception("on_event raised at: %s", event)
         self._finish()
 

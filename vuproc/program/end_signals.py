@@ -15,14 +15,15 @@ class EndSignals:
 
     def __init__(self) -> None:
         self._running: Running | None = None
-        self._came = 0
+        self.came = 0
+        """So many of them have come."""
         self._before: dict[signal.Signals, Any] = {}
 
     def tell(self, running: Running) -> None:
         """It is this one; what has come already is told."""
         self._running = running
-        for _ in range(self._came):
-            running.terminate()
+        if self.came:
+            running.ask_end()
 
     def __enter__(self) -> None:
         if threading.current_thread() is threading.main_thread():
@@ -34,6 +35,9 @@ class EndSignals:
             signal.signal(number, handler)
 
     def _caught(self, number: int, frame: FrameType | None) -> None:
-        self._came += 1
-        if self._running is not None:
-            self._running.terminate()
+        self.came += 1
+        running = self._running
+        if running is not None and self.came == 1:
+            running.ask_end()
+        elif running is not None:
+            running.urge()

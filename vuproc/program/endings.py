@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import select
 import signal
+import subprocess
 
 from vuproc.errors import (
     ConfigError,
@@ -12,7 +15,12 @@ from vuproc.errors import (
     SocketRefused,
     StartRefused,
 )
+from vuproc.events import Stopped
+from vuproc.fd import Fd
 from vuproc.program.messages import Refused
+
+UNKNOWN = 1
+"""The exit code of a process whose own nobody could tell."""
 
 
 def error_of(told: Refused) -> StartRefused | ConfigErrors:
@@ -35,3 +43,36 @@ def ending_of(code: int) -> str:
         return f"its process was killed by {signal.Signals(-code).name}"
     except ValueError:  # a real-time one, which has no name
         return f"its process was killed by signal {-code}"
+
+
+def end_of(
+    process: subprocess.Popen[bytes], pidfd: Fd, said: Stopped | None, timeout: float
+) -> tuple[int, str]:
+    """Why a process has ended, or does within `timeout` seconds: its exit code, and in words.
+
+    `said` is what its master has said last.
+    """
+    code = _reaped(process, pidfd, timeout)
+    if code is not None:
+        return code, ending_of(code) if said is None else said.reason
+    if said is not None:
+        return said.code, said.reason
+    return UNKNOWN, "its process has ended, and somebody else was told how"
+
+
+def _reaped(process: subprocess.Popen[bytes], pidfd: Fd, timeout: float) -> int | None:
+    """Its exit code, negative for a signal; None if the program has its children reaped by the
+    kernel or by other code. (Popen takes that for an end in order.)
+    """
+    poller = select.poll()
+    poller.register(pidfd.fileno(), select.POLLIN)
+    if not poller.poll(timeout * 1000):
+        return -signal.SIGKILL
+    try:
+        found = os.waitid(os.P_PIDFD, pidfd.fileno(), os.WEXITED | os.WNOWAIT)
+    except ChildProcessError:
+        found = None
+    process.poll()
+    if found is None:
+        return None
+    return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status

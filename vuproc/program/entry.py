@@ -48,20 +48,24 @@ def run() -> int:
         channel, life, file = (left.pop(name)[0] for name in (PROGRAM, LIFE, START))
         wanted, content = start.read(file)
         file.close()
+        in_force = _in_force(left)
+        if in_force and isinstance(wanted, ObjectStart):
+            # A reload has changed it since: for a master that has died, what was in force goes on.
+            wanted, content = start.decode(in_force), in_force
     except (InheritError, KeyError, OSError, ValueError) as error:
         print(f"vuproc: not the start of a daemon: {texts.described(error)}", file=sys.stderr)
         return EXIT_FAILURE
     end_with(life, channel)
     link = ProgramLink(channel, life, wanted, content)
     try:
-        return _serve(link, wanted, content, left)
+        return _serve(link, wanted, in_force, left)
     finally:
         link.end()
 
 
-def _serve(link: ProgramLink, wanted: AnyStart, content: bytes, left: Left) -> int:
+def _serve(link: ProgramLink, wanted: AnyStart, in_force: bytes, left: Left) -> int:
     try:
-        file = _described(wanted, content, left)
+        file = link.described() if isinstance(wanted, ObjectStart) else _loaded(wanted, in_force)
         given = left.pop(GIVEN, ())
         number = given[0].take() if given else None
         return serve(file, number, _again(wanted, link), program=link, left=left)
@@ -71,15 +75,8 @@ def _serve(link: ProgramLink, wanted: AnyStart, content: bytes, left: Left) -> i
         return EXIT_USAGE
 
 
-def _described(wanted: AnyStart, content: bytes, left: Left) -> DeviceFile:
-    """What is to be served: as it was in force for a master that has died, if there was one."""
-    in_force = _in_force(left)
-    if isinstance(wanted, ObjectStart):
-        if in_force:
-            before = start.decode(in_force)
-            assert isinstance(before, ObjectStart)
-            return before.described(in_force)
-        return wanted.described(content)
+def _loaded(wanted: FileStart, in_force: bytes) -> DeviceFile:
+    """The device file: as it was in force for a master that has died, if there was one."""
     if in_force:
         with contextlib.suppress(ConfigErrors):
             return wanted.load(in_force, look=False)

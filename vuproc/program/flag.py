@@ -26,8 +26,17 @@ class Flag:
         with contextlib.suppress(ValueError):
             os.eventfd_write(self._file.fileno(), 1)
 
+    @property
+    def number(self) -> int | None:
+        """The descriptor's, of no use once the flag is closed; None: it is."""
+        with contextlib.suppress(ValueError):
+            return self._file.fileno()
+        return None
+
     def copy(self) -> Fd | None:
-        """A descriptor, the caller's, which is readable once it is set; None: it is, or closed."""
+        """A descriptor, the caller's, which is readable once it is set; None: it is, or closed, or
+        no descriptor is free.
+        """
         with contextlib.suppress(ValueError, OSError):
             return None if self.is_set else self._file.dup()
         return None
@@ -45,13 +54,12 @@ def wait_for(flags: tuple[Flag, ...], timeout: float | None) -> bool:
         if left <= 0:
             return False
         poller = select.poll()
-        copies = [copy for flag in flags if (copy := flag.copy()) is not None]
-        try:
-            for copy in copies:
-                poller.register(copy.fileno(), select.POLLIN)
-            if len(copies) == len(flags):
-                poller.poll(left * 1000)
-        finally:
-            for copy in copies:
-                copy.close()
+        # No copies, for which a descriptor may be lacking. A flag is set before it is closed, and
+        # a number that is another file's by then costs no more than `LOOK_S`.
+        for number in [flag.number for flag in flags]:
+            if number is not None:
+                poller.register(number, select.POLLIN)
+        if any(flag.is_set for flag in flags):
+            break
+        poller.poll(left * 1000)
     return True

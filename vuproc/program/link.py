@@ -6,6 +6,7 @@ The program may be busy for as long as it likes: nothing here waits for it.
 from __future__ import annotations
 
 import logging
+import os
 import selectors
 import socket
 from collections import deque
@@ -29,12 +30,13 @@ from vuproc.program.messages import (
     Answer,
     AnyTold,
     Ask,
+    Began,
     LinkChannel,
     Refused,
     link_end,
 )
 from vuproc.program.start import AnyStart, ObjectStart
-from vuproc.workers.channel import ChannelClosed, ChannelError
+from vuproc.workers.channel import ChannelClosed, ChannelError, TooLarge
 
 log = logging.getLogger("vuproc.master")
 
@@ -66,6 +68,7 @@ class ProgramLink:
         self._verbs: Mapping[str, Verb] = {}
         self._kept: dict[str, Fd] = {}
         events.listen(self._on_event)
+        self._post(Began(os.getpid()))
 
     def described(self) -> Any:
         """What the program wants served by now, as a device file. Raises DeviceWrong."""
@@ -135,6 +138,9 @@ class ProgramLink:
             self._channel.send(message, timeout=0.0)
         except ChannelClosed:
             return True  # the program is gone, which ends us
+        except TooLarge as error:
+            log.error("the program is not told of a %s: %s", type(message).__name__, error)
+            return True
         except ChannelError:
             return False
         return True
@@ -151,10 +157,11 @@ class ProgramLink:
             return
         try:
             received = self._channel.receive()
-        except ChannelError as error:
-            if not isinstance(error, ChannelClosed):
-                log.error("what the program says is not understood: %s", error)
+        except ChannelClosed:
             self._hang_up()
+            return
+        except ChannelError as error:
+            log.error("what the program says is not understood: %s", error)
             return
         if received is None:
             return

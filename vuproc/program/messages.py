@@ -1,7 +1,8 @@
 """What a program and the master of its daemon say to each other, one datagram a message.
 
 The program asks, the master answers each `Ask` once with an `Answer` that repeats the serial, and
-tells of events in between. A start that fails is told by `Refused`, and then the master ends.
+tells of events in between; its first word is `Began`. A start that fails is told by `Refused`, and
+then the master ends.
 """
 
 from __future__ import annotations
@@ -47,6 +48,12 @@ class Answer(msgspec.Struct, frozen=True, tag=True):
     result: Fd | None = None
 
 
+class Began(msgspec.Struct, frozen=True, tag=True):
+    """A master has begun, and has done nothing yet: it is this process."""
+
+    pid: int
+
+
 class Refused(msgspec.Struct, frozen=True, tag=True):
     """The device cannot be served. `errors`: of a device file, as `ConfigError` has them."""
 
@@ -55,7 +62,7 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
     errors: tuple[tuple[str, int, int, str], ...] = ()
 
 
-AnyTold = AnyEvent | Answer | Refused
+AnyTold = AnyEvent | Answer | Began | Refused
 ProgramChannel = Channel[Ask, AnyTold]
 LinkChannel = Channel[AnyTold, Ask]
 

@@ -12,6 +12,7 @@ from vuproc.device_file.device_class import class_problems
 from vuproc.device_file.model import Socket
 from vuproc.device_file.owner import owner_problems
 from vuproc.errors import DeviceRefused, SocketRefused
+from vuproc.program.absolute import absolute
 
 
 def check_device(device: Device) -> None:
@@ -55,7 +56,7 @@ def _of_options(device: Device) -> Iterator[str]:
     yield from kept_options_problems(device)
     options = device.options
     try:
-        for name, message in options.problems():
+        for name, message in absolute(options).problems():
             yield f"{name}: {message}" if name else message
     except (Exception, SystemExit) as error:
         yield place.raised(type(options), "problems", error)

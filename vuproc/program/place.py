@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from vuproc.fd import Fd, FdKind
 from vuproc.handover.sd_notify import HasFileno
+from vuproc.place import shown
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,12 @@ def met_at(place: Place) -> tuple[str | None, bool, HasFileno | None]:
     ValueError for a descriptor that is no such socket, or not open.
     """
     if isinstance(place, Connect):
-        return os.path.abspath(os.fspath(place.path)), True, None
+        return _path(place.path), True, None
     if isinstance(place, (str, os.PathLike)):
-        return os.path.abspath(os.fspath(place)), False, None
+        return _path(place), False, None
     given = as_file(place)
-    assert given is not None
+    if given is None:
+        raise TypeError("a path, a Connect or an open socket is wanted, not None")
     try:
         with Fd(os.dup(given.fileno())) as copy:
             fits = copy.kind is FdKind.SOCKET and _is_unix_stream(copy)
@@ -40,6 +42,13 @@ def met_at(place: Place) -> tuple[str | None, bool, HasFileno | None]:
     if not fits:
         raise ValueError(f"descriptor {given.fileno()} is no Unix stream socket")
     return None, False, given
+
+
+def _path(place: str | os.PathLike[str]) -> str:
+    found = os.fspath(place) if isinstance(place, os.PathLike) else place
+    if not isinstance(found, str):
+        raise TypeError(f"the path of a socket is a text, not {shown(found)}")
+    return os.path.abspath(found)
 
 
 def _is_unix_stream(file: Fd) -> bool:
@@ -58,5 +67,18 @@ class _Number:
 
 
 def as_file(file: HasFileno | int | None) -> HasFileno | None:
-    """What has that descriptor, whoever owns it."""
-    return _Number(file) if isinstance(file, int) else file
+    """What has that descriptor, whoever owns it. TypeError for what has none."""
+    if isinstance(file, int):
+        return _Number(file)
+    if file is not None and not hasattr(file, "fileno"):
+        raise TypeError(f"a descriptor or an open file is wanted, not {shown(file)}")
+    return file
+
+
+def is_open(file: HasFileno) -> bool:
+    """Whether its descriptor is open at this moment."""
+    try:
+        os.fstat(file.fileno())
+    except (OSError, ValueError):  # a file of Python's that is closed has no number
+        return False
+    return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 
 from vuproc import texts
 from vuproc.errors import (
@@ -44,15 +45,27 @@ _WHOSE: tuple[tuple[tuple[type[Exception], ...], Whose], ...] = (
 """Whose matter it is; the first that fits counts."""
 ERRORS_MOST = 64
 """Errors of a device file that a program is told of."""
+ERRORS_BYTES = 48 << 10
+"""Bytes of their texts, which must fit into one datagram."""
 
 
 def refusal_of(error: Exception) -> Refused:
     """What a program is told of an error that its device cannot be served for."""
     if isinstance(error, ConfigErrors):
-        errors = [(each.file, each.line, each.column, each.message) for each in error.errors]
-        return Refused("file", "", tuple(errors[:ERRORS_MOST]))
+        return Refused("file", "", tuple(_fitting(error)))
     whose: Whose = next((whose for kinds, whose in _WHOSE if isinstance(error, kinds)), "bug")
     return Refused(whose, texts.block(in_words(error)))
+
+
+def _fitting(errors: ConfigErrors) -> Iterator[tuple[str, int, int, str]]:
+    """The first of the errors, as many as a message has room for."""
+    room = ERRORS_BYTES
+    for each in errors.errors[:ERRORS_MOST]:
+        message = texts.line(each.message)
+        room -= len(each.file.encode(errors="replace")) + len(message.encode())
+        if room < 0:
+            return
+        yield each.file, each.line, each.column, message
 
 
 def explain(error: Exception) -> None:

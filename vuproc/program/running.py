@@ -8,25 +8,19 @@ stop a daemon whatever the thread that it interrupts is at.
 from __future__ import annotations
 
 import contextlib
-import itertools
+import errno
 import logging
 import os
-import queue
 import select
 import signal
 import socket
-import subprocess
 import threading
 import time
 import weakref
 from typing import Any
 
-import msgspec
-
-from vuproc import device_object
 from vuproc.errors import (
     ConfigErrors,
-    DaemonRefused,
     DaemonSilent,
     NotRunning,
     StartRefused,
@@ -37,7 +31,7 @@ from vuproc.fd import Fd
 from vuproc.handover.sd_notify import HasFileno
 from vuproc.program import start
 from vuproc.program.delivery import Delivery, OnEvent
-from vuproc.program.endings import ending_of, error_of
+from vuproc.program.endings import end_of, error_of
 from vuproc.program.flag import Flag, wait_for
 from vuproc.program.launch import launched
 from vuproc.program.messages import (
@@ -45,21 +39,23 @@ from vuproc.program.messages import (
     PROGRAM,
     START,
     Answer,
-    Ask,
+    Began,
     ProgramChannel,
     Refused,
     program_end,
 )
+from vuproc.program.requests import ASK_TIMEOUT_S, Requests
+from vuproc.signals import ECHO_S
 from vuproc.workers.channel import ChannelClosed, ChannelError
 
 log = logging.getLogger("vuproc.daemon")
 
 START_TIMEOUT_S = 60.0
 """Seconds that a start may take, if the caller does not say: longer than one worker's imports."""
-ASK_TIMEOUT_S = 10.0
-"""Seconds in which the master must answer a request: longer than it may wait for a worker."""
 URGENT_S = 3.0
 """Seconds that it has to end once it was asked not to wait for its workers."""
+AGAIN_S = ECHO_S + 0.1
+"""Seconds after which one more SIGTERM cannot be taken for an echo of the one before."""
 KILL_S = 5.0
 """Seconds in which what was killed must be gone."""
 DELIVERY_S = 1.0
@@ -79,31 +75,42 @@ class Running:
         output: HasFileno | None,
         on_event: OnEvent | None,
     ) -> None:
-        """Launch it; does not wait. Raises OSError."""
+        """Launch it; does not wait. Raises OSError, and then nothing is left of it."""
         self.owner = os.getpid()
         self.ready, self.ended = Flag(), Flag()
         self._master_pid = 0
         self.stopped: Stopped | None = None
         self.refused: StartRefused | ConfigErrors | None = None
         self._stop_asked = False
-        self._last_word = ""
+        self._end_asked_at: float | None = None
+        self._last_word: Stopped | None = None
         self._master: Fd | None = None
-        self._serials = itertools.count(1)
-        self._sending = threading.Lock()
-        self._asked: dict[int, queue.SimpleQueue[Answer | None]] = {}
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._channel: ProgramChannel = program_end(ours)
-        with (
-            theirs,
-            Fd(os.pidfd_open(os.getpid())) as life,
-            start.sealed(wanted) as file,
-        ):
-            files: dict[str, HasFileno] = {PROGRAM: theirs, LIFE: life, START: file, **given}
-            self._process = launched(files, supervised=supervised, output=output)
-        self._pidfd = Fd(os.pidfd_open(self._process.pid))
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.ready.close)
+            undo.callback(self.ended.close)
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self._channel: ProgramChannel = program_end(ours)
+            undo.callback(self._channel.close)
+            self._requests = Requests(self._channel)
+            with (
+                theirs,
+                Fd(os.pidfd_open(os.getpid())) as life,
+                start.sealed(wanted) as file,
+            ):
+                files: dict[str, HasFileno] = {PROGRAM: theirs, LIFE: life, START: file, **given}
+                self._process = launched(files, supervised=supervised, output=output)
+            undo.callback(self._process.wait, KILL_S)
+            undo.callback(self._process.kill)
+            self._pidfd = Fd(os.pidfd_open(self._process.pid))
+            undo.callback(self._pidfd.close)
+            try:
+                self._delivery = Delivery(on_event)
+                undo.callback(self._delivery.finish, None)
+                threading.Thread(target=self._read, name="vuproc-daemon", daemon=True).start()
+            except RuntimeError as error:
+                raise OSError(errno.EAGAIN, "no thread can be started") from error
+            undo.pop_all()
         _all.add(self)
-        self._delivery = Delivery(on_event)
-        threading.Thread(target=self._read, name="vuproc-daemon", daemon=True).start()
 
     # The start and the end.
 
@@ -135,20 +142,53 @@ class Running:
     def stop(self, timeout: float) -> Stopped:
         """As `Daemon.stop`. Takes no lock."""
         self._stop_asked = True
-        steps = ((self.terminate, timeout), (self.terminate, URGENT_S), (self.kill, KILL_S))
-        for step, patience in steps:
-            if not self.ended.is_set:
-                step()
-            if wait_for((self.ended,), patience):
-                break
+        self.ask_end()
+        if not wait_for((self.ended,), timeout) and not self._urged():
+            self.kill()
+            wait_for((self.ended,), KILL_S)
         if self.stopped is None:
             raise DaemonSilent(f"process {self._process.pid} cannot be killed")
         if not self._delivery.is_caller:
             wait_for((self._delivery.done,), DELIVERY_S)
         return self.stopped
 
-    def terminate(self) -> None:
-        """Ask it to end in order, and for the second time, without waiting for its workers."""
+    def end_at_once(self) -> None:
+        """Have it end without waiting for anything, since its start was given up."""
+        try:
+            if not self.ended.is_set:
+                self.stop(0.0)
+        finally:
+            if not self.ended.is_set:
+                self.kill()
+
+    def ask_end(self) -> None:
+        """Ask it to end in order. Idempotent: a second SIGTERM would cut that short.
+
+        Two threads at once may both send it, which the master takes for one (`ECHO_S`).
+        """
+        if self._end_asked_at is None:
+            self._end_asked_at = time.monotonic()
+            self._terminate()
+
+    def urge(self) -> None:
+        """Ask it not to wait for its workers, unless it was asked to end just now."""
+        self.ask_end()
+        self._terminate()
+
+    def _urged(self) -> bool:
+        """Ask it not to wait for its workers; whether it has ended soon after."""
+        asked_at = time.monotonic() if self._end_asked_at is None else self._end_asked_at
+        if wait_for((self.ended,), max(0.0, asked_at + AGAIN_S - time.monotonic())):
+            return True
+        until = time.monotonic() + URGENT_S
+        # More than once: a master that was late to see the first may take the next for its echo.
+        while (left := until - time.monotonic()) > 0:
+            self._terminate()
+            if wait_for((self.ended,), min(left, AGAIN_S)):
+                return True
+        return False
+
+    def _terminate(self) -> None:
         self._signal(self._pidfd, signal.SIGTERM)
 
     def kill(self) -> None:
@@ -172,31 +212,10 @@ class Running:
         file: Fd | None = None,
         timeout: float = ASK_TIMEOUT_S,
     ) -> Any:
-        """Ask the master for a verb; what it gives. Raises DaemonRefused, DaemonSilent or
-        NotRunning.
-        """
-        serial = next(self._serials)
-        answers = self._asked[serial] = queue.SimpleQueue()
-        deadline = time.monotonic() + timeout
-        try:
-            if self.ended.is_set:
-                raise NotRunning("the daemon has ended")
-            try:
-                with self._sending:
-                    self._channel.send(Ask(serial, verb, number, file))
-                answer = answers.get(timeout=max(0.0, deadline - time.monotonic()))
-            except ChannelClosed:
-                raise NotRunning("the daemon is ending") from None
-            except (ChannelError, queue.Empty):
-                raise DaemonSilent(f"no answer to {verb} within {timeout:g} s") from None
-        finally:
-            del self._asked[serial]
-        if answer is None:
+        """As `Requests.ask`; raises NotRunning too."""
+        if self.ended.is_set:
             raise NotRunning("the daemon has ended")
-        if answer.result is None:
-            raise DaemonRefused(answer.error or "no answer that makes sense")
-        with answer.result as result:
-            return msgspec.msgpack.decode(device_object.content_of(result))
+        return self._requests.ask(verb, number, file, timeout)
 
     # What the master tells: the reading thread.
 
@@ -227,53 +246,55 @@ class Running:
         """Take one message; whether there may be more."""
         try:
             received = self._channel.receive()
-        except ChannelError as error:
-            if not isinstance(error, ChannelClosed):
-                log.error("the master of a daemon says what is not understood: %s", error)
+        except ChannelClosed:
             return False
+        except ChannelError as error:
+            # One datagram is lost, as if no descriptor was free for what came with it.
+            log.error("a message of a daemon's master is lost: %s", error)
+            return True
         if received is None:
             return True
         told, files = received
-        if isinstance(told, Answer):
-            answers = self._asked.get(told.serial)
-            if answers is not None:
-                answers.put(told)
-                return True
+        if isinstance(told, Answer) and self._requests.answered(told):
+            return True
         for file in files:
             file.close()
         if isinstance(told, Refused):
             self.refused = error_of(told)
+        elif isinstance(told, Began):
+            self._master_is(told.pid)
         elif not isinstance(told, Answer):
             self._happened(told)
         return True
 
     def _happened(self, event: AnyEvent) -> None:
         if isinstance(event, Stopped):
-            self._last_word = event.reason  # the process is there still
+            self._last_word = event  # the process is there still
             return
         if isinstance(event, Ready):
-            self._is_ready(event)
+            self._master_is(event.pid)
+            self.ready.set()
         self._delivery.put(event)
 
-    def _is_ready(self, event: Ready) -> None:
-        if event.pid != self._master_pid:
-            before, self._master = self._master, None
-            if before is not None:
-                before.close()
-            with contextlib.suppress(OSError):  # it may have ended since
-                self._master = Fd(os.pidfd_open(event.pid))
-        self._master_pid = event.pid
-        self.ready.set()
+    def _master_is(self, pid: int) -> None:
+        if pid == self._master_pid:
+            return
+        self._last_word = None
+        before, self._master = self._master, None
+        if before is not None:
+            before.close()
+        with contextlib.suppress(OSError):  # it may have ended since
+            self._master = Fd(os.pidfd_open(pid))
+        self._master_pid = pid
 
     def _finish(self) -> None:
         """The process has ended."""
         while self._hear_rest():
             pass
-        code = _reaped(self._process)
-        reason = self._last_word or ending_of(code)
+        code, reason = end_of(self._process, self._pidfd, self._last_word, KILL_S)
         if self.refused is not None:
             reason = str(self.refused)
-        elif self._stop_asked and code == 0:
+        elif code == 0 and (self._stop_asked or not reason):
             reason = "it was asked to stop"
         stopped = Stopped(reason=reason, code=code)
         for file in (self._pidfd, self._master):
@@ -282,8 +303,7 @@ class Running:
         self._channel.close()
         self.stopped = stopped
         self.ended.set()
-        for answers in list(self._asked.values()):
-            answers.put(None)
+        self._requests.end()
         self._delivery.finish(stopped if self.ready.is_set else None)
         self.ready.close()
         self.ended.close()
@@ -296,13 +316,6 @@ class Running:
     def forget_in_child(self) -> None:
         """This is a fork of the program: nothing of the daemon is its business."""
         self._channel.close()
-
-
-def _reaped(process: subprocess.Popen[bytes]) -> int:
-    try:
-        return process.wait(KILL_S)
-    except subprocess.TimeoutExpired:
-        return -signal.SIGKILL
 
 
 def _forget_all_in_child() -> None:

@@ -11,8 +11,9 @@ import msgspec
 from vuproc import device_object, place
 from vuproc.device import Device
 from vuproc.device_file import model
-from vuproc.errors import DeviceRefused, DeviceWrong
+from vuproc.errors import DeviceRefused, DeviceWrong, in_words
 from vuproc.handover.sd_notify import HasFileno
+from vuproc.program.absolute import absolute
 from vuproc.program.place import Place, met_at
 from vuproc.program.start import FileStart, ObjectStart
 
@@ -38,22 +39,24 @@ class WantedObject:
         name = os.path.basename(path or "").partition(".")[0]
         self.name = name or type(device).__name__
 
-    def described(self, *, running: bool = False) -> ObjectStart:
-        """What the master is told. `running`: it has its socket. Raises DeviceRefused or
-        SocketRefused.
+    def described(self, device: Device | None = None, *, running: bool = False) -> ObjectStart:
+        """What the master is told, with another device if one is given. `running`: it has its
+        socket. Raises DeviceRefused or SocketRefused.
         """
         from vuproc.program import object_check  # it needs more than most of a program does
 
-        device, keys = self.device, self._keys
+        device, keys = device or self.device, self._keys
         object_check.check_device(device)
         socket = keys.socket
         assert isinstance(socket, model.Socket)
         if self.given is None and not running:
             object_check.check_socket(socket)
         try:
-            packed = device_object.pack(device)
+            packed = device_object.pack(device, absolute(device.options))
         except DeviceWrong as error:
             raise DeviceRefused(str(error)) from error
+        except OSError as error:
+            raise DeviceRefused(f"a path of its options is relative: {in_words(error)}") from error
         return ObjectStart(
             name=self.name,
             kind=type(device).__qualname__.rpartition("<locals>.")[2],

@@ -40,6 +40,10 @@ class ChannelError(VuprocError):
     """The peer broke the channel's rules, or does not read it; the peer is to be replaced."""
 
 
+class TooLarge(ChannelError):
+    """The message does not fit into a datagram; nothing was sent."""
+
+
 class ChannelClosed(ChannelError):
     """The peer closed its end: it has ended or is about to."""
 
@@ -78,7 +82,7 @@ class Channel(Generic[Out, In]):
         data = self._encoder.encode(message)
         numbers = array.array("i", [fd.fileno() for fd in self._sent])
         if len(data) > MAX_DATAGRAM or len(numbers) > MAX_FDS:
-            raise ChannelError(f"message of {len(data)} bytes and {len(numbers)} fds is too large")
+            raise TooLarge(f"message of {len(data)} bytes and {len(numbers)} fds is too large")
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)] if numbers else []
         deadline = time.monotonic() + timeout
         while True:
