@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -52,7 +53,9 @@ class DaemonProcess:
     def send_signal(self, number: int) -> None:
         """Send a signal, if it is there."""
         if self.daemon.running:
-            os.kill(self.pid, number)
+            # It may have ended, and the daemon not have heard of it yet.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     def _code(self, timeout: float | None) -> int | None:
         if self.never_there:
