@@ -15,7 +15,9 @@ from vuproc.shm.segment import HEADER_BYTES, PREFIX
 ORPHANS_DEADLINE = 20.0
 """Seconds in which the processes of a killed one must have ended, too."""
 OWNER_DEADLINE = 5.0
-"""Seconds in which somebody else's segment must have its owner's name in it, or be gone."""
+"""Seconds in which somebody else's segment must have its owner's name in it, or be gone; and in
+which a thread that has said its last word must have closed its files.
+"""
 
 _PR_SET_CHILD_SUBREAPER = 36
 _SHM_ROOT = "/dev/shm"
@@ -48,12 +50,15 @@ class Holdings:
             _await_end(pid, deadline)
         now = Holdings.now()
         deadline = time.monotonic() + OWNER_DEADLINE
-        while now.segments - self.segments and time.monotonic() < deadline:
+        collected = False
+        while now.segments - self.segments or now.files - self.files:
+            if time.monotonic() >= deadline:
+                break
+            if not collected and now.files - self.files:
+                # What nobody refers to any more is no leak. Seldom needed, and slow.
+                gc.collect()
+                collected = True
             select.select([], [], [], 0.02)
-            now = Holdings.now()
-        if now.files - self.files or now.segments - self.segments:
-            # What nobody refers to any more is no leak. Seldom needed, and slow.
-            gc.collect()
             now = Holdings.now()
         return [
             *(f"open file {number}: {target}" for number, target in sorted(now.files - self.files)),

@@ -43,6 +43,8 @@ class Busy:
 
     def readmit(self) -> None: ...
 
+    def hold(self) -> None: ...
+
 
 @pytest.fixture
 def pair() -> Iterator[tuple[MasterChannel, Worker]]:

@@ -6,9 +6,6 @@ from libc.stdlib cimport calloc, free, malloc, qsort
 from libc.string cimport memcpy, memmove
 from posix.uio cimport iovec
 
-cdef extern from "Python.h":
-    unsigned long PyThread_get_thread_ident() nogil
-
 from vuproc.shm.completions cimport Completions, Flight
 from vuproc.shm.memory cimport GuestMemory
 from vuproc.shm.request cimport DROP, FAIL, RUN_AGAIN, UNTOUCHED, Chain, Request
@@ -38,7 +35,6 @@ cdef class Fetching(Completions):
         free(self.returned)
 
     cdef int allocate(self, Py_ssize_t size, uint32_t limit) except -1:
-        self.thread = PyThread_get_thread_ident()
         # Twice the descriptors: each may cross from one region into the next. What crosses more
         # than that on average is no driver's buffer, and the room is not the guest's to choose.
         self.piece_room = 2 * limit + 16

@@ -43,6 +43,9 @@ cdef enum:
 cdef class RequestOwner:
     """What hands out requests and takes them back: the base of every ring."""
 
+    def __cinit__(self):
+        self.thread = PyThread_get_thread_ident()
+
     cdef void request_closed(self, Request request) noexcept:
         vu_missing("request_closed")
 
