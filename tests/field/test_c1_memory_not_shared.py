@@ -54,17 +54,20 @@ def test_c1_a_front_end_that_shares_no_memory_is_told_of_in_the_log_once(served:
             guest.front_end.request("SET_VRING_KICK", kick, need_reply=False, value=index)
             guest.front_end.request("SET_VRING_ENABLE", need_reply=False, index=index, num=1)
         assert guest.status() == Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK
-        (line,) = warnings(served, after)
-        assert "vring 0" in line and all(flag in line for flag in FLAGS), line
+        line = served.wait_for_line("vring 0 is set up", BOUND_S, after=after)
+        assert all(flag in line for flag in FLAGS), line
         # Late is not never.
         guest.front_end.set_memory(guest.ram.regions)
         assert guest.do(0, in_=[64]).content == b"hello"
+    served.wait_for_line("disconnected", BOUND_S, after=after)
+    assert len(warnings(served, after)) == 1
     after = len(served.lines)
     with without_memory(served) as guest:
         with pytest.raises(Refused):
             guest.start_queue(1)
-        (line,) = [line for line in warnings(served, after) if "refused" not in line]
-        assert "vring 1" in line and all(flag in line for flag in FLAGS), line
+    served.wait_for_line("disconnected", BOUND_S, after=after)
+    (line,) = [line for line in warnings(served, after) if "refused" not in line]
+    assert "vring 1" in line and all(flag in line for flag in FLAGS), line
 
 
 def test_c1_a_front_end_that_asks_is_told_that_its_rings_have_no_memory(served: Served) -> None:
