@@ -21,10 +21,10 @@ ORPHAN_MAKER = """
 import os, time
 if os.fork() == 0:
     if os.fork() == 0:
-        print("ready", flush=True)
         time.sleep(1000)
     os._exit(0)
 os.wait()
+print("ready", flush=True)
 time.sleep(1000)
 """
 
