@@ -60,14 +60,17 @@ def await_file(path: Path) -> None:
 
 
 @contextmanager
-def under_way(path: Path, begun: Path) -> Iterator[list[bytes]]:
-    """A guest with a request in the device's hands; what it got, once the block has ended."""
+def under_way(path: Path, begun: Path, patience_s: float = BOUND_S) -> Iterator[list[bytes]]:
+    """A guest with a request in the device's hands; what it got, once the block has ended.
+
+    `patience_s`: how long it waits for that.
+    """
     got: list[bytes] = []
 
     def ask() -> None:
         with Guest(path) as guest:
             try:
-                got.append(guest.do(0, [], [32], timeout_s=BOUND_S).content[:4])
+                got.append(guest.do(0, [], [32], timeout_s=patience_s).content[:4])
             except Exception:
                 got.append(b"")
 
@@ -122,7 +125,7 @@ def test_the_end_of_the_program_waits_for_each_of_its_daemons(
 def test_a_short_stop_is_urgent_and_leaves_nothing(tmp_path: Path, timeout: float) -> None:
     begun = tmp_path / "begun"
     daemon = Daemon(Slow(begun, 15.0), tmp_path / "s").start()
-    with under_way(tmp_path / "s", begun):
+    with under_way(tmp_path / "s", begun, patience_s=1.0):
         stopped = daemon.stop(timeout)
     assert stopped is not None and stopped.code == 0, "it was not killed"
     assert os.listdir(tmp_path) == ["begun"]

@@ -41,8 +41,11 @@ class Console(Device):
             self._buffers: deque[Request] = deque()
             self._waiting: deque[Request] = deque()
 
-    def ring_stopped(self, queue: int) -> None:
-        (self._buffers if queue == RECEIVE else self._waiting).clear()
+    def ring_stopping(self, queue: int) -> None:
+        kept = self._buffers if queue == RECEIVE else self._waiting
+        for request in kept:
+            request.release()
+        kept.clear()
 
     def handle(self, request: Request) -> None:
         request.defer()
