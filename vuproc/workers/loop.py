@@ -207,12 +207,14 @@ class Worker:
             # Another queue's handler, or a hook, has finished requests since their queue's turn; a
             # command may wait for just these.
             patience = 0.0
+        if patience is None and len(self._queues) > 1 and not self._waiting and self._look_around():
+            patience = 0.0
+        if patience == 0.0:
+            self._watcher.poll(0.0)
+            return
         due = soonest(self._said.due(), self._device_loop.due())
         if patience is not None:
             self._watcher.poll(soonest(patience, due))
-            return
-        if len(self._queues) > 1 and not self._waiting and self._look_around():
-            self._watcher.poll(0.0)
             return
         if self._counters:
             self._counters[0].set_awake(False)
