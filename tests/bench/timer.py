@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from tests.bench import quiet
 from vuproc import Device, Request
 from vuproc.testing import serve
+from vuproc.workers import timers
 
 PERIOD_S = 0.01
 BAR_MS = 0.5
@@ -33,21 +34,24 @@ class Ticks(Device):
         count = round(seconds / PERIOD_S)
         request.defer()
         late: list[float] = []
-        began = time.monotonic()
-        number = 1
+        due = 0.0
 
         def tick() -> None:
-            nonlocal number
-            passed = time.monotonic() - began
-            late.append(passed - number * PERIOD_S)
-            # What is missed is not made up for.
-            number = max(number, int(passed / PERIOD_S)) + 1
+            nonlocal due
+            late.append(time.monotonic() - due)
+            # What is missed is not made up for: the timer knows by now when it calls again.
+            due = next_call()
             if len(late) >= count:
                 timer.cancel()
                 request.write(b"".join(map(ANSWER.pack, late)))
                 request.finish()
 
+        def next_call() -> float:
+            assert isinstance(timer, timers.Timer)
+            return timer.at
+
         timer = self.call_every(PERIOD_S, tick)
+        due = next_call()
 
 
 def measure(seconds: float, tries: int) -> tuple[list[float], quiet.Measured]:
