@@ -202,9 +202,9 @@ def test_after_a_death_what_the_new_worker_says_is_read() -> None:
 
 
 def test_a_master_that_follows_another_has_what_was_kept() -> None:
-    with serve(Kept, arguments=["--supervised"]) as served, served.guest() as guest:
+    with serve(Kept, arguments=["--supervised"]) as served, served.guest(channel=True) as guest:
         guest.do(out=[b"set 50"], in_=[4])
-        assert level(guest.config()) == 50
+        assert level(guest.wait_config_change()) == 50
         kill_master(served)
         guest.do(out=[b"x"], in_=[4])
         assert level(guest.config()) == 50
