@@ -18,6 +18,7 @@ cdef extern from "atomics.h" nogil:
     void vu_store_relaxed8(void *where, uint8_t value)
     void vu_note8(void *where, uint8_t value)
     void vu_note16(void *where, uint16_t value)
+    void vu_note32(void *where, uint32_t value)
     void vu_note64(void *where, uint64_t value)
     uint8_t vu_or8(void *where, uint8_t bits)
     void vu_fence_full()

@@ -26,7 +26,7 @@ cdef struct Again:
 cdef class Fetching(Completions):
     cdef GuestMemory memory
     cdef uint32_t limit            # most descriptors of one chain
-    cdef uint64_t last_avail       # next entry to fetch, free-running; split: its low 16 bits
+    cdef uint64_t last_avail       # fetches, free-running; split: the index is its low 16 bits
     cdef uint16_t last_used        # next entry to complete; private, never read back (rule R3)
     cdef uint8_t *marks            # by head
     cdef tuple found               # Recovered requests; None without a record

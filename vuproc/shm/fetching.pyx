@@ -103,12 +103,12 @@ cdef class Fetching(Completions):
 
     @property
     def next_avail(self):
-        """The free-running 16-bit index of the next entry to fetch."""
-        return <uint16_t>self.last_avail
+        """The next entry to fetch: a free-running 16-bit index, or bit 15 a packed ring's wrap."""
+        return self.place()
 
     @property
     def next_used(self):
-        """The free-running 16-bit index of the next entry to complete."""
+        """The next entry to complete, likewise."""
         return self.last_used
 
     @property
@@ -259,7 +259,7 @@ cdef class Fetching(Completions):
             raise RingError(*self.failure.args)
 
     cdef object break_ring(self):
-        error = RingError(self.queue, <uint16_t>self.last_avail, self.cause.decode("ascii"))
+        error = RingError(self.queue, self.place(), self.cause.decode("ascii"))
         self.failure = RingError(*error.args)
         self.detach()
         return error

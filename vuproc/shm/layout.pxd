@@ -4,7 +4,7 @@ A layout derives from `Ring` and fills in all of this but `prefetch`. What it le
 process at the first call.
 """
 
-from libc.stdint cimport uint8_t, uint16_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from vuproc.shm.memory cimport GuestMemory
 from vuproc.shm.request cimport Chain, RequestOwner
@@ -13,6 +13,11 @@ from vuproc.shm.request cimport Chain, RequestOwner
 cdef class Layout(RequestOwner):
     cdef int bind(self, GuestMemory memory) except -1
     cdef void unbind(self) noexcept
+
+    # Where the ring is: the next entry to fetch, and the base with which it would go on, as
+    # SET_VRING_BASE has it.
+    cdef uint16_t place(self) noexcept nogil
+    cdef uint32_t base(self) noexcept nogil
 
     # Fetching. Answers: 1 there is one, 0 there is none, -1 broken (the cause is set).
     cdef int fetch(self, Chain *chain) noexcept nogil

@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, auto_pickle=False
 """What a layout of rings has to fill in, and what happens if it does not."""
 
-from libc.stdint cimport uint8_t, uint16_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from vuproc.shm.memory cimport GuestMemory
 from vuproc.shm.missing cimport vu_missing
@@ -68,6 +68,14 @@ cdef class Layout(RequestOwner):
 
     cdef void unbind(self) noexcept:
         vu_missing("unbind")
+
+    cdef uint16_t place(self) noexcept nogil:
+        vu_missing("place")
+        return 0
+
+    cdef uint32_t base(self) noexcept nogil:
+        vu_missing("base")
+        return 0
 
     cdef bint commit(self) noexcept nogil:
         vu_missing("commit")

@@ -1,7 +1,23 @@
 """C interface of what split and packed rings share; a layout fills in the methods of layout.pxd."""
 
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+
 from vuproc.shm.native_serving cimport NativeServing
 
 
+cdef struct Descriptor:
+    uint64_t addr
+    uint32_t len
+    uint16_t flags                 # of a packed one: the buffer's id
+    uint16_t next                  # of a packed one: the flags
+
+
 cdef class Ring(NativeServing):
-    pass
+    cdef Descriptor *copied        # private copy of an indirect table, `limit` entries; or NULL
+    cdef bint indirect
+    cdef bint event_idx
+    cdef bint evaluated            # the driver's wish was compared at the last publication
+
+    cdef int negotiate(self, uint64_t features) except -1
+    cdef int fault(self, const char *cause) noexcept nogil
+    cdef int copy_table(self, uint64_t addr, uint32_t length) noexcept nogil

@@ -1,14 +1,68 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, auto_pickle=False
 """What split and packed rings share."""
 
-from vuproc.shm.memory cimport GuestMemory
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
+from posix.uio cimport iovec
+
+from vuproc.shm.atomics cimport vu_compiler_barrier
+from vuproc.shm.memory cimport NO_ROOM, GuestMemory
 from vuproc.shm.native_serving cimport NativeServing
 
 from vuproc.shm.native_serving import SLICE_NS
 
+cdef enum:
+    # Most regions that an indirect table may lie in.
+    TABLE_PIECES = 16
+    F_INDIRECT_DESC = 28
+    F_EVENT_IDX = 29
+
 
 cdef class Ring(NativeServing):
     """The device side of one virtqueue, whatever its layout."""
+
+    def __dealloc__(self):
+        free(self.copied)
+
+    cdef int negotiate(self, uint64_t features) except -1:
+        # What of the features matters to both layouts. After `allocate`.
+        self.event_idx = (features >> F_EVENT_IDX) & 1
+        self.indirect = (features >> F_INDIRECT_DESC) & 1
+        if self.indirect:
+            self.copied = <Descriptor *>malloc(self.limit * sizeof(Descriptor))
+            if self.copied == NULL:
+                raise MemoryError
+        return 0
+
+    cdef int fault(self, const char *cause) noexcept nogil:
+        self.cause = cause
+        return -1
+
+    cdef int copy_table(self, uint64_t addr, uint32_t length) noexcept nogil:
+        # The whole table, once: it may lie in several regions and change while it is read.
+        cdef iovec pieces[TABLE_PIECES]
+        cdef unsigned char *to = <unsigned char *>self.copied
+        cdef int count, i
+        # 2.7.5.3.1, 2.8.7: a table holds whole descriptors, and only with the feature.
+        if not self.indirect:
+            return self.fault(b"indirect descriptor without the feature")
+        if length == 0 or length & 15:
+            return self.fault(b"indirect table is no whole number of descriptors")
+        if (length >> 4) > self.limit:
+            return self.fault(b"indirect table is too long")
+        count = self.memory.translate(addr, length, pieces, TABLE_PIECES)
+        if count == NO_ROOM:
+            return self.fault(b"indirect table in too many pieces")
+        if count < 0:
+            return self.fault(b"indirect table is not guest memory")
+        for i in range(count):
+            # SAFETY: the pieces add up to `length` bytes, at most 16 * limit: the copy's room.
+            memcpy(to, pieces[i].iov_base, pieces[i].iov_len)
+            to += pieces[i].iov_len
+        # Or the compiler might read guest memory again instead of the copy.
+        vu_compiler_barrier()
+        return 0
 
     def rebind(self, GuestMemory memory not None):
         """Go on in a new memory table."""
@@ -27,7 +81,7 @@ cdef class Ring(NativeServing):
         self.memory = memory
 
     def stop(self, *, bint keep=False):
-        """Let go of guest memory without touching it; return `next_avail`, the base."""
+        """Let go of guest memory without touching it; return the base of a ring that goes on."""
         if not self.stopped:
             if self.failure is None and not keep:
                 if self.can_unfetch():
@@ -43,4 +97,4 @@ cdef class Ring(NativeServing):
             self.stopped = True
             self.call_fd = -1
             self.detach()
-        return self.next_avail
+        return self.base()

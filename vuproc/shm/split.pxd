@@ -8,13 +8,6 @@ from vuproc.shm.request cimport Chain
 from vuproc.shm.ring cimport Ring
 
 
-cdef struct Descriptor:
-    uint64_t addr
-    uint32_t len
-    uint16_t flags
-    uint16_t next
-
-
 @cython.final
 cdef class SplitRing(Ring):
     cdef uint64_t desc_addr        # front-end user addresses, for a new memory table
@@ -28,18 +21,12 @@ cdef class SplitRing(Ring):
     cdef Entry *entries
     cdef uint64_t counter          # of the next fetch
     cdef uint16_t last_batch_head  # the one completed last
-    cdef Descriptor *copied        # private copy of an indirect table, `limit` entries
     cdef uint16_t mask             # size - 1
     cdef uint16_t seen_avail       # the avail index as it was last loaded
     cdef uint16_t shown_flags      # what used.flags holds
-    cdef bint event_idx
-    cdef bint indirect
-    cdef bint evaluated            # the driver's used_event was compared at the last publication
 
     cdef int take_up(self, SplitRecord record, object base, bint fresh) except -1
     cdef bint fetched_last(self, tuple found)
     cdef void mark_fetched(self, uint16_t head) noexcept nogil
     cdef void mark_published(self, uint16_t old) noexcept nogil
-    cdef int fault(self, const char *cause) noexcept nogil
     cdef int walk(self, uint16_t head, Chain *chain) noexcept nogil
-    cdef int copy_table(self, uint64_t addr, uint32_t length) noexcept nogil

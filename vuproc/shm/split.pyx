@@ -3,12 +3,10 @@
 
 cimport cython
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
-from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy
+from libc.string cimport memset
 from posix.uio cimport iovec
 
 from vuproc.shm.atomics cimport (
-    vu_compiler_barrier,
     vu_fence_full,
     vu_load_acquire16,
     vu_load_relaxed16,
@@ -30,9 +28,17 @@ from vuproc.shm.inflight cimport (
     note_stage,
     note_used,
 )
-from vuproc.shm.memory cimport NO_ROOM, GuestMemory
+from vuproc.shm.memory cimport GuestMemory
 from vuproc.shm.request cimport BY_POLICY, Chain
-from vuproc.shm.ring cimport Ring
+from vuproc.shm.ring cimport Descriptor, Ring
+from vuproc.shm.walk cimport (
+    DESC_INDIRECT,
+    DESC_NEXT,
+    DESC_WRITE,
+    Walk,
+    end_walk,
+    take_descriptor,
+)
 
 from vuproc.errors import MemoryFault, RingError
 
@@ -41,20 +47,10 @@ cdef enum:
     MAX_SIZE = 32768
     # Most descriptors of a chain that a caller may allow.
     MAX_CHAIN = 65536
-    # Most regions that an indirect table may lie in.
-    TABLE_PIECES = 16
-    DESC_NEXT = 1
-    DESC_WRITE = 2
-    DESC_INDIRECT = 4
     # avail.flags: the driver wants no calls (without EVENT_IDX).
     NO_INTERRUPT = 1
     # used.flags: the device wants no kicks (without EVENT_IDX).
     NO_NOTIFY = 1
-    F_INDIRECT_DESC = 28
-    F_EVENT_IDX = 29
-
-cdef uint64_t MAX_BYTES = <uint64_t>1 << 32
-"""virtio 1.2, 2.7.4.2: a chain holds no more bytes than that."""
 
 
 @cython.final
@@ -90,12 +86,7 @@ cdef class SplitRing(Ring):
         if counters is not None:
             # A predecessor may have died inside a request.
             set_busy(counters.block, 0)
-        self.event_idx = (features >> F_EVENT_IDX) & 1
-        self.indirect = (features >> F_INDIRECT_DESC) & 1
-        if self.indirect:
-            self.copied = <Descriptor *>malloc(self.limit * sizeof(Descriptor))
-            if self.copied == NULL:
-                raise MemoryError
+        self.negotiate(features)
         self.desc_addr = desc
         self.avail_addr = avail
         self.used_addr = used
@@ -109,9 +100,6 @@ cdef class SplitRing(Ring):
         self.seen_avail = <uint16_t>self.last_avail
         # A predecessor may have died with kicks refused, or as the device of other features.
         vu_store_relaxed16(self.used, 0)
-
-    def __dealloc__(self):
-        free(self.copied)
 
     cdef int take_up(self, SplitRecord record, object base, bint fresh) except -1:
         if fresh or record.load_version() == 0:
@@ -154,11 +142,11 @@ cdef class SplitRing(Ring):
         cdef unsigned char *used = memory.user(self.used_addr, 6 + 8 * entries)
         # Checked on both: a region may begin at an odd place of its file.
         if (self.desc_addr | <uintptr_t>desc) & 15:
-            raise RingError(self.queue, <uint16_t>self.last_avail, "descriptor table is not aligned to 16")
+            raise RingError(self.queue, self.place(), "descriptor table is not aligned to 16")
         if (self.avail_addr | <uintptr_t>avail) & 1:
-            raise RingError(self.queue, <uint16_t>self.last_avail, "avail ring is not aligned to 2")
+            raise RingError(self.queue, self.place(), "avail ring is not aligned to 2")
         if (self.used_addr | <uintptr_t>used) & 3:
-            raise RingError(self.queue, <uint16_t>self.last_avail, "used ring is not aligned to 4")
+            raise RingError(self.queue, self.place(), "used ring is not aligned to 4")
         if desc == NULL:
             raise MemoryFault(self.desc_addr, 16 * entries, "descriptors not inside one region")
         if avail == NULL:
@@ -177,9 +165,11 @@ cdef class SplitRing(Ring):
         self.log = NULL
         self.entries = NULL
 
-    cdef int fault(self, const char *cause) noexcept nogil:
-        self.cause = cause
-        return -1
+    cdef uint16_t place(self) noexcept nogil:
+        return <uint16_t>self.last_avail
+
+    cdef uint32_t base(self) noexcept nogil:
+        return <uint16_t>self.last_avail
 
     cdef bint available(self) noexcept nogil:
         # Acquire as in `look`, though nothing is read on the strength of it.
@@ -301,11 +291,12 @@ cdef class SplitRing(Ring):
         cdef unsigned char *table = self.desc
         cdef uint32_t entries = <uint32_t>self.size
         cdef uint32_t index = head
-        cdef uint32_t passed = 0, total = 0, count = 0, readable_count = 0
-        cdef uint64_t readable = 0, writable = 0, rest
-        cdef bint inside = False, writing = False
+        cdef uint32_t passed = 0
+        cdef bint inside = False
+        cdef uint64_t rest
         cdef Descriptor one
-        cdef int made
+        cdef Walk walk
+        memset(&walk, 0, sizeof(walk))
         while True:
             # SAFETY: index < entries, all of which are inside the mapping (or the private copy).
             # 8-byte loads: the table is aligned to 16.
@@ -319,16 +310,10 @@ cdef class SplitRing(Ring):
                 return self.fault(b"descriptor chain loops")
             if one.flags & DESC_INDIRECT:
                 # 2.7.5.3.2: normal descriptors may stand before an indirect one; WRITE is ignored.
-                if not self.indirect:
-                    return self.fault(b"indirect descriptor without the feature")
                 if inside:
                     return self.fault(b"indirect descriptor in an indirect table")
                 if one.flags & DESC_NEXT:
                     return self.fault(b"indirect descriptor with a next one")
-                if one.len == 0 or one.len & 15:
-                    return self.fault(b"indirect table is no whole number of descriptors")
-                if (one.len >> 4) > self.limit:
-                    return self.fault(b"indirect table is too long")
                 if self.copy_table(one.addr, one.len) < 0:
                     return -1
                 table = <unsigned char *>self.copied
@@ -338,70 +323,16 @@ cdef class SplitRing(Ring):
                 chain.descriptors = <uint16_t>passed
                 passed = 0
                 continue
-            total += 1
-            if total > self.limit:
-                return self.fault(b"descriptor chain is too long")
-            if one.flags & DESC_WRITE:
-                if not writing:
-                    writing = True
-                    readable_count = count
-                writable += one.len
-                if self.writable != NULL:
-                    self.note_writable(head, one.addr, one.len)
-            elif writing:
-                return self.fault(b"device-readable descriptor after a device-writable one")
-            else:
-                readable += one.len
-            if readable + writable > MAX_BYTES:
-                return self.fault(b"descriptor chain of more than 2^32 bytes")
-            if one.len == 0:
-                # An empty piece, wherever it points to. `pieces` is a pointer that is not NULL.
-                if count == <uint32_t>self.piece_room:
-                    return self.fault(b"buffers in too many pieces")
-                self.pieces[count].iov_base = self.pieces
-                self.pieces[count].iov_len = 0
-                count += 1
-            else:
-                made = self.memory.translate(
-                    one.addr, one.len, self.pieces + count, self.piece_room - <int>count
-                )
-                if made == NO_ROOM:
-                    return self.fault(b"buffers in too many pieces")
-                if made < 0:
-                    return self.fault(b"buffer is not guest memory")
-                count += made
+            if take_descriptor(self, &walk, head, one.addr, one.len, one.flags & DESC_WRITE) < 0:
+                return -1
             if not one.flags & DESC_NEXT:
                 break
             if one.next >= entries:
                 return self.fault(b"next descriptor is outside the table")
             index = one.next
-        if not writing:
-            readable_count = count
         if not inside:
             chain.descriptors = <uint16_t>passed
-        chain.pieces = self.pieces
-        chain.readable_count = readable_count
-        chain.writable_count = count - readable_count
-        chain.readable = readable
-        chain.writable = writable
-        return 0
-
-    cdef int copy_table(self, uint64_t addr, uint32_t length) noexcept nogil:
-        # The whole table, once: it may lie in several regions and change while it is read.
-        cdef iovec pieces[TABLE_PIECES]
-        cdef unsigned char *to = <unsigned char *>self.copied
-        cdef int count = self.memory.translate(addr, length, pieces, TABLE_PIECES)
-        cdef int i
-        if count == NO_ROOM:
-            return self.fault(b"indirect table in too many pieces")
-        if count < 0:
-            return self.fault(b"indirect table is not guest memory")
-        for i in range(count):
-            # SAFETY: the pieces add up to `length` bytes, at most 16 * limit: the copy's room.
-            memcpy(to, pieces[i].iov_base, pieces[i].iov_len)
-            to += pieces[i].iov_len
-        # Or the compiler might read guest memory again instead of the copy.
-        vu_compiler_barrier()
+        end_walk(self, &walk, chain)
         return 0
 
     cdef bint commit(self) noexcept nogil:
