@@ -85,6 +85,7 @@ class Daemon(AsyncForms):
         workers: Sequence[Sequence[int]] | None = None,
         stall_timeout: float = 30.0,
         hook_timeout: float = 30.0,
+        packed: bool = True,
         log_level: LogLevel = "info",
         supervised: bool = False,
         name: str | None = None,
@@ -98,8 +99,8 @@ class Daemon(AsyncForms):
         socket: a path to listen at; `Connect(path)` for a VMM that listens; or an open Unix stream
         socket, listening or connected, which stays the caller's.
         permissions, owner, group: of the socket that is made at a path.
-        exit_on_disconnect, workers, stall_timeout, hook_timeout (seconds), log_level: as in a
-        device file (docs/device-file.md).
+        exit_on_disconnect, workers, packed, stall_timeout, hook_timeout (seconds), log_level: as in
+        a device file (docs/device-file.md).
         supervised: survive the death of the master too, as `vuproc run --supervised`.
         name: what the log calls it; default: the name of the socket, or that of the class.
         output: where standard output and error of its processes go; default: where the program's
@@ -113,6 +114,7 @@ class Daemon(AsyncForms):
             "workers": queues_of(workers),
             "stall_timeout": stall_timeout,
             "hook_timeout": hook_timeout,
+            "packed": packed,
             "log_level": log_level,
         }
         wanted = WantedObject(device, socket, access, keys)

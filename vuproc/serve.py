@@ -73,7 +73,11 @@ EXIT_OK = 0
 EXIT_FAILURE = 1
 
 RING_FEATURES = (
-    Feature.VERSION_1 | Feature.INDIRECT_DESC | Feature.EVENT_IDX | Feature.PROTOCOL_FEATURES
+    Feature.VERSION_1
+    | Feature.INDIRECT_DESC
+    | Feature.EVENT_IDX
+    | Feature.RING_PACKED
+    | Feature.PROTOCOL_FEATURES
 )
 """What every device offers for its rings and its transport."""
 PROTOCOL_FEATURES = (
@@ -208,7 +212,7 @@ class _Service:
             work=lambda queues: sum(snapshots[queue]().requests for queue in queues),
         )
         offer = Offer(
-            features=int(RING_FEATURES) | device.offered_features(),
+            features=_ring_features(file.keys.packed) | device.offered_features(),
             protocol_features=_protocol_features(len(config)),
             num_queues=device.num_queues(),
             queue_size=device.queue_size(),
@@ -396,6 +400,10 @@ class _Service:
         self._fd_store.keep(names[0], kept_socket)
         self._fd_store.keep(names[1], kept_lock)
         return listener
+
+
+def _ring_features(packed: bool) -> int:
+    return int(RING_FEATURES if packed else RING_FEATURES & ~Feature.RING_PACKED)
 
 
 def _protocol_features(config_size: int) -> int:

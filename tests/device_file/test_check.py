@@ -597,6 +597,7 @@ device:
   locking: auto
 exit_on_disconnect: false
 workers: [[0], [1], [2], [3]]
+packed: true
 stall_timeout: 30.0
 hook_timeout: 30.0
 log_level: info"""

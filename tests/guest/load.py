@@ -56,6 +56,7 @@ noise() {
         dd if=/dev/zero of=/mnt/noise$1 bs=65536 count=64 conv=fsync 2>/dev/null
     done
 }
+say packed $(cut -c35 /sys/block/vda/device/features)
 dmesg -c >/dev/null
 end=$(($(date +%s) + SECONDS))
 say load begins
@@ -85,17 +86,25 @@ def _script(cpus: int, seconds: int) -> str:
 
 
 def uml(socket: Path, seconds: int) -> LinuxGuest:
-    """User-Mode Linux with one queue, under load for so long."""
+    """User-Mode Linux with one queue, under load for so long; packed, as it is offered."""
     return boot_uml({socket: DeviceId.BLK}, script=_script(1, seconds), programs=[clients.mke2fs()])
 
 
-def qemu(socket: Path, seconds: int, *, reconnect_s: int | None = None) -> LinuxGuest:
+def qemu(
+    socket: Path, seconds: int, *, reconnect_s: int | None = None, packed: bool = False
+) -> LinuxGuest:
     """An emulated Linux with two queues, under load for so long."""
-    disk = VhostUserDevice(socket=socket, properties={"num-queues": 2}, reconnect_s=reconnect_s)
+    properties: dict[str, str | int] = {"num-queues": 2, "packed": "on" if packed else "off"}
+    disk = VhostUserDevice(socket=socket, properties=properties, reconnect_s=reconnect_s)
     return boot_qemu([disk], script=_script(2, seconds), programs=[clients.mke2fs()])
 
 
-QUEUES: dict[Callable[..., LinuxGuest], int] = {uml: 1, qemu: 2}
+def packed(socket: Path, seconds: int, *, reconnect_s: int | None = None) -> LinuxGuest:
+    """The same on packed rings."""
+    return qemu(socket, seconds, reconnect_s=reconnect_s, packed=True)
+
+
+QUEUES: dict[Callable[..., LinuxGuest], int] = {uml: 1, qemu: 2, packed: 2}
 """Of the disk that such a guest is given."""
 
 
@@ -110,8 +119,10 @@ def new_disk(directory: Path, queues: int, engine: str = LAGGING) -> tuple[Path,
     return image, {**kind, "image": str(image), "queues": queues}
 
 
-def check(report: Report, image: Path, cpus: int) -> None:
-    """The guest saw no fault, and the host finds what the guest wrote."""
+def check(report: Report, image: Path, boot: Callable[..., LinuxGuest]) -> None:
+    """The guest saw no fault, had its kind of ring, and the host finds what the guest wrote."""
+    cpus = QUEUES[boot]
+    assert report.values["packed"] == str(int(boot is not qemu))
     assert "different" not in report.values, report.lines
     complaints = [line for line in report.lines if line.startswith("complaint=")]
     assert not complaints

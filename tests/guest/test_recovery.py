@@ -23,7 +23,18 @@ from tests.guest.deaths import (
     kill_all,
     meanwhile,
 )
-from tests.guest.load import BEGINS, ENDED, LAGGING, LONG, QUEUES, check, new_disk, qemu, uml
+from tests.guest.load import (
+    BEGINS,
+    ENDED,
+    LAGGING,
+    LONG,
+    QUEUES,
+    check,
+    new_disk,
+    packed,
+    qemu,
+    uml,
+)
 from vuproc.ops.admin import Request, ask
 from vuproc.testing import serve
 from vuproc.testing.errors import ServeFailed
@@ -39,18 +50,18 @@ RESTARTS = 1000 if LONG else 4
 SOME_REQUESTS = 32
 SUPERVISED = ("--supervised",)
 
-Boot = Callable[[Path, int], LinuxGuest]
+Boot = Callable[..., LinuxGuest]
 
 pytestmark = pytest.mark.timeout(300)
 
 
 def each(*engines: tuple[Boot, str]) -> pytest.MarkDecorator:
     """These guests, each with the engine of its disk."""
-    names = [f"{'uml' if boot is uml else 'qemu'}-{engine}" for boot, engine in engines]
+    names = [f"{boot.__name__}-{engine}" for boot, engine in engines]
     return pytest.mark.parametrize(("boot", "engine"), engines, ids=names)
 
 
-@each((uml, LAGGING), (uml, "io_uring"), (qemu, LAGGING), (qemu, "sync"))
+@each((uml, LAGGING), (uml, "io_uring"), (qemu, LAGGING), (qemu, "sync"), (packed, "io_uring"))
 def test_a_guest_notices_nothing_of_workers_that_are_killed(
     tmp_path: Path, boot: Boot, engine: str
 ) -> None:
@@ -68,10 +79,10 @@ def test_a_guest_notices_nothing_of_workers_that_are_killed(
         print(f"queue {queue['queue']}: {kills} kills, {busy} in a request of {queue['requests']}")
         assert queue["restarts"] == kills > 0
     assert not [line for line in served.lines if "ERROR" in line]
-    check(report, image, QUEUES[boot])
+    check(report, image, boot)
 
 
-@each((uml, LAGGING), (qemu, "io_uring"))
+@each((uml, LAGGING), (qemu, "io_uring"), (packed, LAGGING))
 def test_a_guest_notices_nothing_of_masters_that_are_killed(
     tmp_path: Path, boot: Boot, engine: str
 ) -> None:
@@ -85,7 +96,7 @@ def test_a_guest_notices_nothing_of_masters_that_are_killed(
     print(f"{killer.kills} masters killed, the slowest successor took {killer.slowest_s:.1f} s")
     assert killer.kills > 0
     one_session(served)
-    check(report, image, QUEUES[boot])
+    check(report, image, boot)
 
 
 @each((uml, "sync"), (qemu, LAGGING))
@@ -100,7 +111,7 @@ def test_a_guest_notices_nothing_of_upgrades(tmp_path: Path, boot: Boot, engine:
     print(f"{upgrader.upgrades} upgrades, the slowest took {upgrader.slowest_s:.1f} s")
     assert upgrader.upgrades > 0
     one_session(served)
-    check(report, image, QUEUES[boot])
+    check(report, image, boot)
 
 
 def one_session(served: Served) -> None:
@@ -109,11 +120,12 @@ def one_session(served: Served) -> None:
     assert not [line for line in served.lines if "ERROR" in line]
 
 
+@pytest.mark.parametrize("boot", [qemu, packed])
 def test_a_guest_notices_nothing_of_a_device_that_is_killed_and_started_again(
-    tmp_path: Path,
+    tmp_path: Path, boot: Boot
 ) -> None:
     """Master and workers at once; QEMU reconnects and hands the in-flight records back."""
-    image, device = new_disk(tmp_path, QUEUES[qemu])
+    image, device = new_disk(tmp_path, QUEUES[boot])
     socket, device_file = tmp_path / "disk.sock", tmp_path / "disk.yaml"
     device_file.write_text(json.dumps({"socket": str(socket), "device": device}))
     deaths = 0
@@ -123,7 +135,7 @@ def test_a_guest_notices_nothing_of_a_device_that_is_killed_and_started_again(
         while report is None:
             with mortal(device_file) as served:
                 if guest is None:
-                    guest = qemu(socket, RESTARTS_LOAD_S, reconnect_s=1)
+                    guest = boot(socket, RESTARTS_LOAD_S, reconnect_s=1)
                     stack.enter_context(guest)
                     guest.wait_for(BEGINS)
                 if deaths < RESTARTS and works(socket, guest):
@@ -133,7 +145,7 @@ def test_a_guest_notices_nothing_of_a_device_that_is_killed_and_started_again(
                     report = guest.finish()
     print(f"{deaths} deaths of all processes")
     assert deaths > 0
-    check(report, image, QUEUES[qemu])
+    check(report, image, boot)
 
 
 @contextlib.contextmanager

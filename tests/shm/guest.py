@@ -7,6 +7,7 @@ import os
 import struct
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Self
 
 import pytest
 
@@ -15,6 +16,7 @@ from vuproc.shm.counters import QueueCounters
 from vuproc.shm.inflight import SplitRecord
 from vuproc.shm.memory import GuestMemory
 from vuproc.shm.request import Request
+from vuproc.shm.ring import Ring
 from vuproc.shm.split import SplitRing
 
 NEXT = 1
@@ -73,7 +75,7 @@ class Guest:
             (part.guest, part.size, part.user, part.offset, self.fd) for part in PARTS
         )
 
-    def __enter__(self) -> Guest:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -233,7 +235,7 @@ def fail(request: Request, error: BaseException) -> None:
     raise error
 
 
-def take(ring: SplitRing, budget: int = 1000) -> list[Request]:
+def take(ring: Ring, budget: int = 1000) -> list[Request]:
     """Fetch what is there and leave it in flight."""
     requests: list[Request] = []
 

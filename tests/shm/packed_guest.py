@@ -112,9 +112,7 @@ class PackedGuest(Guest):
         """(id, length) of what has come back since the last time."""
         found = []
         while self.lengths:
-            _, length, buffer_id, flags = struct.unpack(
-                "<QIHH", self.read(self._at(self.back), 16)
-            )
+            _, length, buffer_id, flags = struct.unpack("<QIHH", self.read(self._at(self.back), 16))
             if (flags >> 7 & 1, flags >> 15) != (self.back.wrap, self.back.wrap):
                 break
             self.back.step(self.lengths.pop(buffer_id), self.size)

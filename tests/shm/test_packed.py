@@ -319,9 +319,7 @@ def test_every_request_comes_back_once_whatever_the_order(seed: int) -> None:
     if base == 0:
         start, base = FRESH, FRESH | FRESH << 16
     with PackedGuest(size, start) as guest, PackedMemory(size) as memory:
-        ring = guest.packed(
-            features, base=base, chain_limit=8, record=memory.map(), fresh=True
-        )
+        ring = guest.packed(features, base=base, chain_limit=8, record=memory.map(), fresh=True)
         held: list[Request] = []
         ids = list(range(size))
         out: set[int] = set()

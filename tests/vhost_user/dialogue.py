@@ -10,7 +10,6 @@ from typing import Any
 
 from vuproc.errors import CloseConnection
 from vuproc.fd import Fd
-from vuproc.spec.inflight import split_record_bytes
 from vuproc.spec.vhost_user import FRONT_END, HEADER, U64, VERSION, ProtocolFeature, Reply
 from vuproc.spec.virtio import Feature
 from vuproc.vhost_user.effects import Effect, MakeInflight, ReadConfig, StopRing
@@ -124,7 +123,7 @@ class Dialogue:
         if isinstance(effect, ReadConfig):
             return CONFIG[effect.offset : effect.offset + effect.size]
         if isinstance(effect, MakeInflight):
-            size = effect.num_queues * split_record_bytes(effect.queue_size)
+            size = effect.num_queues * effect.record_bytes
             return memory(size), size
         return None
 

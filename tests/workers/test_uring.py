@@ -30,6 +30,7 @@ from vuproc.shm.memory import GuestMemory
 from vuproc.shm.request import Request
 from vuproc.shm.uring import Uring
 from vuproc.spec.blk import REQUEST_HEADER, SECTOR_SIZE, BlkStatus, BlkType
+from vuproc.spec.inflight import split_record_bytes
 from vuproc.spec.ring_layout import SPLIT
 from vuproc.spec.virtio import Feature
 from vuproc.testing.block import Block
@@ -109,7 +110,7 @@ time.sleep(1000)
 def test_the_witness_stays_until_the_kernel_has_finished() -> None:
     if not has_uring():
         return
-    record, size = make_records(2, SIZE)
+    record, size = make_records(2, split_record_bytes(SIZE))
     mine, others = (record, size // 2, size // 2), (record, 0, size // 2)
     assert not uring_lock.is_held(*mine)
     with child(WAITING, record.fileno(), *mine[1:], fds=(record.fileno(),)) as process:
@@ -150,7 +151,7 @@ def test_nothing_arrives_in_guest_memory_once_the_witness_has_gone(tmp_path: Pat
     os.close(fd)
     if not has_uring() or not is_direct(image):
         return
-    record, _ = make_records(1, SIZE)
+    record, _ = make_records(1, split_record_bytes(SIZE))
     memory = os.memfd_create("guest")
     os.ftruncate(memory, PAGE * PAGES)
     with mmap.mmap(memory, PAGE * PAGES) as guest:
@@ -275,7 +276,7 @@ class Bench:
             for r in self.ram.regions
         )
         self.driver = DriverQueue(self.ram, 0, SIZE)
-        self.record, _ = make_records(1, SIZE)
+        self.record, _ = make_records(1, split_record_bytes(SIZE))
         self.device.shared = self.device.shared_files()
         self.device.setup(0)
         self.queue = Queue(0, self.device, None, SIZE, self._fail, self._skip, self._break)
@@ -455,7 +456,7 @@ def test_a12_what_io_uring_does_not_finish_is_to_blame_for_the_worker_s_end(imag
 
 def test_locks_of_the_witness_are_the_open_files(tmp_path: Path) -> None:
     """Shared among rings, so that a new one need not wait for an idle one's end."""
-    record, size = make_records(1, SIZE)
+    record, size = make_records(1, split_record_bytes(SIZE))
     first, second = uring_lock.hold(record, 0, size), uring_lock.hold(record, 0, size)
     first.close()
     assert uring_lock.is_held(record, 0, size)

@@ -98,6 +98,13 @@ class File(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True
         ]
         | None
     ) = None
+    packed: Annotated[
+        bool,
+        Meta(
+            description="Offer packed rings, which the driver takes or not: QEMU's does with "
+            "packed=on. false: split rings alone.",
+        ),
+    ] = True
     stall_timeout: Annotated[
         float,
         Meta(

@@ -9,6 +9,8 @@ from msgspec.structs import replace
 from vuproc.fd import FdKind
 from vuproc.pool.inflight_file import InflightFile
 from vuproc.pool.pool_state import PoolState
+from vuproc.spec.ring_layout import record_room
+from vuproc.spec.virtio import Feature
 from vuproc.vhost_user.config_space import ConfigSpace
 from vuproc.vhost_user.effects import (
     AddRegion,
@@ -48,7 +50,8 @@ class History:
         """A session begins. Raises OSError if there is no room for its records."""
         self.state = state
         if self.records is None:
-            self.records = InflightFile.create(self._num_queues, self._queue_size)
+            room = record_room(Feature.RING_PACKED, self._queue_size)
+            self.records = InflightFile.create(self._num_queues, self._queue_size, room)
 
     def end(self) -> None:
         """The session is over: a fresh worker is told nothing of it."""
@@ -79,7 +82,7 @@ class History:
             self.config.say(known.said)
         self.kept = dict(known.kept)
         if known.records is not None:
-            self.records = InflightFile(known.records, self._queue_size)
+            self.records = InflightFile(known.records, self._num_queues, self._queue_size)
         self.broken = {ring.index: ring.broken for ring in state.rings if ring.broken}
 
     def forget_positions(self) -> None:

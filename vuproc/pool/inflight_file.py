@@ -10,21 +10,22 @@ import fcntl
 import os
 
 from vuproc.fd import Fd
-from vuproc.shm.inflight import record_bytes
+from vuproc.spec.inflight import RECORD_ALIGN
 from vuproc.vhost_user.effects import Inflight
 
 VERSION_AT = 8
 """Where a record has its version, 16 bits (vhost-user, QueueRegionSplit)."""
 _EMPTY = bytes(2)
+_BLANK = bytes(RECORD_ALIGN)
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
-def make_records(num_queues: int, queue_size: int) -> tuple[Fd, int]:
-    """Zeroed records for queues of `queue_size` entries: the memfd, and its size in bytes.
+def make_records(num_queues: int, record_bytes: int) -> tuple[Fd, int]:
+    """Zeroed records of so many bytes each: the memfd, and its size in bytes.
 
     Its size is sealed: no one who gets the descriptor can truncate it under a worker.
     """
-    size = num_queues * record_bytes(queue_size)
+    size = num_queues * record_bytes
     fd = Fd(os.memfd_create("vuproc-inflight", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
     try:
         # Take the pages now: a worker must not meet a full machine at its first store (F13).
@@ -37,27 +38,37 @@ def make_records(num_queues: int, queue_size: int) -> tuple[Fd, int]:
 
 
 class InflightFile:
-    """Our own records of one session, for queues of up to `queue_size` entries. Owns `file`."""
+    """Our own records of one session, for queues of up to `queue_size` entries. Owns `file`.
 
-    def __init__(self, file: Fd, queue_size: int) -> None:
+    Each has the room that the largest ring layout takes: a session's drivers choose theirs.
+    """
+
+    def __init__(self, file: Fd, num_queues: int, queue_size: int) -> None:
         self.file = file
+        self._num_queues = num_queues
         self._queue_size = queue_size
+        self._stride = file.size // num_queues
 
     @classmethod
-    def create(cls, num_queues: int, queue_size: int) -> InflightFile:
+    def create(cls, num_queues: int, queue_size: int, record_bytes: int) -> InflightFile:
         """Empty records. Raises OSError."""
-        file, _ = make_records(num_queues, queue_size)
-        return cls(file, queue_size)
+        file, _ = make_records(num_queues, record_bytes)
+        return cls(file, num_queues, queue_size)
 
     def at(self, queue: int) -> Inflight:
         """Where a queue's record is; the file stays ours."""
-        return Inflight(self.file, queue * record_bytes(self._queue_size), self._queue_size)
+        return Inflight(self.file, queue * self._stride, self._queue_size)
 
     def clear(self, queue: int) -> bool:
         """Have the next start of a ring find nothing to recover; whether there was a record."""
         there = not self.is_clear(queue)
         os.pwrite(self.file.fileno(), _EMPTY, self.at(queue).offset + VERSION_AT)
         return there
+
+    def forget_all(self) -> None:
+        """The rings that come next are of another layout: nothing of any record is true of them."""
+        for queue in range(self._num_queues):
+            os.pwrite(self.file.fileno(), _BLANK, self.at(queue).offset)
 
     def is_clear(self, queue: int) -> bool:
         """Whether the next start of a ring finds nothing to recover."""

@@ -22,6 +22,7 @@ from vuproc.pool.process import (
 )
 from vuproc.pool.slots import Lacking, News, WorkerSlots
 from vuproc.pool.starts import OnReport
+from vuproc.spec.ring_layout import layout_of
 from vuproc.vhost_user.config_space import ConfigSpace
 from vuproc.vhost_user.effects import (
     AddRegion,
@@ -203,8 +204,8 @@ class WorkerPool:
         match effect:
             case ReadConfig(offset=offset, size=size):
                 return self.config.read(offset, size)
-            case MakeInflight(num_queues=num_queues, queue_size=queue_size):
-                return make_records(num_queues, queue_size)
+            case MakeInflight(num_queues=num_queues, record_bytes=record_bytes):
+                return make_records(num_queues, record_bytes)
             case StopRing(index=index):
                 return self._stop_ring(index)
             case StartRing(setup=setup):
@@ -219,8 +220,10 @@ class WorkerPool:
                 self._write_config(effect)
             case SetMemory() | AddRegion() | RemoveRegion():
                 self._orders.give_all(effect, self._memory_before(effect))
-            case SetFeatures():
+            case SetFeatures(features=features):
                 self._orders.give_all(effect, ())
+                if layout_of(features) is not self.history.state.layout:
+                    self.history.own_records.forget_all()
             case ResetDevice():
                 self._reset(effect)
             case _:

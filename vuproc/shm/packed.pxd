@@ -34,6 +34,7 @@ cdef class PackedRing(Ring):
     cdef bint is_fresh(self) noexcept
     cdef int follow(self) except -1
     cdef bint fetched_last(self, tuple found)
+    cdef bint same_descriptor(self, uint16_t place, uint16_t entry) noexcept nogil
     cdef unsigned char *slot(self, uint16_t place) noexcept nogil
     cdef int walk(self, uint16_t head, uint16_t flags, Chain *chain) noexcept nogil
     cdef int take_one(

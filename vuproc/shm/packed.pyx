@@ -175,22 +175,34 @@ cdef class PackedRing(Ring):
 
     cdef bint fetched_last(self, tuple found):
         # Whether the last slots before the next to fetch are just these requests', in this order:
-        # then nothing was fetched after the first of them that is completed by now. A used
-        # descriptor lies before all of them; and a request between them that is completed has left
-        # its own id here, which no other had as long as it was in flight.
+        # then nothing was fetched after the first of them that is completed by now. All of each
+        # descriptor is compared with its copy: a predecessor that died before it published a batch
+        # has left its lengths there, and a ring that fetches again would take them for the driver's.
         cdef uint16_t place = advanced(self.record.used, self.record.lead, <uint32_t>self.size)
-        cdef uint16_t last
-        cdef const Slot *slot
+        cdef uint16_t entry, last
         for recovered in found:
-            # SAFETY: heads are inside, and so is the slot of a place.
-            slot = self.slots + <uint16_t>recovered.head
-            last = advanced(place, slot.num - 1, <uint32_t>self.size)
-            if vu_load_relaxed16(self.slot(last) + 12) != slot.id or vu_load_relaxed64(
-                self.slot(place)
-            ) != vu_load_relaxed64(&self.entries[<uint16_t>recovered.head].addr):
-                return False
-            place = advanced(last, 1, <uint32_t>self.size)
+            entry = recovered.head
+            last = self.slots[entry].last
+            # SAFETY: the entries of a request are inside, and so is the slot of a place.
+            while True:
+                if not self.same_descriptor(place, entry):
+                    return False
+                place = advanced(place, 1, <uint32_t>self.size)
+                if entry == last:
+                    break
+                entry = self.slots[entry].next
         return True
+
+    cdef bint same_descriptor(self, uint16_t place, uint16_t entry) noexcept nogil:
+        # All but whose it is.
+        cdef uint64_t whose = <uint64_t>(F_AVAIL | F_USED)
+        cdef uint64_t here = vu_load_relaxed64(self.slot(place) + 8)
+        cdef uint64_t copy = vu_load_relaxed64(&self.entries[entry].id)
+        if vu_load_relaxed64(self.slot(place)) != vu_load_relaxed64(&self.entries[entry].addr):
+            return False
+        # The ring has len, id, flags, and the record id, flags, len.
+        here = here >> 32 | here << 32
+        return (here ^ copy) & ~(whose << 16) == 0
 
     cdef int bind(self, GuestMemory memory) except -1:
         cdef uint64_t length = 16 * <uint64_t>self.size

@@ -132,9 +132,10 @@ cdef class PackedRecord:
                 vu_note8(&self.entries[i].inflight, 0)
         note_heads(self.header, 0, 0)
         note_word(self.header, used, used)
-        # Until then the position is that of the last end, should it be asked for once more.
-        vu_note8(&self.header.ended, 0)
         vu_note16(&self.header.version, VERSION)
+        # Not before: the position of the last end may be asked for once more, by who finds no
+        # version.
+        vu_note8(&self.header.ended, 0)
         self.next_counter = 0
         self.free = 0
         self.held = 0

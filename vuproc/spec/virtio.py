@@ -116,6 +116,7 @@ PACKED_DESC_F_USED = 1 << 15
 PACKED_EVENT_ENABLE = 0
 PACKED_EVENT_DISABLE = 1
 PACKED_EVENT_DESC = 2
+PACKED_EVENT_ALIGN = 4
 
 SPLIT_DESC = Layout("split_desc", "<QIHH", "addr", "len", "flags", "next")
 PACKED_DESC = Layout("packed_desc", "<QIHH", "addr", "len", "id", "flags")

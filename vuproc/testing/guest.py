@@ -73,6 +73,8 @@ class Guest:
         without: int = 0,
     ) -> None:
         """Negotiate, open the channel if it is wanted, and tell the back-end of the memory."""
+        # The rings here are split.
+        without |= Feature.RING_PACKED
         self.front_end.negotiate(features, protocol_features, without=without)
         if self._channel:
             self.front_end.open_channel()

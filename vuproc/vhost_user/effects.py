@@ -201,7 +201,7 @@ class SetBackendChannel(Order, frozen=True, tag=True):
 
 
 class MakeInflight(Order, frozen=True, tag=True):
-    """Make a zeroed in-flight region for so many queues of so many descriptors each.
+    """Make a zeroed in-flight region for so many queues, with so many bytes for each.
 
     Result: `tuple[Fd, int]`, the region's file and its size in bytes. The step owns the file: it
     goes with the answer and is closed by `Step.close_reply_fds`.
@@ -210,7 +210,7 @@ class MakeInflight(Order, frozen=True, tag=True):
     barrier = False
 
     num_queues: int
-    queue_size: int
+    record_bytes: int
 
 
 class ResetDevice(Order, frozen=True, tag=True):

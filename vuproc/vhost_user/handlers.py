@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from vuproc.errors import CloseConnection, MessageRefused
 from vuproc.fd import Fd, FdKind
+from vuproc.spec.ring_layout import record_room
 from vuproc.spec.vhost_user import (
     CONFIG_HEADER,
     INFLIGHT,
@@ -384,13 +385,15 @@ def _get_inflight_fd(state: State, offer: Offer, fields: Fields, fds: Fds) -> Ch
         advice = LARGER_QUEUES.format(limit)
         raise MessageRefused(f"queue size {queue_size} is above {limit}; {advice}")
     check_extent(num_queues, queue_size, queues_max=offer.num_queues, size_max=limit)
+    # QEMU asks once, while the firmware drives the device, and hands it back for the guest's rings.
+    room = record_room(offer.features, queue_size)
 
     def answer(after: State, results: Sequence[object]) -> bytes:
         (made,) = results
         assert isinstance(made, tuple)
         return INFLIGHT.pack(mmap_size=made[1], num_queues=num_queues, queue_size=queue_size)
 
-    return Change(state=state, effects=(MakeInflight(num_queues, queue_size),), answer=answer)
+    return Change(state=state, effects=(MakeInflight(num_queues, room),), answer=answer)
 
 
 def _set_inflight_fd(state: State, offer: Offer, fields: Fields, fds: Fds) -> Change:

@@ -65,8 +65,7 @@ def make_region(
         region.num_queues, region.queue_size, queues_max=num_queues, size_max=QUEUE_SIZE_MAX
     )
     size, needed = fields["mmap_size"], region.num_queues * layout.record_bytes(region.queue_size)
-    if size != needed:
-        # Another size is another distance from record to record.
+    if size < needed:
         raise MessageRefused(f"in-flight region of {size} bytes, its queues take {needed}")
     if region.offset % RECORD_ALIGN:
         raise MessageRefused(f"in-flight region at {region.offset:#x}, not at a multiple of 64")

@@ -22,7 +22,7 @@ from vuproc.vhost_user.effects import RingSetup
 from vuproc.workers.poller import Watcher
 from vuproc.workers.queue_uring import QueueUring
 from vuproc.workers.ring_fds import KickGone, RingFds
-from vuproc.workers.rings import RECORDS, RINGS, AnyRing
+from vuproc.workers.rings import AnyRing, make_ring
 from vuproc.workers.unshared import UnsharedMemory
 
 BUDGET = 256
@@ -131,19 +131,14 @@ class Queue:
         # A ring of our own that is there waits for the kernel by itself. It leaves the record as it
         # is, and before the new one reads it.
         self.drop(keep=True)
-        record = RECORDS[layout](inflight.fd.fileno(), inflight.offset, setup.size)
-        ring = RINGS[layout](
-            self.index,
-            setup.size,
+        ring = make_ring(
+            layout,
+            setup,
+            inflight,
             memory,
-            setup.desc,
-            setup.avail,
-            setup.used,
-            setup.base,
             features=features,
             chain_limit=max(self._chain_limit, setup.size),
             counters=self._counters,
-            record=record,
         )
         ring.resubmit = resubmit_of(self._device, self.index)
         ring.on_skip = self._on_skip
@@ -265,7 +260,8 @@ class Queue:
             return
         if kicks and self._ring is not None:
             self.ready = True
-            self.unshared.kicked(kicks, self._ring.next_avail)
+            # As long as nothing was fetched it is 0, but for a packed ring's wrap counter.
+            self.unshared.kicked(kicks, self._ring.next_avail & 0x7FFF)
 
     def run(self, spin_ns: int = 0, slice_ns: int = SLICE_NS, budget: int = BUDGET) -> None:
         """Serve up to `budget` requests, and look for more for `spin_ns` before the driver is asked

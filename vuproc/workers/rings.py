@@ -1,13 +1,52 @@
-"""The native ring and the in-flight record of each layout."""
+"""The native ring of each layout, on its in-flight record."""
 
 from __future__ import annotations
 
+from vuproc.shm.counters import QueueCounters
 from vuproc.shm.inflight import SplitRecord
+from vuproc.shm.memory import GuestMemory
+from vuproc.shm.packed import PackedRing
+from vuproc.shm.packed_record import PackedRecord
 from vuproc.shm.split import SplitRing
-from vuproc.spec.ring_layout import SPLIT, RingLayout
+from vuproc.spec.ring_layout import PACKED, RingLayout
+from vuproc.vhost_user.effects import Inflight, RingSetup
 
-AnyRing = SplitRing
-AnyRecord = SplitRecord
+AnyRing = SplitRing | PackedRing
 
-RINGS: dict[RingLayout, type[AnyRing]] = {SPLIT: SplitRing}
-RECORDS: dict[RingLayout, type[AnyRecord]] = {SPLIT: SplitRecord}
+
+def make_ring(
+    layout: RingLayout,
+    setup: RingSetup,
+    inflight: Inflight,
+    memory: GuestMemory,
+    *,
+    features: int,
+    chain_limit: int,
+    counters: QueueCounters | None,
+) -> AnyRing:
+    """The ring that `setup` describes, on its record; raises `RingError` or `MemoryFault`."""
+    places = setup.desc, setup.avail, setup.used
+    number, at = inflight.fd.fileno(), inflight.offset
+    if layout is PACKED:
+        return PackedRing(
+            setup.index,
+            setup.size,
+            memory,
+            *places,
+            setup.base,
+            features=features,
+            chain_limit=chain_limit,
+            counters=counters,
+            record=PackedRecord(number, at, setup.size),
+        )
+    return SplitRing(
+        setup.index,
+        setup.size,
+        memory,
+        *places,
+        setup.base,
+        features=features,
+        chain_limit=chain_limit,
+        counters=counters,
+        record=SplitRecord(number, at, setup.size),
+    )
