@@ -29,9 +29,15 @@ def disk(tmp_path: Path) -> Iterator[Callable[..., Disk]]:
     with contextlib.ExitStack() as stack:
 
         def serve(
-            *, queues: int = 1, size: int = 64 * MIB, expected_error: str | None = None
+            *,
+            queues: int = 1,
+            size: int = 64 * MIB,
+            expected_error: str | None = None,
+            packed: bool = True,
         ) -> Disk:
-            served = serve_image(tmp_path, queues=queues, size=size, expected_error=expected_error)
+            served = serve_image(
+                tmp_path, queues=queues, size=size, expected_error=expected_error, packed=packed
+            )
             return stack.enter_context(served)
 
         yield serve

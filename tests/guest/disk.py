@@ -56,9 +56,10 @@ def storage_daemon(directory: Path, image: Path, queues: int) -> Iterator[Disk]:
 
 
 @contextlib.contextmanager
-def vuproc(image: Path, queues: int, expected_error: str | None) -> Iterator[Disk]:
+def vuproc(image: Path, queues: int, expected_error: str | None, packed: bool) -> Iterator[Disk]:
     """`vuproc run` on the image. Its log must hold no ERROR but `expected_error`, and that one."""
-    with serve({"type": "blk", "image": image, "queues": queues}) as served:
+    device = {"type": "blk", "image": image, "queues": queues}
+    with serve(device, file={"packed": packed}) as served:
         yield Disk(served.socket, image, served.pid)
     errors = [line for line in served.lines if "ERROR" in line]
     if expected_error is not None:
@@ -69,9 +70,12 @@ def vuproc(image: Path, queues: int, expected_error: str | None) -> Iterator[Dis
 
 @contextlib.contextmanager
 def serve_image(
-    directory: Path, *, queues: int, size: int, expected_error: str | None
+    directory: Path, *, queues: int, size: int, expected_error: str | None, packed: bool
 ) -> Iterator[Disk]:
-    """An empty image of `size` bytes in `directory`, served by the back-end under test."""
+    """An empty image of `size` bytes in `directory`, served by the back-end under test.
+
+    packed: it offers packed rings.
+    """
     image = directory / "disk.raw"
     image.touch()
     os.truncate(image, size)
@@ -79,5 +83,5 @@ def serve_image(
         with storage_daemon(directory, image, queues) as disk:
             yield disk
     else:
-        with vuproc(image, queues, expected_error) as disk:
+        with vuproc(image, queues, expected_error, packed) as disk:
             yield disk

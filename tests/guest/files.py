@@ -21,6 +21,8 @@ dd if=/dev/urandom of=/tmp/seed bs=65536 count=16 2>/dev/null
 for n in 1 2 3; do { echo $n; cat /tmp/seed; } >/mnt/file$n; done
 sync
 """
+# Whether the guest's rings are packed.
+SAY_PACKED = "\nsay packed $(cut -c35 /sys/block/vda/device/features)\n"
 SAY_SUMS = """
 for n in 1 2 3; do say file$n $(sha256sum </mnt/file$n | cut -d' ' -f1); done
 """

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.guest.disk import Disk
-from tests.guest.files import SAY_SUMS, WRITE_FILES, check_file_system, sums_of
+from tests.guest.files import SAY_PACKED, SAY_SUMS, WRITE_FILES, check_file_system, sums_of
 from vuproc.testing.vms import VhostUserDevice, boot_qemu, clients
 
 pytestmark = pytest.mark.timeout(180)
@@ -22,26 +22,31 @@ done
 """
 
 
-def attached(served: Disk, queues: int) -> list[VhostUserDevice]:
-    return [VhostUserDevice(socket=served.socket, properties={"num-queues": queues})]
+def attached(served: Disk, queues: int, *, packed: bool = False) -> list[VhostUserDevice]:
+    properties: dict[str, str | int] = {"num-queues": queues, "packed": "on" if packed else "off"}
+    return [VhostUserDevice(socket=served.socket, properties=properties)]
 
 
-@pytest.mark.parametrize("queues", [2, 4])
+@pytest.mark.parametrize(("queues", "packed"), [(2, False), (4, False), (2, True)])
 def test_files_that_the_guest_writes_are_in_the_image(
-    disk: Callable[..., Disk], queues: int
+    disk: Callable[..., Disk], queues: int, packed: bool
 ) -> None:
     served = disk(queues=queues)
     script = "say queues $(ls /sys/block/vda/mq | wc -l)" + WRITE_FILES + ON_EACH_CPU
-    script += "umount /mnt; mount -t ext4 /dev/vda /mnt" + SAY_SUMS + "umount /mnt\n"
-    with boot_qemu(attached(served, queues), script=script, programs=[clients.mke2fs()]) as guest:
+    script += "umount /mnt; mount -t ext4 /dev/vda /mnt" + SAY_SUMS + "umount /mnt\n" + SAY_PACKED
+    devices = attached(served, queues, packed=packed)
+    with boot_qemu(devices, script=script, programs=[clients.mke2fs()]) as guest:
         said = dict(guest.finish().values)
     # Linux takes a queue for each processor: with four offered, two are never started.
+    assert said.pop("packed") == str(int(packed))
     assert (said.pop("queues"), said.pop("cpu0"), said.pop("cpu1")) == ("2", "same", "same")
     check_file_system(served.image)
     assert sums_of(served.image) == said
 
 
-def test_the_guest_reboots_and_finds_its_files(disk: Callable[..., Disk]) -> None:
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_guest_reboots_and_finds_its_files(disk: Callable[..., Disk], packed: bool) -> None:
+    """With packed rings the firmware's are split, before the first boot and the second."""
     served = disk(queues=2)
     script = f"""
 if mount -t ext4 /dev/vda /mnt 2>/dev/null; then
@@ -57,7 +62,10 @@ else
 fi
 """
     with boot_qemu(
-        attached(served, 2), script=script, programs=[clients.mke2fs()], reboots=True
+        attached(served, 2, packed=packed),
+        script=script,
+        programs=[clients.mke2fs()],
+        reboots=True,
     ) as guest:
         guest.wait_for("boot=first")
         first = dict(guest.wait_for(f"file{n}=").split("=") for n in (1, 2, 3))

@@ -7,19 +7,23 @@ from collections.abc import Callable
 import pytest
 
 from tests.guest.disk import Disk
-from tests.guest.files import SAY_SUMS, WRITE_FILES, check_file_system, sums_of
+from tests.guest.files import SAY_PACKED, SAY_SUMS, WRITE_FILES, check_file_system, sums_of
 from vuproc.spec.virtio import DeviceId
 from vuproc.testing.vms import boot_uml, clients
 
 pytestmark = pytest.mark.timeout(150)
 
 
-def test_files_that_uml_writes_are_in_the_image(disk: Callable[..., Disk]) -> None:
-    served = disk(queues=1)
+@pytest.mark.parametrize("packed", [True, False])
+def test_files_that_uml_writes_are_in_the_image(disk: Callable[..., Disk], packed: bool) -> None:
+    """It takes packed rings wherever they are offered."""
+    served = disk(queues=1, packed=packed)
     script = WRITE_FILES + "umount /mnt; mount -t ext4 /dev/vda /mnt" + SAY_SUMS + "umount /mnt\n"
+    script += SAY_PACKED
     devices = {served.socket: DeviceId.BLK}
     with boot_uml(devices, script=script, programs=[clients.mke2fs()]) as guest:
-        said = guest.finish().values
+        said = dict(guest.finish().values)
+    assert said.pop("packed") == str(int(packed))
     check_file_system(served.image)
     assert sums_of(served.image) == said
 
