@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.field.events import status, wait_until
 from tests.field.test_c4_config_feature import Bare
 from tests.guest.disk import BACKEND, Disk
 from vuproc.spec.blk import CONFIG, REQUEST_HEADER, SECTOR_SIZE, BlkFeature, BlkStatus, BlkType
@@ -166,6 +167,10 @@ def test_a_broken_ring_leaves_the_other_queue_alive_and_a_reset_revives_it(
         write = Request(healthy, BlkType.OUT, 0, b"h" * BLOCK)
         assert (write.run(healthy), write.verdict()) == (1, BlkStatus.OK)
         assert list(broken.completed()) == []
+        # Its worker may look a moment later, and a ring that is reset before was never broken.
+        wait_until(
+            lambda: status(served.socket)["queues"][0]["state"] == "broken", "queue 0 is broken"
+        )
         device.reset()
         _, (revived, _) = started(machine)
         read = Request(revived, BlkType.IN, 0, BLOCK)
