@@ -1,8 +1,8 @@
 # shellcheck shell=sh disable=SC2154
 # How the clients that play the guest are had on Debian and its kin. Sourced by `setup` after lib.sh.
 #
-# Only QEMU is installed, since it comes with a tree of libraries. Everything else is unpacked below $cache and found
-# there by vuproc.testing.vms. Mirrors are those that apt already knows; the system's configuration is not touched.
+# Only the system's own QEMU is installed, since it comes with a tree of libraries. Everything else, later QEMUs too, is
+# unpacked below $cache and found there by vuproc.testing.vms. Mirrors are those that apt already knows; the system's configuration is not touched.
 # A thing that cannot be had is said with the reason, and the rest goes on.
 
 apt_log=$cache/apt.log
@@ -93,45 +93,99 @@ unpack_kernel() {
     unpack linux "$kernel" with_apt apt-get
 }
 
-# libblkio is in Debian from trixie on and needs only an old libc, so bookworm takes it from the later suite: through
-# a private apt configuration with the mirror and key that the system's own Debian suite has.
-later_suite=trixie
-
-with_later_apt() {
-    tool=$1
-    shift
-    "$tool" -o Dir::Etc::SourceList="$cache/later/sources.list" -o Dir::Etc::SourceParts="$cache/later/none" \
-        -o Dir::State::Lists="$cache/later/lists" -o Dir::Cache="$cache/later" -o Acquire::Languages=none \
+# A later Debian suite $1 is read by a private apt configuration, with the mirror and key that the system's own Debian
+# suite has. Nothing of it counts as installed, so that a package is resolved with all that it needs.
+with_suite() {
+    lists=$cache/suite-$1
+    tool=$2
+    shift 2
+    "$tool" -o Dir::Etc::SourceList="$lists/sources.list" -o Dir::Etc::SourceParts="$lists/none" \
+        -o Dir::State="$lists" -o Dir::State::Lists="$lists/lists" -o Dir::State::status="$lists/status" \
+        -o Dir::Cache="$lists" -o Acquire::Languages=none -o Acquire::Retries=3 \
         -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false "$@"
 }
 
-unpack_blkio() {
-    [ -e "$cache/blkio" ] && return 0
-    refresh_lists
-    if with_apt apt-cache policy libblkio1 | grep -q 'Candidate: [0-9]'; then
-        unpack blkio libblkio1 with_apt apt-get
-        return
-    fi
+# Fetches the package lists of suite $1, once in a run, for $2. `close_suites` removes them.
+open_suite() {
+    lists=$cache/suite-$1
+    [ -e "$lists/fetched" ] && return 0
     codename=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
     # shellcheck disable=SC2016  # the dollars are apt's
     mirror=$(with_apt apt-get indextargets --format '$(ORIGIN) $(CODENAME) $(REPO_URI)' 'Created-By: Packages' \
         | sed -n "s/^Debian $codename //p" | head -n 1)
     keys=/usr/share/keyrings/debian-archive-keyring.gpg
     if [ -z "$mirror" ] || ! [ -e "$keys" ]; then
-        say "cannot get libblkio1: this system's suite has none, and no Debian mirror is among apt's sources"
+        say "cannot get $2: it is of Debian's $1, and no Debian mirror is among apt's sources"
         return 1
     fi
-    mkdir -p "$cache/later/lists/partial" "$cache/later/archives/partial" "$cache/later/none"
-    printf 'deb [signed-by=%s] %s %s main\n' "$keys" "$mirror" "$later_suite" >"$cache/later/sources.list"
-    status=0
-    if with_later_apt apt-get update >>"$apt_log" 2>&1; then
-        unpack blkio libblkio1 with_later_apt apt-get || status=1
+    mkdir -p "$lists/lists/partial" "$lists/archives/partial" "$lists/none"
+    : >"$lists/status"
+    printf 'deb [signed-by=%s] %s %s main\n' "$keys" "$mirror" "$1" >"$lists/sources.list"
+    if ! with_suite "$1" apt-get update >>"$apt_log" 2>&1; then
+        say "cannot get $2: no package list of $1: $(apt_reason)"
+        return 1
+    fi
+    : >"$lists/fetched"
+}
+
+close_suites() {
+    rm -rf "${cache:?}"/suite-*
+}
+
+# libblkio is in Debian from trixie on and needs only an old libc, so that bookworm takes it from there.
+unpack_blkio() {
+    [ -e "$cache/blkio" ] && return 0
+    refresh_lists
+    if with_apt apt-cache policy libblkio1 | grep -q 'Candidate: [0-9]'; then
+        unpack blkio libblkio1 with_apt apt-get
     else
-        say "cannot get libblkio1: no package list of $later_suite: $(apt_reason)"
+        open_suite trixie libblkio1 && unpack blkio libblkio1 with_suite trixie apt-get
+    fi
+}
+
+# QEMU of a later suite $1 at $cache/qemu-$1: its program, the libraries that its loader maps, firmware, and a script
+# that runs it with these. 38 MB are fetched, and 70 MB kept.
+unpack_qemu() {
+    [ -e "$cache/qemu-$1" ] && return 0
+    refresh_lists
+    open_suite "$1" "QEMU of $1" || return 1
+    part=$cache/qemu-$1.part
+    rm -rf "$part"
+    mkdir -p "$part/root"
+    say "unpacking QEMU of $1 below $cache/qemu-$1"
+    status=0
+    if with_suite "$1" apt-get --yes --no-install-recommends --download-only install qemu-system-x86 \
+        >>"$apt_log" 2>&1 </dev/null \
+        && find "$cache/suite-$1/archives" -name '*.deb' -exec dpkg-deb -x '{}' "$part/root" ';' >>"$apt_log" 2>&1 \
+        && pick_qemu "$part/root" "$part/picked" >>"$apt_log" 2>&1; then
+        mv "$part/picked" "$cache/qemu-$1"
+    else
+        say "cannot get QEMU of $1: $(apt_reason)"
         status=1
     fi
-    rm -rf "$cache/later"
+    rm -rf "$part"
     return $status
+}
+
+# Copies to $2 what QEMU needs to run, out of the packages that are unpacked at $1. At the end it must run.
+pick_qemu() {
+    loader=$(find "$1/usr/lib" -name 'ld-linux*.so.*' -type f | head -n 1)
+    libraries=$("$loader" --library-path "${loader%/*}" --list "$1/usr/bin/qemu-system-x86_64" \
+        | sed -n "s|^.* => \\($1.*\\) (0x.*\$|\\1|p")
+    mkdir -p "$2/lib" "$2/firmware"
+    # shellcheck disable=SC2086  # a list of paths: neither $cache's nor Debian's have blanks
+    cp -L $libraries "$2/lib/" \
+        && cp "$loader" "$2/lib/loader" \
+        && cp "$1/usr/bin/qemu-system-x86_64" "$2/program" \
+        && cp -L "$1"/usr/share/seabios/*.bin "$1"/usr/share/qemu/*.bin "$1"/usr/share/qemu/*-virtio.rom "$2/firmware/" \
+        || return 1
+    cat >"$2/qemu-system-x86_64" <<'SCRIPT'
+#!/bin/sh
+# QEMU of a later Debian suite, run by the loader and with the libraries and firmware that it was built for.
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
+exec "$here/lib/loader" --library-path "$here/lib" "$here/program" -L "$here/firmware" "$@"
+SCRIPT
+    chmod +x "$2/qemu-system-x86_64" && "$2/qemu-system-x86_64" --version
 }
 
 # What checks the XML of `vuproc hint libvirt`: libvirt's schemas, and xmllint.
@@ -160,6 +214,9 @@ get_guests() {
     unpack_kernel || true
     unpack_blkio || true
     unpack_schemas || true
+    unpack_qemu trixie || true
+    [ -z "${VUPROC_LONG:-}${VUPROC_SID:-}" ] || unpack_qemu sid || true
+    close_suites
     rm -rf "$cache/apt"
     [ "$1" = all ] || return 0
     for pair in qemu-system-x86_64:qemu-system-x86 mke2fs:e2fsprogs; do

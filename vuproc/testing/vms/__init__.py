@@ -1,6 +1,7 @@
 """Real clients of a vhost-user device, started and driven from Python: for tests and the demo."""
 
 from vuproc.testing.vms.blkio import Blkio, BlkioMemory, BlkioQueue
+from vuproc.testing.vms.clients import Qemu
 from vuproc.testing.vms.errors import ClientMissing, GuestFailed
 from vuproc.testing.vms.linux import LinuxGuest, Report
 from vuproc.testing.vms.pci_queue import PciQueue, Segment
@@ -18,6 +19,7 @@ __all__ = [
     "HaltedQemu",
     "LinuxGuest",
     "PciQueue",
+    "Qemu",
     "Report",
     "Segment",
     "VhostUserDevice",

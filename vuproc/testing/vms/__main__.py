@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from vuproc.testing.vms import clients
+from vuproc.testing.vms.clients import Qemu
 from vuproc.testing.vms.errors import ClientMissing
+
+
+def qemu(which: Qemu) -> str:
+    """Where this QEMU is, and its version."""
+    program = clients.qemu(which)
+    return f"{program} ({'.'.join(map(str, clients.qemu_version(program)))})"
+
 
 CLIENTS: dict[str, Callable[[], object]] = {
     "User-Mode Linux": lambda: clients.user_mode_linux().image,
-    "QEMU": clients.qemu,
+    "QEMU": lambda: qemu(Qemu.INSTALLED),
+    "QEMU of trixie": lambda: qemu(Qemu.TRIXIE),
+    "QEMU of sid": lambda: qemu(Qemu.SID),
     "kernel for QEMU": lambda: clients.qemu_kernel().image,
     "libblkio": clients.libblkio,
     "busybox": clients.busybox,

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import ctypes.util
+import enum
+import functools
 import os
+import re
 import shutil
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +19,21 @@ from vuproc.testing.vms.kernel import Modules, uncompressed
 # Programs of the system administrator are not on every user's path.
 SEARCH_PATH = os.pathsep.join(["/usr/local/sbin", "/usr/sbin", "/sbin"])
 HOW = "sh deploy/setup gets it where apt is there"
+VERSION_S = 30.0
+"""Seconds that QEMU may take to tell its version."""
+
+
+class Qemu(enum.StrEnum):
+    """Which QEMU is run: the one that is installed, or that of a later suite of Debian's."""
+
+    INSTALLED = "installed"
+    TRIXIE = "trixie"
+    SID = "sid"
+
+    @property
+    def how(self) -> str:
+        """How it is had. Sid changes daily, so it is unpacked only for who asks for it."""
+        return f"VUPROC_SID=1 {HOW}" if self is Qemu.SID else HOW
 
 
 @dataclass(frozen=True)
@@ -73,9 +92,25 @@ def user_mode_linux() -> Kernel:
     return Kernel(found, Modules(modules))
 
 
-def qemu() -> Path:
+def qemu(which: Qemu = Qemu.INSTALLED) -> Path:
     """QEMU for x86-64."""
-    return _required("QEMU", "qemu-system-x86_64")
+    name = "qemu-system-x86_64"
+    if which is Qemu.INSTALLED:
+        return _required("QEMU", name)
+    unpacked = cache() / f"qemu-{which}" / name
+    if not os.access(unpacked, os.X_OK):
+        raise ClientMissing(f"QEMU of {which}", f"there is no {unpacked} ({which.how})")
+    return unpacked
+
+
+@functools.cache
+def qemu_version(program: Path) -> tuple[int, ...]:
+    """What a QEMU says of itself: (10, 0, 13)."""
+    text = subprocess.check_output([program, "--version"], text=True, timeout=VERSION_S)
+    found = re.search(r"version (\d+(?:\.\d+)+)", text)
+    if found is None:
+        raise ClientMissing("QEMU", f"{program} does not tell its version: {text[:200]!r}")
+    return tuple(int(part) for part in found[1].split("."))
 
 
 def qemu_kernel() -> Kernel:

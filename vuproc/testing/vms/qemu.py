@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from vuproc.testing.vms import clients
+from vuproc.testing.vms.clients import Qemu
 from vuproc.testing.vms.linux import LinuxGuest
 
 MEMORY_MIB = 256
 FIRST_SLOT = 4
-VERSION_S = 30.0
-"""Seconds that QEMU may take to tell its version."""
 # An emulated machine has next to no chance events: without this instruction the first program that
 # asks for random bytes (mke2fs does) waits seconds for them.
 PROCESSOR = "qemu64,+rdrand"
@@ -35,11 +32,11 @@ class VhostUserDevice:
     reconnect_s: int | None = None
     server: bool = False
 
-    def arguments(self, number: int) -> list[str]:
-        """The options that add this device, as the `number`th one, in PCI slot 4 + number."""
+    def arguments(self, number: int, program: Path) -> list[str]:
+        """What adds it to `program` as the `number`th device, in PCI slot 4 + number."""
         chardev = f"socket,id=vhost{number},path={self.socket.absolute()}"
         if self.reconnect_s is not None:
-            chardev += f",{_reconnect(self.reconnect_s)}"
+            chardev += f",{_reconnect(self.reconnect_s, program)}"
         if self.server:
             chardev += ",server=on,wait=off"
         device = f"{self.driver},chardev=vhost{number},addr={FIRST_SLOT + number:#x}"
@@ -48,22 +45,23 @@ class VhostUserDevice:
         return ["-chardev", chardev, "-device", device]
 
 
-def _reconnect(seconds: int) -> str:
-    """As this machine's QEMU has it: 9.2 has both, what came later the second alone."""
-    text = subprocess.check_output([clients.qemu(), "--version"], text=True, timeout=VERSION_S)
-    found = re.search(r"version (\d+)\.(\d+)", text)
-    old = found is not None and (int(found[1]), int(found[2])) < (9, 2)
+def _reconnect(seconds: int, program: Path) -> str:
+    """As this QEMU has it: 9.2 has both, what came later the second alone."""
+    old = clients.qemu_version(program) < (9, 2)
     return f"reconnect={seconds}" if old else f"reconnect-ms={seconds * 1000}"
 
 
-def machine_arguments(devices: Sequence[VhostUserDevice], *, cpus: int) -> list[str | Path]:
+def machine_arguments(
+    devices: Sequence[VhostUserDevice], *, cpus: int, qemu: Qemu
+) -> list[str | Path]:
     """The command line that halted and booted machines share: emulated, bare, memory shared."""
-    command: list[str | Path] = [clients.qemu(), "-nodefaults", "-no-user-config"]
+    program = clients.qemu(qemu)
+    command: list[str | Path] = [program, "-nodefaults", "-no-user-config"]
     command += ["-machine", "pc,memory-backend=ram", "-accel", "tcg,thread=multi"]
     command += ["-display", "none", "-smp", str(cpus), "-m", f"{MEMORY_MIB}M"]
     command += ["-object", f"memory-backend-memfd,id=ram,size={MEMORY_MIB}M,share=on"]
     for number, device in enumerate(devices):
-        command += device.arguments(number)
+        command += device.arguments(number, program)
     return command
 
 
@@ -75,13 +73,14 @@ def boot_qemu(
     programs: Sequence[Path] = (),
     cpus: int = 2,
     reboots: bool = False,
+    qemu: Qemu = Qemu.INSTALLED,
 ) -> LinuxGuest:
     """Boots Linux under emulation on vhost-user devices and runs `script` in it.
 
     With `reboots` a guest that reboots starts again from the beginning, with the same memory and
     devices; otherwise that ends it. `ClientMissing` if QEMU or a kernel is not on this machine.
     """
-    command = machine_arguments(devices, cpus=cpus)
+    command = machine_arguments(devices, cpus=cpus, qemu=qemu)
     kernel = clients.qemu_kernel()
 
     def complete(home: Path, initramfs: Path) -> list[str | Path]:

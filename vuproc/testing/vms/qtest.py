@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from vuproc.testing.vms.clients import Qemu
 from vuproc.testing.vms.errors import GuestFailed
 from vuproc.testing.vms.process import GuestProcess
 from vuproc.testing.vms.qemu import MEMORY_MIB, VhostUserDevice, machine_arguments
@@ -32,7 +33,13 @@ class HaltedQemu:
     the ports. Each is one exchange on the socket, so QEMU has done it when it returns.
     """
 
-    def __init__(self, devices: Sequence[VhostUserDevice], extra: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        devices: Sequence[VhostUserDevice],
+        extra: Sequence[str] = (),
+        *,
+        qemu: Qemu = Qemu.INSTALLED,
+    ) -> None:
         self._free = FIRST_FREE
         self._pending = b""
         self._directory = tempfile.TemporaryDirectory(prefix="vuproc-qtest-")
@@ -43,7 +50,7 @@ class HaltedQemu:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
                 listener.bind(str(home / "qtest.sock"))
                 listener.listen(1)
-                command = machine_arguments(devices, cpus=1)
+                command = machine_arguments(devices, cpus=1, qemu=qemu)
                 command += ["-bios", firmware, "-qtest", f"unix:{home / 'qtest.sock'}"]
                 self.process = GuestProcess([*command, "-qtest-log", "none", *extra])
                 try:
