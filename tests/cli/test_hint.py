@@ -118,10 +118,12 @@ def test_c5_microvm_has_no_pci(folder: Path, number: int, expected: str) -> None
     assert "pci" not in command[-1]
 
 
-def test_c5_microvm_wants_queues_of_1024(folder: Path) -> None:
-    assert "needs queue_size: 1024" in hint("qemu-microvm", device_file(folder))
+@pytest.mark.parametrize(("client", "where"), [("qemu-microvm", "microvm"), ("qemu", "10.0.13")])
+def test_c5_some_qemus_want_queues_of_1024(folder: Path, client: str, where: str) -> None:
+    text = hint(client, device_file(folder))
+    assert where in text and "needs queue_size: 1024" in text
     large = device_file(folder, "type: blk, ram: 512, queue_size: 1024")
-    assert "needs queue_size" not in hint("qemu-microvm", large)
+    assert "needs queue_size" not in hint(client, large)
 
 
 def test_c5_reconnect_is_told_for_old_and_new_versions(folder: Path) -> None:

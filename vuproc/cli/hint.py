@@ -84,6 +84,7 @@ def hint(client: str, file: DeviceFile, memory: str = "1G") -> str:
 
 
 def _qemu(target: Target) -> str:
+    notes = [*_qemu_notes(target), *_largest_queues(target, "With QEMU 10.0.13 (Debian 13)")]
     return _qemu_command(
         target,
         [
@@ -92,17 +93,22 @@ def _qemu(target: Target) -> str:
             "  -numa node,memdev=mem \\",
         ],
         _qemu_flags(target),
-        _qemu_notes(target),
+        notes,
     )
 
 
+def _largest_queues(target: Target, where: str) -> list[str]:
+    """Where drivers are told that they may have QEMU's largest queue, they take it."""
+    if target.queue_size >= QEMU_MAX_QUEUE_SIZE:
+        return []
+    return [
+        f"# {where} drivers choose queues of {QEMU_MAX_QUEUE_SIZE} entries, whatever "
+        f"queue-size says:\n# the device file needs queue_size: {QEMU_MAX_QUEUE_SIZE}."
+    ]
+
+
 def _qemu_microvm(target: Target) -> str:
-    notes = _qemu_notes(target)
-    if target.queue_size < QEMU_MAX_QUEUE_SIZE:
-        notes.append(
-            f"# On microvm drivers choose queues of {QEMU_MAX_QUEUE_SIZE} entries, whatever "
-            f"queue-size says:\n# the device file needs queue_size: {QEMU_MAX_QUEUE_SIZE}."
-        )
+    notes = [*_qemu_notes(target), *_largest_queues(target, "On microvm")]
     return _qemu_command(
         target,
         [

@@ -34,7 +34,8 @@ class InflightRegion(msgspec.Struct, frozen=True, kw_only=True):
             return None
         if size > self.queue_size:
             raise MessageRefused(
-                f"ring size {size} is above {self.queue_size}, the in-flight region's"
+                f"ring size {size} is above {self.queue_size}, the in-flight region's; "
+                f"give QEMU queue-size={size} and the device file queue_size: {size}"
             )
         offset = self.offset + index * layout.record_bytes(self.queue_size)
         return Inflight(self.fd, offset, self.queue_size)
