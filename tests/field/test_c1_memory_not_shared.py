@@ -100,6 +100,7 @@ def test_c1_memory_that_came_as_a_copy_is_told_of_once_the_driver_has_kicked(
         queue.kick()
         guest.stop_queue(0)
         guest.kick_queue(queue)
+        guest.enable_queue(0)
         assert warnings(served, after) == []
         guest.submit(0, in_=[64])
         queue.kick()
@@ -107,6 +108,25 @@ def test_c1_memory_that_came_as_a_copy_is_told_of_once_the_driver_has_kicked(
         assert all(flag in line for flag in FLAGS)
         guest.stop_queue(0)
         assert len(warnings(served, after)) == 1
+
+
+def test_c1_kicks_before_a_ring_is_enabled_are_the_front_ends(served: Served) -> None:
+    """QEMU 11 gives two: its queues may then be idle for as long as the guest likes."""
+    after = len(served.lines)
+    with served.guest(start=False) as guest:
+        guest.setup()
+        queue = guest.make_queue(0)
+        guest.configure_queue(queue)
+        queue.kick()
+        guest.kick_queue(queue)
+        queue.kick()
+        guest.enable_queue(0)
+        # A stop is answered when all that came before it was seen.
+        guest.stop_queue(0)
+        assert warnings(served, after) == []
+        guest.start_queue(0)
+        assert guest.do(0, in_=[64]).content == b"hello"
+    assert warnings(served, after) == []
 
 
 def test_c1_kicks_for_what_is_there_are_no_reason_for_doubt(served: Served) -> None:

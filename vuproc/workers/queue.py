@@ -153,7 +153,7 @@ class Queue:
         self._ring, self._layout = ring, layout
         desc = setup.desc, layout.desc.length(setup.size)
         avail = setup.avail, layout.avail.length(setup.size)
-        self.unshared.begin((desc, avail), memory)
+        self.unshared.begin((desc, avail), memory, enabled=setup.enabled)
         ring.set_call(self._fds.call_number)
         ring.waker = self.waker
         self.enabled = setup.enabled
@@ -193,6 +193,8 @@ class Queue:
         """Enable or hold the ring; enabling looks at the ring again, for kicks that came in
         between.
         """
+        if enabled and not self.enabled:
+            self.unshared.enable(kick_waits=self._fds.kick_waits())
         self.enabled = enabled
         self.ready = True
 

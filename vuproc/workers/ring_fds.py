@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from vuproc.fd import Fd
 from vuproc.vhost_user.effects import RingSetup
-from vuproc.workers.poller import Watcher
+from vuproc.workers.poller import Watcher, is_ready
 
 KICK_BYTES = 8
 """What one kick is: the eventfd's counter; pipes and sockets carry the same eight bytes a kick."""
@@ -68,6 +68,10 @@ class RingFds:
         """The opposite."""
         if self.kick is not None:
             watcher.remove(self.kick.fileno())
+
+    def kick_waits(self) -> bool:
+        """Whether a kick has come that was not read yet."""
+        return self.kick is not None and is_ready(self.kick.fileno(), select.POLLIN)
 
     def read_kick(self) -> int:
         """How many kicks have come; 0: somebody else was quicker. Raises KickGone."""

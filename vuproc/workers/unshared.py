@@ -12,7 +12,7 @@ log = logging.getLogger("vuproc.worker")
 
 KICKS = 2
 """Kicks after which a ring that is all zero is worth a look: QEMU gives one of its own at a start,
-a driver none before it has put a request there.
+since version 11 two, before it enables the ring; a driver none before it has put a request there.
 """
 BYTES = 4096
 """Bytes of descriptors, and of the available ring, that are looked at then."""
@@ -30,10 +30,18 @@ class UnsharedMemory:
         self._areas: tuple[tuple[int, int], ...] = ()
         self._memory = GuestMemory()
         self._kicks_left = 0
+        self._enabled = self._early = False
 
-    def begin(self, areas: tuple[tuple[int, int], ...], memory: GuestMemory) -> None:
+    def begin(
+        self, areas: tuple[tuple[int, int], ...], memory: GuestMemory, *, enabled: bool
+    ) -> None:
         """A ring has started: user address and length in bytes of what its driver writes."""
         self._areas, self._memory, self._kicks_left = areas, memory, KICKS
+        self._enabled, self._early = enabled, not enabled
+
+    def enable(self, *, kick_waits: bool) -> None:
+        """The ring is enabled; `kick_waits`: there are kicks from before, still to be read."""
+        self._enabled, self._early = True, kick_waits
 
     def rebind(self, memory: GuestMemory) -> None:
         """The memory table has changed."""
@@ -45,8 +53,15 @@ class UnsharedMemory:
         self._memory, self._kicks_left = GuestMemory(), 0
 
     def kicked(self, kicks: int, position: int) -> None:
-        """The driver has kicked so often; `position` is the ring's, 0 if nothing was fetched."""
+        """So many kicks have come; `position` is the ring's, 0 if nothing was fetched.
+
+        However many come before the ring is enabled, they say as little as one.
+        """
         if self._kicks_left <= 0:
+            return
+        if self._early:
+            self._kicks_left = KICKS - 1
+            self._early = not self._enabled
             return
         self._kicks_left -= kicks
         if self._kicks_left > 0:
