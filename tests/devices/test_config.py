@@ -52,6 +52,16 @@ def test_what_the_driver_wrote_decides_what_it_reads_next(selects: Served) -> No
         assert guest.config(CONFIG) == (b"\3\0\6no. 17").ljust(CONFIG, b"\0")
 
 
+@pytest.mark.parametrize("size", [CONFIG, 3])
+def test_the_same_choice_again_is_answered_as_before(selects: Served, size: int) -> None:
+    """QEMU writes bytes that the driver did not, as it last read them: zeros at first."""
+    with selects.guest(queues=2) as guest:
+        for which, name in ((1, b"a name"), (3, b"no. 17")):
+            for _ in range(2):
+                guest.front_end.set_config(0, bytes([which, 0]).ljust(size, b"\0"))
+                assert selected(guest) == name
+
+
 def test_answers_are_those_to_the_writes_before_them(selects: Served) -> None:
     """However many come, without a wait in between."""
     with selects.guest(queues=2) as guest:

@@ -133,7 +133,8 @@ class Commands:
                 self._queue(index).set_err(fd)
             case WriteConfig(offset=offset, data=data):
                 self._write_config(offset, data)
-                self._look_at_config()
+                if self.config is not None:
+                    self.config.written(len(data))
             case ResetDevice():
                 self._features = 0
                 self._code.hook(self._device.reset)

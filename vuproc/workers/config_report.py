@@ -8,11 +8,17 @@ from vuproc.device import Device
 from vuproc.workers.control import ConfigSays
 from vuproc.workers.device_code import DeviceCode
 
+DRIVER_BYTES = 8
+"""A driver's own write is no longer (virtio 1.3, 4.1.3.1). What is longer is the whole space as
+QEMU has it in mind, where all that the driver did not write may be out of date.
+"""
+
 
 class ConfigReport:
     """Asks the device at each time when its answer may have changed; one for each device.
 
-    A device that takes no writes is asked only when it says so: its answer stays as it is.
+    A device that takes no writes is asked only when it says so: its answer stays as it is. One that
+    takes writes and never says anything else has the driver read what it wrote.
     """
 
     def __init__(
@@ -23,11 +29,24 @@ class ConfigReport:
         self._send = send
         self._takes_writes = type(device).config_written is not Device.config_written
         self._last = self._ask() if self._takes_writes else None
+        self._follows = False
+        """Whether what the driver writes has its part in the answer."""
 
     def look(self) -> None:
-        """The driver has written, or the device was reset."""
+        """The device was reset."""
         if self._takes_writes:
             self._tell(self._ask())
+
+    def written(self, size: int) -> None:
+        """The driver has written, in a message of `size` bytes that the device has accepted."""
+        if not self._takes_writes:
+            return
+        content = self._ask()
+        self._follows = self._follows or content != self._last
+        if self._follows or size > DRIVER_BYTES:
+            # The same answer counts too: the write lies over it.
+            self._last = None
+        self._tell(content)
 
     def changed(self) -> None:
         """The device says that it has changed: the driver is to be told."""
