@@ -14,8 +14,7 @@ from vuproc.shm.counters import BLOCK_SIZE, QueueCounters
 from vuproc.shm.inflight import POISON_ATTEMPTS, Recovered, SplitRecord, record_bytes
 from vuproc.shm.request import Request
 from vuproc.shm.split import SplitRing
-from vuproc.spec.inflight import split_record_bytes
-from vuproc.spec.vhost_user import INFLIGHT_SPLIT_DESC, INFLIGHT_SPLIT_HEADER
+from vuproc.spec.inflight import INFLIGHT_SPLIT_DESC, INFLIGHT_SPLIT_HEADER, split_record_bytes
 
 # Layout.
 

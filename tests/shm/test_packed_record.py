@@ -15,8 +15,7 @@ from vuproc.shm.inflight import Recovered
 from vuproc.shm.packed import PackedRing
 from vuproc.shm.packed_record import PackedRecord
 from vuproc.shm.request import Request
-from vuproc.spec.inflight import packed_record_bytes
-from vuproc.spec.vhost_user import INFLIGHT_PACKED_DESC, INFLIGHT_PACKED_HEADER
+from vuproc.spec.inflight import INFLIGHT_PACKED_DESC, INFLIGHT_PACKED_HEADER, packed_record_bytes
 
 SIZE = 8
 WRITABLE = [(DATA, 8, True)]

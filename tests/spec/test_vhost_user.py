@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from vuproc.spec import inflight
 from vuproc.spec import vhost_user as vu
 from vuproc.spec.layout import Layout
 from vuproc.spec.vhost_user import BACK_END, FRONT_END, MessageSpec, Reply
@@ -89,9 +90,9 @@ def test_every_structure_is_listed() -> None:
         (vu.MMAP, "fd_offset", 8),
         (vu.SHMEM_CONFIG, "sizes", 8),
         (vu.CRYPTO_SESSION, "session_id", 1064),
-        (vu.INFLIGHT_SPLIT_DESC, "next", 6),
-        (vu.INFLIGHT_PACKED_HEADER, "old_used_wrap", 21),
-        (vu.INFLIGHT_PACKED_DESC, "counter", 8),
+        (inflight.INFLIGHT_SPLIT_DESC, "next", 6),
+        (inflight.INFLIGHT_PACKED_HEADER, "old_used_wrap", 21),
+        (inflight.INFLIGHT_PACKED_DESC, "counter", 8),
     ],
 )
 def test_field_lies_where_the_specification_puts_it(

@@ -1,12 +1,44 @@
-"""The size of one queue's in-flight record (vhost-user, "Inflight I/O tracking")."""
+"""One queue's in-flight record (vhost-user, "Inflight I/O tracking"): its parts and its size."""
 
 from __future__ import annotations
 
-from vuproc.spec.vhost_user import (
-    INFLIGHT_PACKED_DESC,
-    INFLIGHT_PACKED_HEADER,
-    INFLIGHT_SPLIT_DESC,
-    INFLIGHT_SPLIT_HEADER,
+from vuproc.spec.layout import Layout
+
+INFLIGHT_SPLIT_HEADER = Layout(
+    "inflight_split_hdr",
+    "=QHHHH",
+    "features",
+    "version",
+    "desc_num",
+    "last_batch_head",
+    "used_idx",
+)
+INFLIGHT_SPLIT_DESC = Layout("inflight_split_dsc", "=B5xHQ", "inflight", "next", "counter")
+INFLIGHT_PACKED_HEADER = Layout(
+    "inflight_packed_hdr",
+    "=QHHHHHHBB7x3x",
+    "features",
+    "version",
+    "desc_num",
+    "free_head",
+    "old_free_head",
+    "used_idx",
+    "old_used_idx",
+    "used_wrap",
+    "old_used_wrap",
+)
+INFLIGHT_PACKED_DESC = Layout(
+    "inflight_packed_dsc",
+    "=BxHHHQHHIQ",
+    "inflight",
+    "next",
+    "last",
+    "num",
+    "counter",
+    "id",
+    "flags",
+    "len",
+    "addr",
 )
 
 RECORD_ALIGN = 64

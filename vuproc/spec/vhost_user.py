@@ -11,6 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum, IntFlag
 
+from vuproc.spec.inflight import (
+    INFLIGHT_PACKED_DESC,
+    INFLIGHT_PACKED_HEADER,
+    INFLIGHT_SPLIT_DESC,
+    INFLIGHT_SPLIT_HEADER,
+)
 from vuproc.spec.layout import Layout, Payload
 from vuproc.spec.virtio import Feature
 
@@ -123,43 +129,6 @@ XFER_STATE = Layout("xfer_state", "=II", "direction", "phase")
 MMAP = Layout("mmap", "=B7xQQQQ", "shmid", "fd_offset", "shm_offset", "len", "flags")
 SHMEM_CONFIG = Layout("shmem_config", "=I4x256Q", "nregions", "sizes")
 CRYPTO_SESSION = Layout("crypto_session", "=Q1056sq", "op_code", "parameters", "session_id")
-
-INFLIGHT_SPLIT_HEADER = Layout(
-    "inflight_split_hdr",
-    "=QHHHH",
-    "features",
-    "version",
-    "desc_num",
-    "last_batch_head",
-    "used_idx",
-)
-INFLIGHT_SPLIT_DESC = Layout("inflight_split_dsc", "=B5xHQ", "inflight", "next", "counter")
-INFLIGHT_PACKED_HEADER = Layout(
-    "inflight_packed_hdr",
-    "=QHHHHHHBB7x3x",
-    "features",
-    "version",
-    "desc_num",
-    "free_head",
-    "old_free_head",
-    "used_idx",
-    "old_used_idx",
-    "used_wrap",
-    "old_used_wrap",
-)
-INFLIGHT_PACKED_DESC = Layout(
-    "inflight_packed_dsc",
-    "=BxHHHQHHIQ",
-    "inflight",
-    "next",
-    "last",
-    "num",
-    "counter",
-    "id",
-    "flags",
-    "len",
-    "addr",
-)
 
 STRUCTURES: tuple[Layout, ...] = (
     HEADER,

@@ -14,7 +14,7 @@ import socket
 import traceback
 from pathlib import Path
 
-from vuproc import device_object, texts
+from vuproc import texts
 from vuproc.device import Device
 from vuproc.fd import Fd
 from vuproc.handover.keeper import ErrorOutput
@@ -129,6 +129,8 @@ def _kind(device: Device) -> type[Worker]:
 def _device(prepare: control.Prepare) -> Device:
     if prepare.packed is None:
         return build(prepare.type_ref, Path(prepare.base_dir), prepare.options)
+    from vuproc import device_object  # a device file has none
+
     with prepare.packed as packed:
         return device_object.unpack(device_object.content_of(packed))
 
