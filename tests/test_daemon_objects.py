@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import resource
 import signal
@@ -12,7 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import pytest
 from msgspec import Meta, Struct, field
@@ -33,6 +34,8 @@ from vuproc.errors import (
 from vuproc.ops.admin import Request as AdminRequest
 from vuproc.ops.admin import ask
 from vuproc.program.absolute import absolute
+from vuproc.program.messages import Answer, Ask, ProgramChannel
+from vuproc.program.requests import Requests
 from vuproc.testing.guest import Guest
 
 BOUND_S = 20.0
@@ -275,6 +278,52 @@ def test_a_reload_that_is_refused_takes_back_no_other(
         refused.join(BOUND_S)
     with daemon:
         assert said(tmp_path / "s").startswith("second ")
+
+
+def test_a_reload_that_is_carried_out_late_is_what_the_next_start_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon = Daemon(Mark(MarkOptions(mark="first")), tmp_path / "s")
+    with daemon:
+        running = daemon._run()
+        ask = running.ask
+        monkeypatch.setattr(running, "ask", functools.partial(ask, timeout=0.1))
+        os.kill(daemon.pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(DaemonSilent):
+                daemon.reload(Mark(MarkOptions(mark="second")))
+        finally:
+            os.kill(daemon.pid, signal.SIGCONT)
+        # Answers come in the order of the requests, so this one after the other.
+        assert ask("status", timeout=BOUND_S)["device"] == "Mark"
+    with daemon:
+        assert said(tmp_path / "s").startswith("second ")
+
+
+class Unheard:
+    """A channel at whose other end nobody answers."""
+
+    def __init__(self) -> None:
+        self.asked: list[Ask] = []
+
+    def send(self, ask: Ask) -> None:
+        self.asked.append(ask)
+
+
+@pytest.mark.parametrize("carried_out", [True, False])
+def test_only_what_was_carried_out_late_is_told(carried_out: bool) -> None:
+    channel, told = Unheard(), threading.Event()
+    requests = Requests(cast(ProgramChannel, channel))
+    with pytest.raises(DaemonSilent):
+        requests.ask("reload", None, None, 0.01, told.set)
+    with device_object.sealed(b"", "answer") as result:
+        serial = channel.asked[0].serial
+        late = Answer(serial, result=result) if carried_out else Answer(serial, "refused")
+        for _ in range(2):
+            assert not requests.answered(late)
+            assert told.is_set() is carried_out
+            told.clear()
+            carried_out = False
 
 
 def test_a_reload_by_an_operator_keeps_what_was_in_force_at_the_masters_death(

@@ -316,7 +316,8 @@ class Daemon(AsyncForms):
         can be, is applied by new workers, one queue at a time, and no request is lost:
         `events.Reloaded` follows. What needs another session takes effect once the front-end has
         left; the lines say so. Raises DeviceRefused for a device that could not be started, and
-        DaemonRefused; then nothing has changed.
+        DaemonRefused; then nothing has changed. After a DaemonSilent it may yet be carried out, and
+        is the daemon's device from then on.
         """
         running, wanted = self._run(), self._wanted
         if isinstance(wanted, WantedFile):
@@ -332,9 +333,13 @@ class Daemon(AsyncForms):
                 raise DaemonRefused(
                     f"the device cannot be handed over: {in_words(error)}"
                 ) from error
+
+            def taken() -> None:
+                wanted.device = found
+
             with file:
-                lines = _lines(running.ask("reload", file=file))
-            wanted.device = found
+                lines = _lines(running.ask("reload", file=file, late=taken))
+            taken()
         return lines
 
     # What is ours.

@@ -16,7 +16,7 @@ from vuproc.errors import (
     StartRefused,
 )
 from vuproc.events import Stopped
-from vuproc.fd import Fd
+from vuproc.handover.sd_notify import HasFileno
 from vuproc.program.messages import Refused
 
 UNKNOWN = 1
@@ -46,7 +46,7 @@ def ending_of(code: int) -> str:
 
 
 def end_of(
-    process: subprocess.Popen[bytes], pidfd: Fd, said: Stopped | None, timeout: float
+    process: subprocess.Popen[bytes], pidfd: HasFileno, said: Stopped | None, timeout: float
 ) -> tuple[int, str]:
     """Why a process has ended, or does within `timeout` seconds: its exit code, and in words.
 
@@ -60,7 +60,7 @@ def end_of(
     return UNKNOWN, "its process has ended, and somebody else was told how"
 
 
-def _reaped(process: subprocess.Popen[bytes], pidfd: Fd, timeout: float) -> int | None:
+def _reaped(process: subprocess.Popen[bytes], pidfd: HasFileno, timeout: float) -> int | None:
     """Its exit code, negative for a signal; None if the program has its children reaped by the
     kernel or by other code. (Popen takes that for an end in order.)
     """

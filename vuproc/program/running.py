@@ -17,6 +17,7 @@ import socket
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 from vuproc.errors import (
@@ -44,6 +45,7 @@ from vuproc.program.messages import (
     Refused,
     program_end,
 )
+from vuproc.program.process_handle import ProcessHandle
 from vuproc.program.requests import ASK_TIMEOUT_S, Requests
 from vuproc.signals import ECHO_S
 from vuproc.workers.channel import ChannelClosed, ChannelError
@@ -84,7 +86,7 @@ class Running:
         self._stop_asked = False
         self._end_asked_at: float | None = None
         self._last_word: Stopped | None = None
-        self._master: Fd | None = None
+        self._master: ProcessHandle | None = None
         with contextlib.ExitStack() as undo:
             undo.callback(self.ready.close)
             undo.callback(self.ended.close)
@@ -101,8 +103,8 @@ class Running:
                 self._process = launched(files, supervised=supervised, output=output)
             undo.callback(self._process.wait, KILL_S)
             undo.callback(self._process.kill)
-            self._pidfd = Fd(os.pidfd_open(self._process.pid))
-            undo.callback(self._pidfd.close)
+            self._handle = ProcessHandle(self._process.pid)
+            undo.callback(self._handle.close)
             try:
                 self._delivery = Delivery(on_event)
                 undo.callback(self._delivery.finish, None)
@@ -189,19 +191,14 @@ class Running:
         return False
 
     def _terminate(self) -> None:
-        self._signal(self._pidfd, signal.SIGTERM)
+        self._handle.signal(signal.SIGTERM)
 
     def kill(self) -> None:
         """SIGKILL the master, and before it the keeper, which would start another."""
-        self._signal(self._pidfd, signal.SIGKILL)
-        if self._master is not None:
-            self._signal(self._master, signal.SIGKILL)
-
-    @staticmethod
-    def _signal(pidfd: Fd, number: signal.Signals) -> None:
-        # Closed once it has ended.
-        with contextlib.suppress(ValueError, OSError):
-            signal.pidfd_send_signal(pidfd.fileno(), number)
+        self._handle.signal(signal.SIGKILL)
+        master = self._master  # the reading thread may replace it
+        if master is not None:
+            master.signal(signal.SIGKILL)
 
     # Requests.
 
@@ -211,11 +208,12 @@ class Running:
         number: int | None = None,
         file: Fd | None = None,
         timeout: float = ASK_TIMEOUT_S,
+        late: Callable[[], None] | None = None,
     ) -> Any:
         """As `Requests.ask`; raises NotRunning too."""
         if self.ended.is_set:
             raise NotRunning("the daemon has ended")
-        return self._requests.ask(verb, number, file, timeout)
+        return self._requests.ask(verb, number, file, timeout, late)
 
     # What the master tells: the reading thread.
 
@@ -231,7 +229,7 @@ class Running:
     def _listen(self) -> None:
         poller = select.poll()
         poller.register(self._channel.fileno(), select.POLLIN)
-        poller.register(self._pidfd.fileno(), select.POLLIN)
+        poller.register(self._handle.fileno(), select.POLLIN)
         reading = True
         while True:
             ready = {number for number, _ in poller.poll()}
@@ -239,7 +237,7 @@ class Running:
                 reading = self._hear()
                 if not reading:
                     poller.unregister(self._channel.fileno())
-            elif self._pidfd.fileno() in ready:
+            elif self._handle.fileno() in ready:
                 return
 
     def _hear(self) -> bool:
@@ -284,22 +282,22 @@ class Running:
         if before is not None:
             before.close()
         with contextlib.suppress(OSError):  # it may have ended since
-            self._master = Fd(os.pidfd_open(pid))
+            self._master = ProcessHandle(pid)
         self._master_pid = pid
 
     def _finish(self) -> None:
         """The process has ended."""
         while self._hear_rest():
             pass
-        code, reason = end_of(self._process, self._pidfd, self._last_word, KILL_S)
+        code, reason = end_of(self._process, self._handle, self._last_word, KILL_S)
         if self.refused is not None:
             reason = str(self.refused)
         elif code == 0 and (self._stop_asked or not reason):
             reason = "it was asked to stop"
         stopped = Stopped(reason=reason, code=code)
-        for file in (self._pidfd, self._master):
-            if file is not None:
-                file.close()
+        for handle in (self._handle, self._master):
+            if handle is not None:
+                handle.close()
         self._channel.close()
         self.stopped = stopped
         self.ended.set()
