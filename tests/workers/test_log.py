@@ -120,6 +120,37 @@ def test_a6_a_master_that_does_not_read_costs_lines_and_leaves_room_for_answers(
     assert sum(int(text.partition(" more")[0]) for text in counts) == 2 * PLACES_MOST - shown
 
 
+def test_c7_the_next_count_is_looked_for_while_no_thread_of_the_device_adds_one(
+    ends: Ends,
+) -> None:
+    _, _, log = ends
+    for _ in range(2):
+        log.failed("hook", LookupError("part"))
+    within, gate, found = threading.Event(), threading.Event(), threading.Event()
+
+    def text() -> str:
+        within.set()
+        gate.wait(BOUND_S)
+        return "a line"
+
+    def look() -> None:
+        assert log.due() is not None
+        found.set()
+
+    threads = [threading.Thread(target=log.note, args=("a place", logging.INFO, text))]
+    threads.append(threading.Thread(target=look))
+    threads[0].start()
+    try:
+        assert within.wait(BOUND_S)
+        threads[1].start()
+        assert not found.wait(0.2)
+    finally:
+        gate.set()
+        for thread in threads:
+            thread.join(BOUND_S)
+    assert found.is_set()
+
+
 def test_c7_an_idle_worker_says_its_counts_by_itself_and_then_sleeps(
     ends: Ends, monkeypatch: pytest.MonkeyPatch
 ) -> None:

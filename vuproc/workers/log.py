@@ -71,7 +71,11 @@ class WorkerLog(logging.Handler):
 
     def due(self) -> float | None:
         """Seconds until `tend` has something to say, or None if it has not."""
-        waits = [each for limit in self._limits if (each := limit.due()) is not None]
+        if not any(limit.pending for limit in self._limits):
+            return None
+        # A thread of the device's may be about to add a place.
+        with self._mutex:
+            waits = [each for limit in self._limits if (each := limit.due()) is not None]
         return max(min(waits), self._not_before - time.monotonic()) if waits else None
 
     def tend(self, *, at_last: bool = False) -> None:
