@@ -10,9 +10,7 @@ from vuproc.testing.vms.pci_queue import COMPLETION_TIMEOUT_S, PciQueue, poll_un
 from vuproc.testing.vms.qtest import HaltedQemu
 
 VIRTIO_VENDOR = 0x1AF4
-MODERN_FIRST_DEVICE = 0x1040
 CAPABILITY_VENDOR = 0x09
-NO_VECTOR = 0xFFFF
 
 # virtio 1.3 section 4.1.4: the kinds of a vendor capability, the common configuration structure.
 COMMON_CFG, NOTIFY_CFG, _ISR_CFG, DEVICE_CFG = 1, 2, 3, 4
@@ -125,14 +123,6 @@ class VirtioPci:
             raise GuestFailed(f"the device refused the features {self.features:#x}")
         self.set_common("config_msix_vector", len(self._words) - 1)
         return self.features
-
-    def config_interrupted(self) -> bool:
-        """Whether the interrupt for a change of configuration came since the last look."""
-        word = self._words[-1]
-        if self.machine.read(word, 4) == bytes(4):
-            return False
-        self.machine.write(word, bytes(4))
-        return True
 
     def queue(self, index: int, size: int = 128) -> PciQueue:
         """Sets up a queue with memory and an interrupt of its own, and enables it."""
