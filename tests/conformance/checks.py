@@ -139,13 +139,13 @@ def broken(guest: Guest, queue: int = 0, *, others: Sequence[int] = (1,)) -> Non
     # another queue's worker says nothing of this one's, so ask until it shows.
     status = until(lambda: guest.status() & Status.NEEDS_RESET)
     assert status, "the status does not show NEEDS_RESET"
-    before = victim.ring.used_index
+    before = victim.split.used_index
     for other in others:
         works(guest, other)
     victim.kick()
     for other in others:
         works(guest, other)
-    assert victim.ring.used_index == before, "the broken ring was written to"
+    assert victim.split.used_index == before, "the broken ring was written to"
     guest.reset()
     assert guest.status() == DRIVER_READY
     works(guest)

@@ -45,7 +45,7 @@ def test_c04_c05_head_that_is_in_flight_already(gated: Served, gates: Gates, tim
         queue = guest.queues[0]
         guest.submit(0, [b"?"], [16])
         for _ in range(times):
-            queue.ring.offer_head(0)
+            queue.split.offer_head(0)
         queue.ring.publish()
         queue.kick()
         assert queue.err_bell.wait(BROKEN_WITHIN_S)
@@ -54,12 +54,12 @@ def test_c04_c05_head_that_is_in_flight_already(gated: Served, gates: Gates, tim
         gates.let_go(1)
         assert guest.wait(token).content == ANSWER
         # What the device held is let go of, and nothing is written for it.
-        before = queue.ring.used_index
+        before = queue.split.used_index
         gates.let_go(0, times)
         token = guest.submit(1, [b"?"], [16])
         gates.let_go(1)
         assert guest.wait(token).content == ANSWER
-        assert queue.ring.used_index == before
+        assert queue.split.used_index == before
         guest.reset()
         token = guest.submit(0, [b"?"], [16])
         gates.let_go(0)
@@ -72,7 +72,7 @@ def test_c05_all_entries_the_same_head(disk: Served) -> None:
         queue = guest.queues[0]
         guest.submit(0, [Block.header(BlkType.IN)], [512, 1])
         for _ in range(127):
-            queue.ring.offer_head(0)
+            queue.split.offer_head(0)
         queue.ring.publish()
         queue.kick()
         works(guest, 1)
@@ -89,11 +89,11 @@ def test_c24_driver_writes_the_device_s_words(disk: Served, without: int) -> Non
         for wrong in (0, 1, 0x7FFF, 0xFFFF):
             expected = queue.ring.position + 1
             queue.ring.arm()
-            queue.ring.used_index = wrong
-            queue.ring.used_flags = 0xFFFE
-            queue.ring.avail_event = 0x5555
+            queue.split.used_index = wrong
+            queue.split.used_flags = 0xFFFE
+            queue.split.avail_event = 0x5555
             token = queue.submit([Block.header(BlkType.IN)], [512, 1], kick=True)
-            while queue.ring.used_index != expected:
+            while queue.split.used_index != expected:
                 assert queue.call_bell.wait(AT_ONCE_S)
             assert queue.wait(token).data[1] == b"\0"
         works(guest)
@@ -106,8 +106,8 @@ def test_c25_used_event_is_garbage(disk: Served) -> None:
         values = random.Random(25)
         for _ in range(300):
             token = queue.submit([Block.header(BlkType.IN)], [512, 1])
-            queue.ring.used_event = values.randrange(0x10000)
-            queue.ring.avail_flags = values.randrange(0x10000)
+            queue.split.used_event = values.randrange(0x10000)
+            queue.split.avail_flags = values.randrange(0x10000)
             assert queue.wait(token).data[1] == b"\0"
         works(guest)
 
@@ -190,7 +190,7 @@ def test_c29_kick_on_a_disabled_ring_is_not_processed_until_it_is_enabled(disk: 
         queue.kick()
         works(guest, 1)
         guest.front_end.set_memory(guest.ram.regions)  # every worker has answered since the kick
-        assert queue.ring.used_index == 0
+        assert queue.split.used_index == 0
         guest.enable_queue(0)
         assert queue.wait(token).data[1] == b"\0"
 
@@ -202,7 +202,7 @@ def test_c29_kick_after_the_ring_was_stopped(disk: Served) -> None:
         queue.submit([Block.header(BlkType.IN)], [512, 1], kick=True)
         works(guest, 1)
         guest.front_end.set_memory(guest.ram.regions)
-        assert queue.ring.used_index == 0
+        assert queue.split.used_index == 0
 
 
 @pytest.mark.parametrize("size", [2, 4, 256])
