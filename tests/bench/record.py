@@ -18,7 +18,7 @@ from vuproc.shm.memory import GuestMemory
 from vuproc.shm.request import Request
 from vuproc.shm.split import SplitRing
 from vuproc.spec.virtio import Feature
-from vuproc.testing.ring import DriverRing, ring_layout
+from vuproc.testing.split_ring import SplitDriverRing, split_layout
 
 SIZE = 256
 MEMORY = 1 << 24
@@ -46,8 +46,8 @@ class Lane:
         finally:
             os.close(fd)
             os.close(log)
-        desc, avail, used, _ = ring_layout(SIZE)
-        self.driver = DriverRing(
+        desc, avail, used, _ = split_layout(SIZE)
+        self.driver = SplitDriverRing(
             memory.view(0, MEMORY), SIZE, desc=desc, avail=avail, used=used, event_idx=True
         )
         self.ring = SplitRing(

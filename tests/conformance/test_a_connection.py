@@ -37,7 +37,7 @@ def test_a38_channel_closed_by_the_front_end(disk: Served) -> None:
         guest.front_end.open_channel().close()
         guest.front_end.channel = None
         works(guest)
-        guest.queues[0].ring.offer_head(0xFFFF)
+        guest.queues[0].split.offer_head(0xFFFF)
         guest.queues[0].ring.publish()
         guest.queues[0].kick()
         broken(guest)
@@ -60,7 +60,7 @@ def test_a38_channel_that_is_never_read(disk: Served) -> None:
             theirs.setblocking(True)
             with Fd(theirs.detach()) as fd:
                 guest.front_end.request("SET_BACKEND_REQ_FD", [fd])
-            guest.queues[0].ring.offer_head(0xFFFF)
+            guest.queues[0].split.offer_head(0xFFFF)
             guest.queues[0].ring.publish()
             guest.queues[0].kick()
             broken(guest)

@@ -78,7 +78,7 @@ def test_a29_base_is_told_when_the_last_request_is_done(gated: Served, gates: Ga
         unanswered(guest, stop)
         gates.let_go(0)
         assert stop.answer() == 5
-        assert guest.queues[0].ring.used_index == 5
+        assert guest.queues[0].split.used_index == 5
         assert [guest.wait(token).content for token in tokens] == [ANSWER] * 5
 
 
@@ -122,7 +122,7 @@ def test_a29_device_that_never_finishes_is_replaced(gated: Served, gates: Gates)
         submitted(guest, gates, 0, 3)
         base = guest.stop_queue(0)
         # What was in flight is not completed: whoever starts the ring again finds it there.
-        assert base == guest.queues[0].ring.used_index == 0
+        assert base == guest.queues[0].split.used_index == 0
         after = serving(gated)
         assert len(before - after) == 1
         gated.wait_for_line("queue 0")

@@ -147,8 +147,8 @@ def test_a42_a_hundred_resets_in_a_row(disk: Served) -> None:
 def _ignores_kicks(guest: Guest) -> None:
     """Nothing is processed although it is offered and kicked."""
     for queue in guest.queues.values():
-        before = queue.ring.used_index
+        before = queue.split.used_index
         queue.submit([bytes(16)], [1], kick=True)
         # The answer to a question proves nothing about a worker, so ask one that reaches it.
         guest.front_end.set_memory(guest.ram.regions)
-        assert queue.ring.used_index == before
+        assert queue.split.used_index == before

@@ -13,7 +13,6 @@ from vuproc.spec.virtio import DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, Featu
 from vuproc.testing.block import NO_STATUS, Block, outcome
 from vuproc.testing.guest import Guest
 from vuproc.testing.memory import RamRegion
-from vuproc.testing.ring import DriverRing
 from vuproc.testing.serve import Served
 
 SIZE = 128
@@ -29,8 +28,8 @@ def offer(guest: Guest, descriptors: Sequence[Descriptor], *, head: int = 0) -> 
     """Write descriptors from index 0 on, offer `head` and kick."""
     queue = guest.queues[0]
     for index, descriptor in enumerate(descriptors):
-        queue.ring.set_descriptor(index, *descriptor)
-    queue.ring.offer_head(head)
+        queue.split.set_descriptor(index, *descriptor)
+    queue.split.offer_head(head)
     queue.ring.publish()
     queue.kick()
 
@@ -70,13 +69,13 @@ def test_c01_head_that_is_no_descriptor(disk: Served, head: int) -> None:
     with disk.guest(queues=2) as guest:
         offer(guest, [], head=head)
         broken(guest)
-        assert guest.queues[0].ring.used_element(0) != (head, 0)
+        assert guest.queues[0].split.used_element(0) != (head, 0)
 
 
 @pytest.mark.parametrize("jump", [SIZE + 1, 0x4000, 0x8000])
 def test_c02_avail_index_jumps_too_far(disk: Served, jump: int) -> None:
     with disk.guest(queues=2) as guest:
-        guest.queues[0].ring.avail_index = jump
+        guest.queues[0].split.avail_index = jump
         guest.queues[0].kick()
         broken(guest)
 
@@ -85,7 +84,7 @@ def test_c02_avail_index_jumps_too_far(disk: Served, jump: int) -> None:
 def test_c03_avail_index_goes_backwards(disk: Served, back: int) -> None:
     with disk.guest(queues=2) as guest:
         works(guest)
-        ring = guest.queues[0].ring
+        ring = guest.queues[0].split
         ring.avail_index = (ring.avail_index - back) & 0xFFFF
         guest.queues[0].kick()
         broken(guest)
@@ -264,7 +263,7 @@ def test_c17_indirect_inside_indirect(disk: Served) -> None:
 def test_c18_indirect_with_next(disk: Served) -> None:
     with disk.guest(queues=2) as guest:
         parts = Parts(guest)
-        guest.queues[0].ring.set_descriptor(1, parts.status.guest_addr, 1, DESC_F_WRITE)
+        guest.queues[0].split.set_descriptor(1, parts.status.guest_addr, 1, DESC_F_WRITE)
         offer_indirect(guest, table(parts.chain()), flags=DESC_F_INDIRECT | DESC_F_NEXT)
         broken(guest)
 
@@ -294,7 +293,7 @@ def test_c20_indirect_table_over_two_adjacent_regions(disk: Served) -> None:
         low.buffer[-24:], high.buffer[:24] = content[:24], content[24:]
         parts.status.view[:] = b"\xff"
         queue = guest.queues[0]
-        queue.ring.take_descriptors(1)
+        queue.split.take_descriptors(1)
         offer(guest, [(high.guest_addr - 24, 48, DESC_F_INDIRECT, 0)])
         assert reaped(queue) == [(0, 513)]
         assert parts.status.view[0] == BlkStatus.OK
@@ -324,7 +323,7 @@ def test_c22_write_and_unknown_flags_on_an_indirect_descriptor_are_ignored(
     with disk.guest(queues=2) as guest:
         parts = Parts(guest)
         parts.status.view[:] = b"\xff"
-        ring: DriverRing = guest.queues[0].ring
+        ring = guest.queues[0].split
         assert ring.take_descriptors(1) == 0
         offer_indirect(guest, table(parts.chain()), flags=flags)
         assert reaped(guest.queues[0]) == [(0, 513)]
@@ -335,7 +334,7 @@ def test_c22_unknown_flags_on_a_direct_descriptor_are_ignored(disk: Served) -> N
     with disk.guest(queues=2) as guest:
         parts = Parts(guest)
         parts.status.view[:] = b"\xff"
-        ring = guest.queues[0].ring
+        ring = guest.queues[0].split
         assert ring.take_descriptors(3) == 0
         offer(guest, [(a, n, flags | 0xFFF8, link) for a, n, flags, link in parts.chain()])
         assert reaped(guest.queues[0]) == [(0, 513)]
@@ -378,7 +377,7 @@ def test_broken_ring_disturbs_nobody_who_comes_next(disk: Served) -> None:
     for _ in range(10):
         with disk.guest(queues=4) as guest:
             for queue in guest.queues.values():
-                queue.ring.offer_head(0xFFFF)
+                queue.split.offer_head(0xFFFF)
                 queue.ring.publish()
                 queue.kick()
             assert guest.queues[3].err_bell.wait(BROKEN_WITHIN_S)

@@ -13,6 +13,7 @@ from tests.conformance import processes
 from tests.conformance.checks import (
     AT_ONCE_S,
     BROKEN_WITHIN_S,
+    LAYOUTS,
     serves_newcomer,
     until,
     works,
@@ -45,7 +46,7 @@ def test_c04_c05_head_that_is_in_flight_already(gated: Served, gates: Gates, tim
         queue = guest.queues[0]
         guest.submit(0, [b"?"], [16])
         for _ in range(times):
-            queue.ring.offer_head(0)
+            queue.split.offer_head(0)
         queue.ring.publish()
         queue.kick()
         assert queue.err_bell.wait(BROKEN_WITHIN_S)
@@ -54,12 +55,12 @@ def test_c04_c05_head_that_is_in_flight_already(gated: Served, gates: Gates, tim
         gates.let_go(1)
         assert guest.wait(token).content == ANSWER
         # What the device held is let go of, and nothing is written for it.
-        before = queue.ring.used_index
+        before = queue.split.used_index
         gates.let_go(0, times)
         token = guest.submit(1, [b"?"], [16])
         gates.let_go(1)
         assert guest.wait(token).content == ANSWER
-        assert queue.ring.used_index == before
+        assert queue.split.used_index == before
         guest.reset()
         token = guest.submit(0, [b"?"], [16])
         gates.let_go(0)
@@ -72,7 +73,7 @@ def test_c05_all_entries_the_same_head(disk: Served) -> None:
         queue = guest.queues[0]
         guest.submit(0, [Block.header(BlkType.IN)], [512, 1])
         for _ in range(127):
-            queue.ring.offer_head(0)
+            queue.split.offer_head(0)
         queue.ring.publish()
         queue.kick()
         works(guest, 1)
@@ -89,11 +90,11 @@ def test_c24_driver_writes_the_device_s_words(disk: Served, without: int) -> Non
         for wrong in (0, 1, 0x7FFF, 0xFFFF):
             expected = queue.ring.position + 1
             queue.ring.arm()
-            queue.ring.used_index = wrong
-            queue.ring.used_flags = 0xFFFE
-            queue.ring.avail_event = 0x5555
+            queue.split.used_index = wrong
+            queue.split.used_flags = 0xFFFE
+            queue.split.avail_event = 0x5555
             token = queue.submit([Block.header(BlkType.IN)], [512, 1], kick=True)
-            while queue.ring.used_index != expected:
+            while queue.split.used_index != expected:
                 assert queue.call_bell.wait(AT_ONCE_S)
             assert queue.wait(token).data[1] == b"\0"
         works(guest)
@@ -106,32 +107,37 @@ def test_c25_used_event_is_garbage(disk: Served) -> None:
         values = random.Random(25)
         for _ in range(300):
             token = queue.submit([Block.header(BlkType.IN)], [512, 1])
-            queue.ring.used_event = values.randrange(0x10000)
-            queue.ring.avail_flags = values.randrange(0x10000)
+            queue.split.used_event = values.randrange(0x10000)
+            queue.split.avail_flags = values.randrange(0x10000)
             assert queue.wait(token).data[1] == b"\0"
         works(guest)
 
 
+@LAYOUTS
 @pytest.mark.parametrize("without", [0, Feature.EVENT_IDX])
-def test_c26_calls_switched_off_and_on_under_load(disk: Served, without: int) -> None:
+def test_c26_calls_switched_off_and_on_under_load(disk: Served, without: int, packed: bool) -> None:
     """A sleeping driver that arms, sleeps and disarms at every turn loses no wake-up."""
-    with disk.guest(queues=1, without=without) as guest:
+    with disk.guest(queues=1, without=without, packed=packed) as guest:
         for depth in (1, 2, 8):
             stats = guest.load(0, Job(count=5000, depth=depth, block_size=512, span=1 << 20))
             assert (stats.completed, stats.failed) == (5000, 0)
 
 
+@LAYOUTS
 @pytest.mark.parametrize("without", [0, Feature.EVENT_IDX])
-def test_c26_no_kick_is_lost_on_a_device_that_sleeps(disk: Served, without: int) -> None:
+def test_c26_no_kick_is_lost_on_a_device_that_sleeps(
+    disk: Served, without: int, packed: bool
+) -> None:
     """One request at a time from a driver that polls: the device goes to sleep after each."""
-    with disk.guest(queues=1, without=without) as guest:
+    with disk.guest(queues=1, without=without, packed=packed) as guest:
         job = Job(count=20_000, depth=1, block_size=512, span=1 << 20, poll=True)
         stats = guest.load(0, job)
         assert (stats.completed, stats.failed) == (20_000, 0)
 
 
-def test_c26_driver_that_never_wants_calls_gets_few(disk: Served) -> None:
-    with disk.guest(queues=1) as guest:
+@LAYOUTS
+def test_c26_driver_that_never_wants_calls_gets_few(disk: Served, packed: bool) -> None:
+    with disk.guest(queues=1, packed=packed) as guest:
         queue = guest.queues[0]
         queue.ring.disarm()
         stats = guest.load(0, Job(count=20000, depth=16, block_size=512, span=1 << 20, poll=True))
@@ -163,16 +169,20 @@ def test_c27_kick_storm_on_an_empty_ring(grouped: bool) -> None:
         works(guest)
 
 
-def test_c28_driver_that_does_not_kick_is_seen_at_the_next_kick(disk: Served) -> None:
-    with disk.guest(queues=2) as guest:
+@LAYOUTS
+def test_c28_driver_that_does_not_kick_is_seen_at_the_next_kick(disk: Served, packed: bool) -> None:
+    with disk.guest(queues=2, packed=packed) as guest:
         queue = guest.queues[0]
         tokens = [queue.submit([Block.header(BlkType.IN)], [512, 1], kick=False) for _ in range(10)]
         queue.kick()
         assert [queue.wait(token).data[1] for token in tokens] == [b"\0"] * 10
 
 
-def test_c28_requests_offered_before_the_ring_started_need_no_kick(disk: Served) -> None:
-    with disk.guest(queues=1) as guest:
+@LAYOUTS
+def test_c28_requests_offered_before_the_ring_started_need_no_kick(
+    disk: Served, packed: bool
+) -> None:
+    with disk.guest(queues=1, packed=packed) as guest:
         queue = guest.make_queue(1)
         token = queue.submit([Block.header(BlkType.IN)], [512, 1], kick=False)
         queue.ring.arm()
@@ -182,32 +192,37 @@ def test_c28_requests_offered_before_the_ring_started_need_no_kick(disk: Served)
         assert queue.wait(token).data[1] == b"\0"
 
 
-def test_c29_kick_on_a_disabled_ring_is_not_processed_until_it_is_enabled(disk: Served) -> None:
-    with disk.guest(queues=2) as guest:
+@LAYOUTS
+def test_c29_kick_on_a_disabled_ring_is_not_processed_until_it_is_enabled(
+    disk: Served, packed: bool
+) -> None:
+    with disk.guest(queues=2, packed=packed) as guest:
         queue = guest.queues[0]
         guest.enable_queue(0, False)
         token = queue.submit([Block.header(BlkType.IN)], [512, 1], kick=True)
         queue.kick()
         works(guest, 1)
         guest.front_end.set_memory(guest.ram.regions)  # every worker has answered since the kick
-        assert queue.ring.used_index == 0
+        assert not queue.ring.pending
         guest.enable_queue(0)
         assert queue.wait(token).data[1] == b"\0"
 
 
-def test_c29_kick_after_the_ring_was_stopped(disk: Served) -> None:
-    with disk.guest(queues=2) as guest:
+@LAYOUTS
+def test_c29_kick_after_the_ring_was_stopped(disk: Served, packed: bool) -> None:
+    with disk.guest(queues=2, packed=packed) as guest:
         queue = guest.queues[0]
         guest.stop_queue(0)
         queue.submit([Block.header(BlkType.IN)], [512, 1], kick=True)
         works(guest, 1)
         guest.front_end.set_memory(guest.ram.regions)
-        assert queue.ring.used_index == 0
+        assert not queue.ring.pending
 
 
 @pytest.mark.parametrize("size", [2, 4, 256])
 @pytest.mark.parametrize("without", [0, Feature.EVENT_IDX])
 def test_c30_full_ring_over_the_wrap_of_its_indices(disk: Served, size: int, without: int) -> None:
+    """The split ring's: 16 bits, whatever its size."""
     with disk.guest(queues=1, queue_size=size, without=without) as guest:
         job = Job(
             count=70_000, depth=size, block_size=512, span=1 << 20, poll=True, read_percent=50
@@ -218,8 +233,9 @@ def test_c30_full_ring_over_the_wrap_of_its_indices(disk: Served, size: int, wit
         assert Block(guest).request(BlkType.FLUSH, indirect=True).status == BlkStatus.OK
 
 
-def test_c30_content_survives_many_wraps(disk: Served) -> None:
-    with disk.guest(queues=2, queue_size=32) as guest:
+@LAYOUTS
+def test_c30_content_survives_many_wraps(disk: Served, packed: bool) -> None:
+    with disk.guest(queues=2, queue_size=32, packed=packed) as guest:
         for queue in (0, 1):
             written, read = (
                 guest.load(

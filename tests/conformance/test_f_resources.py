@@ -183,7 +183,7 @@ def test_f06_call_saturated_for_every_queue_and_the_master_answers(disk: Served)
             queue.submit_many([([Block.header(BlkType.IN)], [512, 1])] * 10)
         # What a worker had not seen yet stays offered; what it had is completed.
         for index, queue in guest.queues.items():
-            assert guest.stop_queue(index) == queue.ring.used_index
+            assert guest.stop_queue(index) == queue.split.used_index
     serves_newcomer(disk)
 
 
@@ -241,7 +241,7 @@ def test_f09_error_descriptor_that_is_full(disk: Served) -> None:
     with disk.guest(queues=2) as guest:
         queue = guest.queues[0]
         os.write(queue.err_bell.ours.fileno(), SATURATED.to_bytes(8, "little"))
-        queue.ring.offer_head(0xFFFF)
+        queue.split.offer_head(0xFFFF)
         queue.ring.publish()
         queue.kick()
         assert until(lambda: guest.status() & 0x40)
@@ -255,7 +255,7 @@ def test_f10_log_of_a_hostile_guest_is_bounded(own_disk: Served) -> None:
             with pytest.raises(Refused):
                 guest.front_end.request("SET_VRING_NUM", index=0, num=3)
         for _ in range(100):
-            guest.queues[0].ring.offer_head(0xFFFF)
+            guest.queues[0].split.offer_head(0xFFFF)
             guest.queues[0].ring.publish()
             guest.queues[0].kick()
             assert guest.queues[0].err_bell.wait(BROKEN_WITHIN_S)

@@ -219,7 +219,7 @@ def test_error_descriptor_is_kept_over_ring_restarts(disk: Served) -> None:
         request("SET_VRING_CALL", [queue.call_bell.theirs], value=0)
         guest.kick_queue(queue)
         works(guest)
-        queue.ring.offer_head(0xFFFF)
+        queue.split.offer_head(0xFFFF)
         queue.ring.publish()
         queue.kick()
         assert first.wait(BROKEN_WITHIN_S)

@@ -166,11 +166,13 @@ def soak(
     seed: int,
     period_s: float = 0.02,
     disk: str = "ram",
+    packed: bool = False,
     directory: Path | None = None,
 ) -> Result:
     """Kill `kills` workers, one every `period_s` seconds on average, and verify everything.
 
     `disk` is one of `DISKS`; images lie in `directory`, which must be on a disk for "direct".
+    `packed` is the guest's choice of rings.
     """
     result = Result()
     with tempfile.TemporaryDirectory(prefix="vuproc-soak-", dir=directory) as name:
@@ -192,7 +194,7 @@ def soak(
         began = time.monotonic()
         with serve(device, queues=queues) as served:
             try:
-                _drive(served, queues, kills, seed, period_s, result)
+                _drive(served, queues, packed, kills, seed, period_s, result)
             finally:
                 result.log = served.lines
         result.seconds = time.monotonic() - began
@@ -206,12 +208,18 @@ def soak(
 
 
 def _drive(
-    served: Served, queues: int, kills: int, seed: int, period_s: float, result: Result
+    served: Served,
+    queues: int,
+    packed: bool,
+    kills: int,
+    seed: int,
+    period_s: float,
+    result: Result,
 ) -> None:
     # With and without EVENT_IDX, which is how interrupts get lost.
     without = Feature.EVENT_IDX if seed % 2 else 0
     killer = Killer(served, seed, period_s)
-    with served.guest(queues=queues, memory=16 << 20, without=without) as guest:
+    with served.guest(queues=queues, memory=16 << 20, without=without, packed=packed) as guest:
         drivers = [
             VerifiedQueue(
                 guest, queue, start=queue * BLOCKS, blocks=BLOCKS, depth=DEPTH, seed=seed + queue
@@ -274,6 +282,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--queues", type=int, default=4)
     parser.add_argument("--period", type=float, default=0.02, help="seconds from kill to kill")
     parser.add_argument("--disk", choices=DISKS, default="ram")
+    parser.add_argument("--packed", action="store_true", help="packed rings")
     parser.add_argument("--directory", type=Path, help="where images lie")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
     parser.add_argument("--log", action="store_true", help="show the device's log, too")
@@ -285,6 +294,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         seed=options.seed,
         period_s=options.period,
         disk=options.disk,
+        packed=options.packed,
         directory=options.directory,
     )
     if options.log:

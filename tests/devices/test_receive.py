@@ -26,9 +26,15 @@ def pulls() -> Iterator[Served]:
         yield served
 
 
-def holding(served: Served) -> Guest:
+@pytest.fixture(params=[False, True], ids=["split", "packed"])
+def packed(request: pytest.FixtureRequest) -> bool:
+    """The layout of the guest's rings."""
+    return bool(request.param)
+
+
+def holding(served: Served, packed: bool) -> Guest:
     """A guest whose device holds `HELD` buffers."""
-    guest = served.guest(queues=2)
+    guest = served.guest(queues=2, packed=packed)
     guest.keep_filled(RX, count=HELD, size=SIZE)
     assert echoed(guest, b"first") == b"first"
     assert held(guest) == HELD
@@ -81,9 +87,9 @@ CHANGES = [stop_and_start, other_memory, removed_memory, disable_and_enable]
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 def test_held_buffers_are_given_back_and_come_again(
-    keeps: Served, change: Callable[[Guest], None]
+    keeps: Served, packed: bool, change: Callable[[Guest], None]
 ) -> None:
-    with holding(keeps) as guest:
+    with holding(keeps, packed) as guest:
         pid, after = keeps.status().queues[RX].pid, len(keeps.lines)
         for turn in range(3):
             change(guest)
@@ -94,8 +100,10 @@ def test_held_buffers_are_given_back_and_come_again(
         assert not [line for line in keeps.lines[after:] if "killed" in line or "ended" in line]
 
 
-def test_buffers_that_were_used_out_of_order_are_given_back_too(keeps: Served) -> None:
-    with holding(keeps) as guest:
+def test_buffers_that_were_used_out_of_order_are_given_back_too(
+    keeps: Served, packed: bool
+) -> None:
+    with holding(keeps, packed) as guest:
         for turn in range(3):
             assert echoed(guest, b"skip%d" % (10 * turn + 3)).startswith(b"skip")
             stop_and_start(guest)
@@ -108,9 +116,9 @@ def test_buffers_that_were_used_out_of_order_are_given_back_too(keeps: Served) -
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 def test_no_buffer_is_lost_by_a_worker_that_is_killed_at_it(
-    keeps: Served, change: Callable[[Guest], None]
+    keeps: Served, packed: bool, change: Callable[[Guest], None]
 ) -> None:
-    with holding(keeps) as guest:
+    with holding(keeps, packed) as guest:
         for _ in range(3):
             pid = keeps.kill_worker(RX)
             change(guest)
@@ -119,18 +127,18 @@ def test_no_buffer_is_lost_by_a_worker_that_is_killed_at_it(
             assert echoed(guest, b"after") == b"after"
 
 
-def test_the_end_of_a_session_kills_no_worker(keeps: Served) -> None:
-    with holding(keeps):
+def test_the_end_of_a_session_kills_no_worker(keeps: Served, packed: bool) -> None:
+    with holding(keeps, packed):
         pid, after = keeps.status().queues[RX].pid, len(keeps.lines)
     keeps.wait_for_line("disconnected", after=after)
-    with holding(keeps) as guest:
+    with holding(keeps, packed) as guest:
         assert keeps.status().queues[RX].pid == pid
         reset(guest)
         assert keeps.status().queues[RX].pid == pid
 
 
-def test_a_rolling_restart_loses_no_buffer_and_kills_no_worker() -> None:
-    with serve(Keeps) as served, holding(served) as guest:
+def test_a_rolling_restart_loses_no_buffer_and_kills_no_worker(packed: bool) -> None:
+    with serve(Keeps) as served, holding(served, packed) as guest:
         pid = served.status().queues[RX].pid
         assert pid is not None
         served.reload()
@@ -138,8 +146,8 @@ def test_a_rolling_restart_loses_no_buffer_and_kills_no_worker() -> None:
         assert held(guest) == HELD
 
 
-def test_a_device_that_pulls_takes_what_it_needs_and_no_more(pulls: Served) -> None:
-    with pulls.guest(queues=2) as guest:
+def test_a_device_that_pulls_takes_what_it_needs_and_no_more(pulls: Served, packed: bool) -> None:
+    with pulls.guest(queues=2, packed=packed) as guest:
         # Packets before there is a buffer wait in the device.
         for number in range(3):
             guest.do(TX, [b"early %d" % number], [SIZE])
@@ -156,8 +164,8 @@ def test_a_device_that_pulls_takes_what_it_needs_and_no_more(pulls: Served) -> N
         assert echoed(guest, b"again") == b"again"
 
 
-def test_a_pulling_device_loses_no_buffer_by_a_death(pulls: Served) -> None:
-    with pulls.guest(queues=2) as guest:
+def test_a_pulling_device_loses_no_buffer_by_a_death(pulls: Served, packed: bool) -> None:
+    with pulls.guest(queues=2, packed=packed) as guest:
         guest.keep_filled(RX, count=HELD, size=SIZE)
         for number in range(3):
             pid = pulls.kill_worker(RX)

@@ -199,9 +199,10 @@ def test_a_standby_that_dies_is_replaced(vuproc_device: ServeDevice) -> None:
 
 
 @pytest.mark.timeout(240)
-def test_soak_verified_writes_while_workers_are_killed() -> None:
+@pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
+def test_soak_verified_writes_while_workers_are_killed(packed: bool) -> None:
     """50 kills in the middle of verified I/O: nothing lost, doubled or wrong, nothing leaked."""
-    result = soak(kills=50, queues=4, seed=SEED)
+    result = soak(kills=50, queues=4, seed=SEED, packed=packed)
     print(result)
     assert result.kills >= 50
     assert not result.faults

@@ -14,7 +14,7 @@ import threading
 
 from vuproc.testing.job import Job, Kind
 from vuproc.testing.load import LoadGenerator
-from vuproc.testing.ring import DriverRing
+from vuproc.testing.split_ring import SplitDriverRing
 
 SIZE = 16
 DEPTH = 3
@@ -23,7 +23,7 @@ LOST_S = 15.0
 
 
 def poll_for(
-    driver: DriverRing, memory: mmap.mmap, arena: int, address: int, kick: int
+    driver: SplitDriverRing, memory: mmap.mmap, arena: int, address: int, kick: int
 ) -> tuple[int, int]:
     """Watch the used ring from native code and never sleep; (requests, kicks)."""
     job = Job(
@@ -46,7 +46,7 @@ def poll_for(
     return stats.completed, stats.kicks
 
 
-def sleep_for(driver: DriverRing, address: int, kick: int, call: int) -> tuple[int, int]:
+def sleep_for(driver: SplitDriverRing, address: int, kick: int, call: int) -> tuple[int, int]:
     """Sleep on the call descriptor whenever there is nothing, and trust it; (requests, kicks)."""
     poller = select.poll()
     poller.register(call, select.POLLIN)
@@ -83,7 +83,7 @@ def main(
 ) -> None:
     memory = mmap.mmap(fd, os.fstat(fd).st_size)
     used = (ring + 18 * SIZE + 6 + 3) & ~3
-    driver = DriverRing(
+    driver = SplitDriverRing(
         memory, SIZE, desc=ring, avail=ring + 16 * SIZE, used=used, event_idx=bool(event_idx)
     )
     if poll:

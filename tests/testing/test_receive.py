@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from tests.testing.echo import RECEIVE, TRANSMIT, VSOCK_HEADER, Console, Vsock
-from tests.testing.toy_device import ToyDevice
+from tests.testing.toy_split import ToySplit
 from vuproc.testing import DriverQueue, Guest, NoCompletion, Ram, RingFull
 from vuproc.testing.plugin import ServeDevice
-from vuproc.testing.ring import ring_layout
+from vuproc.testing.split_ring import split_layout
 
 
 def send(guest: Guest, *lines: bytes) -> None:
@@ -99,9 +99,9 @@ def queue(ram: Ram) -> Iterator[DriverQueue]:
 
 
 def test_other_requests_go_on_beside_the_buffers(ram: Ram, queue: DriverQueue) -> None:
-    desc, avail, used, _ = ring_layout(8)
+    desc, avail, used, _ = split_layout(8)
     at = queue.block.offset
-    device = ToyDevice(ram.regions[0], 8, desc=at + desc, avail=at + avail, used=at + used)
+    device = ToySplit(ram.regions[0], 8, desc=at + desc, avail=at + avail, used=at + used)
     queue.keep_filled(2, 16)
     token = queue.submit(in_=[4])
     first, second, mine = device.fetch()

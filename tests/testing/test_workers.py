@@ -71,7 +71,7 @@ def test_a_broken_queue_is_not_waited_for(vuproc_device: ServeDevice) -> None:
     served = vuproc_device(Echo)
     with served.guest() as guest:
         queue = guest.queues[0]
-        queue.ring.offer_head(queue.size)
+        queue.split.offer_head(queue.size)
         queue.ring.publish()
         queue.kick()
         assert queue.err_bell.wait(30)

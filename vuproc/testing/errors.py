@@ -64,6 +64,17 @@ class NoReply(VuprocError):
         return f"no answer to {self.message} within {self.timeout_s:g} s"
 
 
+class NotOffered(VuprocError):
+    """The device does not offer the feature with the name `feature`, which was to be used."""
+
+    def __init__(self, feature: str) -> None:
+        super().__init__(feature)
+        self.feature = feature
+
+    def __str__(self) -> str:
+        return f"the device does not offer {self.feature}"
+
+
 class OutOfMemory(VuprocError):
     """No free range of `size` bytes in the guest's RAM."""
 

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from vuproc.spec.vhost_user import VRING_NO_FD, ProtocolFeature
 from vuproc.spec.virtio import Feature, Status
 from vuproc.testing.bell import BellKind
+from vuproc.testing.errors import NotOffered
 from vuproc.testing.frontend import FrontEnd
 from vuproc.testing.job import Job, Stats
 from vuproc.testing.memory import Ram, RamRegion
@@ -23,7 +24,8 @@ class Guest:
 
     path: the device's socket, or a connected socket. queues: how many to set up. memory: the
     guest's RAM, owned from then on, or its size in bytes. features: device features to accept,
-    None for all that is offered, less `without`. call: what the call descriptors are. kick: what
+    None for all that is offered, less `without`. packed: use packed rings, which without it are
+    taken only if `features` has RING_PACKED. call: what the call descriptors are. kick: what
     the kick descriptors are, None for a device that polls. channel: open the back-end channel, as
     QEMU does, for `wait_config_change`. start: negotiate, tell the memory and
     start every queue at once; else do it with `setup`, `start_queue`.
@@ -39,6 +41,7 @@ class Guest:
         features: int | None = None,
         protocol_features: ProtocolFeature | None = None,
         without: int = 0,
+        packed: bool = False,
         call: BellKind = BellKind.EVENTFD,
         kick: BellKind | None = BellKind.EVENTFD,
         channel: bool = False,
@@ -49,6 +52,7 @@ class Guest:
         self._call = call
         self._kick = kick
         self._channel = channel
+        self._packed = packed
         self._queue_size = queue_size
         self.queues: dict[int, DriverQueue] = {}
         with ExitStack() as undo:
@@ -72,16 +76,30 @@ class Guest:
         *,
         without: int = 0,
     ) -> None:
-        """Negotiate, open the channel if it is wanted, and tell the back-end of the memory."""
-        # The rings here are split.
-        without |= Feature.RING_PACKED
+        """Negotiate, open the channel if it is wanted, and tell the back-end of the memory.
+
+        Raises NotOffered if the guest was to use packed rings and the device has none.
+        """
+        if self._packed:
+            features = None if features is None else features | Feature.RING_PACKED
+        elif features is None:
+            without |= Feature.RING_PACKED
         self.front_end.negotiate(features, protocol_features, without=without)
+        if self._packed and not self.packed:
+            raise NotOffered("RING_PACKED")
         if self._channel:
             self.front_end.open_channel()
         self.set_status(Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK)
         self.front_end.set_memory(self.ram.regions)
 
-    def start_queue(self, index: int, *, size: int | None = None, base: int = 0) -> DriverQueue:
+    @property
+    def packed(self) -> bool:
+        """Whether rings are packed: RING_PACKED was acknowledged."""
+        return bool(self.front_end.features & Feature.RING_PACKED)
+
+    def start_queue(
+        self, index: int, *, size: int | None = None, base: int | None = None
+    ) -> DriverQueue:
         """Make a new ring for queue `index`, tell the back-end of it, start and enable it."""
         queue = self.make_queue(index, size=size, base=base)
         self.configure_queue(queue)
@@ -89,12 +107,18 @@ class Guest:
         self.enable_queue(index)
         return queue
 
-    def make_queue(self, index: int, *, size: int | None = None, base: int = 0) -> DriverQueue:
-        """A new ring for queue `index` in place of an earlier one; the back-end is not told."""
+    def make_queue(
+        self, index: int, *, size: int | None = None, base: int | None = None
+    ) -> DriverQueue:
+        """A new ring for queue `index` in place of an earlier one; the back-end is not told.
+
+        base: where both sides stand, as SET_VRING_BASE has it; None: at the very beginning.
+        """
         queue = DriverQueue(
             self.ram,
             index,
             self._queue_size if size is None else size,
+            packed=self.packed,
             base=base,
             event_idx=bool(self.front_end.features & Feature.EVENT_IDX),
             call=self._call,

@@ -67,7 +67,7 @@ class Job:
     indirect: bool = True
     """One descriptor a request, pointing to a table (the queue must have INDIRECT_DESC)."""
     poll: bool = False
-    """Watch used.idx and never sleep; else sleep on the call descriptor."""
+    """Watch the ring and never sleep; else sleep on the call descriptor."""
     stall_s: float = 30.0
     """Give up after this many seconds without one completion."""
 

@@ -16,7 +16,7 @@ from posix.unistd cimport read, write
 from vuproc.testing.content cimport (
     fill_bytes, fill_complement, fill_words, holds_bytes, holds_words, mix, word_at
 )
-from vuproc.testing.ring cimport DESC_INDIRECT, DESC_NEXT, DESC_WRITE, DriverRing, SplitDesc
+from vuproc.testing.ring cimport DESC_WRITE, DriverRing, Segment
 from vuproc.shm.atomics cimport vu_load_relaxed64, vu_pause, vu_store_relaxed64
 from vuproc.shm.clock cimport clock_ns
 
@@ -38,7 +38,7 @@ cdef extern from * nogil:
 cdef enum:
     BUCKETS = 496                 # eight to each power of two of a 64-bit number of nanoseconds
     WAIT_MS = 50                  # longest sleep between two looks at the stop word and at signals
-    SPINS = 4096                  # looks at used.idx between two looks at the clock
+    SPINS = 4096                  # looks at the ring between two looks at the clock
     HEADER_AT = 48                # in a slot's service area, behind the table's three entries
     STATUS_AT = 64
     SLOT_SERVICE = 128
@@ -82,7 +82,7 @@ cdef class LoadGenerator:
     cdef Slot *slots
     cdef uint16_t *free_slots
     cdef unsigned int free_count
-    cdef uint16_t *slot_of_head
+    cdef uint16_t *slot_of_name
     cdef uint64_t[BUCKETS] histogram
     cdef uint64_t completed_word, stop_word
     cdef uint64_t submitted, failed, corrupt, kicks, calls, bytes_read, bytes_written
@@ -91,7 +91,7 @@ cdef class LoadGenerator:
     cdef unsigned int read_percent
     cdef bint block_kind, sequential, patterned, indirect, polling, started
     cdef uint64_t stall_ns, progress_ns      # progress: time of the last completion
-    cdef uint32_t bad_head
+    cdef uint32_t bad_name
 
     def __cinit__(self, DriverRing ring not None, object memory, *, size_t arena, uint64_t address,
                   int kick, int call, object job):
@@ -146,8 +146,8 @@ cdef class LoadGenerator:
             raise ValueError("a sleeping driver needs a call descriptor")
         self.slots = <Slot *>calloc(self.depth, sizeof(Slot))
         self.free_slots = <uint16_t *>calloc(self.depth, sizeof(uint16_t))
-        self.slot_of_head = <uint16_t *>calloc(ring.size, sizeof(uint16_t))
-        if self.slots == NULL or self.free_slots == NULL or self.slot_of_head == NULL:
+        self.slot_of_name = <uint16_t *>calloc(ring.size, sizeof(uint16_t))
+        if self.slots == NULL or self.free_slots == NULL or self.slot_of_name == NULL:
             raise MemoryError
         for i in range(<unsigned int>self.depth):
             self.free_slots[i] = <uint16_t>(self.depth - 1 - i)
@@ -159,12 +159,12 @@ cdef class LoadGenerator:
     def __dealloc__(self):
         free(self.slots)
         free(self.free_slots)
-        free(self.slot_of_head)
+        free(self.slot_of_name)
 
     def run(self) -> Stats:
         """Run the job to its end or to `stop`, then wait for what is in flight.
 
-        Raises LoadStalled, or BackendFault if the device returned a head that was not in flight;
+        Raises LoadStalled, or BackendFault if the device returned what was not in flight;
         the ring must be set up anew after either.
         """
         cdef uint64_t begin, end
@@ -181,7 +181,7 @@ cdef class LoadGenerator:
             PyErr_CheckSignals()
         end = clock_ns()
         if result == -1:
-            raise BackendFault(f"used element names head {self.bad_head}, which is not in flight")
+            raise BackendFault(self.ring.fault(self.bad_name))
         if result == -2:
             raise LoadStalled(
                 self.completed_word, self.submitted - self.completed_word, self.job.stall_s
@@ -215,10 +215,10 @@ cdef class LoadGenerator:
         return 0
 
     cdef int turn(self) noexcept nogil:
-        """Go on until the job's end (1), a look at signals (0), a bad head (-1) or a stall (-2)."""
+        """Go on until the job's end (1), a look at signals (0), a bad name (-1) or a stall (-2)."""
         cdef uint64_t now = clock_ns()
         cdef uint64_t turn_end = now + <uint64_t>WAIT_MS * 1000000
-        cdef uint32_t head = 0, length = 0
+        cdef uint32_t name = 0, length = 0
         cdef int got
         cdef bint any, stopping
         cdef uint64_t one = 1
@@ -237,16 +237,16 @@ cdef class LoadGenerator:
                     self.kicks += 1
             any = False
             while True:
-                got = self.ring.reap_one(&head, &length)
+                got = self.ring.reap_one(&name, &length)
                 if got == 0:
                     break
                 if got < 0:
-                    self.bad_head = head
+                    self.bad_name = name
                     return -1
                 if not any:
                     now = clock_ns()
                     any = True
-                self.finish(self.slot_of_head[head], length, now)
+                self.finish(self.slot_of_name[name], length, now)
             if any:
                 self.progress_ns = now
                 spins = 0
@@ -296,12 +296,11 @@ cdef class LoadGenerator:
         cdef uint64_t data = index * self.slot_data
         cdef uint64_t service = self.depth * self.slot_data + <uint64_t>index * SLOT_SERVICE
         cdef uint64_t place
-        cdef SplitDesc[3] chain
-        cdef unsigned int used = 0, i
+        cdef Segment[3] chain
+        cdef unsigned int used = 0
         cdef uint32_t *header
         cdef uint64_t *words
-        cdef int head
-        cdef uint16_t at
+        cdef int name
         slot.started_ns = now
         if self.block_kind:
             self.random = mix(self.random)
@@ -351,32 +350,15 @@ cdef class LoadGenerator:
                 chain[used].len = <uint32_t>self.in_size
                 chain[used].flags = DESC_WRITE
                 used += 1
+        # The depth fits the ring's free descriptors, so that none of these can fail.
         if self.indirect:
-            head = self.ring.take(1)
-            for i in range(used):
-                chain[i].next = <uint16_t>(i + 1)
-                if i + 1 < used:
-                    chain[i].flags |= DESC_NEXT
-            chain[used - 1].next = 0
             # SAFETY: at most 3 entries in the 48 bytes at the start of the slot's service area.
-            memcpy(self.arena + service, chain, 16 * used)
-            # SAFETY: take() gave an index below the ring's size, as the depth fits the free list.
-            self.ring._desc[head].addr = self.address + service
-            self.ring._desc[head].len = 16 * used
-            self.ring._desc[head].flags = DESC_INDIRECT
-            self.ring._desc[head].next = 0
+            name = self.ring.put_indirect(
+                chain, used, self.arena + service, self.address + service
+            )
         else:
-            head = self.ring.take(used)
-            at = <uint16_t>head
-            for i in range(used):
-                chain[i].next = self.ring._next[at] if i + 1 < used else 0
-                if i + 1 < used:
-                    chain[i].flags |= DESC_NEXT
-                # SAFETY: as above.
-                self.ring._desc[at] = chain[i]
-                at = self.ring._next[at]
-        self.slot_of_head[head] = index
-        self.ring.offer(<uint16_t>head)
+            name = self.ring.put(chain, used)
+        self.slot_of_name[name] = index
         self.submitted += 1
 
     cdef void fill_plain(self, uint64_t data, uint64_t number) noexcept nogil:

@@ -12,8 +12,10 @@ from vuproc.testing.errors import NoCompletion, RingFull
 from vuproc.testing.job import SECTOR, Job, Stats
 from vuproc.testing.load import LoadGenerator
 from vuproc.testing.memory import Allocation, Ram
+from vuproc.testing.packed_ring import PackedDriverRing
+from vuproc.testing.placed_ring import place_ring
 from vuproc.testing.receive import ReceiveBuffers
-from vuproc.testing.ring import DriverRing, ring_layout
+from vuproc.testing.split_ring import SplitDriverRing
 
 SEGMENT_ALIGN = 16
 """Bytes to which the guest address of a segment that is not whole sectors is aligned."""
@@ -47,7 +49,8 @@ class DriverQueue:
     """One virtqueue in the guest's memory. Made by `Guest`; not thread-safe.
 
     The ring and its descriptors exist from the start; the back-end knows of them when
-    `Guest.start_queue` has told it.
+    `Guest.start_queue` has told it. packed: the ring's layout. base: where it starts, as
+    SET_VRING_BASE has it; None: at its very beginning.
     """
 
     def __init__(
@@ -56,34 +59,23 @@ class DriverQueue:
         index: int,
         size: int,
         *,
-        base: int = 0,
+        packed: bool = False,
+        base: int | None = None,
         event_idx: bool = False,
         call: BellKind = BellKind.EVENTFD,
         kick: BellKind | None = BellKind.EVENTFD,
     ) -> None:
         self.index = index
         self.size = size
-        self.base = base
         self._ram = ram
-        desc, avail, used, length = ring_layout(size)
-        self.block = ram.allocate(length, 4096)
-        buffer, at = self.block.region.buffer, self.block.offset
-        self.desc = self.block.user_addr + desc
-        """User address of the descriptor table; `avail`, `used` likewise."""
-        self.avail = self.block.user_addr + avail
-        self.used = self.block.user_addr + used
-        self.ring = DriverRing(
-            buffer,
-            size,
-            desc=at + desc,
-            avail=at + avail,
-            used=at + used,
-            base=base,
-            event_idx=event_idx,
-        )
-        if base:
-            # A ring that goes on somewhere else than at 0 has both indices there already.
-            self.ring.avail_index = self.ring.used_index = base
+        placed = place_ring(ram, size, packed=packed, base=base, event_idx=event_idx)
+        self.ring = placed.ring
+        self.base = placed.base
+        self.desc = placed.desc
+        """User address of the descriptors; `avail`, `used` likewise of the other two areas."""
+        self.avail = placed.avail
+        self.used = placed.used
+        self.block = placed.block
         with ExitStack() as undo:
             self.kick_bell = Bell(kick, rings=False) if kick else None
             if self.kick_bell:
@@ -96,6 +88,20 @@ class DriverQueue:
         self._in_flight: dict[int, _InFlight] = {}
         self._done: dict[int, Completion] = {}
         self._receiving: ReceiveBuffers | None = None
+
+    @property
+    def split(self) -> SplitDriverRing:
+        """The ring, for what only a split one has. Raises TypeError if it is packed."""
+        if not isinstance(self.ring, SplitDriverRing):
+            raise TypeError(f"the ring of queue {self.index} is not split")
+        return self.ring
+
+    @property
+    def packed(self) -> PackedDriverRing:
+        """The ring, for what only a packed one has. Raises TypeError if it is split."""
+        if not isinstance(self.ring, PackedDriverRing):
+            raise TypeError(f"the ring of queue {self.index} is not packed")
+        return self.ring
 
     @property
     def in_flight(self) -> int:

@@ -1,26 +1,13 @@
 from collections.abc import Iterable
-from typing import Self
 
 from typing_extensions import Buffer
 
-def ring_layout(size: int) -> tuple[int, int, int, int]: ...
-
 class DriverRing:
-    def __new__(
-        cls,
-        memory: Buffer,
-        size: int,
-        *,
-        desc: int,
-        avail: int,
-        used: int,
-        base: int = 0,
-        event_idx: bool = False,
-    ) -> Self: ...
     @property
     def size(self) -> int: ...
     @property
     def event_idx(self) -> bool: ...
+    def begin(self) -> None: ...
     def add(
         self,
         segments: Iterable[tuple[int, int, bool]],
@@ -33,19 +20,7 @@ class DriverRing:
     @property
     def free(self) -> int: ...
     @property
-    def position(self) -> int: ...
-    @property
     def pending(self) -> bool: ...
-    def take_descriptors(self, count: int) -> int: ...
-    def offer_head(self, head: int) -> None: ...
-    def link(self, index: int) -> int: ...
-    def set_descriptor(
-        self, index: int, address: int, length: int, flags: int = 0, next: int = 0
-    ) -> None: ...
-    avail_index: int
-    avail_flags: int
-    used_event: int
-    used_index: int
-    used_flags: int
-    avail_event: int
-    def used_element(self, slot: int) -> tuple[int, int]: ...
+    @property
+    def position(self) -> int: ...
+    def fault(self, name: int) -> str: ...

@@ -19,7 +19,7 @@ class Segment:
     writable: bool
 
 
-class ToyDevice:
+class ToySplit:
     """Reads what the driver published and returns used elements; no barriers, one thread."""
 
     def __init__(self, region: RamRegion, size: int, *, desc: int, avail: int, used: int) -> None:

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.testing.toy_device import Segment, ToyDevice
+from tests.testing.toy_split import Segment, ToySplit
 from vuproc.testing.errors import BackendFault, RingFull
 from vuproc.testing.memory import RamRegion
-from vuproc.testing.ring import DriverRing, ring_layout
+from vuproc.testing.split_ring import SplitDriverRing, split_layout
 
 SIZE = 8
 
@@ -20,21 +20,20 @@ SIZE = 8
 @dataclass
 class Pair:
     region: RamRegion
-    ring: DriverRing
-    device: ToyDevice
+    ring: SplitDriverRing
+    device: ToySplit
 
 
 def make_pair(*, event_idx: bool = False, base: int = 0, size: int = SIZE) -> Pair:
     region = RamRegion(1 << 20, 1 << 16)
-    desc, avail, used, length = ring_layout(size)
+    desc, avail, used, length = split_layout(size)
     block = region.allocate(length, 4096)
     assert block is not None and block.offset == 0
-    ring = DriverRing(
+    ring = SplitDriverRing(
         region.buffer, size, desc=desc, avail=avail, used=used, base=base, event_idx=event_idx
     )
-    if base:
-        ring.avail_index = ring.used_index = base
-    device = ToyDevice(region, size, desc=desc, avail=avail, used=used)
+    ring.begin()
+    device = ToySplit(region, size, desc=desc, avail=avail, used=used)
     device.seen = device.returned = base
     return Pair(region, ring, device)
 
@@ -56,7 +55,7 @@ def event_pair() -> Iterator[Pair]:
 def test_layout_is_aligned_and_ends_behind_the_event_words() -> None:
     for power in range(1, 16):
         size = 1 << power
-        desc, avail, used, length = ring_layout(size)
+        desc, avail, used, length = split_layout(size)
         assert desc == 0
         assert avail == 16 * size
         assert used >= avail + 6 + 2 * size
@@ -67,12 +66,14 @@ def test_layout_is_aligned_and_ends_behind_the_event_words() -> None:
 @pytest.mark.parametrize("size", [0, 3, 100, 65536])
 def test_size_that_is_no_power_of_two_is_refused(size: int) -> None:
     with pytest.raises(ValueError, match="power of two"):
-        DriverRing(bytearray(1 << 20), size, desc=0, avail=1 << 18, used=1 << 19)
+        SplitDriverRing(bytearray(1 << 20), size, desc=0, avail=1 << 18, used=1 << 19)
 
 
 def test_area_outside_its_memory_is_refused() -> None:
     with pytest.raises(ValueError, match="does not fit"):
-        DriverRing(bytearray(16 * SIZE + 100), SIZE, desc=0, avail=16 * SIZE, used=16 * SIZE + 40)
+        SplitDriverRing(
+            bytearray(16 * SIZE + 100), SIZE, desc=0, avail=16 * SIZE, used=16 * SIZE + 40
+        )
 
 
 def test_chain_is_seen_whole_by_the_device(pair: Pair) -> None:
