@@ -177,7 +177,7 @@ def test_front_end_without_protocol_features(disk: Served) -> None:
     with disk.guest(start=False) as guest:
         offered = guest.front_end.request("GET_FEATURES")["value"]
         guest.front_end.request("SET_OWNER")
-        guest.front_end.set_features(offered & ~Feature.PROTOCOL_FEATURES)
+        guest.front_end.set_features(offered & ~(Feature.PROTOCOL_FEATURES | Feature.RING_PACKED))
         guest.front_end.set_memory(guest.ram.regions)
         for index in range(2):
             queue = guest.make_queue(index)

@@ -36,7 +36,7 @@ def test_c2_each_message_and_each_command_is_one_line() -> None:
             for _ in range(50):
                 guest.status()
             guest.stop_queue(0)
-        find(served, r"GET_FEATURES fds=\[\] -> value=0x1\w{8}" + MS)
+        find(served, r"GET_FEATURES fds=\[\] -> value=0x5\w{8}" + MS)
         find(served, r"SET_VRING_NUM index=0 num=128 NEED_REPLY fds=\[\] -> value=0" + MS)
         where = f"index=0 flags=0 desc={queue.desc:#x} used={queue.used:#x} avail={queue.avail:#x}"
         find(served, f"SET_VRING_ADDR {where} log=0 NEED_REPLY")

@@ -335,6 +335,8 @@ cdef class PackedRing(Ring):
     ) noexcept nogil:
         if flags & DESC_INDIRECT:
             # 2.8.7: WRITE is ignored.
+            if not self.indirect:
+                return self.fault(b"indirect descriptor without the feature")
             if flags & DESC_NEXT:
                 return self.fault(b"indirect descriptor with a next one")
             return self.take_table(walk, head, addr, length)

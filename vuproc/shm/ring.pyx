@@ -44,9 +44,7 @@ cdef class Ring(NativeServing):
         cdef iovec pieces[TABLE_PIECES]
         cdef unsigned char *to = <unsigned char *>self.copied
         cdef int count, i
-        # 2.7.5.3.1, 2.8.7: a table holds whole descriptors, and only with the feature.
-        if not self.indirect:
-            return self.fault(b"indirect descriptor without the feature")
+        # 2.7.5.3.1, 2.8.7: a table holds whole descriptors.
         if length == 0 or length & 15:
             return self.fault(b"indirect table is no whole number of descriptors")
         if (length >> 4) > self.limit:

@@ -310,6 +310,8 @@ cdef class SplitRing(Ring):
                 return self.fault(b"descriptor chain loops")
             if one.flags & DESC_INDIRECT:
                 # 2.7.5.3.2: normal descriptors may stand before an indirect one; WRITE is ignored.
+                if not self.indirect:
+                    return self.fault(b"indirect descriptor without the feature")
                 if inside:
                     return self.fault(b"indirect descriptor in an indirect table")
                 if one.flags & DESC_NEXT:
