@@ -213,7 +213,7 @@ class _Service:
         )
         offer = Offer(
             features=_ring_features(file.keys.packed) | device.offered_features(),
-            protocol_features=_protocol_features(len(config)),
+            protocol_features=_protocol_features(file, len(config)),
             num_queues=device.num_queues(),
             queue_size=device.queue_size(),
             config_size=len(config),
@@ -406,9 +406,12 @@ def _ring_features(packed: bool) -> int:
     return int(RING_FEATURES if packed else RING_FEATURES & ~Feature.RING_PACKED)
 
 
-def _protocol_features(config_size: int) -> int:
+def _protocol_features(file: DeviceFile, config_size: int) -> int:
     """What a device with so many bytes of configuration space offers."""
-    return int(PROTOCOL_FEATURES if config_size else PROTOCOL_FEATURES & ~ProtocolFeature.CONFIG)
+    features = PROTOCOL_FEATURES if config_size else PROTOCOL_FEATURES & ~ProtocolFeature.CONFIG
+    if file.keys.inband_notifications:
+        features |= ProtocolFeature.INBAND_NOTIFICATIONS
+    return int(features)
 
 
 def _preloaded(file: DeviceFile) -> list[str]:

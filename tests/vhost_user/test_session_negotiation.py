@@ -259,7 +259,8 @@ def test_a5_payloads_of_the_wrong_size_are_refused(name: str) -> None:
 @pytest.mark.parametrize("name", [row.name for row in SIZED if row.fds[1] < 2])
 def test_a13_descriptors_too_many_are_closed_and_the_message_refused(name: str) -> None:
     row = FRONT_END.named(name)
-    with Dialogue() as dialogue:
+    protocol = PROTOCOL_FEATURES | row.gate.protocol
+    with Dialogue(replace(OFFER, protocol_features=protocol), protocol=protocol) as dialogue:
         size = max((head.size for head in row.payload.heads), default=0)
         fds = [eventfd() for _ in range(7)]
         outcome = dialogue.deliver(row.number, bytes(size), fds)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
+from vuproc.pool.bells import make_bells
 from vuproc.pool.history import History
 from vuproc.pool.inflight_file import make_records
 from vuproc.pool.orders import Orders
@@ -30,6 +31,8 @@ from vuproc.vhost_user.effects import (
     EffectFailed,
     EnableRing,
     ForWorkers,
+    KickRing,
+    MakeBells,
     MakeInflight,
     ReadConfig,
     RemoveRegion,
@@ -206,6 +209,10 @@ class WorkerPool:
                 return self.config.read(offset, size)
             case MakeInflight(num_queues=num_queues, record_bytes=record_bytes):
                 return make_records(num_queues, record_bytes)
+            case MakeBells(num_queues=num_queues):
+                return make_bells(num_queues)
+            case KickRing(fd=fd):
+                fd.notify()  # one that takes no more has kicks that the worker has not read
             case StopRing(index=index):
                 return self._stop_ring(index)
             case StartRing(setup=setup):

@@ -7,6 +7,7 @@ import select
 import socket
 import struct
 import time
+from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -203,7 +204,7 @@ class FrontEnd:
         """Wait for CONFIG_CHANGE_MSG, as a VMM does, and read the configuration space again.
 
         The channel must be open. Every announcement is waited for once, one that came before the
-        call too; other messages on the channel are acknowledged and dropped. Returns `size` bytes,
+        call too; of other messages on the channel, but calls, none is left. Returns `size` bytes,
         zero past the space's end. Raises NoConfigChange, Disconnected, ValueError.
         """
         if self.channel is None:
@@ -238,17 +239,37 @@ class BackEndChannel:
 
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
+        self.calls: Counter[int] = Counter()
+        """VRING_CALL messages that have come, by ring; whoever waits for them takes them out."""
         self._receiver = Receiver(sock, REPLY_TIMEOUT, table=BACK_END)
+        self._others: deque[Message] = deque()
 
     def receive(self, timeout_s: float = REPLY_TIMEOUT) -> Message | None:
-        """The next request of the back-end, acknowledged if it asks; None if none comes."""
+        """The next request of the back-end but VRING_CALL, acknowledged if it asks; None if none
+        comes.
+        """
+        deadline = time.monotonic() + timeout_s
+        while not self._others and self.read(deadline - time.monotonic()):
+            pass
+        return self._others.popleft() if self._others else None
+
+    def read(self, timeout_s: float) -> bool:
+        """Take one request, for `calls` or for `receive`; False if none comes."""
         message = _receive(self.socket, self._receiver, timeout_s)
-        if message is not None and message.need_reply:
+        if message is None:
+            return False
+        if message.need_reply:
             send(self.socket, reply(message, U64.pack(value=0)))
-        return message
+        if message.request == BackendRequest.VRING_CALL:
+            self.calls[message.fields()["index"]] += 1
+        else:
+            self._others.append(message)
+        return True
 
     def close(self) -> None:
         """Close our end."""
+        for message in self._others:
+            message.close()
         self._receiver.close()
         self.socket.close()
 

@@ -32,6 +32,8 @@ from vuproc.vhost_user.effects import (
     AddRegion,
     Effect,
     EnableRing,
+    KickRing,
+    MakeBells,
     MakeInflight,
     ReadConfig,
     RemoveRegion,
@@ -186,7 +188,21 @@ def _set_protocol_features(state: State, offer: Offer, fields: Fields, fds: Fds)
     extra = extra_bits(wanted, offer.protocol_features)
     if extra:
         raise MessageRefused(f"protocol features {extra:#x} were not offered")
-    return Change(state=replace(state, protocol_features=wanted))
+    return _with_bells(state, wanted)
+
+
+def _with_bells(state: State, protocol_features: int) -> Change:
+    """The state with these protocol features, and with bells if they have in-band notifications."""
+    state = replace(state, protocol_features=protocol_features)
+    wanted = bool(protocol_features & ProtocolFeature.INBAND_NOTIFICATIONS)
+    if wanted == any(ring.bells for ring in state.rings):
+        return Change(state=state)
+    if state.started:
+        raise MessageRefused("in-band notifications cannot change while rings run")
+    if wanted:
+        return Change(state=state, effects=(MakeBells(len(state.rings)),))
+    rings = tuple(replace(ring, bells=None) for ring in state.rings)
+    return Change(state=replace(state, rings=rings))
 
 
 def _set_owner(state: State, offer: Offer, fields: Fields, fds: Fds) -> Change:
@@ -314,7 +330,7 @@ def _get_vring_base(state: State, offer: Offer, fields: Fields, fds: Fds) -> Cha
         return VRING_STATE.pack(index=ring.index, num=after.rings[ring.index].base)
 
     # The call descriptor goes too: the front-end sends a new one before it starts the ring again.
-    stopped = state.with_ring(replace(ring.stopped(), call=None))
+    stopped = state.with_ring(replace(ring.stopped(), call=None, muted=False))
     if not ring.started:
         return Change(state=stopped, answer=answer)
     return Change(
@@ -326,14 +342,18 @@ def _set_vring_kick(state: State, offer: Offer, fields: Fields, fds: Fds) -> Cha
     ring, fd = _ring_and_fd(state, fields, fds)
     if ring.started:
         effects: tuple[Effect, ...] = (SetKick(ring.index, fd),) if ring.live else ()
-        return Change(state=state.with_ring(replace(ring, kick=fd)), effects=effects)
-    return _start_if_ready(state, replace(ring, kick=fd, kicked=True))
+        return Change(state=state.with_ring(_kicked_by(ring, fd)), effects=effects)
+    return _start_if_ready(state, replace(_kicked_by(ring, fd), kicked=True))
+
+
+def _kicked_by(ring: Vring, fd: Fd | None) -> Vring:
+    return replace(ring, kick=fd, polled=fd is None)
 
 
 def _set_vring_call(state: State, offer: Offer, fields: Fields, fds: Fds) -> Change:
     ring, fd = _ring_and_fd(state, fields, fds)
     effects: tuple[Effect, ...] = (SetCall(ring.index, fd),) if ring.live else ()
-    return Change(state=state.with_ring(replace(ring, call=fd)), effects=effects)
+    return Change(state=state.with_ring(replace(ring, call=fd, muted=fd is None)), effects=effects)
 
 
 def _set_vring_err(state: State, offer: Offer, fields: Fields, fds: Fds) -> Change:
@@ -369,9 +389,31 @@ def _set_vring_enable(state: State, offer: Offer, fields: Fields, fds: Fds) -> C
         effects = (EnableRing(ring.index, enabled),) if ring.live and changed else ()
         return Change(state=state.with_ring(ring), effects=effects)
     if enabled:
+        if ring.bells is not None:
+            # User-Mode Linux sends no SET_VRING_KICK then; others may, and it counts afterwards.
+            ring = replace(ring, kicked=True)
         # A front-end that never sends a base means the initial one.
         return _start_if_ready(state, ring, base_needed=False)
     return Change(state=state.with_ring(ring))
+
+
+def _vring_kick(state: State, offer: Offer, fields: Fields, fds: Fds) -> Change:
+    """In-band: "the ring is also started on the VRING_KICK message".
+
+    Not a disabled one, for a late kick must not run a ring again that was stopped: as it starts
+    when it is enabled, and is looked at then, nothing is lost.
+    """
+    ring, num = _ring(state, fields["index"]), fields["num"]
+    if num:
+        raise MessageRefused(f"num is reserved, and not {num}")
+    if not ring.started:
+        if not ring.enabled:
+            return Change(state=state)
+        return _start_if_ready(state, replace(ring, kicked=True), base_needed=False)
+    kick = ring.kick_used
+    if kick is None or not ring.live:
+        return Change(state=state)
+    return Change(state=state, effects=(KickRing(ring.index, kick),))
 
 
 # ---- in-flight I/O -------------------------------------------------------------------------------
@@ -458,7 +500,10 @@ def _reset_device(state: State, offer: Offer, fields: Fields, fds: Fds) -> Chang
     The in-flight region goes: what it says of the requests before the reset must not come back.
     """
     _, effects, _ = _stop_all(state)
-    rings = tuple(Vring(index=ring.index, call=ring.call, err=ring.err) for ring in state.rings)
+    rings = tuple(
+        Vring(index=r.index, call=r.call, err=r.err, bells=r.bells, muted=r.muted)
+        for r in state.rings
+    )
     return Change(
         state=replace(state, rings=rings, features=None, status=0, inflight=None),
         effects=(*effects, ResetDevice()),
@@ -482,6 +527,7 @@ HANDLERS: dict[FrontendRequest, Handler] = {
     FrontendRequest.SET_PROTOCOL_FEATURES: _set_protocol_features,
     FrontendRequest.GET_QUEUE_NUM: _get_queue_num,
     FrontendRequest.SET_VRING_ENABLE: _set_vring_enable,
+    FrontendRequest.VRING_KICK: _vring_kick,
     FrontendRequest.SET_BACKEND_REQ_FD: _set_backend_req_fd,
     FrontendRequest.GET_CONFIG: _get_config,
     FrontendRequest.SET_CONFIG: _set_config,

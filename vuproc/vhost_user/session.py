@@ -22,8 +22,10 @@ from vuproc.spec.vhost_user import (
 )
 from vuproc.spec.virtio import Feature, Status
 from vuproc.vhost_user.effects import (
+    Bells,
     Effect,
     EffectFailed,
+    MakeBells,
     MakeInflight,
     ReadConfig,
     StopRing,
@@ -246,7 +248,7 @@ class Session:
             step.close_reply_fds()
             message.close()
             return self._refusal(message, step.refused)
-        self._commit(_rebased(change, results), message)
+        self._commit(_completed(change, results), message)
         if change.answer is not None:
             return reply(message, change.answer(self._state, results))
         return reply(message, _DONE) if self._acknowledged(message) else None
@@ -321,6 +323,8 @@ def _failure(state: State, effects: Sequence[Effect], results: Sequence[object])
             return f"{name} gave {result!r}, not bytes"
         if isinstance(effect, MakeInflight) and not _is_region(result):
             return f"{name} gave {result!r}, not a file and its size"
+        if isinstance(effect, MakeBells) and not _are_bells(effect.num_queues, result):
+            return f"{name} gave {result!r}, not bells for {effect.num_queues} rings"
     if len(results) != len(effects):
         return f"{len(results)} of {len(effects)} effects were carried out"
     return None
@@ -338,12 +342,24 @@ def _is_region(result: object) -> bool:
             return False
 
 
-def _rebased(change: Change, results: Sequence[object]) -> State:
-    """The new state with the bases that the stopped rings reported."""
+def _are_bells(count: int, result: object) -> bool:
+    return (
+        isinstance(result, tuple)
+        and len(result) == count
+        and all(isinstance(bells, Bells) for bells in result)
+    )
+
+
+def _completed(change: Change, results: Sequence[object]) -> State:
+    """The new state with what effects gave: the bases of the stopped rings, and bells."""
     state = change.state
     for effect, result in zip(change.effects, results, strict=True):
         if isinstance(effect, StopRing) and effect.index in change.rebased:
             assert isinstance(result, int)
             ring = replace(state.rings[effect.index], base=result, base_known=True)
             state = state.with_ring(ring)
+        if isinstance(effect, MakeBells):
+            assert isinstance(result, tuple)
+            for ring, bells in zip(state.rings, result, strict=True):
+                state = state.with_ring(replace(ring, bells=bells))
     return state
