@@ -253,6 +253,22 @@ class Device:
         """
         raise ValueError(f"{type(self).__name__} has no writable configuration fields")
 
+    def mtu_changed(self, mtu: int) -> None:
+        """The front-end says the MTU of the guest's interface, in bytes (NET_SET_MTU): 68 to 65535;
+        0: nobody says it any more. In every worker, and again in one that is restarted.
+
+        Raise to refuse it, though never a 0. Override it in a network device (`device_id` 1) that
+        offers VIRTIO_NET_F_MTU; the front-end cannot say anything otherwise.
+        """
+
+    def announce(self, mac: bytes) -> None:
+        """The guest with this address, 6 bytes, has come here (SEND_RARP): tell the network, by a
+        RARP request as a rule. In the worker of queue 0.
+
+        Override it in a network device whose guest cannot announce itself (virtio-net without
+        VIRTIO_NET_F_GUEST_ANNOUNCE); the front-end cannot ask for it otherwise.
+        """
+
     def reset(self) -> None:
         """The driver resets the device: forget what it chose. No ring is running."""
 

@@ -250,7 +250,8 @@ def test_the_structures_are_those_of_the_version() -> None:
     }
     assert VERSION == 2
     assert {name: " ".join(fields) for name, fields in shapes.items()} == {
-        "State": "rings owned features protocol_features status regions inflight backend_channel",
+        "State": "rings owned features protocol_features status regions inflight backend_channel"
+        " mtu",
         "Vring": "index size addresses base base_known kicked kick call err enabled started broken"
         " inflight bells polled muted",
         "Addresses": "desc used avail flags log",

@@ -27,6 +27,7 @@ from vuproc.spec.ring_layout import layout_of
 from vuproc.vhost_user.config_space import ConfigSpace
 from vuproc.vhost_user.effects import (
     AddRegion,
+    Announce,
     Effect,
     EffectFailed,
     EnableRing,
@@ -43,6 +44,7 @@ from vuproc.vhost_user.effects import (
     SetFeatures,
     SetKick,
     SetMemory,
+    SetMtu,
     StartRing,
     StopRing,
     WriteConfig,
@@ -50,6 +52,7 @@ from vuproc.vhost_user.effects import (
 from vuproc.vhost_user.replay import memory_of
 from vuproc.vhost_user.state import State
 from vuproc.workers import control
+from vuproc.workers.control import CONFIG_QUEUE
 
 log = logging.getLogger("vuproc.master")
 
@@ -227,6 +230,11 @@ class WorkerPool:
                 self._write_config(effect)
             case SetMemory() | AddRegion() | RemoveRegion():
                 self._orders.give_all(effect, self._memory_before(effect))
+            case SetMtu():
+                before = self.history.state.mtu
+                self._orders.give_all(effect, (SetMtu(before),))
+            case Announce():
+                self._orders.tell(CONFIG_QUEUE, effect)
             case SetFeatures(features=features):
                 self._orders.give_all(effect, ())
                 if layout_of(features) is not self.history.state.layout:

@@ -203,6 +203,21 @@ class WriteConfig(Order, frozen=True, tag=True):
     flags: int = 0
 
 
+class SetMtu(Order, frozen=True, tag=True):
+    """The guest's network interface has an MTU of so many bytes from now on; 0: nobody says.
+
+    The device may refuse, and whoever asked is to hear of it.
+    """
+
+    mtu: int
+
+
+class Announce(Order, frozen=True, tag=True):
+    """Tell the network that the guest's interface with this address is reached by us."""
+
+    mac: bytes
+
+
 class SetBackendChannel(Order, frozen=True, tag=True):
     """Use this socket for messages to the front-end, instead of any before it."""
 
@@ -260,6 +275,8 @@ ForWorkers = (
     | SetCall
     | SetErr
     | WriteConfig
+    | SetMtu
+    | Announce
     | ResetDevice
 )
 """What workers carry out."""

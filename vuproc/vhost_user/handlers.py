@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from vuproc.errors import CloseConnection, MessageRefused
 from vuproc.fd import Fd, FdKind
+from vuproc.spec.net import MAC_BYTES, MTU_MAX, MTU_MIN
 from vuproc.spec.ring_layout import record_room
 from vuproc.spec.vhost_user import (
     CONFIG_HEADER,
@@ -30,6 +31,7 @@ from vuproc.spec.vhost_user import (
 from vuproc.spec.virtio import QUEUE_SIZE_MAX, STATUS_MAX, Feature, Status
 from vuproc.vhost_user.effects import (
     AddRegion,
+    Announce,
     Effect,
     EnableRing,
     KickRing,
@@ -44,6 +46,7 @@ from vuproc.vhost_user.effects import (
     SetFeatures,
     SetKick,
     SetMemory,
+    SetMtu,
     StartRing,
     StopRing,
     WriteConfig,
@@ -444,6 +447,24 @@ def _set_inflight_fd(state: State, offer: Offer, fields: Fields, fds: Fds) -> Ch
     return _start_covered(replace(state, inflight=region), ())
 
 
+# ---- network devices -----------------------------------------------------------------------------
+
+
+def _net_set_mtu(state: State, offer: Offer, fields: Fields, fds: Fds) -> Change:
+    """Outlives a reset: the front-end's user has chosen it, not the driver."""
+    mtu: int = fields["value"]
+    if not MTU_MIN <= mtu <= MTU_MAX:
+        raise MessageRefused(f"MTU {mtu} is not {MTU_MIN} to {MTU_MAX}")
+    if mtu == state.mtu:
+        return Change(state=state)
+    return Change(state=replace(state, mtu=mtu), effects=(SetMtu(mtu),))
+
+
+def _send_rarp(state: State, offer: Offer, fields: Fields, fds: Fds) -> Change:
+    mac = U64.pack(value=fields["value"])[:MAC_BYTES]
+    return Change(state=state, effects=(Announce(mac),))
+
+
 # ---- device --------------------------------------------------------------------------------------
 
 
@@ -538,6 +559,8 @@ HANDLERS: dict[FrontendRequest, Handler] = {
     FrontendRequest.ADD_MEM_REG: _add_mem_reg,
     FrontendRequest.REM_MEM_REG: _rem_mem_reg,
     FrontendRequest.SET_STATUS: _set_status,
+    FrontendRequest.NET_SET_MTU: _net_set_mtu,
+    FrontendRequest.SEND_RARP: _send_rarp,
     FrontendRequest.GET_STATUS: _get_status,
 }
 """Every message that is served; the table knows the others, which are refused."""

@@ -209,7 +209,7 @@ class Session:
             raise MessageRefused("unknown message number")
         handler = HANDLERS.get(FrontendRequest(row.number))
         if handler is None:
-            raise MessageRefused(f"{row.name} is not supported yet")
+            raise MessageRefused(_not_served(row))
         self._check_gate(row)
         fewest, most = row.fds
         if not fewest <= len(message.fds) <= most:
@@ -231,7 +231,8 @@ class Session:
         if missing:
             raise MessageRefused(f"{ProtocolFeature(missing).name} was not negotiated")
         if extra_bits(row.gate.offered, self._offer.features):
-            raise MessageRefused(f"{Feature(row.gate.offered).name} was not offered")
+            name = Feature(row.gate.offered).name or f"feature {row.gate.offered:#x}"
+            raise MessageRefused(f"{name} was not offered")
         if extra_bits(row.gate.features, self._state.features or 0):
             raise MessageRefused(f"feature bits {row.gate.features:#x} were not acknowledged")
 
@@ -278,6 +279,13 @@ class Session:
         return message.need_reply and bool(
             self._state.protocol_features & ProtocolFeature.REPLY_ACK
         )
+
+
+def _not_served(row: MessageSpec) -> str:
+    """What is said of a message for which there is no handler."""
+    if not row.gate.protocol:
+        return f"{row.name} is not served"
+    return f"{row.name} is not served: {row.gate.protocol.name} is not offered"
 
 
 def _with_broken(state: State, index: int, cause: str) -> State:

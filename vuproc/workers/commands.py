@@ -11,6 +11,7 @@ from vuproc.shm.memory import GuestMemory
 from vuproc.spec.ring_layout import layout_of
 from vuproc.vhost_user.effects import (
     AddRegion,
+    Announce,
     EnableRing,
     Idle,
     Region,
@@ -21,6 +22,7 @@ from vuproc.vhost_user.effects import (
     SetFeatures,
     SetKick,
     SetMemory,
+    SetMtu,
     StartRing,
     StopRing,
     WriteConfig,
@@ -65,6 +67,7 @@ class Commands:
         self._watcher = watcher
         self._memory = GuestMemory()
         self._features = 0
+        self._mtu = 0
 
     def begin(self, order: AnyOrder) -> None:
         """The order is the next to be carried out: have the device give back what it keeps."""
@@ -135,6 +138,10 @@ class Commands:
                 self._write_config(offset, data)
                 if self.config is not None:
                     self.config.written(len(data))
+            case SetMtu(mtu=mtu):
+                self._set_mtu(mtu)
+            case Announce(mac=mac):
+                self._code.hook(self._device.announce, mac)
             case ResetDevice():
                 self._features = 0
                 self._code.hook(self._device.reset)
@@ -167,6 +174,9 @@ class Commands:
             queue.unshared.said = False
         self._memory = GuestMemory()
         self._features = 0
+        if self._mtu:
+            self._mtu = 0
+            self._code.hook(self._device.mtu_changed, 0)
         self._code.hook(self._device.reset)
 
     def _queue(self, index: int) -> Queue:
@@ -201,6 +211,14 @@ class Commands:
         if old is not None:
             old.close()
         queue.watch_in(self._watcher)
+
+    def _set_mtu(self, mtu: int) -> None:
+        try:
+            with self._code.in_hook():
+                self._device.mtu_changed(mtu)
+            self._mtu = mtu
+        except Exception as error:
+            raise Refusal(f"mtu_changed: {texts.described(error)}") from error
 
     def _write_config(self, offset: int, data: bytes) -> None:
         try:
