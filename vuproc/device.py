@@ -14,6 +14,7 @@ from vuproc.options import Options
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
+    from vuproc.sharing import Ask
     from vuproc.shm.native import NativeDevice
     from vuproc.shm.request import Request
 
@@ -57,6 +58,8 @@ class Loop(Protocol):
     def config_changed(self) -> None: ...  # noqa: D102
 
     def take(self, queue: int) -> Request | None: ...  # noqa: D102
+
+    def ask(self, ask: Ask) -> None: ...  # noqa: D102
 
     @property
     def asyncio_loop(self) -> AbstractEventLoop: ...  # noqa: D102

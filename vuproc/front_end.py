@@ -11,6 +11,7 @@ from vuproc.errors import CloseConnection, ConnectionBroken, Disconnected, in_wo
 from vuproc.fd import Fd
 from vuproc.handover.checkpoint import Checkpoint, Resumed
 from vuproc.handover.resume import Decision
+from vuproc.object_desk import ObjectDesk
 from vuproc.poll_set import PollSet
 from vuproc.pool.pool import WorkerPool
 from vuproc.remedies import SHARE_MEMORY
@@ -53,6 +54,7 @@ class FrontEnd:
         self._doubted = False
         self._channel: BackendChannel | None = None
         self._calls = InbandCalls(polls, self._call)
+        self._objects = ObjectDesk(pool, lambda: self._channel)
 
     def go_on(self, resumed: Resumed) -> None:
         """Go on where a predecessor was. Raises one of `ENDS`."""
@@ -64,6 +66,7 @@ class FrontEnd:
             self._replace_channel(state.backend_channel)
         self._calls.follow(state)
         self._pool.restore(state, resumed.pool)
+        self._objects.follow(state)
         log.info("went on with the session of the last master (%s)", resumed.decision.value)
         if resumed.message is not None:
             self._handle(resumed.message, begun=resumed.begun)
@@ -154,6 +157,7 @@ class FrontEnd:
             undone = step.refused is not None and carried_out
             self._pool.settled(self.session.state, undone=undone)
             self._calls.follow(self.session.state)
+            self._objects.follow(self.session.state)
             self.note_news()
             if step.refused is not None:
                 log.warning("refused %s: %s", message.name, step.refused)
@@ -187,6 +191,10 @@ class FrontEnd:
                 case ConfigSays():
                     self.checkpoint.state_changed(self.session, self._pool)
                     self.config_changed()
+                case ask:
+                    self.checkpoint.state_changed(self.session, self._pool)
+                    self._objects.ask(ask, self.session.state)
+        self._objects.deliver()
 
     def ring_revived(self, queue: int) -> None:
         """A broken ring is served again, at an operator's wish."""
@@ -213,6 +221,7 @@ class FrontEnd:
             return EffectFailed(f"not a stream socket: {error.strerror}")
         self._close_channel()
         self._channel = channel
+        self._objects.channel_changed()
         return None
 
     def _call(self, ring: int) -> None:
@@ -251,6 +260,7 @@ class FrontEnd:
             if isinstance(result, EffectFailed):
                 log.warning("%s at disconnect: %s", type(effect).__name__, result.reason)
         self._calls.close()
+        self._objects.close()
         self._pool.detach()
         self._close_channel()
         self.checkpoint.close()

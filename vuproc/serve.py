@@ -212,6 +212,7 @@ class _Service:
             queue_size=device.queue_size(),
             work=lambda queues: sum(snapshots[queue]().requests for queue in queues),
         )
+        pool.history.objects.files = lambda: self._shared.fds
         offer = Offer(
             features=_ring_features(file.keys.packed) | device.offered_features(),
             protocol_features=_protocol_features(file, device, len(config)),

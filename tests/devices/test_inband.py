@@ -17,7 +17,7 @@ from vuproc.fd import Fd
 from vuproc.spec.blk import BlkType
 from vuproc.spec.vhost_user import HEADER, VRING_STATE, BackendRequest, ProtocolFeature
 from vuproc.testing.block import Block
-from vuproc.testing.frontend import BackEndChannel
+from vuproc.testing.channel import BackEndChannel
 from vuproc.testing.guest import Guest
 from vuproc.testing.serve import Served, serve
 

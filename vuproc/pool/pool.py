@@ -31,6 +31,7 @@ from vuproc.vhost_user.effects import (
     Effect,
     EffectFailed,
     EnableRing,
+    FindObject,
     ForWorkers,
     KickRing,
     MakeBells,
@@ -52,7 +53,7 @@ from vuproc.vhost_user.effects import (
 from vuproc.vhost_user.replay import memory_of
 from vuproc.vhost_user.state import State
 from vuproc.workers import control
-from vuproc.workers.control import CONFIG_QUEUE
+from vuproc.workers.control import CONFIG_QUEUE, AnyOrder
 
 log = logging.getLogger("vuproc.master")
 
@@ -212,6 +213,8 @@ class WorkerPool:
                 return self.config.read(offset, size)
             case MakeInflight(num_queues=num_queues, record_bytes=record_bytes):
                 return make_records(num_queues, record_bytes)
+            case FindObject(uuid=uuid):
+                return self.history.objects.find(uuid)
             case MakeBells(num_queues=num_queues):
                 return make_bells(num_queues)
             case KickRing(fd=fd):
@@ -333,6 +336,25 @@ class WorkerPool:
         if done.kept:
             history.kept[index] = done.value
         return done.value
+
+    @property
+    def speaker_is_ready(self) -> bool:
+        """Whether there is a worker of queue 0, which speaks for the device, and it has done all
+        that it was told without anybody waiting for it.
+        """
+        worker = self.slots.of(CONFIG_QUEUE).worker
+        return worker is not None and worker.ready
+
+    def post(self, order: AnyOrder) -> None:
+        """An order to the worker of queue 0, which is ready. Nobody waits for its answer, and its
+        descriptors are borrowed until it is ready again.
+        """
+        slot = self.slots.of(CONFIG_QUEUE)
+        assert slot.worker is not None
+        try:
+            slot.worker.catch_up([order])
+        except WorkerLost as error:
+            self.slots.replace(slot, str(error))
 
     # What an operator asks.
 

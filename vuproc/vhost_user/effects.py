@@ -250,6 +250,16 @@ class MakeBells(Order, frozen=True, tag=True):
     num_queues: int
 
 
+class FindObject(Order, frozen=True, tag=True):
+    """Find an object that the device shares. Result: a descriptor of its file, which is the step's,
+    or None if there is no such object.
+    """
+
+    barrier = False
+
+    uuid: bytes
+
+
 class KickRing(Order, frozen=True, tag=True):
     """Kick a started ring: its worker finds it in `fd`, whatever that one is doing."""
 
@@ -281,7 +291,9 @@ ForWorkers = (
 )
 """What workers carry out."""
 
-Effect = ForWorkers | ReadConfig | SetBackendChannel | MakeInflight | MakeBells | KickRing
+Effect = (
+    ForWorkers | ReadConfig | SetBackendChannel | MakeInflight | MakeBells | FindObject | KickRing
+)
 """All of them: the rest is carried out in the master."""
 
 

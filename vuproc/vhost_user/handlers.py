@@ -34,6 +34,7 @@ from vuproc.vhost_user.effects import (
     Announce,
     Effect,
     EnableRing,
+    FindObject,
     KickRing,
     MakeBells,
     MakeInflight,
@@ -447,6 +448,19 @@ def _set_inflight_fd(state: State, offer: Offer, fields: Fields, fds: Fds) -> Ch
     return _start_covered(replace(state, inflight=region), ())
 
 
+# ---- shared objects ------------------------------------------------------------------------------
+
+
+def _get_shared_object(state: State, offer: Offer, fields: Fields, fds: Fds) -> Change:
+    """The descriptor comes with the answer, which is empty; without one, there is no such object.
+
+    QEMU 10.2 does not say which: none is that.
+    """
+    uuid: bytes = fields.get("uuid", b"")
+    effects = (FindObject(uuid),) if any(uuid) else ()
+    return Change(state=state, effects=effects, answer=lambda state, results: b"")
+
+
 # ---- network devices -----------------------------------------------------------------------------
 
 
@@ -559,6 +573,7 @@ HANDLERS: dict[FrontendRequest, Handler] = {
     FrontendRequest.ADD_MEM_REG: _add_mem_reg,
     FrontendRequest.REM_MEM_REG: _rem_mem_reg,
     FrontendRequest.SET_STATUS: _set_status,
+    FrontendRequest.GET_SHARED_OBJECT: _get_shared_object,
     FrontendRequest.NET_SET_MTU: _net_set_mtu,
     FrontendRequest.SEND_RARP: _send_rarp,
     FrontendRequest.GET_STATUS: _get_status,

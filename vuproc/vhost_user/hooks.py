@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vuproc.device import Device
+from vuproc.sharing import SharingDevice
 from vuproc.spec.net import NetFeature
 from vuproc.spec.vhost_user import ProtocolFeature
 from vuproc.spec.virtio import DeviceId
@@ -16,6 +17,8 @@ def protocol_features_of(device: Device) -> ProtocolFeature:
             found |= ProtocolFeature.MTU
         if _overrides(device, "announce"):
             found |= ProtocolFeature.RARP
+    if isinstance(device, SharingDevice):
+        found |= ProtocolFeature.SHARED_OBJECT
     return found
 
 

@@ -25,6 +25,7 @@ from vuproc.vhost_user.effects import (
     Bells,
     Effect,
     EffectFailed,
+    FindObject,
     MakeBells,
     MakeInflight,
     ReadConfig,
@@ -310,13 +311,13 @@ def _with_revived(state: State, index: int) -> State:
 
 def _made(effects: Sequence[Effect], results: Sequence[object]) -> tuple[Fd, ...]:
     """The descriptors that effects made, for the reply."""
-    return tuple(
-        part
-        for effect, result in zip(effects, results, strict=False)
-        if isinstance(effect, MakeInflight) and isinstance(result, tuple)
-        for part in result
-        if isinstance(part, Fd)
-    )
+    made: list[Fd] = []
+    for effect, result in zip(effects, results, strict=False):
+        if isinstance(effect, MakeInflight) and isinstance(result, tuple):
+            made += [part for part in result if isinstance(part, Fd)]
+        elif isinstance(effect, FindObject) and isinstance(result, Fd):
+            made.append(result)
+    return tuple(made)
 
 
 def _failure(state: State, effects: Sequence[Effect], results: Sequence[object]) -> str | None:
@@ -331,6 +332,8 @@ def _failure(state: State, effects: Sequence[Effect], results: Sequence[object])
             return f"{name} gave {result!r}, not bytes"
         if isinstance(effect, MakeInflight) and not _is_region(result):
             return f"{name} gave {result!r}, not a file and its size"
+        if isinstance(effect, FindObject) and not isinstance(result, Fd | None):
+            return f"{name} gave {result!r}, not a file"
         if isinstance(effect, MakeBells) and not _are_bells(effect.num_queues, result):
             return f"{name} gave {result!r}, not bells for {effect.num_queues} rings"
     if len(results) != len(effects):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from uuid import UUID
 
 from vuproc import texts
 from vuproc.device import Device
 from vuproc.fd import Fd
+from vuproc.sharing import SharingDevice
 from vuproc.shm.memory import GuestMemory
 from vuproc.spec.ring_layout import layout_of
 from vuproc.vhost_user.effects import (
@@ -36,6 +38,7 @@ from vuproc.workers.control import (
     Detach,
     Done,
     Exit,
+    ObjectFound,
     SetLogLevel,
 )
 from vuproc.workers.device_code import DeviceCode
@@ -150,6 +153,8 @@ class Commands:
                 if said and self.config is not None:
                     self.config.repeat()
                 self._look_at_config()
+            case ObjectFound(uuid=uuid, file=file):
+                self._object_found(UUID(bytes=uuid), file)
             case BlameUring(queue=index, looks=looks):
                 value = self._queue(index).blame(looks)
             case SetLogLevel(level=level):
@@ -211,6 +216,12 @@ class Commands:
         if old is not None:
             old.close()
         queue.watch_in(self._watcher)
+
+    def _object_found(self, uuid: UUID, file: Fd | None) -> None:
+        if isinstance(self._device, SharingDevice):
+            self._code.hook(self._device.object_found, uuid, file)
+        elif file is not None:
+            file.close()
 
     def _set_mtu(self, mtu: int) -> None:
         try:
