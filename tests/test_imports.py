@@ -20,7 +20,7 @@ FLOORS = (
     ("vuproc.serve", "vuproc.daemon"),
     ("vuproc.program",),
     ("vuproc.ops",),
-    ("vuproc.master", "vuproc.front_end", "vuproc.arrivals", "vuproc.host"),
+    ("vuproc.master", "vuproc.front_end", "vuproc.object_desk", "vuproc.arrivals", "vuproc.host"),
     ("vuproc.handover",),
     ("vuproc.pool",),
     ("vuproc.workers", "vuproc.device_file"),
@@ -29,6 +29,7 @@ FLOORS = (
     (
         "vuproc.device",
         "vuproc.shared",
+        "vuproc.sharing",
         "vuproc.logs",
         "vuproc.place",
         "vuproc.signals",

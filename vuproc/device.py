@@ -14,6 +14,7 @@ from vuproc.options import Options
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
+    from vuproc.sharing import Ask
     from vuproc.shm.native import NativeDevice
     from vuproc.shm.request import Request
 
@@ -57,6 +58,8 @@ class Loop(Protocol):
     def config_changed(self) -> None: ...  # noqa: D102
 
     def take(self, queue: int) -> Request | None: ...  # noqa: D102
+
+    def ask(self, ask: Ask) -> None: ...  # noqa: D102
 
     @property
     def asyncio_loop(self) -> AbstractEventLoop: ...  # noqa: D102
@@ -252,6 +255,22 @@ class Device:
         gets the writes again.
         """
         raise ValueError(f"{type(self).__name__} has no writable configuration fields")
+
+    def mtu_changed(self, mtu: int) -> None:
+        """The front-end says the MTU of the guest's interface, in bytes (NET_SET_MTU): 68 to 65535;
+        0: nobody says it any more. In every worker, and again in one that is restarted.
+
+        Raise to refuse it, though never a 0. Override it in a network device (`device_id` 1) that
+        offers VIRTIO_NET_F_MTU; the front-end cannot say anything otherwise.
+        """
+
+    def announce(self, mac: bytes) -> None:
+        """The guest with this address, 6 bytes, has come here (SEND_RARP): tell the network, by a
+        RARP request as a rule. In the worker of queue 0.
+
+        Override it in a network device whose guest cannot announce itself (virtio-net without
+        VIRTIO_NET_F_GUEST_ANNOUNCE); the front-end cannot ask for it otherwise.
+        """
 
     def reset(self) -> None:
         """The driver resets the device: forget what it chose. No ring is running."""

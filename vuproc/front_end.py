@@ -11,13 +11,15 @@ from vuproc.errors import CloseConnection, ConnectionBroken, Disconnected, in_wo
 from vuproc.fd import Fd
 from vuproc.handover.checkpoint import Checkpoint, Resumed
 from vuproc.handover.resume import Decision
+from vuproc.object_desk import ObjectDesk
 from vuproc.poll_set import PollSet
 from vuproc.pool.pool import WorkerPool
 from vuproc.remedies import SHARE_MEMORY
 from vuproc.spec.vhost_user import ProtocolFeature
 from vuproc.vhost_user import traffic
-from vuproc.vhost_user.backend_channel import CLOSED, BackendChannel
+from vuproc.vhost_user.backend_channel import BackendChannel
 from vuproc.vhost_user.effects import Effect, EffectFailed, SetBackendChannel
+from vuproc.vhost_user.inband_calls import InbandCalls
 from vuproc.vhost_user.session import Session
 from vuproc.vhost_user.wire import Message
 from vuproc.workers.control import ConfigSays, RingBroken
@@ -51,6 +53,8 @@ class FrontEnd:
         self._spoken = False
         self._doubted = False
         self._channel: BackendChannel | None = None
+        self._calls = InbandCalls(polls, self._call)
+        self._objects = ObjectDesk(pool, lambda: self._channel)
 
     def go_on(self, resumed: Resumed) -> None:
         """Go on where a predecessor was. Raises one of `ENDS`."""
@@ -60,7 +64,9 @@ class FrontEnd:
             self.checkpoint.send_rest()
         if state.backend_channel is not None:
             self._replace_channel(state.backend_channel)
+        self._calls.follow(state)
         self._pool.restore(state, resumed.pool)
+        self._objects.follow(state)
         log.info("went on with the session of the last master (%s)", resumed.decision.value)
         if resumed.message is not None:
             self._handle(resumed.message, begun=resumed.begun)
@@ -150,6 +156,8 @@ class FrontEnd:
             carried_out = any(not isinstance(result, EffectFailed) for result in results)
             undone = step.refused is not None and carried_out
             self._pool.settled(self.session.state, undone=undone)
+            self._calls.follow(self.session.state)
+            self._objects.follow(self.session.state)
             self.note_news()
             if step.refused is not None:
                 log.warning("refused %s: %s", message.name, step.refused)
@@ -178,10 +186,15 @@ class FrontEnd:
             match news:
                 case RingBroken(queue=queue, cause=cause):
                     events.publish(events.ring_broken(queue, cause))
+                    self._tell_broken(queue)
                     self._state_changed(self.session.ring_broken(queue, cause))
                 case ConfigSays():
                     self.checkpoint.state_changed(self.session, self._pool)
                     self.config_changed()
+                case ask:
+                    self.checkpoint.state_changed(self.session, self._pool)
+                    self._objects.ask(ask, self.session.state)
+        self._objects.deliver()
 
     def ring_revived(self, queue: int) -> None:
         """A broken ring is served again, at an operator's wish."""
@@ -203,27 +216,26 @@ class FrontEnd:
 
     def _replace_channel(self, fd: Fd) -> EffectFailed | None:
         try:
-            channel = BackendChannel(fd)
+            channel = BackendChannel(fd, self._polls)
         except OSError as error:
             return EffectFailed(f"not a stream socket: {error.strerror}")
         self._close_channel()
-        self._polls.refresh()
         self._channel = channel
-        self._polls.add(channel.fileno(), self._channel_readable)
+        self._objects.channel_changed()
         return None
 
-    def _channel_readable(self) -> None:
-        if self._channel is None:
-            return
-        reason = self._channel.stray()
-        if reason is not None:
-            level = logging.DEBUG if reason is CLOSED else logging.WARNING
-            log.log(level, "back-end request channel ended: %s", reason)
-            self._close_channel()
+    def _call(self, ring: int) -> None:
+        if self._channel is not None:
+            self._channel.call(ring)
+
+    def _tell_broken(self, ring: int) -> None:
+        """In-band, of a ring without an error descriptor: its worker has nothing to say it by."""
+        vring = self.session.state.rings[ring]
+        if self._channel is not None and vring.bells is not None and vring.err is None:
+            self._channel.err(ring)
 
     def _close_channel(self) -> None:
         if self._channel is not None:
-            self._polls.selector.unregister(self._channel)
             self._channel.close()
             self._channel = None
 
@@ -247,6 +259,8 @@ class FrontEnd:
             self.note_news()
             if isinstance(result, EffectFailed):
                 log.warning("%s at disconnect: %s", type(effect).__name__, result.reason)
+        self._calls.close()
+        self._objects.close()
         self._pool.detach()
         self._close_channel()
         self.checkpoint.close()

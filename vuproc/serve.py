@@ -64,6 +64,7 @@ from vuproc.spec.vhost_user import ProtocolFeature
 from vuproc.spec.virtio import Feature
 from vuproc.unix_path import ADMIN_SUFFIX
 from vuproc.vhost_user.config_space import ConfigSpace
+from vuproc.vhost_user.hooks import protocol_features_of
 from vuproc.vhost_user.session import Offer
 from vuproc.workers import control
 
@@ -211,9 +212,10 @@ class _Service:
             queue_size=device.queue_size(),
             work=lambda queues: sum(snapshots[queue]().requests for queue in queues),
         )
+        pool.history.objects.files = lambda: self._shared.fds
         offer = Offer(
             features=_ring_features(file.keys.packed) | device.offered_features(),
-            protocol_features=_protocol_features(len(config)),
+            protocol_features=_protocol_features(file, device, len(config)),
             num_queues=device.num_queues(),
             queue_size=device.queue_size(),
             config_size=len(config),
@@ -406,9 +408,12 @@ def _ring_features(packed: bool) -> int:
     return int(RING_FEATURES if packed else RING_FEATURES & ~Feature.RING_PACKED)
 
 
-def _protocol_features(config_size: int) -> int:
+def _protocol_features(file: DeviceFile, device: Device, config_size: int) -> int:
     """What a device with so many bytes of configuration space offers."""
-    return int(PROTOCOL_FEATURES if config_size else PROTOCOL_FEATURES & ~ProtocolFeature.CONFIG)
+    features = PROTOCOL_FEATURES if config_size else PROTOCOL_FEATURES & ~ProtocolFeature.CONFIG
+    if file.keys.inband_notifications:
+        features |= ProtocolFeature.INBAND_NOTIFICATIONS
+    return int(features | protocol_features_of(device))
 
 
 def _preloaded(file: DeviceFile) -> list[str]:

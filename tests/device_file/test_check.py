@@ -598,6 +598,7 @@ device:
 exit_on_disconnect: false
 workers: [[0], [1], [2], [3]]
 packed: true
+inband_notifications: false
 stall_timeout: 30.0
 hook_timeout: 30.0
 log_level: info"""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from tests.guest.disk import Disk
 from tests.guest.files import SAY_PACKED, SAY_SUMS, WRITE_FILES, check_file_system, sums_of
 from vuproc.spec.virtio import DeviceId
+from vuproc.testing.serve import serve
 from vuproc.testing.vms import boot_uml, clients
 
 pytestmark = pytest.mark.timeout(150)
@@ -58,3 +61,21 @@ def test_uml_killed_while_it_writes_leaves_a_disk_that_the_next_one_repairs(
     ) as guest:
         assert guest.finish().values == sums
     check_file_system(served.image)
+
+
+def test_uml_with_in_band_notifications_only(tmp_path: Path) -> None:
+    """It takes them when they are offered, and then sends no descriptor to kick or to call by."""
+    image = tmp_path / "disk.raw"
+    image.touch()
+    os.truncate(image, 64 << 20)
+    file = {"inband_notifications": True, "log_level": "debug"}
+    script = WRITE_FILES + "umount /mnt; mount -t ext4 /dev/vda /mnt" + SAY_SUMS + "umount /mnt\n"
+    with serve({"type": "blk", "image": image}, file=file) as served:
+        devices = {served.socket: DeviceId.BLK}
+        with boot_uml(devices, script=script, programs=[clients.mke2fs()]) as guest:
+            said = guest.finish().values
+    check_file_system(image)
+    assert sums_of(image) == said
+    log = "\n".join(served.lines)
+    assert "VRING_KICK" in log and "VRING_CALL to the front-end" in log
+    assert "SET_VRING_KICK" not in log and "SET_VRING_CALL" not in log

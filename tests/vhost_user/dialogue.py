@@ -12,7 +12,7 @@ from vuproc.errors import CloseConnection
 from vuproc.fd import Fd
 from vuproc.spec.vhost_user import FRONT_END, HEADER, U64, VERSION, ProtocolFeature, Reply
 from vuproc.spec.virtio import Feature
-from vuproc.vhost_user.effects import Effect, MakeInflight, ReadConfig, StopRing
+from vuproc.vhost_user.effects import Bells, Effect, MakeBells, MakeInflight, ReadConfig, StopRing
 from vuproc.vhost_user.session import Offer, Session, State
 from vuproc.vhost_user.wire import Message
 
@@ -125,6 +125,8 @@ class Dialogue:
         if isinstance(effect, MakeInflight):
             size = effect.num_queues * effect.record_bytes
             return memory(size), size
+        if isinstance(effect, MakeBells):
+            return tuple(Bells(eventfd(), eventfd()) for _ in range(effect.num_queues))
         return None
 
     def tell(

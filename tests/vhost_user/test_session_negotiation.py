@@ -194,7 +194,10 @@ def test_a44_messages_that_are_not_served_are_refused_and_say_so(name: str) -> N
         size = max((head.size for head in row.payload.heads), default=0)
         fds = [eventfd() for _ in range(row.fds[0])]
         outcome = dialogue.deliver(row.number, bytes(size), fds)
-        assert f"{name} is not supported yet" in str(outcome.refused or outcome.closed)
+        said = str(outcome.refused or outcome.closed)
+        assert f"{name} is not served" in said
+        if row.gate.protocol:
+            assert f"{row.gate.protocol.name} is not offered" in said
         assert dialogue.state is before
         # A reply of its own leaves the connection up only where it has a form for failure.
         reportable = row.reply is not Reply.OWN or row.error_reply is not None
@@ -259,7 +262,10 @@ def test_a5_payloads_of_the_wrong_size_are_refused(name: str) -> None:
 @pytest.mark.parametrize("name", [row.name for row in SIZED if row.fds[1] < 2])
 def test_a13_descriptors_too_many_are_closed_and_the_message_refused(name: str) -> None:
     row = FRONT_END.named(name)
-    with Dialogue() as dialogue:
+    protocol = PROTOCOL_FEATURES | row.gate.protocol
+    features = FEATURES | row.gate.offered
+    offer = replace(OFFER, features=features, protocol_features=protocol)
+    with Dialogue(offer, protocol=protocol) as dialogue:
         size = max((head.size for head in row.payload.heads), default=0)
         fds = [eventfd() for _ in range(7)]
         outcome = dialogue.deliver(row.number, bytes(size), fds)

@@ -18,7 +18,7 @@ from vuproc.fd import Fd
 from vuproc.spec.inflight import split_record_bytes
 from vuproc.spec.vhost_user import ProtocolFeature
 from vuproc.spec.virtio import Feature, Status
-from vuproc.vhost_user.effects import Inflight, Region
+from vuproc.vhost_user.effects import Bells, Inflight, Region
 from vuproc.vhost_user.inflight_region import InflightRegion
 from vuproc.vhost_user.replay import replay
 from vuproc.vhost_user.session import Session
@@ -246,17 +246,19 @@ def test_the_structures_are_those_of_the_version() -> None:
     """Whoever changes one of them raises VERSION, and then this."""
     shapes = {
         kind.__name__: kind.__struct_fields__
-        for kind in (State, Vring, Addresses, Region, Inflight, InflightRegion)
+        for kind in (State, Vring, Addresses, Region, Inflight, InflightRegion, Bells)
     }
-    assert VERSION == 1
+    assert VERSION == 2
     assert {name: " ".join(fields) for name, fields in shapes.items()} == {
-        "State": "rings owned features protocol_features status regions inflight backend_channel",
+        "State": "rings owned features protocol_features status regions inflight backend_channel"
+        " mtu",
         "Vring": "index size addresses base base_known kicked kick call err enabled started broken"
-        " inflight",
+        " inflight bells polled muted",
         "Addresses": "desc used avail flags log",
         "Region": "guest_addr size user_addr mmap_offset fd",
         "Inflight": "fd offset queue_size",
         "InflightRegion": "fd offset num_queues queue_size",
+        "Bells": "kick call",
     }
 
 

@@ -31,6 +31,7 @@ from vuproc.device_file.yaml_text import (
 from vuproc.errors import ConfigError, ConfigErrors, FileRefused
 from vuproc.fd import Fd
 from vuproc.options import KIND, PATH, Options
+from vuproc.vhost_user.hooks import protocol_features_of
 
 
 class Scope(Enum):
@@ -234,6 +235,7 @@ def _kind(device: Device) -> tuple[object, ...]:
         device.num_queues(),
         device.queue_size(),
         device.queue_groups(),
+        protocol_features_of(device),
     )
 
 

@@ -105,6 +105,13 @@ class File(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True
             "packed=on. false: split rings alone.",
         ),
     ] = True
+    inband_notifications: Annotated[
+        bool,
+        Meta(
+            description="Offer kicks and calls as messages, for a VMM that has no descriptors for "
+            "them (User-Mode Linux takes them). Each is a trip through the master.",
+        ),
+    ] = False
     stall_timeout: Annotated[
         float,
         Meta(

@@ -58,6 +58,8 @@ class _Snapshot(msgspec.Struct, frozen=True):
     records: str | None
     said: bytes | None = None
     """The configuration space, if a worker has said what it is."""
+    objects: tuple[tuple[bytes, str], ...] = ()
+    """What the device shares."""
 
 
 class Lost(VuprocError):
@@ -228,7 +230,7 @@ class Checkpoint:
         if decision is not Decision.GO_ON:
             checkpoint._phase, checkpoint._under_way = phase, True
         begun = phase.begun if isinstance(phase, Applying) else 0
-        pool = PoolState(snapshot.config, snapshot.kept, records, snapshot.said)
+        pool = PoolState(snapshot.config, snapshot.kept, records, snapshot.said, snapshot.objects)
         return Resumed(checkpoint, session, pool, decision, message, begun)
 
     # Around a message.
@@ -362,7 +364,16 @@ class Checkpoint:
         names = dict(zip(fds, self._names, strict=False))
         records = None if state.records is None else self._names[-1]
         return msgspec.msgpack.encode(
-            _Snapshot(VERSION, data, names, state.config, state.kept, records, state.said)
+            _Snapshot(
+                VERSION,
+                data,
+                names,
+                state.config,
+                state.kept,
+                records,
+                state.said,
+                state.objects,
+            )
         )
 
     def _commit(self, snapshot: bytes | None) -> None:

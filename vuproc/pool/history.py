@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from vuproc.fd import FdKind
 from vuproc.pool.inflight_file import InflightFile
 from vuproc.pool.pool_state import PoolState
+from vuproc.pool.shared_objects import SharedObjects
 from vuproc.spec.ring_layout import record_room
 from vuproc.spec.virtio import Feature
 from vuproc.vhost_user.config_space import ConfigSpace
@@ -41,6 +42,7 @@ class History:
         self.stopped: set[int] = set()
         self.bases: dict[int, int] = {}
         self.kept: dict[int, int] = {}
+        self.objects = SharedObjects()
         self.records: InflightFile | None = None
         """Our own in-flight records, as long as there is a session."""
         self._num_queues = num_queues
@@ -71,7 +73,7 @@ class History:
         """What a successor must know of the session; the records stay ours."""
         records = None if self.records is None else self.records.file
         written, kept = tuple(self.config.written()), tuple(sorted(self.kept.items()))
-        return PoolState(written, kept, records, self.config.said)
+        return PoolState(written, kept, records, self.config.said, self.objects.names())
 
     def restore(self, state: State, known: PoolState) -> None:
         """Go on from what a predecessor knew."""
@@ -81,6 +83,7 @@ class History:
         if known.said is not None:
             self.config.say(known.said)
         self.kept = dict(known.kept)
+        self.objects.restore(known.objects)
         if known.records is not None:
             self.records = InflightFile(known.records, self._num_queues, self._queue_size)
         self.broken = {ring.index: ring.broken for ring in state.rings if ring.broken}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
+from vuproc.pool.bells import make_bells
 from vuproc.pool.history import History
 from vuproc.pool.inflight_file import make_records
 from vuproc.pool.orders import Orders
@@ -26,10 +27,14 @@ from vuproc.spec.ring_layout import layout_of
 from vuproc.vhost_user.config_space import ConfigSpace
 from vuproc.vhost_user.effects import (
     AddRegion,
+    Announce,
     Effect,
     EffectFailed,
     EnableRing,
+    FindObject,
     ForWorkers,
+    KickRing,
+    MakeBells,
     MakeInflight,
     ReadConfig,
     RemoveRegion,
@@ -40,6 +45,7 @@ from vuproc.vhost_user.effects import (
     SetFeatures,
     SetKick,
     SetMemory,
+    SetMtu,
     StartRing,
     StopRing,
     WriteConfig,
@@ -47,6 +53,7 @@ from vuproc.vhost_user.effects import (
 from vuproc.vhost_user.replay import memory_of
 from vuproc.vhost_user.state import State
 from vuproc.workers import control
+from vuproc.workers.control import CONFIG_QUEUE, AnyOrder
 
 log = logging.getLogger("vuproc.master")
 
@@ -206,6 +213,12 @@ class WorkerPool:
                 return self.config.read(offset, size)
             case MakeInflight(num_queues=num_queues, record_bytes=record_bytes):
                 return make_records(num_queues, record_bytes)
+            case FindObject(uuid=uuid):
+                return self.history.objects.find(uuid)
+            case MakeBells(num_queues=num_queues):
+                return make_bells(num_queues)
+            case KickRing(fd=fd):
+                fd.notify()  # one that takes no more has kicks that the worker has not read
             case StopRing(index=index):
                 return self._stop_ring(index)
             case StartRing(setup=setup):
@@ -220,6 +233,11 @@ class WorkerPool:
                 self._write_config(effect)
             case SetMemory() | AddRegion() | RemoveRegion():
                 self._orders.give_all(effect, self._memory_before(effect))
+            case SetMtu():
+                before = self.history.state.mtu
+                self._orders.give_all(effect, (SetMtu(before),))
+            case Announce():
+                self._orders.tell(CONFIG_QUEUE, effect)
             case SetFeatures(features=features):
                 self._orders.give_all(effect, ())
                 if layout_of(features) is not self.history.state.layout:
@@ -318,6 +336,25 @@ class WorkerPool:
         if done.kept:
             history.kept[index] = done.value
         return done.value
+
+    @property
+    def speaker_is_ready(self) -> bool:
+        """Whether there is a worker of queue 0, which speaks for the device, and it has done all
+        that it was told without anybody waiting for it.
+        """
+        worker = self.slots.of(CONFIG_QUEUE).worker
+        return worker is not None and worker.ready
+
+    def post(self, order: AnyOrder) -> None:
+        """An order to the worker of queue 0, which is ready. Nobody waits for its answer, and its
+        descriptors are borrowed until it is ready again.
+        """
+        slot = self.slots.of(CONFIG_QUEUE)
+        assert slot.worker is not None
+        try:
+            slot.worker.catch_up([order])
+        except WorkerLost as error:
+            self.slots.replace(slot, str(error))
 
     # What an operator asks.
 

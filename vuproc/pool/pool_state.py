@@ -15,10 +15,12 @@ class PoolState:
 
     `config` are the driver's writes to the configuration space, `kept` the bases of rings that were
     stopped with requests in their record, `records` the memfd of our own in-flight records. `said`
-    is the configuration space, if a worker has said what it is.
+    is the configuration space, if a worker has said what it is. `objects` are those that the device
+    shares: the UUID of each, and which of its files it is.
     """
 
     config: tuple[tuple[int, bytes], ...] = ()
     kept: tuple[tuple[int, int], ...] = ()
     records: Fd | None = None
     said: bytes | None = None
+    objects: tuple[tuple[bytes, str], ...] = ()

@@ -25,6 +25,7 @@ from vuproc.pool.forkserver import (
     Forkserver,
     poll_until_readable,
 )
+from vuproc.sharing import Ask
 from vuproc.vhost_user.traffic import CommandLog
 from vuproc.workers import control, stack
 from vuproc.workers.channel import ChannelError
@@ -288,6 +289,8 @@ class WorkerProcess:
                 raise self._lost(f"reported queue {report.queue}, which is not its own")
             if isinstance(report, ConfigSays) and CONFIG_QUEUE not in self.queues:
                 raise self._lost("spoke for the configuration space, which is not its own")
+            if isinstance(report, Ask) and CONFIG_QUEUE not in self.queues:
+                raise self._lost("asked for the device, for which it does not speak")
             self._on_report(report)
         return None
 

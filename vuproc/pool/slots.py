@@ -11,6 +11,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from uuid import UUID
 
 from vuproc import texts
 from vuproc.log_limit import apart
@@ -26,13 +27,14 @@ from vuproc.pool.process import (
 from vuproc.pool.slot import BREAKER_DEATHS, LACK_FIRST_S, WorkerSlot
 from vuproc.pool.standby import Standby
 from vuproc.pool.starts import OnReport, WorkerStarts
+from vuproc.sharing import Ask, ShareObject, UnshareObject
 from vuproc.workers.control import CAUSE_BYTES, ConfigSays, Logged, RingBroken, Said
 from vuproc.workers.log import MASTER_TAKES
 
 log = logging.getLogger("vuproc.master")
 
 
-News = RingBroken | ConfigSays
+News = RingBroken | ConfigSays | Ask
 
 
 class NoWorker(WorkerRefused):
@@ -264,8 +266,22 @@ class WorkerSlots:
                     self.news.append(report)
             else:
                 log.error("config_space() has %d bytes now: ignored", len(report.content))
+        elif isinstance(report, Ask):
+            self._asked(report)
         else:
             self._break(report.queue, report.cause)
+
+    def _asked(self, ask: Ask) -> None:
+        """Of what is shared, a front-end may come to know later."""
+        objects = self._history.objects
+        if isinstance(ask, ShareObject):
+            problem = objects.add(ask.uuid, ask.file)
+            if problem:
+                log.error("object %s is not shared: %s", UUID(bytes=ask.uuid), problem)
+                return
+        elif isinstance(ask, UnshareObject):
+            objects.remove(ask.uuid)
+        self.news.append(ask)
 
     def _break(self, queue: int, cause: str) -> None:
         if queue not in self._history.broken:

@@ -18,6 +18,7 @@ from vuproc.spec.inflight import (
     INFLIGHT_SPLIT_HEADER,
 )
 from vuproc.spec.layout import Layout, Payload
+from vuproc.spec.net import NetFeature
 from vuproc.spec.virtio import Feature
 
 # ---- framing -------------------------------------------------------------------------------------
@@ -324,12 +325,11 @@ class MessageTable:
 _F, _B, _P = FrontendRequest, BackendRequest, ProtocolFeature
 _OWN = Reply.OWN
 _NEGOTIATION = Gate(offered=Feature.PROTOCOL_FEATURES)
-_NET_F_MTU = 1 << 3
 _FAILED = U64.pack(value=1)
 
 
-def _gate(protocol: ProtocolFeature, features: int = 0) -> Gate:
-    return Gate(protocol=protocol, features=features)
+def _gate(protocol: ProtocolFeature) -> Gate:
+    return Gate(protocol=protocol)
 
 
 _SLOTS = _gate(_P.CONFIGURE_MEM_SLOTS)
@@ -368,7 +368,8 @@ FRONT_END = MessageTable(
     # QEMU's network front-end enables rings before SET_FEATURES: offered is enough.
     MessageSpec(_F.SET_VRING_ENABLE, STATE, gate=_NEGOTIATION, barrier=True),
     MessageSpec(_F.SEND_RARP, VALUE, gate=_gate(_P.RARP)),
-    MessageSpec(_F.NET_SET_MTU, VALUE, gate=_gate(_P.MTU, _NET_F_MTU)),
+    # QEMU sends it before SET_FEATURES: offered is enough.
+    MessageSpec(_F.NET_SET_MTU, VALUE, gate=Gate(protocol=_P.MTU, offered=NetFeature.MTU)),
     MessageSpec(_F.SET_BACKEND_REQ_FD, fds=(1, 1), gate=_gate(_P.BACKEND_REQ)),
     MessageSpec(
         _F.IOTLB_MSG, TRANSLATION, reply=_OWN, error_reply=_FAILED, gate=_IOMMU, barrier=True

@@ -3,6 +3,7 @@
 from vuproc.ops.status import QueueStatus, Status
 from vuproc.testing.bell import Bell, BellKind
 from vuproc.testing.block import Block, Outcome
+from vuproc.testing.channel import BackEndChannel
 from vuproc.testing.errors import (
     BackendFault,
     LoadStalled,
@@ -15,7 +16,7 @@ from vuproc.testing.errors import (
     RingFull,
     ServeFailed,
 )
-from vuproc.testing.frontend import BackEndChannel, FrontEnd
+from vuproc.testing.frontend import FrontEnd
 from vuproc.testing.guest import Guest
 from vuproc.testing.job import Job, Kind, Stats
 from vuproc.testing.memory import Allocation, Ram, RamRegion

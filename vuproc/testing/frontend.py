@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 import os
-import select
 import socket
 import struct
 import time
 from collections.abc import Sequence
 from typing import Any
+from uuid import UUID
 
 from vuproc.errors import VuprocError
 from vuproc.fd import Fd
 from vuproc.spec.vhost_user import (
-    BACK_END,
     FLAG_NEED_REPLY,
     FRONT_END,
     PAYLOAD_MAX,
     U64,
     VERSION,
     BackendRequest,
+    FrontendRequest,
     ProtocolFeature,
     Reply,
 )
 from vuproc.spec.virtio import Feature
+from vuproc.testing.channel import REPLY_TIMEOUT, BackEndChannel, receive_from, wait_readable
 from vuproc.testing.errors import NoConfigChange, NoReply, Refused
 from vuproc.testing.memory import RamRegion
-from vuproc.vhost_user.wire import Message, Receiver, encode, reply, send
-
-REPLY_TIMEOUT = 30.0
-"""Seconds a reply may take. No real front-end has such a bound; a test needs one."""
+from vuproc.vhost_user.wire import Message, Receiver, encode, send
 
 _TIMEVAL = struct.Struct("@ll")
 
@@ -103,7 +101,7 @@ class FrontEnd:
 
     def receive(self, what: str = "a message") -> Message:
         """The next reply. Raises NoReply naming `what`, Disconnected, ConnectionBroken."""
-        message = _receive(self.socket, self._receiver, self.timeout_s)
+        message = receive_from(self.socket, self._receiver, self.timeout_s)
         if message is None:
             raise NoReply(what, self.timeout_s)
         return message
@@ -111,7 +109,7 @@ class FrontEnd:
     def closed_by_peer(self, timeout_s: float | None = None) -> bool:
         """Wait until the back-end closes the connection; False if it does not. Drops replies."""
         deadline = time.monotonic() + (self.timeout_s if timeout_s is None else timeout_s)
-        while _wait_readable(self.socket, deadline):
+        while wait_readable(self.socket, deadline):
             try:
                 if not self.socket.recv(PAYLOAD_MAX, socket.MSG_DONTWAIT):
                     return True
@@ -184,6 +182,15 @@ class FrontEnd:
         """SET_STATUS; 0 resets the device."""
         self.request("SET_STATUS", value=int(status))
 
+    def get_shared_object(self, uuid: UUID) -> Fd | None:
+        """GET_SHARED_OBJECT: the object's file, which is the caller's; None if there is none."""
+        self.send(encode(FrontendRequest.GET_SHARED_OBJECT, uuid.bytes))
+        answer = self.receive("GET_SHARED_OBJECT")
+        if len(answer.fds) > 1:
+            answer.close()
+            raise VuprocError(f"{len(answer.fds)} descriptors came for one object")
+        return answer.fds[0] if answer.fds else None
+
     def open_channel(self) -> BackEndChannel:
         """SET_BACKEND_REQ_FD with one end of a new socket pair; returns the other end."""
         ours, theirs = socket.socketpair()
@@ -203,7 +210,7 @@ class FrontEnd:
         """Wait for CONFIG_CHANGE_MSG, as a VMM does, and read the configuration space again.
 
         The channel must be open. Every announcement is waited for once, one that came before the
-        call too; other messages on the channel are acknowledged and dropped. Returns `size` bytes,
+        call too; of other messages on the channel, but calls, none is left. Returns `size` bytes,
         zero past the space's end. Raises NoConfigChange, Disconnected, ValueError.
         """
         if self.channel is None:
@@ -233,26 +240,6 @@ class FrontEnd:
         self.close()
 
 
-class BackEndChannel:
-    """The front-end's end of the back-end channel: requests come in, acks go out."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.socket = sock
-        self._receiver = Receiver(sock, REPLY_TIMEOUT, table=BACK_END)
-
-    def receive(self, timeout_s: float = REPLY_TIMEOUT) -> Message | None:
-        """The next request of the back-end, acknowledged if it asks; None if none comes."""
-        message = _receive(self.socket, self._receiver, timeout_s)
-        if message is not None and message.need_reply:
-            send(self.socket, reply(message, U64.pack(value=0)))
-        return message
-
-    def close(self) -> None:
-        """Close our end."""
-        self._receiver.close()
-        self.socket.close()
-
-
 def connect(path: str | os.PathLike[str]) -> socket.socket:
     """A stream socket connected to `path`. OSError if nobody listens there."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -264,20 +251,3 @@ def connect(path: str | os.PathLike[str]) -> socket.socket:
         sock.close()
         raise
     return sock
-
-
-def _receive(sock: socket.socket, receiver: Receiver, timeout_s: float) -> Message | None:
-    deadline = time.monotonic() + timeout_s
-    while True:
-        message = receiver.receive()
-        if message is not None:
-            return message
-        if not _wait_readable(sock, deadline):
-            return None
-
-
-def _wait_readable(sock: socket.socket, deadline: float) -> bool:
-    poller = select.poll()
-    poller.register(sock, select.POLLIN)
-    left = deadline - time.monotonic()
-    return left > 0 and bool(poller.poll(left * 1000))

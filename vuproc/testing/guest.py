@@ -12,6 +12,7 @@ from vuproc.spec.virtio import Feature, Status
 from vuproc.testing.bell import BellKind
 from vuproc.testing.errors import NotOffered
 from vuproc.testing.frontend import FrontEnd
+from vuproc.testing.inband import InbandCall, InbandKick
 from vuproc.testing.job import Job, Stats
 from vuproc.testing.memory import Ram, RamRegion
 from vuproc.testing.queue import Completion, DriverQueue
@@ -27,8 +28,9 @@ class Guest:
     None for all that is offered, less `without`. packed: use packed rings, which without it are
     taken only if `features` has RING_PACKED. call: what the call descriptors are. kick: what
     the kick descriptors are, None for a device that polls. channel: open the back-end channel, as
-    QEMU does, for `wait_config_change`. start: negotiate, tell the memory and
-    start every queue at once; else do it with `setup`, `start_queue`.
+    QEMU does, for `wait_config_change`. inband: kicks and calls are messages, if the
+    back-end offers that; the channel is open then. start: negotiate, tell the memory and start
+    every queue at once; else do it with `setup`, `start_queue`.
     """
 
     def __init__(
@@ -45,14 +47,16 @@ class Guest:
         call: BellKind = BellKind.EVENTFD,
         kick: BellKind | None = BellKind.EVENTFD,
         channel: bool = False,
+        inband: bool = False,
         start: bool = True,
         timeout_s: float = 30.0,
     ) -> None:
         self.timeout_s = timeout_s
         self._call = call
         self._kick = kick
-        self._channel = channel
         self._packed = packed
+        self._channel = channel or inband
+        self._inband = inband
         self._queue_size = queue_size
         self.queues: dict[int, DriverQueue] = {}
         with ExitStack() as undo:
@@ -121,8 +125,8 @@ class Guest:
             packed=self.packed,
             base=base,
             event_idx=bool(self.front_end.features & Feature.EVENT_IDX),
-            call=self._call,
-            kick=self._kick,
+            call=InbandCall(self.front_end, index) if self._inband else self._call,
+            kick=InbandKick(self.front_end, index) if self._inband else self._kick,
         )
         earlier = self.queues.get(index)
         self.queues[index] = queue
@@ -142,11 +146,15 @@ class Guest:
             avail=queue.avail,
             used=queue.used,
         )
+        if isinstance(queue.call_bell, InbandCall):
+            return
         request("SET_VRING_ERR", [queue.err_bell.theirs], value=queue.index)
         request("SET_VRING_CALL", [queue.call_bell.theirs], value=queue.index)
 
     def kick_queue(self, queue: DriverQueue) -> None:
-        """SET_VRING_KICK, which starts a configured ring."""
+        """SET_VRING_KICK, which starts a configured ring; in-band, SET_VRING_ENABLE does."""
+        if isinstance(queue.kick_bell, InbandKick):
+            return
         if queue.kick_bell is None:
             self.front_end.request("SET_VRING_KICK", value=queue.index | VRING_NO_FD)
         else:

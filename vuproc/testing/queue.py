@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from vuproc.testing.bell import Bell, BellKind
 from vuproc.testing.errors import NoCompletion, RingFull
+from vuproc.testing.inband import InbandCall, InbandKick
 from vuproc.testing.job import SECTOR, Job, Stats
 from vuproc.testing.load import LoadGenerator
 from vuproc.testing.memory import Allocation, Ram
@@ -62,8 +63,8 @@ class DriverQueue:
         packed: bool = False,
         base: int | None = None,
         event_idx: bool = False,
-        call: BellKind = BellKind.EVENTFD,
-        kick: BellKind | None = BellKind.EVENTFD,
+        call: BellKind | InbandCall = BellKind.EVENTFD,
+        kick: BellKind | InbandKick | None = BellKind.EVENTFD,
     ) -> None:
         self.index = index
         self.size = size
@@ -77,10 +78,10 @@ class DriverQueue:
         self.used = placed.used
         self.block = placed.block
         with ExitStack() as undo:
-            self.kick_bell = Bell(kick, rings=False) if kick else None
+            self.kick_bell = Bell(kick, rings=False) if isinstance(kick, BellKind) else kick
             if self.kick_bell:
                 undo.callback(self.kick_bell.close)
-            self.call_bell = Bell(call)
+            self.call_bell = Bell(call) if isinstance(call, BellKind) else call
             undo.callback(self.call_bell.close)
             self.err_bell = Bell()
             undo.pop_all()
@@ -209,8 +210,11 @@ class DriverQueue:
 
     def loader(self, job: Job) -> tuple[LoadGenerator, Allocation]:
         """A load generator for `job` and the memory it uses, to be freed after its run."""
+        kick_bell, call_bell = self.kick_bell, self.call_bell
+        if isinstance(kick_bell, InbandKick) or isinstance(call_bell, InbandCall):
+            raise ValueError("a load needs descriptors to kick and to be called by")
         arena = self._ram.allocate(job.arena_size, 4096)
-        kick = -1 if self.kick_bell is None else self.kick_bell.ours.fileno()
+        kick = -1 if kick_bell is None else kick_bell.ours.fileno()
         try:
             generator = LoadGenerator(
                 self.ring,
@@ -218,7 +222,7 @@ class DriverQueue:
                 arena=arena.offset,
                 address=arena.guest_addr,
                 kick=kick,
-                call=-1 if job.poll else self.call_bell.ours.fileno(),
+                call=-1 if job.poll else call_bell.ours.fileno(),
                 job=job,
             )
         except BaseException:

@@ -65,6 +65,17 @@ class Inflight(msgspec.Struct, frozen=True):
     queue_size: int
 
 
+class Bells(msgspec.Struct, frozen=True):
+    """Eventfds of ours that stand for a front-end's: in-band notifications go through them.
+
+    The worker has them as its ring's kick and call descriptors. What it cannot tell is that the
+    master writes `kick` for each VRING_KICK, and sends VRING_CALL for what it reads from `call`.
+    """
+
+    kick: Fd
+    call: Fd
+
+
 class RingSetup(msgspec.Struct, frozen=True, kw_only=True):
     """All that a worker must know to run a ring.
 
@@ -192,6 +203,21 @@ class WriteConfig(Order, frozen=True, tag=True):
     flags: int = 0
 
 
+class SetMtu(Order, frozen=True, tag=True):
+    """The guest's network interface has an MTU of so many bytes from now on; 0: nobody says.
+
+    The device may refuse, and whoever asked is to hear of it.
+    """
+
+    mtu: int
+
+
+class Announce(Order, frozen=True, tag=True):
+    """Tell the network that the guest's interface with this address is reached by us."""
+
+    mac: bytes
+
+
 class SetBackendChannel(Order, frozen=True, tag=True):
     """Use this socket for messages to the front-end, instead of any before it."""
 
@@ -213,6 +239,34 @@ class MakeInflight(Order, frozen=True, tag=True):
     record_bytes: int
 
 
+class MakeBells(Order, frozen=True, tag=True):
+    """Make what in-band notifications go through, for each of so many rings.
+
+    Result: a tuple of so many `Bells`, which are the session's from then on.
+    """
+
+    barrier = False
+
+    num_queues: int
+
+
+class FindObject(Order, frozen=True, tag=True):
+    """Find an object that the device shares. Result: a descriptor of its file, which is the step's,
+    or None if there is no such object.
+    """
+
+    barrier = False
+
+    uuid: bytes
+
+
+class KickRing(Order, frozen=True, tag=True):
+    """Kick a started ring: its worker finds it in `fd`, whatever that one is doing."""
+
+    index: int
+    fd: Fd
+
+
 class ResetDevice(Order, frozen=True, tag=True):
     """Bring the device's own state and config space back to their beginning; no ring runs."""
 
@@ -231,11 +285,15 @@ ForWorkers = (
     | SetCall
     | SetErr
     | WriteConfig
+    | SetMtu
+    | Announce
     | ResetDevice
 )
 """What workers carry out."""
 
-Effect = ForWorkers | ReadConfig | SetBackendChannel | MakeInflight
+Effect = (
+    ForWorkers | ReadConfig | SetBackendChannel | MakeInflight | MakeBells | FindObject | KickRing
+)
 """All of them: the rest is carried out in the master."""
 
 

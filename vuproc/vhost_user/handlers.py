@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from vuproc.errors import CloseConnection, MessageRefused
 from vuproc.fd import Fd, FdKind
+from vuproc.spec.net import MAC_BYTES, MTU_MAX, MTU_MIN
 from vuproc.spec.ring_layout import record_room
 from vuproc.spec.vhost_user import (
     CONFIG_HEADER,
@@ -30,8 +31,12 @@ from vuproc.spec.vhost_user import (
 from vuproc.spec.virtio import QUEUE_SIZE_MAX, STATUS_MAX, Feature, Status
 from vuproc.vhost_user.effects import (
     AddRegion,
+    Announce,
     Effect,
     EnableRing,
+    FindObject,
+    KickRing,
+    MakeBells,
     MakeInflight,
     ReadConfig,
     RemoveRegion,
@@ -42,6 +47,7 @@ from vuproc.vhost_user.effects import (
     SetFeatures,
     SetKick,
     SetMemory,
+    SetMtu,
     StartRing,
     StopRing,
     WriteConfig,
@@ -186,7 +192,21 @@ def _set_protocol_features(state: State, offer: Offer, fields: Fields, fds: Fds)
     extra = extra_bits(wanted, offer.protocol_features)
     if extra:
         raise MessageRefused(f"protocol features {extra:#x} were not offered")
-    return Change(state=replace(state, protocol_features=wanted))
+    return _with_bells(state, wanted)
+
+
+def _with_bells(state: State, protocol_features: int) -> Change:
+    """The state with these protocol features, and with bells if they have in-band notifications."""
+    state = replace(state, protocol_features=protocol_features)
+    wanted = bool(protocol_features & ProtocolFeature.INBAND_NOTIFICATIONS)
+    if wanted == any(ring.bells for ring in state.rings):
+        return Change(state=state)
+    if state.started:
+        raise MessageRefused("in-band notifications cannot change while rings run")
+    if wanted:
+        return Change(state=state, effects=(MakeBells(len(state.rings)),))
+    rings = tuple(replace(ring, bells=None) for ring in state.rings)
+    return Change(state=replace(state, rings=rings))
 
 
 def _set_owner(state: State, offer: Offer, fields: Fields, fds: Fds) -> Change:
@@ -314,7 +334,7 @@ def _get_vring_base(state: State, offer: Offer, fields: Fields, fds: Fds) -> Cha
         return VRING_STATE.pack(index=ring.index, num=after.rings[ring.index].base)
 
     # The call descriptor goes too: the front-end sends a new one before it starts the ring again.
-    stopped = state.with_ring(replace(ring.stopped(), call=None))
+    stopped = state.with_ring(replace(ring.stopped(), call=None, muted=False))
     if not ring.started:
         return Change(state=stopped, answer=answer)
     return Change(
@@ -326,14 +346,18 @@ def _set_vring_kick(state: State, offer: Offer, fields: Fields, fds: Fds) -> Cha
     ring, fd = _ring_and_fd(state, fields, fds)
     if ring.started:
         effects: tuple[Effect, ...] = (SetKick(ring.index, fd),) if ring.live else ()
-        return Change(state=state.with_ring(replace(ring, kick=fd)), effects=effects)
-    return _start_if_ready(state, replace(ring, kick=fd, kicked=True))
+        return Change(state=state.with_ring(_kicked_by(ring, fd)), effects=effects)
+    return _start_if_ready(state, replace(_kicked_by(ring, fd), kicked=True))
+
+
+def _kicked_by(ring: Vring, fd: Fd | None) -> Vring:
+    return replace(ring, kick=fd, polled=fd is None)
 
 
 def _set_vring_call(state: State, offer: Offer, fields: Fields, fds: Fds) -> Change:
     ring, fd = _ring_and_fd(state, fields, fds)
     effects: tuple[Effect, ...] = (SetCall(ring.index, fd),) if ring.live else ()
-    return Change(state=state.with_ring(replace(ring, call=fd)), effects=effects)
+    return Change(state=state.with_ring(replace(ring, call=fd, muted=fd is None)), effects=effects)
 
 
 def _set_vring_err(state: State, offer: Offer, fields: Fields, fds: Fds) -> Change:
@@ -369,9 +393,31 @@ def _set_vring_enable(state: State, offer: Offer, fields: Fields, fds: Fds) -> C
         effects = (EnableRing(ring.index, enabled),) if ring.live and changed else ()
         return Change(state=state.with_ring(ring), effects=effects)
     if enabled:
+        if ring.bells is not None:
+            # User-Mode Linux sends no SET_VRING_KICK then; others may, and it counts afterwards.
+            ring = replace(ring, kicked=True)
         # A front-end that never sends a base means the initial one.
         return _start_if_ready(state, ring, base_needed=False)
     return Change(state=state.with_ring(ring))
+
+
+def _vring_kick(state: State, offer: Offer, fields: Fields, fds: Fds) -> Change:
+    """In-band: "the ring is also started on the VRING_KICK message".
+
+    Not a disabled one, for a late kick must not run a ring again that was stopped: as it starts
+    when it is enabled, and is looked at then, nothing is lost.
+    """
+    ring, num = _ring(state, fields["index"]), fields["num"]
+    if num:
+        raise MessageRefused(f"num is reserved, and not {num}")
+    if not ring.started:
+        if not ring.enabled:
+            return Change(state=state)
+        return _start_if_ready(state, replace(ring, kicked=True), base_needed=False)
+    kick = ring.kick_used
+    if kick is None or not ring.live:
+        return Change(state=state)
+    return Change(state=state, effects=(KickRing(ring.index, kick),))
 
 
 # ---- in-flight I/O -------------------------------------------------------------------------------
@@ -400,6 +446,37 @@ def _set_inflight_fd(state: State, offer: Offer, fields: Fields, fds: Fds) -> Ch
     """For the rings that start from now on; QEMU sends it before the memory table."""
     region = make_inflight_region(state.layout, fields, fds[0], offer.num_queues)
     return _start_covered(replace(state, inflight=region), ())
+
+
+# ---- shared objects ------------------------------------------------------------------------------
+
+
+def _get_shared_object(state: State, offer: Offer, fields: Fields, fds: Fds) -> Change:
+    """The descriptor comes with the answer, which is empty; without one, there is no such object.
+
+    QEMU 10.2 does not say which: none is that.
+    """
+    uuid: bytes = fields.get("uuid", b"")
+    effects = (FindObject(uuid),) if any(uuid) else ()
+    return Change(state=state, effects=effects, answer=lambda state, results: b"")
+
+
+# ---- network devices -----------------------------------------------------------------------------
+
+
+def _net_set_mtu(state: State, offer: Offer, fields: Fields, fds: Fds) -> Change:
+    """Outlives a reset: the front-end's user has chosen it, not the driver."""
+    mtu: int = fields["value"]
+    if not MTU_MIN <= mtu <= MTU_MAX:
+        raise MessageRefused(f"MTU {mtu} is not {MTU_MIN} to {MTU_MAX}")
+    if mtu == state.mtu:
+        return Change(state=state)
+    return Change(state=replace(state, mtu=mtu), effects=(SetMtu(mtu),))
+
+
+def _send_rarp(state: State, offer: Offer, fields: Fields, fds: Fds) -> Change:
+    mac = U64.pack(value=fields["value"])[:MAC_BYTES]
+    return Change(state=state, effects=(Announce(mac),))
 
 
 # ---- device --------------------------------------------------------------------------------------
@@ -458,7 +535,10 @@ def _reset_device(state: State, offer: Offer, fields: Fields, fds: Fds) -> Chang
     The in-flight region goes: what it says of the requests before the reset must not come back.
     """
     _, effects, _ = _stop_all(state)
-    rings = tuple(Vring(index=ring.index, call=ring.call, err=ring.err) for ring in state.rings)
+    rings = tuple(
+        Vring(index=r.index, call=r.call, err=r.err, bells=r.bells, muted=r.muted)
+        for r in state.rings
+    )
     return Change(
         state=replace(state, rings=rings, features=None, status=0, inflight=None),
         effects=(*effects, ResetDevice()),
@@ -482,6 +562,7 @@ HANDLERS: dict[FrontendRequest, Handler] = {
     FrontendRequest.SET_PROTOCOL_FEATURES: _set_protocol_features,
     FrontendRequest.GET_QUEUE_NUM: _get_queue_num,
     FrontendRequest.SET_VRING_ENABLE: _set_vring_enable,
+    FrontendRequest.VRING_KICK: _vring_kick,
     FrontendRequest.SET_BACKEND_REQ_FD: _set_backend_req_fd,
     FrontendRequest.GET_CONFIG: _get_config,
     FrontendRequest.SET_CONFIG: _set_config,
@@ -492,6 +573,9 @@ HANDLERS: dict[FrontendRequest, Handler] = {
     FrontendRequest.ADD_MEM_REG: _add_mem_reg,
     FrontendRequest.REM_MEM_REG: _rem_mem_reg,
     FrontendRequest.SET_STATUS: _set_status,
+    FrontendRequest.GET_SHARED_OBJECT: _get_shared_object,
+    FrontendRequest.NET_SET_MTU: _net_set_mtu,
+    FrontendRequest.SEND_RARP: _send_rarp,
     FrontendRequest.GET_STATUS: _get_status,
 }
 """Every message that is served; the table knows the others, which are refused."""

@@ -11,6 +11,7 @@ from vuproc.vhost_user.effects import (
     Region,
     SetFeatures,
     SetMemory,
+    SetMtu,
     StartRing,
 )
 from vuproc.vhost_user.memory_table import TABLE_REGIONS_MAX
@@ -25,6 +26,8 @@ def replay(state: State, queues: Collection[int] | None = None) -> Iterator[ForW
     """
     if state.features is not None:
         yield SetFeatures(state.features)
+    if state.mtu:
+        yield SetMtu(state.mtu)
     yield from memory_of(state)
     for ring in state.started:
         if queues is None or ring.index in queues:

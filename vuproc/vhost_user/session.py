@@ -22,8 +22,11 @@ from vuproc.spec.vhost_user import (
 )
 from vuproc.spec.virtio import Feature, Status
 from vuproc.vhost_user.effects import (
+    Bells,
     Effect,
     EffectFailed,
+    FindObject,
+    MakeBells,
     MakeInflight,
     ReadConfig,
     StopRing,
@@ -207,7 +210,7 @@ class Session:
             raise MessageRefused("unknown message number")
         handler = HANDLERS.get(FrontendRequest(row.number))
         if handler is None:
-            raise MessageRefused(f"{row.name} is not supported yet")
+            raise MessageRefused(_not_served(row))
         self._check_gate(row)
         fewest, most = row.fds
         if not fewest <= len(message.fds) <= most:
@@ -229,7 +232,8 @@ class Session:
         if missing:
             raise MessageRefused(f"{ProtocolFeature(missing).name} was not negotiated")
         if extra_bits(row.gate.offered, self._offer.features):
-            raise MessageRefused(f"{Feature(row.gate.offered).name} was not offered")
+            name = Feature(row.gate.offered).name or f"feature {row.gate.offered:#x}"
+            raise MessageRefused(f"{name} was not offered")
         if extra_bits(row.gate.features, self._state.features or 0):
             raise MessageRefused(f"feature bits {row.gate.features:#x} were not acknowledged")
 
@@ -246,7 +250,7 @@ class Session:
             step.close_reply_fds()
             message.close()
             return self._refusal(message, step.refused)
-        self._commit(_rebased(change, results), message)
+        self._commit(_completed(change, results), message)
         if change.answer is not None:
             return reply(message, change.answer(self._state, results))
         return reply(message, _DONE) if self._acknowledged(message) else None
@@ -278,6 +282,13 @@ class Session:
         )
 
 
+def _not_served(row: MessageSpec) -> str:
+    """What is said of a message for which there is no handler."""
+    if not row.gate.protocol:
+        return f"{row.name} is not served"
+    return f"{row.name} is not served: {row.gate.protocol.name} is not offered"
+
+
 def _with_broken(state: State, index: int, cause: str) -> State:
     """The state with a live ring marked broken; the very same state if there is none."""
     if not (0 <= index < len(state.rings) and state.rings[index].live):
@@ -300,13 +311,13 @@ def _with_revived(state: State, index: int) -> State:
 
 def _made(effects: Sequence[Effect], results: Sequence[object]) -> tuple[Fd, ...]:
     """The descriptors that effects made, for the reply."""
-    return tuple(
-        part
-        for effect, result in zip(effects, results, strict=False)
-        if isinstance(effect, MakeInflight) and isinstance(result, tuple)
-        for part in result
-        if isinstance(part, Fd)
-    )
+    made: list[Fd] = []
+    for effect, result in zip(effects, results, strict=False):
+        if isinstance(effect, MakeInflight) and isinstance(result, tuple):
+            made += [part for part in result if isinstance(part, Fd)]
+        elif isinstance(effect, FindObject) and isinstance(result, Fd):
+            made.append(result)
+    return tuple(made)
 
 
 def _failure(state: State, effects: Sequence[Effect], results: Sequence[object]) -> str | None:
@@ -321,6 +332,10 @@ def _failure(state: State, effects: Sequence[Effect], results: Sequence[object])
             return f"{name} gave {result!r}, not bytes"
         if isinstance(effect, MakeInflight) and not _is_region(result):
             return f"{name} gave {result!r}, not a file and its size"
+        if isinstance(effect, FindObject) and not isinstance(result, Fd | None):
+            return f"{name} gave {result!r}, not a file"
+        if isinstance(effect, MakeBells) and not _are_bells(effect.num_queues, result):
+            return f"{name} gave {result!r}, not bells for {effect.num_queues} rings"
     if len(results) != len(effects):
         return f"{len(results)} of {len(effects)} effects were carried out"
     return None
@@ -338,12 +353,24 @@ def _is_region(result: object) -> bool:
             return False
 
 
-def _rebased(change: Change, results: Sequence[object]) -> State:
-    """The new state with the bases that the stopped rings reported."""
+def _are_bells(count: int, result: object) -> bool:
+    return (
+        isinstance(result, tuple)
+        and len(result) == count
+        and all(isinstance(bells, Bells) for bells in result)
+    )
+
+
+def _completed(change: Change, results: Sequence[object]) -> State:
+    """The new state with what effects gave: the bases of the stopped rings, and bells."""
     state = change.state
     for effect, result in zip(change.effects, results, strict=True):
         if isinstance(effect, StopRing) and effect.index in change.rebased:
             assert isinstance(result, int)
             ring = replace(state.rings[effect.index], base=result, base_known=True)
             state = state.with_ring(ring)
+        if isinstance(effect, MakeBells):
+            assert isinstance(result, tuple)
+            for ring, bells in zip(state.rings, result, strict=True):
+                state = state.with_ring(replace(ring, bells=bells))
     return state

@@ -15,7 +15,7 @@ from vuproc.errors import RestoreError
 from vuproc.fd import Fd, FdKind
 from vuproc.vhost_user.state import Offer, State, extra_bits
 
-VERSION = 1
+VERSION = 2
 """Rises with every change of the structures in `State`, or of what one of their fields means."""
 
 _T = TypeVar("_T")
@@ -27,6 +27,8 @@ _KINDS: dict[str, tuple[FdKind, ...]] = {
     "kick": _BELLS,
     "call": _BELLS,
     "err": _BELLS,
+    "kick_bell": (FdKind.EVENTFD,),
+    "call_bell": (FdKind.EVENTFD,),
 }
 
 

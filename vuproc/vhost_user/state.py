@@ -50,6 +50,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     regions: tuple[Region, ...] = ()
     inflight: InflightRegion | None = None
     backend_channel: Fd | None = None
+    mtu: int = 0
+    """Bytes, of a network device whose front-end has said so; 0: it has not."""
 
     @staticmethod
     def initial(num_queues: int) -> State:

@@ -9,7 +9,7 @@ import msgspec
 from vuproc.errors import MessageRefused
 from vuproc.fd import Fd
 from vuproc.spec.ring_layout import Area, RingLayout
-from vuproc.vhost_user.effects import Inflight, Region, RingSetup
+from vuproc.vhost_user.effects import Bells, Inflight, Region, RingSetup
 from vuproc.vhost_user.memory_table import covers
 
 
@@ -53,6 +53,8 @@ class Vring(msgspec.Struct, frozen=True, kw_only=True):
     without. `base_known`: `base` is the front-end's or a stopped ring's, not the initial 0.
     `broken`: why a started ring is not served any more, "" if it is. `inflight`: the front-end's
     record with which the ring was started; a region that comes later is for its next start.
+    `bells`: there if in-band notifications are negotiated. They are used unless a descriptor came,
+    or a message that there is none: `polled` and `muted`, of the kick and of the call.
     """
 
     index: int
@@ -68,6 +70,9 @@ class Vring(msgspec.Struct, frozen=True, kw_only=True):
     started: bool = False
     broken: str = ""
     inflight: Inflight | None = None
+    bells: Bells | None = None
+    polled: bool = False
+    muted: bool = False
 
     @property
     def live(self) -> bool:
@@ -79,15 +84,36 @@ class Vring(msgspec.Struct, frozen=True, kw_only=True):
         """Whether all is there but perhaps the base."""
         return self.size > 0 and self.addresses is not None and self.kicked
 
+    @property
+    def kick_used(self) -> Fd | None:
+        """What the worker is kicked by: the front-end's descriptor, or a bell of ours; None: the
+        ring is polled.
+        """
+        return self.kick or (None if self.bells is None or self.polled else self.bells.kick)
+
+    @property
+    def call_used(self) -> Fd | None:
+        """What the worker calls the driver by, likewise; None: it does not."""
+        return self.call or (None if self.bells is None or self.muted else self.bells.call)
+
     def roles(self) -> tuple[tuple[str, Fd | None], ...]:
         """The descriptors that this ring keeps open, each behind a word for what it is for."""
         record = None if self.inflight is None else self.inflight.fd
-        return ("kick", self.kick), ("call", self.call), ("err", self.err), ("inflight", record)
+        own = ("kick", self.kick), ("call", self.call), ("err", self.err), ("inflight", record)
+        if self.bells is None:
+            return own
+        return *own, ("kick_bell", self.bells.kick), ("call_bell", self.bells.call)
 
     def stopped(self) -> Vring:
         """The ring after its stop: it starts again when a new SET_VRING_KICK comes."""
         return msgspec.structs.replace(
-            self, started=False, broken="", kicked=False, kick=None, inflight=None
+            self,
+            started=False,
+            broken="",
+            kicked=False,
+            kick=None,
+            polled=False,
+            inflight=None,
         )
 
     def setup(self) -> RingSetup:
@@ -102,8 +128,8 @@ class Vring(msgspec.Struct, frozen=True, kw_only=True):
             used=self.addresses.used,
             base=self.base,
             enabled=self.enabled,
-            kick=self.kick,
-            call=self.call,
+            kick=self.kick_used,
+            call=self.call_used,
             err=self.err,
             inflight=self.inflight,
         )

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+from uuid import UUID
 
 from vuproc import texts
 from vuproc.device import Device
 from vuproc.fd import Fd
+from vuproc.sharing import SharingDevice
 from vuproc.shm.memory import GuestMemory
 from vuproc.spec.ring_layout import layout_of
 from vuproc.vhost_user.effects import (
     AddRegion,
+    Announce,
     EnableRing,
     Idle,
     Region,
@@ -21,6 +24,7 @@ from vuproc.vhost_user.effects import (
     SetFeatures,
     SetKick,
     SetMemory,
+    SetMtu,
     StartRing,
     StopRing,
     WriteConfig,
@@ -34,6 +38,7 @@ from vuproc.workers.control import (
     Detach,
     Done,
     Exit,
+    ObjectFound,
     SetLogLevel,
 )
 from vuproc.workers.device_code import DeviceCode
@@ -65,6 +70,7 @@ class Commands:
         self._watcher = watcher
         self._memory = GuestMemory()
         self._features = 0
+        self._mtu = 0
 
     def begin(self, order: AnyOrder) -> None:
         """The order is the next to be carried out: have the device give back what it keeps."""
@@ -135,6 +141,10 @@ class Commands:
                 self._write_config(offset, data)
                 if self.config is not None:
                     self.config.written(len(data))
+            case SetMtu(mtu=mtu):
+                self._set_mtu(mtu)
+            case Announce(mac=mac):
+                self._code.hook(self._device.announce, mac)
             case ResetDevice():
                 self._features = 0
                 self._code.hook(self._device.reset)
@@ -143,6 +153,8 @@ class Commands:
                 if said and self.config is not None:
                     self.config.repeat()
                 self._look_at_config()
+            case ObjectFound(uuid=uuid, file=file):
+                self._object_found(UUID(bytes=uuid), file)
             case BlameUring(queue=index, looks=looks):
                 value = self._queue(index).blame(looks)
             case SetLogLevel(level=level):
@@ -167,6 +179,9 @@ class Commands:
             queue.unshared.said = False
         self._memory = GuestMemory()
         self._features = 0
+        if self._mtu:
+            self._mtu = 0
+            self._code.hook(self._device.mtu_changed, 0)
         self._code.hook(self._device.reset)
 
     def _queue(self, index: int) -> Queue:
@@ -201,6 +216,20 @@ class Commands:
         if old is not None:
             old.close()
         queue.watch_in(self._watcher)
+
+    def _object_found(self, uuid: UUID, file: Fd | None) -> None:
+        if isinstance(self._device, SharingDevice):
+            self._code.hook(self._device.object_found, uuid, file)
+        elif file is not None:
+            file.close()
+
+    def _set_mtu(self, mtu: int) -> None:
+        try:
+            with self._code.in_hook():
+                self._device.mtu_changed(mtu)
+            self._mtu = mtu
+        except Exception as error:
+            raise Refusal(f"mtu_changed: {texts.described(error)}") from error
 
     def _write_config(self, offset: int, data: bytes) -> None:
         try:

@@ -2,7 +2,7 @@
 
 The master gives commands: the session's effects that are for workers, and those below. The worker
 answers each of them once, in their order, with `Done` or `Failed` that repeats the serial, and may
-send `RingBroken`, `ConfigSays` and `Logged` between answers.
+send `RingBroken`, `ConfigSays`, `Logged` and what its device asks between answers.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from msgspec.structs import force_setattr
 
 from vuproc import texts
 from vuproc.fd import Fd
+from vuproc.sharing import Ask
 from vuproc.vhost_user.effects import ForWorkers, Order
 from vuproc.workers.channel import Channel
 
@@ -73,6 +74,15 @@ class AskConfig(Order, frozen=True, tag=True):
     said: bool
 
 
+class ObjectFound(Order, frozen=True, tag=True):
+    """The answer to `LookUpObject`: the object's file, or None if there is none."""
+
+    keeps_fds = True
+
+    uuid: bytes
+    file: Fd | None
+
+
 class SetLogLevel(Order, frozen=True, tag=True):
     """What is worth a line in the log from now on; the logging module's number."""
 
@@ -87,7 +97,17 @@ class Exit(Order, frozen=True, tag=True):
     """End the process after the answer."""
 
 
-AnyOrder = ForWorkers | Prepare | Assign | AskConfig | BlameUring | SetLogLevel | Detach | Exit
+AnyOrder = (
+    ForWorkers
+    | Prepare
+    | Assign
+    | AskConfig
+    | ObjectFound
+    | BlameUring
+    | SetLogLevel
+    | Detach
+    | Exit
+)
 
 
 class Command(msgspec.Struct, frozen=True, array_like=True):
@@ -158,7 +178,7 @@ class ConfigSays(msgspec.Struct, frozen=True, tag=True):
     repeated: bool = False
 
 
-Said = RingBroken | Logged | ConfigSays
+Said = RingBroken | Logged | ConfigSays | Ask
 """What a worker says unasked."""
 
 AnyReport = Done | Failed | Said

@@ -6,8 +6,10 @@ import select
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from vuproc.sharing import Ask
 from vuproc.shm.request import Request
 from vuproc.workers.config_report import ConfigReport
+from vuproc.workers.control import CONFIG_QUEUE
 from vuproc.workers.device_code import DeviceCode, name_of
 from vuproc.workers.poller import Callback, HasFileno, Watcher, is_ready
 from vuproc.workers.queue import Queue
@@ -20,10 +22,17 @@ if TYPE_CHECKING:
 class DeviceLoop:
     """Descriptors, timers and calls of one device; what they raise is logged.
 
-    `queues` are those of the worker, by number.
+    `queues` are those of the worker, by number; `say` is for what the master is asked.
     """
 
-    def __init__(self, watcher: Watcher, code: DeviceCode, queues: dict[int, Queue]) -> None:
+    def __init__(
+        self,
+        watcher: Watcher,
+        code: DeviceCode,
+        queues: dict[int, Queue],
+        say: Callable[[Ask], None],
+    ) -> None:
+        self._say = say
         self.config: ConfigReport | None = None
         self.asyncio: AbstractEventLoop | None = None
         self._watcher = watcher
@@ -103,6 +112,14 @@ class DeviceLoop:
         if self.config is None:
             raise RuntimeError("config_changed is for the worker of queue 0")
         self.config.changed()
+
+    def ask(self, ask: Ask) -> None:
+        """Have the master see to something at the front-end. Raises RuntimeError in a worker
+        without queue 0.
+        """
+        if CONFIG_QUEUE not in self._queues:
+            raise RuntimeError("shared objects are for the worker of queue 0")
+        self._say(ask)
 
     def take(self, queue: int) -> Request | None:
         """The next request of a queue that the device pulls from. Raises ValueError for another."""

@@ -17,6 +17,7 @@ from typing import NoReturn
 from vuproc.device import Device
 from vuproc.errors import MemoryFault, RingError
 from vuproc.fd import Fd
+from vuproc.sharing import Ask
 from vuproc.shm.counters import QueueCounters
 from vuproc.shm.native import NativeDevice
 from vuproc.shm.ring import SLICE_NS
@@ -71,7 +72,7 @@ class Worker:
         self._took_over = False
         self._spin = Spin("off", lambda: 1)
         self._empty_looks = 0
-        self._device_loop = DeviceLoop(self._watcher, self._code, self._queues)
+        self._device_loop = DeviceLoop(self._watcher, self._code, self._queues, self._answer)
         self._before: dict[int, tuple[Queue, ...]] = {}
         """By queue, those whose requests its own may rely on (`_serve`)."""
         device.attach(self._device_loop)
@@ -322,7 +323,7 @@ class Worker:
 
     # What goes to the master.
 
-    def _answer(self, report: Done | Failed | RingBroken | ConfigSays) -> None:
+    def _answer(self, report: Done | Failed | RingBroken | ConfigSays | Ask) -> None:
         try:
             self._channel.send(report)
         except ChannelClosed:

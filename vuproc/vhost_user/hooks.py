@@ -1,0 +1,26 @@
+"""Which of the protocol's features a device has by what its class overrides."""
+
+from __future__ import annotations
+
+from vuproc.device import Device
+from vuproc.sharing import SharingDevice
+from vuproc.spec.net import NetFeature
+from vuproc.spec.vhost_user import ProtocolFeature
+from vuproc.spec.virtio import DeviceId
+
+
+def protocol_features_of(device: Device) -> ProtocolFeature:
+    """Those of which a front-end may only know if the device has the hook for them."""
+    found = ProtocolFeature(0)
+    if device.device_id == DeviceId.NET:
+        if _overrides(device, "mtu_changed") and device.offered_features() & NetFeature.MTU:
+            found |= ProtocolFeature.MTU
+        if _overrides(device, "announce"):
+            found |= ProtocolFeature.RARP
+    if isinstance(device, SharingDevice):
+        found |= ProtocolFeature.SHARED_OBJECT
+    return found
+
+
+def _overrides(device: Device, method: str) -> bool:
+    return getattr(type(device), method) is not getattr(Device, method)
