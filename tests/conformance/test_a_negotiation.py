@@ -20,7 +20,7 @@ from vuproc.testing.serve import Served
 from vuproc.vhost_user.wire import encode
 
 
-@pytest.mark.parametrize("extra", [Feature.RING_PACKED, Feature.ACCESS_PLATFORM, 1 << 63, 1 << 3])
+@pytest.mark.parametrize("extra", [Feature.IN_ORDER, Feature.ACCESS_PLATFORM, 1 << 63, 1 << 3])
 def test_a10_features_that_were_not_offered(rejects: Rejects, extra: int) -> None:
     rejects("SET_FEATURES", value=Feature.VERSION_1 | extra)
 
