@@ -93,9 +93,12 @@ def order_of(kind: type[Order], pipes: tuple[Fd, ...]) -> control.AnyOrder:
         effects.SetCall(0, None),
         effects.SetErr(0, pipes[2]),
         effects.WriteConfig(3, b"abc"),
+        effects.SetMtu(1500),
+        effects.Announce(bytes(6)),
         effects.ResetDevice(),
         control.BlameUring(0, 5),
         control.AskConfig(True),
+        control.ObjectFound(bytes(16), pipes[1]),
         control.SetLogLevel(10),
         control.Detach(),
         control.Exit(),
@@ -168,7 +171,7 @@ def test_what_is_true_of_an_order_stands_in_its_class() -> None:
     }
     assert {name for name, idle in rings.items() if idle is Idle.ITS_RING} == {"StopRing"}
     kept = {kind.__name__ for kind in get_args(control.AnyOrder) if kind.keeps_fds}
-    assert kept == {"Prepare", "StartRing", "SetKick", "SetCall", "SetErr"}
+    assert kept == {"Prepare", "ObjectFound", "StartRing", "SetKick", "SetCall", "SetErr"}
 
 
 def test_nothing_to_receive_is_none(ends: Ends) -> None:
