@@ -40,7 +40,7 @@ class Ends:
         wanted = ObjectStart(
             name="mark",
             kind="Mark",
-            device=device_object.pack(Mark()),
+            device=device_object.pickled(Mark()),
             keys=File(socket=Socket(path="/nowhere"), device={}),
             workers=((0,),),
         )

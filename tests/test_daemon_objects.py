@@ -387,7 +387,7 @@ def test_a_class_of_options_with_a_dictionary_travels(tmp_path: Path) -> None:
 
 def test_packing_leaves_the_callers_options_alone() -> None:
     device = Mark(MarkOptions(mark="own"))
-    packed = device_object.pack(device, MarkOptions(mark="other"))
-    made = device_object.unpack(packed)
+    pickled = device_object.pickled(device, MarkOptions(mark="other"))
+    made = device_object.unpickled(pickled)
     assert made.options == MarkOptions(mark="other")
     assert device.options.mark == "own"

@@ -2,7 +2,7 @@
 
 What a class of an importable module is made of is found by its name. A class of `__main__`, of a
 notebook or of a function travels as a whole (dill), and so do the functions and globals that it
-uses. dill is imported when a device is packed or unpacked, and not for a device of a device file.
+uses. dill is imported when a device is pickled or unpickled, and not for a device of a device file.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from vuproc.fd import Fd
 from vuproc.options import Options
 
 MAX_BYTES = 64 << 20
-"""Bytes of the largest packed device. What is larger belongs into a file: `shared_files`."""
+"""Bytes of the largest pickled device. What is larger belongs into a file: `shared_files`."""
 
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 
 
-class _Packed(msgspec.Struct):
+class _Pickled(msgspec.Struct):
     """`modules`: where to find those that no path leads to, by name."""
 
     modules: dict[str, str]
     device: bytes
 
 
-def pack(device: Device, options: Options | None = None) -> bytes:
+def pickled(device: Device, options: Options | None = None) -> bytes:
     """The device with its class, where that is not to be had by its name, and with these options in
     place of its own. Raises DeviceWrong.
     """
@@ -61,26 +61,26 @@ def pack(device: Device, options: Options | None = None) -> bytes:
             "to one process out of the object, and make it in setup"
         )
         raise DeviceWrong(text) from error
-    packed = msgspec.msgpack.encode(_Packed(_modules_of(device), output.getvalue()))
-    if len(packed) > MAX_BYTES:
-        text = f"{type(device).__name__} takes {len(packed)} bytes, more than {MAX_BYTES}"
+    content = msgspec.msgpack.encode(_Pickled(_modules_of(device), output.getvalue()))
+    if len(content) > MAX_BYTES:
+        text = f"{type(device).__name__} takes {len(content)} bytes, more than {MAX_BYTES}"
         raise DeviceWrong(f"{text}; give its workers a file (Device.shared_files)")
-    return packed
+    return content
 
 
-def unpack(packed: bytes) -> Device:
+def unpickled(content: bytes) -> Device:
     """A new device from what `pack` made. Raises DeviceWrong."""
     import dill
 
     try:
-        read = msgspec.msgpack.decode(packed, type=_Packed)
+        read = msgspec.msgpack.decode(content, type=_Pickled)
         for name, path in read.modules.items():
             _import_from(name, path)
         device: object = dill.loads(read.device)
     except Exception as error:
         raise DeviceWrong(f"the device cannot be made anew: {texts.described(error)}") from error
     if not isinstance(device, Device):
-        raise DeviceWrong(f"what was unpacked is of type {type(device).__name__}, not a device")
+        raise DeviceWrong(f"what was unpickled is of type {type(device).__name__}, not a device")
     return device
 
 

@@ -199,8 +199,8 @@ class _Service:
             hook_timeout=file.keys.hook_timeout,
             wait=polls.wait_readable,
         )
-        self._packed: Fd | None = None
-        stack.callback(self._forget_packed)
+        self._pickled: Fd | None = None
+        stack.callback(self._forget_pickled)
         self._prepare = self._prepared(file, device)
         fd_store.keep_content(DEVICE_FILE, file.content)
         config = ConfigSpace(device.config_space)
@@ -338,9 +338,9 @@ class _Service:
     # Workers.
 
     def _prepared(self, file: DeviceFile, device: Device) -> control.Prepare:
-        self._forget_packed()
-        if file.packed:
-            self._packed = device_object.sealed(file.packed, "vuproc-device")
+        self._forget_pickled()
+        if file.pickled:
+            self._pickled = device_object.sealed(file.pickled, "vuproc-device")
         return control.Prepare(
             type_ref=file.type_ref,
             base_dir=str(file.base_dir),
@@ -349,13 +349,13 @@ class _Service:
             counters=self._segment.name,
             shared=dict(self._shared.fds),
             log_level=getattr(logging, file.keys.log_level.upper()),
-            packed=self._packed,
+            pickled=self._pickled,
         )
 
-    def _forget_packed(self) -> None:
-        packed, self._packed = self._packed, None
-        if packed is not None:
-            packed.close()
+    def _forget_pickled(self) -> None:
+        pickled, self._pickled = self._pickled, None
+        if pickled is not None:
+            pickled.close()
 
     def _start_worker(self, on_report: OnReport) -> WorkerProcess:
         prepare = replace(self._prepare, shared=dict(self._shared.fds))
@@ -418,7 +418,7 @@ def _protocol_features(file: DeviceFile, device: Device, config_size: int) -> in
 
 def _preloaded(file: DeviceFile) -> list[str]:
     """The device's module, for the forkserver to import, unless a reload would have it again."""
-    if file.packed:
+    if file.pickled:
         return []
     installed = imported.is_installed(file.type_ref, file.base_dir)
     return [file.device_type.__module__] if installed else []

@@ -57,7 +57,7 @@ _SCOPES: Mapping[str, Scope] = MappingProxyType({**_scopes(File), **_scopes(Sock
 """Of the keys outside `device`."""
 _ELSEWHERE = frozenset({"socket", "device", "workers"})
 """Keys of `DeviceFile.keys` that have a field of their own."""
-_DEVICE_FIELDS = frozenset({"type_ref", "device_type", "options", "packed"})
+_DEVICE_FIELDS = frozenset({"type_ref", "device_type", "options", "pickled"})
 _SOURCE_FIELDS = frozenset({"path", "base_dir", "content", "type_at"})
 
 
@@ -192,9 +192,9 @@ def _inside(old: DeviceFile, new: DeviceFile) -> Iterator[_Found]:
     """What differs inside `device`."""
     if old.type_ref != new.type_ref:
         yield "device.type", Scope.SESSION, _becomes(old.type_ref, new.type_ref)
-    elif new.packed:
+    elif new.pickled:
         # A class that travels with its object is another one each time that it arrives.
-        if old.packed != new.packed and not list(_different(old.options, new.options)):
+        if old.pickled != new.pickled and not list(_different(old.options, new.options)):
             yield "device", Scope.WORKERS, "the object has changed"
     elif old.device_type is not new.device_type:
         yield "device.type", Scope.WORKERS, "its code has changed"

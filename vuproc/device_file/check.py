@@ -66,7 +66,7 @@ class DeviceFile:
     """Of the type `device_type.options_type`."""
     content: bytes = field(default=b"", repr=False, compare=False)
     """What was read."""
-    packed: bytes = field(default=b"", repr=False, compare=False)
+    pickled: bytes = field(default=b"", repr=False, compare=False)
     """The device itself, if it is a program's object and of no file (`vuproc.device_object`)."""
     type_at: tuple[str, int, int] = field(default=("", 0, 0), repr=False, compare=False)
     """The file as it was named, and the line and column of its `type`."""
@@ -83,8 +83,8 @@ class DeviceFile:
 
     def make_device(self) -> Device:
         """A new instance of the device."""
-        if self.packed:
-            return device_object.unpack(self.packed)
+        if self.pickled:
+            return device_object.unpickled(self.pickled)
         return self.device_type(self.options)
 
     def open_shared(self, device: Device) -> dict[str, Fd]:

@@ -15,7 +15,7 @@ from vuproc.fd import Fd
 
 
 class ObjectStart(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """A device object. `device` is packed, `name` what the log calls it, `kind` its class; `keys`
+    """A device object. `device` is pickled, `name` what the log calls it, `kind` its class; `keys`
     are those of a device file, `workers` as they are understood.
     """
 
@@ -27,7 +27,7 @@ class ObjectStart(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     def described(self, content: bytes) -> DeviceFile:
         """The same as a device file would be understood. Raises DeviceWrong."""
-        device = device_object.unpack(self.device)
+        device = device_object.unpickled(self.device)
         return DeviceFile(
             path=Path(self.name),
             base_dir=Path("/"),
@@ -37,7 +37,7 @@ class ObjectStart(msgspec.Struct, frozen=True, kw_only=True, tag=True):
             device_type=type(device),
             options=device.options,
             content=content,
-            packed=self.device,
+            pickled=self.device,
             type_at=(self.kind, 0, 0),
         )
 

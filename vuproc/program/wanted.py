@@ -52,7 +52,7 @@ class WantedObject:
         if self.given is None and not running:
             object_check.check_socket(socket)
         try:
-            packed = device_object.pack(device, absolute(device.options))
+            pickled = device_object.pickled(device, absolute(device.options))
         except DeviceWrong as error:
             raise DeviceRefused(str(error)) from error
         except OSError as error:
@@ -60,7 +60,7 @@ class WantedObject:
         return ObjectStart(
             name=self.name,
             kind=type(device).__qualname__.rpartition("<locals>.")[2],
-            device=packed,
+            device=pickled,
             keys=keys,
             workers=object_check.grouped(device, keys.workers),
         )

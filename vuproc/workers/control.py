@@ -30,7 +30,7 @@ CONFIG_QUEUE = 0
 
 class Prepare(Order, frozen=True, tag=True):
     """The first command: which device. `shared` are the files that its workers share, by name, and
-    `packed` is the device itself if it is a program's object (`vuproc.device_object`).
+    `pickled` is the device itself if it is a program's object (`vuproc.device_object`).
 
     The worker imports and makes the device and is then a standby, ready for any queues.
     """
@@ -44,7 +44,7 @@ class Prepare(Order, frozen=True, tag=True):
     counters: str | None
     shared: dict[str, Fd]
     log_level: int
-    packed: Fd | None = None
+    pickled: Fd | None = None
 
 
 class Assign(Order, frozen=True, tag=True):

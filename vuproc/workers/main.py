@@ -127,12 +127,12 @@ def _kind(device: Device) -> type[Worker]:
 
 
 def _device(prepare: control.Prepare) -> Device:
-    if prepare.packed is None:
+    if prepare.pickled is None:
         return build(prepare.type_ref, Path(prepare.base_dir), prepare.options)
     from vuproc import device_object  # a device file has none
 
-    with prepare.packed as packed:
-        return device_object.unpack(device_object.content_of(packed))
+    with prepare.pickled as pickled:
+        return device_object.unpickled(device_object.content_of(pickled))
 
 
 def _blame(error: BaseException) -> str:
