@@ -2,8 +2,8 @@
 # How the clients that play the guest are had on Debian and its kin. Sourced by `setup` after lib.sh.
 #
 # Only the system's own QEMU is installed, since it comes with a tree of libraries. Everything else, later QEMUs too, is
-# unpacked below $cache and found there by vuproc.testing.vms. Mirrors are those that apt already knows; the system's configuration is not touched.
-# A thing that cannot be had is said with the reason, and the rest goes on.
+# unpacked below $cache and found there by vuproc.testing.vms. Mirrors are those that apt already knows; the system's
+# configuration is not touched. A thing that cannot be had is said with the reason, and the rest goes on.
 
 apt_log=$cache/apt.log
 apt_fresh=no
