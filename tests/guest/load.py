@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,12 +91,18 @@ def uml(socket: Path, seconds: int) -> LinuxGuest:
 
 
 def qemu(
-    socket: Path, seconds: int, *, reconnect_s: int | None = None, packed: bool = False
+    socket: Path,
+    seconds: int,
+    *,
+    reconnect_s: int | None = None,
+    packed: bool = False,
+    extra: Sequence[str] = (),
 ) -> LinuxGuest:
     """An emulated Linux with two queues, under load for so long."""
     properties: dict[str, str | int] = {"num-queues": 2, "packed": "on" if packed else "off"}
     disk = VhostUserDevice(socket=socket, properties=properties, reconnect_s=reconnect_s)
-    return boot_qemu([disk], script=_script(2, seconds), programs=[clients.mke2fs()])
+    script = _script(2, seconds)
+    return boot_qemu([disk], script=script, programs=[clients.mke2fs()], extra=extra)
 
 
 def packed(socket: Path, seconds: int, *, reconnect_s: int | None = None) -> LinuxGuest:

@@ -74,11 +74,13 @@ def boot_qemu(
     cpus: int = 2,
     reboots: bool = False,
     qemu: Qemu = Qemu.INSTALLED,
+    extra: Sequence[str] = (),
 ) -> LinuxGuest:
     """Boots Linux under emulation on vhost-user devices and runs `script` in it.
 
     With `reboots` a guest that reboots starts again from the beginning, with the same memory and
-    devices; otherwise that ends it. `ClientMissing` if QEMU or a kernel is not on this machine.
+    devices; otherwise that ends it. `extra` are further options of QEMU's. `ClientMissing` if QEMU
+    or a kernel is not on this machine.
     """
     command = machine_arguments(devices, cpus=cpus, qemu=qemu)
     kernel = clients.qemu_kernel()
@@ -87,6 +89,6 @@ def boot_qemu(
         append = f"console=ttyS0 quiet loglevel=3 panic=-1 {FAST}"
         boot: list[str | Path] = ["-kernel", kernel.image, "-initrd", initramfs, "-append", append]
         ends = [] if reboots else ["-no-reboot"]
-        return [*command, *boot, *ends, "-cpu", PROCESSOR, "-serial", "stdio"]
+        return [*command, *boot, *ends, "-cpu", PROCESSOR, "-serial", "stdio", *extra]
 
     return LinuxGuest(kernel, complete, script=script, modules=modules, programs=programs)
