@@ -19,7 +19,7 @@ SECOND = 32 << 20
 """Of the memory that only the device writes to."""
 END = 64 << 20
 """Where the memory ends that the log is for; a region above it comes later."""
-BOUND_S = 30.0
+BOUND_S = 60.0
 
 
 class Scatters(Device):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Iterator
+import signal
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.devices.holding import RX, TX, Keeps
 from tests.devices.scattering import (
+    BOUND_S,
     END,
     QUEUES,
     Arena,
@@ -21,6 +23,8 @@ from tests.devices.scattering import (
     ring_pages,
     used_pages,
 )
+from tests.field.events import status
+from vuproc.ops.admin import Request, ask
 from vuproc.spec.blk import REQUEST_HEADER, BlkType
 from vuproc.testing.bell import Bell
 from vuproc.testing.dirty import PAGE, DirtyBitmap
@@ -34,7 +38,6 @@ REQUESTS = 15
 """Of each queue in one round, before something happens and again after it: twice as many, of up to
 four descriptors, have room in a ring.
 """
-BOUND_S = 30.0
 
 
 @pytest.fixture
@@ -70,6 +73,12 @@ class Migration:
 
     def kill(self) -> None:
         self.served.kill_worker(self.chance.randrange(QUEUES))
+
+    def kill_master(self) -> None:
+        os.kill(status(self.served.socket)["pid"], signal.SIGKILL)
+
+    def upgrade(self) -> None:
+        ask(self.served.socket, Request("upgrade"), BOUND_S)
 
     def replace_log(self) -> None:
         self.old.append(self.log)
@@ -112,18 +121,33 @@ EVENTS: list[Callable[[Migration], None]] = [
 ]
 
 
-def test_every_page_that_was_written_is_marked_whatever_happens(vuproc_device: ServeDevice) -> None:
+MASTER_EVENTS: list[Callable[[Migration], None]] = [
+    Migration.kill_master,
+    Migration.upgrade,
+    Migration.replace_log,
+]
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize(
+    ("events", "arguments"), [(EVENTS, ()), (MASTER_EVENTS, ("--supervised",))], ids=["", "master"]
+)
+def test_every_page_that_was_written_is_marked_whatever_happens(
+    vuproc_device: ServeDevice,
+    events: list[Callable[[Migration], None]],
+    arguments: Sequence[str],
+) -> None:
     seed = random.randrange(1 << 32) if LONG else 1
     print(f"seed {seed}")
     chance = random.Random(seed)
     arena = Arena(chance)
-    served = vuproc_device(Scatters)
-    with served.guest(queues=QUEUES, memory=arena.ram) as guest:
+    served = vuproc_device(Scatters, arguments=arguments)
+    with served.guest(queues=QUEUES, memory=arena.ram, timeout_s=BOUND_S) as guest:
         migration = Migration(served, guest, arena, chance)
         try:
             guest.log_writes(migration.log)
             migration.submit()
-            for event in chance.sample(EVENTS * (8 if LONG else 2), k=len(EVENTS) * 2):
+            for event in chance.sample(events, k=len(events)) * (8 if LONG else 1):
                 event(migration)
                 migration.submit()
                 migration.drain()

@@ -44,7 +44,7 @@ write_once() {
 # Each file at least once, however slow the machine is.
 writer() {
     round=0
-    while [ $round -lt FILES ] || [ $(date +%s) -lt $end ]; do
+    while [ $round -lt FILES ] || more; do
         round=$((round + 1))
         write_once $1 $round
     done
@@ -52,16 +52,30 @@ writer() {
 }
 # Keeps the queues full of large writes meanwhile.
 noise() {
-    while [ $(date +%s) -lt $end ]; do
+    while more; do
         dd if=/dev/zero of=/mnt/noise$1 bs=65536 count=64 conv=fsync 2>/dev/null
     done
 }
 say packed $(cut -c35 /sys/block/vda/device/features)
+# Has the disk write to the guest's page cache, and looks later what is there.
+reader() {
+    for n in $(seq 64); do cat /tmp/seed; done >/mnt/large$1
+    sync
+    sha256sum </mnt/large$1 >/tmp/large$1
+    passes=0
+    while more; do
+        echo 1 >/proc/sys/vm/drop_caches
+        cat /mnt/large$1 >/dev/null
+        sha256sum </mnt/large$1 | cmp - /tmp/large$1 || say different large$1
+        passes=$((passes + 1))
+    done
+    say passes$1 $passes
+}
 dmesg -c >/dev/null
-end=$(($(date +%s) + SECONDS))
+MORE
 say load begins
 for cpu in CPUS; do
-    for task in writer noise; do
+    for task in TASKS; do
         $task $cpu &
         pids="${pids:-} $!"
         taskset -p -c $cpu $! >/dev/null
@@ -77,8 +91,19 @@ for sum in /tmp/sum.*; do say ${sum#/tmp/sum.} $(cat $sum); done
 """
 
 
-def _script(cpus: int, seconds: int) -> str:
-    words = {"FILES": FILES, "SECONDS": seconds, "CPUS": " ".join(map(str, range(cpus)))}
+FOR_SECONDS = """end=$(($(date +%s) + SECONDS))
+more() { [ $(date +%s) -lt $end ]; }"""
+UNTIL_TOLD = """(read -r line </dev/ttyS1; echo >/tmp/enough) &
+more() { ! [ -e /tmp/enough ]; }"""
+
+
+def _script(cpus: int, more: str, tasks: str = "writer noise") -> str:
+    words = {
+        "MORE": more,
+        "FILES": FILES,
+        "CPUS": " ".join(map(str, range(cpus))),
+        "TASKS": tasks,
+    }
     script = LOAD
     for word, value in words.items():
         script = script.replace(word, str(value))
@@ -87,21 +112,37 @@ def _script(cpus: int, seconds: int) -> str:
 
 def uml(socket: Path, seconds: int) -> LinuxGuest:
     """User-Mode Linux with one queue, under load for so long; packed, as it is offered."""
-    return boot_uml({socket: DeviceId.BLK}, script=_script(1, seconds), programs=[clients.mke2fs()])
+    script = _script(1, _for(seconds))
+    return boot_uml({socket: DeviceId.BLK}, script=script, programs=[clients.mke2fs()])
 
 
 def qemu(
-    socket: Path,
-    seconds: int,
-    *,
-    reconnect_s: int | None = None,
-    packed: bool = False,
-    extra: Sequence[str] = (),
+    socket: Path, seconds: int, *, reconnect_s: int | None = None, packed: bool = False
 ) -> LinuxGuest:
     """An emulated Linux with two queues, under load for so long."""
+    return _emulated(socket, _script(2, _for(seconds)), packed=packed, reconnect_s=reconnect_s)
+
+
+def qemu_until_told(socket: Path, extra: Sequence[str], *, packed: bool) -> LinuxGuest:
+    """The same until a line comes in by its second serial port; it reads much, too."""
+    script = _script(2, UNTIL_TOLD, "writer reader")
+    return _emulated(socket, script, packed=packed, extra=extra)
+
+
+def _for(seconds: int) -> str:
+    return FOR_SECONDS.replace("SECONDS", str(seconds))
+
+
+def _emulated(
+    socket: Path,
+    script: str,
+    *,
+    packed: bool,
+    reconnect_s: int | None = None,
+    extra: Sequence[str] = (),
+) -> LinuxGuest:
     properties: dict[str, str | int] = {"num-queues": 2, "packed": "on" if packed else "off"}
     disk = VhostUserDevice(socket=socket, properties=properties, reconnect_s=reconnect_s)
-    script = _script(2, seconds)
     return boot_qemu([disk], script=script, programs=[clients.mke2fs()], extra=extra)
 
 

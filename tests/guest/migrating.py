@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests.guest import load
 from vuproc.testing.vms.linux import LinuxGuest
 from vuproc.testing.vms.qmp import Qmp
 
 MIGRATION_S = 60.0
+END_S = 60.0
+SLOW = 32 << 20
+"""Bytes a second of the first pass over a guest's memory."""
 ENDS = ("completed", "failed", "cancelled")
 
 
@@ -26,9 +31,11 @@ class Machine:
         home.mkdir()
         self.qmp = Qmp(home / "qmp.sock")
         self._way = f"unix:{home / 'migration.sock'}"
+        self._cue = home / "cue.sock"
         incoming = ["-incoming", "defer"] if waits else []
+        serial = ["-chardev", f"socket,id=cue,path={self._cue},server=on,wait=off"]
         try:
-            self.guest = boot([*self.qmp.arguments, *incoming])
+            self.guest = boot([*self.qmp.arguments, *incoming, *serial, "-serial", "chardev:cue"])
         except BaseException:
             self.qmp.close()
             raise
@@ -47,10 +54,15 @@ class Machine:
         self.qmp.execute("migrate-set-capabilities", capabilities=[capability])
 
     def migrate_to(self, other: Machine) -> dict[str, Any]:
-        """Move the guest while it runs; what QEMU says of it."""
-        # The guest writes all the time: with little bandwidth there would be no end.
-        self.qmp.execute("migrate-set-parameters", max_bandwidth=1 << 34, downtime_limit=1000)
+        """Move the guest while it runs; what QEMU says of it.
+
+        All its memory is copied slowly at first, so that much is written to what was copied, and
+        then at once: with little bandwidth there would be no end.
+        """
+        self.qmp.execute("migrate-set-parameters", max_bandwidth=SLOW, downtime_limit=1000)
         self.qmp.execute("migrate", uri=other._way)
+        self.qmp.wait_event("MIGRATION_PASS", lambda data: data["pass"] > 1, MIGRATION_S)
+        self.qmp.execute("migrate-set-parameters", max_bandwidth=1 << 34)
         self._await_end(self.qmp)
         self._await_end(other.qmp)
         found: dict[str, Any] = self.qmp.execute("query-migrate")
@@ -59,6 +71,13 @@ class Machine:
     def _await_end(self, qmp: Qmp) -> None:
         data = qmp.wait_event("MIGRATION", lambda data: data["status"] in ENDS, MIGRATION_S)
         assert data["status"] == "completed", self.qmp.execute("query-migrate")
+
+    def tell(self) -> None:
+        """Send a line to the guest's second serial port."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as port:
+            port.connect(str(self._cue))
+            port.sendall(b"enough\n")
+            self.guest.wait_for(load.ENDED, END_S)
 
     def kill(self) -> None:
         """End QEMU."""

@@ -88,9 +88,10 @@ cdef class Ring(NativeServing):
             self.note_outstanding()
 
     cdef int note_outstanding(self) except -1:
-        # The chains of what was fetched before writes were logged are read anew: a driver leaves
-        # them as they are until it has them back. One that does not deceives itself alone, for
-        # where the device writes was settled at the fetch.
+        # The chains of what was fetched before writes were logged are read anew, from the record if
+        # its layout keeps them there. In a split ring a driver leaves them as they are until it has
+        # them back; one that does not deceives itself alone, for where the device writes was
+        # settled at the fetch.
         cdef Chain chain
         cdef Py_ssize_t head
         for head in range(self.size):
