@@ -56,18 +56,23 @@ noise() {
         dd if=/dev/zero of=/mnt/noise$1 bs=65536 count=64 conv=fsync 2>/dev/null
     done
 }
-say packed $(cut -c35 /sys/block/vda/device/features)
-# Has the disk write to the guest's page cache, and looks later what is there.
+# Has the disk write to the guest's page cache, and looks later what is there: of two files in turn,
+# for a page is likely to get back what it had if there is but one.
 reader() {
-    for n in $(seq 64); do cat /tmp/seed; done >/mnt/large$1
+    for name in left right; do
+        for n in $(seq 8); do echo $name; cat /tmp/seed; done >/mnt/$name$1
+        sha256sum </mnt/$name$1 >/tmp/$name$1
+    done
     sync
-    sha256sum </mnt/large$1 >/tmp/large$1
     passes=0
     while more; do
-        echo 1 >/proc/sys/vm/drop_caches
-        cat /mnt/large$1 >/dev/null
-        sha256sum </mnt/large$1 | cmp - /tmp/large$1 || say different large$1
+        for name in left right; do
+            echo 1 >/proc/sys/vm/drop_caches
+            cat /mnt/$name$1 >/dev/null
+            sha256sum </mnt/$name$1 | cmp - /tmp/$name$1 || say different $name$1
+        done
         passes=$((passes + 1))
+        say pass $passes
     done
     say passes$1 $passes
 }
@@ -83,6 +88,7 @@ for cpu in CPUS; do
 done
 for pid in $pids; do wait $pid; done
 say load ended
+say packed $(cut -c35 /sys/block/vda/device/features)
 umount /mnt
 dmesg -r | grep -iE 'error|fail|timeout|hung|aborted|corrupt' >/tmp/complaints || true
 say complaints $(wc -l </tmp/complaints)

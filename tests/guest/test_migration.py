@@ -34,11 +34,16 @@ def test_a_guest_that_reads_and_writes_moves_forth_and_back(tmp_path: Path, pack
         Machine(tmp_path / "first", boot_on(one, packed)) as first,
     ):
         first.guest.wait_for(load.BEGINS)
+        for _ in range(CPUS):
+            first.guest.wait_for("pass=1")
         with Machine(tmp_path / "second", boot_on(two, packed), waits=True) as second:
             first.migrate_to(second)
             first.kill()
+            second.guest.wait_for("pass=")
             with Machine(tmp_path / "third", boot_on(one, packed), waits=True) as third:
                 second.migrate_to(third)
+                for left in (first, second):
+                    assert not left.guest.said("different")
                 second.kill()
                 third.tell()
                 report = third.guest.finish()
