@@ -79,6 +79,7 @@ RING_FEATURES = (
     | Feature.EVENT_IDX
     | Feature.RING_PACKED
     | Feature.PROTOCOL_FEATURES
+    | Feature.LOG_ALL
 )
 """What every device offers for its rings and its transport."""
 PROTOCOL_FEATURES = (
@@ -90,6 +91,7 @@ PROTOCOL_FEATURES = (
     | ProtocolFeature.RESET_DEVICE
     | ProtocolFeature.CONFIGURE_MEM_SLOTS
     | ProtocolFeature.STATUS
+    | ProtocolFeature.LOG_SHMFD
 )
 """What every device offers, but CONFIG for one without a configuration space: QEMU has no use for
 it there, and warns.

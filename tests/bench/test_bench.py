@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from tests.bench import give_back, quiet, ring, timer
+from tests.bench import dirty_log, give_back, quiet, ring, timer
 from tests.bench.report import Row, Table
 from tests.bench.sides import Sample, Waiting
 
@@ -94,3 +94,10 @@ def test_the_give_back_bench_measures_every_message() -> None:
     found = give_back.measure(2)
     assert set(found) == {"GET_VRING_BASE", "SET_MEM_TABLE", "DISABLE", "RESET_DEVICE"}
     assert all(took > 0 for took in found.values())
+
+
+def test_the_dirty_log_bench_compares_runs_with_and_without() -> None:
+    found = dirty_log.measure("sync", 4096, rounds=1, count=64, tries=1)
+    (plain,), (logged,) = found.plain, found.logged
+    assert plain.rate > 0 and logged.cpu_ns > 0
+    assert found.ratio(lambda sample: sample.rate) == logged.rate / plain.rate

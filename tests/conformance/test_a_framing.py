@@ -149,7 +149,7 @@ def test_a09_change_by_what_was_not_negotiated(
     serves_newcomer(disk)
 
 
-@pytest.mark.parametrize("name", ["SET_LOG_FD", "SEND_RARP", "NET_SET_MTU"])
+@pytest.mark.parametrize("name", ["SEND_RARP", "NET_SET_MTU"])
 def test_a09_message_of_a_feature_that_is_never_offered(rejects: Rejects, name: str) -> None:
     row = FRONT_END.named(name)
     rejects(name, payload=row.payload.encode())

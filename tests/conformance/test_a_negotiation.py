@@ -25,7 +25,7 @@ def test_a10_features_that_were_not_offered(rejects: Rejects, extra: int) -> Non
     rejects("SET_FEATURES", value=Feature.VERSION_1 | extra)
 
 
-@pytest.mark.parametrize("extra", [ProtocolFeature.LOG_SHMFD, ProtocolFeature.XEN_MMAP, 1 << 63])
+@pytest.mark.parametrize("extra", [ProtocolFeature.PAGEFAULT, ProtocolFeature.XEN_MMAP, 1 << 63])
 def test_a10_protocol_features_that_were_not_offered(disk: Served, extra: int) -> None:
     with disk.connect() as front_end:
         front_end.request("GET_PROTOCOL_FEATURES")

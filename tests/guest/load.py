@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ write_once() {
 # Each file at least once, however slow the machine is.
 writer() {
     round=0
-    while [ $round -lt FILES ] || [ $(date +%s) -lt $end ]; do
+    while [ $round -lt FILES ] || more; do
         round=$((round + 1))
         write_once $1 $round
     done
@@ -52,16 +52,35 @@ writer() {
 }
 # Keeps the queues full of large writes meanwhile.
 noise() {
-    while [ $(date +%s) -lt $end ]; do
+    while more; do
         dd if=/dev/zero of=/mnt/noise$1 bs=65536 count=64 conv=fsync 2>/dev/null
     done
 }
-say packed $(cut -c35 /sys/block/vda/device/features)
+# Has the disk write to the guest's page cache, and looks later what is there: of two files in turn,
+# for a page is likely to get back what it had if there is but one.
+reader() {
+    for name in left right; do
+        for n in $(seq 8); do echo $name; cat /tmp/seed; done >/mnt/$name$1
+        sha256sum </mnt/$name$1 >/tmp/$name$1
+    done
+    sync
+    passes=0
+    while more; do
+        for name in left right; do
+            echo 1 >/proc/sys/vm/drop_caches
+            cat /mnt/$name$1 >/dev/null
+            sha256sum </mnt/$name$1 | cmp - /tmp/$name$1 || say different $name$1
+        done
+        passes=$((passes + 1))
+        say pass $passes
+    done
+    say passes$1 $passes
+}
 dmesg -c >/dev/null
-end=$(($(date +%s) + SECONDS))
+MORE
 say load begins
 for cpu in CPUS; do
-    for task in writer noise; do
+    for task in TASKS; do
         $task $cpu &
         pids="${pids:-} $!"
         taskset -p -c $cpu $! >/dev/null
@@ -69,6 +88,7 @@ for cpu in CPUS; do
 done
 for pid in $pids; do wait $pid; done
 say load ended
+say packed $(cut -c35 /sys/block/vda/device/features)
 umount /mnt
 dmesg -r | grep -iE 'error|fail|timeout|hung|aborted|corrupt' >/tmp/complaints || true
 say complaints $(wc -l </tmp/complaints)
@@ -77,8 +97,19 @@ for sum in /tmp/sum.*; do say ${sum#/tmp/sum.} $(cat $sum); done
 """
 
 
-def _script(cpus: int, seconds: int) -> str:
-    words = {"FILES": FILES, "SECONDS": seconds, "CPUS": " ".join(map(str, range(cpus)))}
+FOR_SECONDS = """end=$(($(date +%s) + SECONDS))
+more() { [ $(date +%s) -lt $end ]; }"""
+UNTIL_TOLD = """(read -r line </dev/ttyS1; echo >/tmp/enough) &
+more() { ! [ -e /tmp/enough ]; }"""
+
+
+def _script(cpus: int, more: str, tasks: str = "writer noise") -> str:
+    words = {
+        "MORE": more,
+        "FILES": FILES,
+        "CPUS": " ".join(map(str, range(cpus))),
+        "TASKS": tasks,
+    }
     script = LOAD
     for word, value in words.items():
         script = script.replace(word, str(value))
@@ -87,16 +118,38 @@ def _script(cpus: int, seconds: int) -> str:
 
 def uml(socket: Path, seconds: int) -> LinuxGuest:
     """User-Mode Linux with one queue, under load for so long; packed, as it is offered."""
-    return boot_uml({socket: DeviceId.BLK}, script=_script(1, seconds), programs=[clients.mke2fs()])
+    script = _script(1, _for(seconds))
+    return boot_uml({socket: DeviceId.BLK}, script=script, programs=[clients.mke2fs()])
 
 
 def qemu(
     socket: Path, seconds: int, *, reconnect_s: int | None = None, packed: bool = False
 ) -> LinuxGuest:
     """An emulated Linux with two queues, under load for so long."""
+    return _emulated(socket, _script(2, _for(seconds)), packed=packed, reconnect_s=reconnect_s)
+
+
+def qemu_until_told(socket: Path, extra: Sequence[str], *, packed: bool) -> LinuxGuest:
+    """The same until a line comes in by its second serial port; it reads much, too."""
+    script = _script(2, UNTIL_TOLD, "writer reader")
+    return _emulated(socket, script, packed=packed, extra=extra)
+
+
+def _for(seconds: int) -> str:
+    return FOR_SECONDS.replace("SECONDS", str(seconds))
+
+
+def _emulated(
+    socket: Path,
+    script: str,
+    *,
+    packed: bool,
+    reconnect_s: int | None = None,
+    extra: Sequence[str] = (),
+) -> LinuxGuest:
     properties: dict[str, str | int] = {"num-queues": 2, "packed": "on" if packed else "off"}
     disk = VhostUserDevice(socket=socket, properties=properties, reconnect_s=reconnect_s)
-    return boot_qemu([disk], script=_script(2, seconds), programs=[clients.mke2fs()])
+    return boot_qemu([disk], script=script, programs=[clients.mke2fs()], extra=extra)
 
 
 def packed(socket: Path, seconds: int, *, reconnect_s: int | None = None) -> LinuxGuest:

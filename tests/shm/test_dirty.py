@@ -25,7 +25,7 @@ from tests.shm.guest import (
 )
 from tests.shm.record import Record, restart, start, submit
 from vuproc.devices.blk_native import NativeBlk
-from vuproc.errors import MemoryFault
+from vuproc.errors import MemoryFault, RequestFinished, RingError
 from vuproc.shm.dirty import DirtyLog
 from vuproc.shm.request import Request
 
@@ -211,28 +211,99 @@ def test_a_request_that_comes_again_is_marked_where_it_lies_then(guest: Guest, l
     assert log.pages() == {page(DATA + 3 * PAGE)}
 
 
-def test_the_log_is_toggled_with_nothing_in_flight(guest: Guest, log: Log) -> None:
+def test_what_is_in_flight_when_the_log_comes_is_marked_when_it_is_finished(
+    guest: Guest, log: Log
+) -> None:
     ring = guest.ring()
-    submit(guest, 0, 1)
-    first, second = take(ring)
-    with pytest.raises(RuntimeError, match="2 requests in flight"):
-        ring.log_writes(log.log)
+    submit(guest, 0, 1, 2)
+    guest.set_desc(1, DATA + 4 * PAGE, 8, WRITE)
+    first, second, third = take(ring)
     first.finish()
-    second.release()
-    # One is released, and one finished and not shown: neither is in flight.
+    third.release()
+    # One is finished and not shown: its bytes were there before.
     ring.log_writes(log.log, guest.used)
     assert guest.reap() == [(0, 0)] and log.pages() == {page(RING)}
+    second.finish()
+    assert log.pages() == {page(DATA + 4 * PAGE)}
     ring.readmit()
     (request,) = take(ring)
-    with pytest.raises(RuntimeError, match="1 requests in flight"):
-        ring.log_writes(None)
     request.finish()
+    assert log.pages() == {page(DATA), page(RING)}
+
+
+def test_another_log_has_what_the_one_before_knew_of(guest: Guest, log: Log) -> None:
+    other = Log()
+    try:
+        ring = guest.ring()
+        ring.log_writes(log.log, guest.used)
+        submit(guest, 0, 1)
+        guest.set_desc(1, DATA + 4 * PAGE, 8, WRITE)
+        first, second = take(ring)
+        first.finish()
+        ring.log_writes(other.log, guest.used)
+        assert log.pages() == {page(DATA), page(RING)} and other.pages() == {page(RING)}
+        second.finish()
+        assert log.pages() == set() and other.pages() == {page(DATA + 4 * PAGE)}
+    finally:
+        other.close()
+
+
+def test_nothing_is_marked_without_a_log(guest: Guest, log: Log) -> None:
+    ring = guest.ring()
+    ring.log_writes(log.log, guest.used)
+    submit(guest, 0, 1)
+    first, second = take(ring)
+    first.finish()
+    log.pages()
     ring.log_writes(None)
-    assert guest.reap() == [(1, 0)] and log.pages() == {page(DATA), page(RING)}
+    assert guest.reap() == [(0, 0)] and log.pages() == {page(RING)}
+    second.finish()
     submit(guest, 3)
     ring.drain(lambda _: None, fail, 10)
     ring.stop()
+    # A ring that has stopped has nothing to mark.
+    ring.log_writes(log.log, guest.used)
     assert log.pages() == set()
+
+
+def test_a_chain_that_its_driver_spoilt_in_flight_breaks_the_ring(guest: Guest, log: Log) -> None:
+    ring = guest.ring()
+    submit(guest, 0)
+    (request,) = take(ring)
+    guest.set_desc(0, DATA, 8, WRITE | NEXT, 999)
+    with pytest.raises(RingError, match="next descriptor is outside the table"):
+        ring.log_writes(log.log, guest.used)
+    with pytest.raises(RequestFinished):
+        request.finish()
+    assert ring.broken is not None
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_marks_are_told_of(guest: Guest, log: Log, full: bool) -> None:
+    most = (1 << 64) - 2
+    call = os.eventfd(0, os.EFD_NONBLOCK)
+    try:
+        if full:
+            os.eventfd_write(call, most)
+        ring = guest.ring()
+        ring.set_log_call(call)
+        submit(guest, 0)
+        ring.drain(lambda _: None, fail, 10)
+        if not full:
+            with pytest.raises(BlockingIOError):
+                os.eventfd_read(call)
+        ring.log_writes(log.log, guest.used)
+        submit(guest, 1)
+        ring.drain(lambda _: None, fail, 10)
+        assert os.eventfd_read(call) == (most if full else 1)
+        ring.set_log_call(-1)
+        submit(guest, 2)
+        ring.drain(lambda _: None, fail, 10)
+        with pytest.raises(BlockingIOError):
+            os.eventfd_read(call)
+        assert len(guest.reap()) == 3
+    finally:
+        os.close(call)
 
 
 def test_flags_and_event_words_are_in_the_log_at_the_end(guest: Guest, log: Log) -> None:

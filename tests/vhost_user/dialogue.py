@@ -10,7 +10,7 @@ from typing import Any
 
 from vuproc.errors import CloseConnection
 from vuproc.fd import Fd
-from vuproc.spec.vhost_user import FRONT_END, HEADER, U64, VERSION, ProtocolFeature, Reply
+from vuproc.spec.vhost_user import FRONT_END, HEADER, U64, VERSION, ProtocolFeature
 from vuproc.spec.virtio import Feature
 from vuproc.vhost_user.effects import Bells, Effect, MakeBells, MakeInflight, ReadConfig, StopRing
 from vuproc.vhost_user.session import Offer, Session, State
@@ -27,6 +27,7 @@ PROTOCOL_FEATURES = (
     | P.RESET_DEVICE
     | P.CONFIGURE_MEM_SLOTS
     | P.STATUS
+    | P.LOG_SHMFD
 )
 FEATURES = (
     Feature.VERSION_1
@@ -171,7 +172,7 @@ class Dialogue:
         row = FRONT_END.get(number)
         layout = U64
         fields: Fields | None
-        if row is None or row.reply is not Reply.OWN:
+        if row is None or not row.replies(self.session.state.protocol_features):
             fields = layout.unpack(payload)
             assert (fields["value"] == 0) == (refused is None)
         else:

@@ -11,6 +11,8 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
+
 from tests.vhost_user.dialogue import FEATURES, OFFER, PROTOCOL_FEATURES
 from vuproc.spec.vhost_user import ProtocolFeature
 from vuproc.spec.virtio import Feature
@@ -42,6 +44,7 @@ class RingModel:
     enabled: bool = False
     started: bool = False
     broken: bool = False
+    used_log: int | None = None
 
     @property
     def live(self) -> bool:
@@ -65,6 +68,8 @@ class Model:
     features: int | None = None
     protocol: int = 0
     status: int = 0
+    log: tuple[int, int] | None = None
+    """Offset and size of the dirty log."""
     regions: list[Range] = field(default_factory=list)
     rings: list[RingModel] = field(
         default_factory=lambda: [RingModel() for _ in range(OFFER.num_queues)]
@@ -104,6 +109,14 @@ class Model:
             for ring in self.rings:
                 ring.enabled = True
         return True
+
+    def set_log(self, offset: int, size: int, room: int, able: bool) -> bool:
+        self.log = (offset, size)
+        shared = self.protocol & ProtocolFeature.LOG_SHMFD
+        return bool(shared) and able and size > 0 and offset + size <= room
+
+    def log_call(self, able: bool) -> bool:
+        return able
 
     def set_owner(self) -> bool:
         legal = not self.owned
@@ -190,10 +203,13 @@ class Model:
         ring.base, ring.base_known = base, True
         return self._configure(ring)
 
-    def address(self, index: int, desc: int, avail: int, used: int) -> bool:
+    def address(self, index: int, desc: int, avail: int, used: int, log: int | None) -> bool:
         if index >= len(self.rings) or desc % 16 or avail % 2 or used % 4:
             return False
         ring, areas = self.rings[index], (desc, avail, used)
+        if log is not None and log + 6 + 8 * (ring.size or 1) > 1 << 64:
+            return False
+        ring.used_log = log
         if ring.live:
             return areas == ring.areas
         if self.regions and not covered(self.regions, ring.size or 1, areas):
@@ -250,6 +266,9 @@ class Model:
         assert state.status == self.status
         ranges = [(r.guest_addr, r.user_addr, r.size) for r in state.regions]
         assert ranges == self.regions
+        assert (state.log and (state.log.offset, state.log.size)) == self.log
+        logging = self.log is not None and bool((self.features or 0) & Feature.LOG_ALL)
+        assert (state.logging.area is not None) == logging
         for real, ring in zip(state.rings, self.rings, strict=True):
             where = real.addresses
             assert (real.size, real.base, real.base_known) == (
@@ -260,6 +279,7 @@ class Model:
             assert (where and (where.desc, where.avail, where.used)) == ring.areas
             assert (real.started, bool(real.broken)) == (ring.started, ring.broken)
             assert (real.kicked, real.enabled) == (ring.kicked, ring.enabled)
+            assert where is None or where.used_log == ring.used_log
 
 
 class Workers:
@@ -268,6 +288,7 @@ class Workers:
     def __init__(self, broken: Iterable[int] = ()) -> None:
         """`broken`: the rings that are not to be served though the state counts them as started."""
         self.features: int | None = None
+        self.log = fx.SetLog(None)
         self.regions: list[Region] = []
         self.rings: dict[int, fx.RingSetup] = {}
         self.broken = set(broken)
@@ -287,6 +308,12 @@ class Workers:
         match effect:
             case fx.SetFeatures(features):
                 self.features = features
+            case fx.SetLog():
+                assert effect != self.log, "no news"
+                self.log = effect
+            case fx.LogUsedRing(index, address):
+                assert self.rings[index].used_log != address, "no news"
+                self.rings[index] = replace(self.rings[index], used_log=address)
             case fx.SetMemory(regions):
                 self.regions = list(regions)
             case fx.AddRegion(region):
@@ -314,6 +341,11 @@ class Workers:
 
     def check(self, state: State) -> None:
         """The workers are where the committed state says."""
-        assert self.features == state.features
+        assert self.features == state.ring_features
+        assert self.log == state.logging
+        for index, setup in self.rings.items():
+            ring = state.rings[index]
+            # A broken ring has nobody that would be told.
+            assert ring.broken or setup.used_log == ring.setup().used_log
         assert self.regions == list(state.regions)
         assert set(self.rings) == {ring.index for ring in state.started}

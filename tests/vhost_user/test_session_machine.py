@@ -23,7 +23,7 @@ from tests.vhost_user.dialogue import (
 )
 from tests.vhost_user.session_model import Model, Range, Workers
 from vuproc.fd import Fd
-from vuproc.spec.vhost_user import FRONT_END, VRING_NO_FD, ProtocolFeature, Reply
+from vuproc.spec.vhost_user import FRONT_END, VRING_ADDR_F_LOG, VRING_NO_FD, ProtocolFeature
 from vuproc.spec.virtio import Feature, Status
 from vuproc.vhost_user.effects import Effect, EffectFailed, ReadConfig, StopRing
 from vuproc.vhost_user.replay import replay
@@ -37,6 +37,7 @@ ring_sizes = st.sampled_from([1, 2, 128, 256, 128, 256, 0, 3, 512, 0xFFFFFFFF])
 bases = st.integers(0, 3) | st.sampled_from([65535, 65536, 0xFFFFFFFF])
 slots = st.integers(0, 3)
 spots = st.sampled_from([0, 0, 0, 0x1000, 0x10, 1, SLOT - 16, SLOT - 2])
+used_logs = st.sampled_from([None, None, 0, 0x1000, (1 << 64) - 14, (1 << 64) - 1])
 signals = st.sampled_from(["eventfd", "eventfd", "eventfd", "none", "both", "missing", "file"])
 answers = st.sampled_from([True, True, True, False])
 failures = st.none() | st.none() | st.none() | st.integers(0, 2)
@@ -159,10 +160,11 @@ class SessionMachine(RuleBasedStateMachine):
         if outcome.ok:
             self.model = self.after
             acked = need_reply and bool(self.model.protocol & REPLY_ACK)
-            assert (outcome.payload is not None) == (acked or row.reply is Reply.OWN)
+            replies = row.replies(self.model.protocol)
+            assert (outcome.payload is not None) == (acked or replies)
             return
         assert self.broke or self.dialogue.state is before
-        if row.reply is Reply.OWN:
+        if row.replies(self.model.protocol):
             reportable = row.error_reply is not None
         else:
             reportable = need_reply and bool(self.model.protocol & REPLY_ACK)
@@ -213,6 +215,28 @@ class SessionMachine(RuleBasedStateMachine):
         rule = ("set_config", offset, size, flags)
         self.say("SET_CONFIG", rule, offset=offset, flags=flags, data=bytes(size))
 
+    @rule(
+        offset=st.sampled_from([0, 24, 2 * SLOT, (1 << 64) - 8]),
+        size=st.sampled_from([8, 64, 2 * SLOT, 0, 1 << 63]),
+        able=answers,
+        fail_at=failures,
+    )
+    def log(self, offset: int, size: int, able: bool, fail_at: int | None) -> None:
+        fds = self.own(self.shared.dup() if able else Fd(os.eventfd(0)))
+        self.say(
+            "SET_LOG_BASE",
+            ("set_log", offset, size, 2 * SLOT, able),
+            fds,
+            fail_at=fail_at,
+            mmap_offset=offset,
+            mmap_size=size,
+        )
+
+    @rule(able=answers, fail_at=failures)
+    def log_call(self, able: bool, fail_at: int | None) -> None:
+        fds = self.own(Fd(os.eventfd(0)) if able else self.shared.dup())
+        self.say("SET_LOG_FD", ("log_call", able), fds, fail_at=fail_at)
+
     # ---- memory ----------------------------------------------------------------------------------
 
     def region(self, slot: int, pages: int) -> tuple[Range, Fields]:
@@ -262,15 +286,19 @@ class SessionMachine(RuleBasedStateMachine):
         rule = ("base", index, base)
         self.say("SET_VRING_BASE", rule, fail_at=fail_at, index=index, num=base)
 
-    @rule(index=indexes, slot=slots, spot=spots, fail_at=failures)
-    def address(self, index: int, slot: int, spot: int, fail_at: int | None) -> None:
+    @rule(index=indexes, slot=slots, spot=spots, log=used_logs, fail_at=failures)
+    def address(
+        self, index: int, slot: int, spot: int, log: int | None, fail_at: int | None
+    ) -> None:
         start = USER + slot * SLOT
         areas: Fields = {"desc": start + spot, "avail": start + 0x1800, "used": start + 0x2000}
         self.say(
             "SET_VRING_ADDR",
-            ("address", index, *areas.values()),
+            ("address", index, *areas.values(), log),
             fail_at=fail_at,
             index=index,
+            flags=0 if log is None else VRING_ADDR_F_LOG,
+            log=log or 0,
             **areas,
         )
 
@@ -279,7 +307,7 @@ class SessionMachine(RuleBasedStateMachine):
         """A well-behaved front-end, so that rings do start."""
         self.num(index, num, True, None)
         self.base(index, base, None)
-        self.address(index, slot, 0, None)
+        self.address(index, slot, 0, None, None)
         self.signal("SET_VRING_KICK", index, "eventfd", None, True)
 
     @rule(

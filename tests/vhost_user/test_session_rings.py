@@ -27,6 +27,7 @@ from vuproc.vhost_user.effects import (
     Effect,
     EffectFailed,
     EnableRing,
+    LogUsedRing,
     SetCall,
     SetErr,
     SetKick,
@@ -341,10 +342,13 @@ def test_logging_of_a_running_ring_may_change_without_stopping_it() -> None:
         dialogue.start(0)
         outcome = dialogue.address(0, flags=VRING_ADDR_F_LOG, log=0x1234)
         assert outcome.ok
-        assert outcome.effects == ()
+        assert outcome.effects == (LogUsedRing(0, 0x1234),)
+        assert dialogue.address(0, flags=VRING_ADDR_F_LOG, log=0x1234).effects == ()
         addresses = dialogue.state.rings[0].addresses
         assert addresses is not None
         assert (addresses.flags, addresses.log) == (1, 0x1234)
+        assert dialogue.address(0, flags=0, log=0x1234).effects == (LogUsedRing(0, None),)
+        assert dialogue.address(0, flags=0, log=0x5678).effects == ()
 
 
 def test_unknown_address_flags_are_refused() -> None:

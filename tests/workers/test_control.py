@@ -16,7 +16,7 @@ import pytest
 from vuproc import texts
 from vuproc.fd import Fd
 from vuproc.vhost_user import effects
-from vuproc.vhost_user.effects import Idle, Inflight, Order, Region, RingSetup
+from vuproc.vhost_user.effects import Idle, Inflight, LogArea, Order, Region, RingSetup
 from vuproc.workers import control
 from vuproc.workers.channel import MAX_DATAGRAM, ChannelClosed, ChannelError
 from vuproc.workers.control import (
@@ -92,6 +92,8 @@ def order_of(kind: type[Order], pipes: tuple[Fd, ...]) -> control.AnyOrder:
         effects.SetKick(0, pipes[0]),
         effects.SetCall(0, None),
         effects.SetErr(0, pipes[2]),
+        effects.SetLog(LogArea(pipes[0], 24, 8192), pipes[2]),
+        effects.LogUsedRing(1, 1 << 40),
         effects.WriteConfig(3, b"abc"),
         effects.SetMtu(1500),
         effects.Announce(bytes(6)),
@@ -171,7 +173,15 @@ def test_what_is_true_of_an_order_stands_in_its_class() -> None:
     }
     assert {name for name, idle in rings.items() if idle is Idle.ITS_RING} == {"StopRing"}
     kept = {kind.__name__ for kind in get_args(control.AnyOrder) if kind.keeps_fds}
-    assert kept == {"Prepare", "ObjectFound", "StartRing", "SetKick", "SetCall", "SetErr"}
+    assert kept == {
+        "Prepare",
+        "ObjectFound",
+        "StartRing",
+        "SetKick",
+        "SetCall",
+        "SetErr",
+        "SetLog",
+    }
 
 
 def test_nothing_to_receive_is_none(ends: Ends) -> None:

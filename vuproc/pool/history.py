@@ -17,6 +17,7 @@ from vuproc.vhost_user.effects import (
     AddRegion,
     Region,
     RingSetup,
+    SetLog,
     SetMemory,
     StartRing,
     WriteConfig,
@@ -135,13 +136,28 @@ class History:
                     for region in regions_of(effect):
                         if truncation(region) is None:
                             yield AddRegion(region)
+                case SetLog() if lost_memory and log_truncation(self.state):
+                    pass
                 case _:
                     yield effect
 
     def truncation(self) -> str | None:
-        """What is missing of the files of guest memory, in words; None if nothing is."""
+        """What is missing of the files of guest memory and of the dirty log, in words; None if
+        nothing is.
+        """
         cause = next(filter(None, map(truncation, self.state.regions)), None)
-        return None if cause is None else f"guest memory was truncated: {cause}"
+        if cause is None:
+            return log_truncation(self.state)
+        return f"guest memory was truncated: {cause}"
+
+
+def log_truncation(state: State) -> str | None:
+    """What the file of the dirty log lacks by now, in words; None if nothing, or without a log."""
+    log = state.logging.area
+    end = 0 if log is None else log.offset + log.size
+    if log is None or log.fd.size >= end:
+        return None
+    return f"the dirty log was truncated: it needs {end:#x} bytes, its file has {log.fd.size:#x}"
 
 
 def truncation(region: Region) -> str | None:

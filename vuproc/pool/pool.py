@@ -35,6 +35,7 @@ from vuproc.vhost_user.effects import (
     ForWorkers,
     KickRing,
     MakeBells,
+    LogUsedRing,
     MakeInflight,
     ReadConfig,
     RemoveRegion,
@@ -44,6 +45,7 @@ from vuproc.vhost_user.effects import (
     SetErr,
     SetFeatures,
     SetKick,
+    SetLog,
     SetMemory,
     SetMtu,
     StartRing,
@@ -223,7 +225,12 @@ class WorkerPool:
                 return self._stop_ring(index)
             case StartRing(setup=setup):
                 self._start_ring(setup)
-            case EnableRing(index=index) | SetKick(index=index) | SetCall(index=index):
+            case (
+                EnableRing(index=index)
+                | SetKick(index=index)
+                | SetCall(index=index)
+                | LogUsedRing(index=index)
+            ):
                 if index not in self.history.broken:
                     self._orders.tell(index, effect)
             case SetErr(index=index):
@@ -242,6 +249,8 @@ class WorkerPool:
                 self._orders.give_all(effect, ())
                 if layout_of(features) is not self.history.state.layout:
                     self.history.own_records.forget_all()
+            case SetLog():
+                self._orders.give_all(effect, (self.history.state.logging,))
             case ResetDevice():
                 self._reset(effect)
             case _:

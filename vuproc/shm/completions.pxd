@@ -46,6 +46,7 @@ cdef class Completions(Layout):
     cdef DirtyLog dirty            # not None then
     cdef uint64_t used_log         # where the used ring's writes are logged
     cdef bint used_logged          # whether they are
+    cdef int log_fd                # told of marks; -1: none
     cdef Py_ssize_t flying         # fetched and not completed
     cdef Completion batch[BATCH]   # completed and not published
     cdef int batched
@@ -66,6 +67,7 @@ cdef class Completions(Layout):
     cdef void pace(self, uint64_t step, int most) noexcept nogil
     cdef bint call_is_due(self, uint64_t step) noexcept nogil
 
+    cdef bint mark_in(self, DirtyLog log, object used_ring) except -1
     cdef void forget_writable(self) noexcept nogil
     cdef void note_writable(self, uint16_t head, uint64_t addr, uint64_t length) noexcept nogil
     cdef void mark_buffers(self, uint16_t head) noexcept nogil

@@ -19,11 +19,33 @@ cdef extern from "<poll.h>" nogil:
     int poll(pollfd *fds, unsigned long count, int timeout)
 
 
+cdef int notify(int fd) noexcept nogil:
+    # 1: sent; 0: full, and what is in there and not read yet wakes the other side as well; -1: not.
+    # O_NONBLOCK would be the front-end's flag too, so: look, then write. Should the front-end fill
+    # the descriptor in between, the write blocks this worker and nobody else.
+    cdef pollfd look
+    cdef uint64_t one = 1
+    cdef int ready
+    look.fd = fd
+    look.events = POLLOUT
+    look.revents = 0
+    ready = poll(&look, 1, 0)
+    while ready > 0:
+        if write(fd, &one, sizeof(one)) >= 0:
+            return 1
+        if errno == EAGAIN:
+            return 0
+        if errno != EINTR:
+            return -1
+    return ready
+
+
 cdef class Completions(Layout):
     """What a ring has completed; how it is published is the layout's affair."""
 
     def __cinit__(self):
         self.call_fd = -1
+        self.log_fd = -1
 
     def __dealloc__(self):
         self.forget_writable()
@@ -73,7 +95,10 @@ cdef class Completions(Layout):
     cdef void show(self) noexcept nogil:
         # Publish, and put off the call that the driver may want for it.
         cdef int count = self.batched
-        if self.commit() and not self.owed:
+        cdef bint called = self.commit()
+        if self.log_fd >= 0 and self.dirty is not None:
+            notify(self.log_fd)
+        if called and not self.owed:
             self.owed = True
             self.owed_since = self.now
             self.unnotified = 0
@@ -100,56 +125,45 @@ cdef class Completions(Layout):
         return waits >= CALL_NS or <int>self.backlog() < self.unnotified
 
     cdef void signal(self) noexcept nogil:
-        # O_NONBLOCK would be the front-end's flag too, so: look, then write. Should the front-end
-        # fill the descriptor in between, the write blocks this worker and nobody else.
-        cdef pollfd look
-        cdef uint64_t one = 1
-        cdef Py_ssize_t sent
-        cdef int ready
+        cdef int sent
         if self.call_fd < 0:
             return
-        look.fd = self.call_fd
-        look.events = POLLOUT
-        look.revents = 0
-        ready = poll(&look, 1, 0)
-        if ready == 0:
-            # Full: what is in there and not read yet wakes the driver as well.
+        sent = notify(self.call_fd)
+        if self.counters is None:
             return
-        while ready > 0:
-            sent = write(self.call_fd, &one, sizeof(one))
-            if sent >= 0:
-                if self.counters is not None:
-                    add(&self.counters.block.calls, 1)
-                return
-            if errno == EAGAIN:
-                return
-            if errno != EINTR:
-                break
-        if self.counters is not None:
+        if sent > 0:
+            add(&self.counters.block.calls, 1)
+        elif sent < 0:
             add(&self.counters.block.call_errors, 1)
 
     # The dirty log.
 
-    def log_writes(self, DirtyLog log, object used_ring=None):
-        """Mark in `log` what is written from now on; None: mark nothing any more."""
-        if self.flying:
-            raise RuntimeError(f"queue {self.queue}: {self.flying} requests in flight")
+    cdef bint mark_in(self, DirtyLog log, object used_ring) except -1:
+        # Have another log, or none; whether the buffers of what is in flight are not known.
+        cdef bint unknown = self.writable == NULL
+        cdef uint64_t at = 0 if used_ring is None else used_ring
         # As long as the old log is to have it.
         self.flush()
         self.mark_used_ring()
-        self.forget_writable()
         self.dirty = None
         self.used_logged = False
         if log is None:
-            return
-        self.used_log = 0 if used_ring is None else used_ring
-        self.writable = <Writable *>calloc(self.size, sizeof(Writable))
-        if self.writable == NULL:
-            raise MemoryError
+            self.forget_writable()
+            return False
+        if unknown:
+            self.writable = <Writable *>calloc(self.size, sizeof(Writable))
+            if self.writable == NULL:
+                raise MemoryError
         self.dirty = log
+        self.used_log = at
         self.used_logged = used_ring is not None
         # A predecessor may have died between the used index and its mark.
         self.mark_used_ring()
+        return unknown
+
+    def set_log_call(self, int fd):
+        """Tell through `fd` (borrowed) that pages were marked; -1: tell nobody."""
+        self.log_fd = fd if fd >= 0 else -1
 
     cdef void forget_writable(self) noexcept nogil:
         cdef Py_ssize_t head

@@ -21,3 +21,4 @@ cdef class Ring(NativeServing):
     cdef int negotiate(self, uint64_t features) except -1
     cdef int fault(self, const char *cause) noexcept nogil
     cdef int copy_table(self, uint64_t addr, uint32_t length) noexcept nogil
+    cdef int note_outstanding(self) except -1

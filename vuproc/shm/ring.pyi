@@ -161,9 +161,12 @@ class Ring:
         before the request is shown to the driver; None: mark nothing any more.
 
         `used_ring`: the guest-physical address at which the writes to the used ring are logged
-        (vring_addr.log); None: they are not. RuntimeError with requests in flight, whose addresses
-        are known only if writes were logged when they were fetched.
+        (vring_addr.log); None: they are not. Requests in flight are marked when they are finished,
+        as all others; RingError if the driver has made the chain of one malformed by now.
         """
+
+    def set_log_call(self, fd: int) -> None:
+        """Signal `fd` (borrowed) after each batch of which pages were marked; -1: none."""
 
     def blame(self, uring: Uring, looks: int) -> int:
         """Count this worker's end to the attempts of each request that `uring`, which is the

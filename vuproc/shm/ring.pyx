@@ -1,14 +1,17 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, auto_pickle=False
 """What split and packed rings share."""
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 from posix.uio cimport iovec
 
 from vuproc.shm.atomics cimport vu_compiler_barrier
+from vuproc.shm.dirty cimport DirtyLog
+from vuproc.shm.fetching cimport FREE
 from vuproc.shm.memory cimport NO_ROOM, GuestMemory
 from vuproc.shm.native_serving cimport NativeServing
+from vuproc.shm.request cimport Chain
 
 from vuproc.shm.native_serving import SLICE_NS
 
@@ -77,6 +80,24 @@ cdef class Ring(NativeServing):
             self.cause = b"ring not covered by the new memory table"
             raise self.break_ring() from error
         self.memory = memory
+
+    def log_writes(self, DirtyLog log, object used_ring=None):
+        """Mark in `log` what is written from now on; None: mark nothing any more."""
+        self.check_sound()
+        if not self.stopped and self.mark_in(log, used_ring):
+            self.note_outstanding()
+
+    cdef int note_outstanding(self) except -1:
+        # The chains of what was fetched before writes were logged are read anew, from the record if
+        # its layout keeps them there. In a split ring a driver leaves them as they are until it has
+        # them back; one that does not deceives itself alone, for where the device writes was
+        # settled at the fetch.
+        cdef Chain chain
+        cdef Py_ssize_t head
+        for head in range(self.size):
+            if self.marks[head] != FREE and self.fetch_again(<uint16_t>head, &chain) < 0:
+                raise self.break_ring()
+        return 0
 
     def stop(self, *, bint keep=False):
         """Let go of guest memory without touching it; return the base of a ring that goes on."""

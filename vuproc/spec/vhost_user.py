@@ -283,6 +283,12 @@ class MessageSpec:
     gate: Gate = field(default_factory=Gate)
     barrier: bool = False
 
+    def replies(self, negotiated: int) -> bool:
+        """Whether it has a reply of its own, with these protocol features negotiated."""
+        if self.reply is Reply.OWN_IF_LOG_SHMFD:
+            return bool(negotiated & ProtocolFeature.LOG_SHMFD)
+        return self.reply is Reply.OWN
+
     @property
     def number(self) -> int:
         """The message number in its direction's number space."""

@@ -4,6 +4,7 @@ from vuproc.ops.status import QueueStatus, Status
 from vuproc.testing.bell import Bell, BellKind
 from vuproc.testing.block import Block, Outcome
 from vuproc.testing.channel import BackEndChannel
+from vuproc.testing.dirty import DirtyBitmap
 from vuproc.testing.errors import (
     BackendFault,
     LoadStalled,
@@ -31,6 +32,7 @@ __all__ = [
     "BellKind",
     "Block",
     "Completion",
+    "DirtyBitmap",
     "DriverQueue",
     "FrontEnd",
     "Guest",

@@ -21,10 +21,10 @@ from vuproc.spec.vhost_user import (
     BackendRequest,
     FrontendRequest,
     ProtocolFeature,
-    Reply,
 )
 from vuproc.spec.virtio import Feature
 from vuproc.testing.channel import REPLY_TIMEOUT, BackEndChannel, receive_from, wait_readable
+from vuproc.testing.dirty import DirtyBitmap
 from vuproc.testing.errors import NoConfigChange, NoReply, Refused
 from vuproc.testing.memory import RamRegion
 from vuproc.vhost_user.wire import Message, Receiver, encode, send
@@ -80,13 +80,14 @@ class FrontEnd:
         flags = VERSION | (FLAG_NEED_REPLY if need_reply else 0)
         self.send(encode(row.number, body, flags=flags), fds)
         acked = need_reply and ProtocolFeature.REPLY_ACK in self.protocol_features
-        if row.reply is Reply.ACK and not acked:
+        replies = row.replies(self.protocol_features)
+        if not replies and not acked:
             return {}
         answer = self.receive(name)
         try:
             if answer.request != row.number:
                 raise VuprocError(f"{name} was answered by {answer.name}")
-            if row.reply is Reply.ACK:
+            if not replies:
                 code = U64.unpack(answer.payload)["value"]
                 if code:
                     raise Refused(name, code)
@@ -130,7 +131,8 @@ class FrontEnd:
     ) -> None:
         """Own the device and settle both sets of features; None takes all that is offered.
 
-        `without` removes device features. SET_FEATURES comes last, as QEMU has it.
+        `without` removes device features. SET_FEATURES comes last, as QEMU has it. LOG_ALL is not
+        among those of None: a front-end takes it while it migrates (`log_writes`).
         """
         offered = self.request("GET_FEATURES")["value"]
         if offered & Feature.PROTOCOL_FEATURES:
@@ -139,7 +141,8 @@ class FrontEnd:
                 there if protocol_features is None else there & protocol_features
             )
         self.request("SET_OWNER")
-        self.set_features((offered if features is None else offered & features) & ~without)
+        wanted = ~Feature.LOG_ALL if features is None else features
+        self.set_features(offered & wanted & ~without)
 
     def set_features(self, features: int) -> None:
         """SET_FEATURES."""
@@ -164,6 +167,19 @@ class FrontEnd:
     def remove_region(self, region: RamRegion, *, with_fd: bool = False) -> None:
         """REM_MEM_REG; `with_fd` attaches the region's fd, as libblkio does."""
         self.request("REM_MEM_REG", [region.fd] if with_fd else [], **region.fields)
+
+    def set_log(self, log: DirtyBitmap) -> None:
+        """SET_LOG_BASE: the pages to come are marked in `log` while LOG_ALL is acknowledged."""
+        self.request("SET_LOG_BASE", [log.fd], mmap_size=log.size, mmap_offset=log.offset)
+
+    def set_log_call(self, bell: Fd) -> None:
+        """SET_LOG_FD: what to signal when pages are marked."""
+        self.request("SET_LOG_FD", [bell])
+
+    def log_writes(self, wanted: bool = True) -> None:
+        """SET_FEATURES with LOG_ALL, or without, on rings that run, as QEMU has it."""
+        features = self.features | Feature.LOG_ALL if wanted else self.features & ~Feature.LOG_ALL
+        self.set_features(features)
 
     def get_config(self, offset: int = 0, size: int = 256) -> bytes:
         """GET_CONFIG: `size` bytes of config space. An error reply gives b""."""

@@ -7,10 +7,11 @@ import socket
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from vuproc.spec.vhost_user import VRING_NO_FD, ProtocolFeature
+from vuproc.spec.vhost_user import VRING_ADDR_F_LOG, VRING_NO_FD, ProtocolFeature
 from vuproc.spec.virtio import Feature, Status
 from vuproc.testing.bell import BellKind
 from vuproc.testing.errors import NotOffered
+from vuproc.testing.dirty import DirtyBitmap
 from vuproc.testing.frontend import FrontEnd
 from vuproc.testing.inband import InbandCall, InbandKick
 from vuproc.testing.job import Job, Stats
@@ -139,17 +140,35 @@ class Guest:
         request = self.front_end.request
         request("SET_VRING_NUM", index=queue.index, num=queue.size)
         request("SET_VRING_BASE", index=queue.index, num=queue.base)
-        request(
-            "SET_VRING_ADDR",
-            index=queue.index,
-            desc=queue.desc,
-            avail=queue.avail,
-            used=queue.used,
-        )
+        self.tell_addresses(queue)
         if isinstance(queue.call_bell, InbandCall):
             return
         request("SET_VRING_ERR", [queue.err_bell.theirs], value=queue.index)
         request("SET_VRING_CALL", [queue.call_bell.theirs], value=queue.index)
+
+    def tell_addresses(self, queue: DriverQueue, *, logged: bool | None = None) -> None:
+        """SET_VRING_ADDR. logged: writes to the used ring, too; None: while all others are."""
+        if logged is None:
+            logged = bool(self.front_end.features & Feature.LOG_ALL)
+        self.front_end.request(
+            "SET_VRING_ADDR",
+            index=queue.index,
+            flags=VRING_ADDR_F_LOG if logged else 0,
+            desc=queue.desc,
+            avail=queue.avail,
+            used=queue.used,
+            log=queue.used_guest_addr,
+        )
+
+    def log_writes(self, log: DirtyBitmap | None) -> None:
+        """Have the back-end mark in `log` what it writes, on rings that run, as QEMU does when a
+        migration begins; None: it has ended.
+        """
+        if log is not None:
+            self.front_end.set_log(log)
+        self.front_end.log_writes(log is not None)
+        for queue in self.queues.values():
+            self.tell_addresses(queue)
 
     def kick_queue(self, queue: DriverQueue) -> None:
         """SET_VRING_KICK, which starts a configured ring; in-band, SET_VRING_ENABLE does."""

@@ -77,6 +77,8 @@ class DriverQueue:
         self.avail = placed.avail
         self.used = placed.used
         self.block = placed.block
+        self.used_guest_addr = self.block.guest_addr + self.used - self.block.user_addr
+        """Guest-physical address of `used`, for the device's writes there in a dirty log."""
         with ExitStack() as undo:
             self.kick_bell = Bell(kick, rings=False) if isinstance(kick, BellKind) else kick
             if self.kick_bell:

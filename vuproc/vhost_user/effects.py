@@ -76,6 +76,14 @@ class Bells(msgspec.Struct, frozen=True):
     call: Fd
 
 
+class LogArea(msgspec.Struct, frozen=True):
+    """Where the dirty log of a live migration lies: `size` bytes of `fd` from `offset` on."""
+
+    fd: Fd
+    offset: int
+    size: int
+
+
 class RingSetup(msgspec.Struct, frozen=True, kw_only=True):
     """All that a worker must know to run a ring.
 
@@ -83,7 +91,9 @@ class RingSetup(msgspec.Struct, frozen=True, kw_only=True):
     position at which a ring begins whose record is empty, as the layout counts it (`RingLayout`);
     None: where the ring stopped. Without `kick` the ring is polled, without `call` the driver is
     not notified. `inflight` says where a worker that died had come to: the record in the
-    front-end's region, or None if it set none; then the pool has one.
+    front-end's region, or None if it set none; then the pool has one. `used_log` is the
+    guest-physical address at which writes to the used ring are logged, as long as there is a dirty
+    log; None: they are not.
     """
 
     index: int
@@ -97,10 +107,14 @@ class RingSetup(msgspec.Struct, frozen=True, kw_only=True):
     call: Fd | None
     err: Fd | None
     inflight: Inflight | None = None
+    used_log: int | None = None
 
 
 class SetFeatures(Order, frozen=True, tag=True):
-    """The driver acknowledged these device feature bits; they are for rings that start later."""
+    """The driver acknowledged these device feature bits; they are for rings that start later.
+
+    LOG_ALL is not among them: it is the front-end's affair, and comes and goes with `SetLog`.
+    """
 
     features: int
 
@@ -181,6 +195,25 @@ class SetErr(Order, frozen=True, tag=True):
 
     index: int
     fd: Fd | None
+
+
+class SetLog(Order, frozen=True, tag=True):
+    """Mark in this dirty log what is written from now on, instead of any before it; None: in none.
+
+    Rings go on. What is in flight is marked when it is finished. `call` is signalled after marks.
+    """
+
+    keeps_fds = True
+
+    area: LogArea | None
+    call: Fd | None = None
+
+
+class LogUsedRing(Order, frozen=True, tag=True):
+    """Log the writes to a started ring's used ring at another guest-physical address; None: not."""
+
+    index: int
+    address: int | None
 
 
 class ReadConfig(Order, frozen=True, tag=True):
@@ -284,6 +317,8 @@ ForWorkers = (
     | SetKick
     | SetCall
     | SetErr
+    | SetLog
+    | LogUsedRing
     | WriteConfig
     | SetMtu
     | Announce

@@ -19,6 +19,7 @@ from vuproc.spec.ring_layout import record_room
 from vuproc.spec.vhost_user import (
     CONFIG_HEADER,
     INFLIGHT,
+    LOG,
     PAYLOAD_MAX,
     U64,
     VRING_ADDR_F_LOG,
@@ -29,6 +30,7 @@ from vuproc.spec.vhost_user import (
     ProtocolFeature,
 )
 from vuproc.spec.virtio import QUEUE_SIZE_MAX, STATUS_MAX, Feature, Status
+from vuproc.vhost_user.dirty_log import make_log_area
 from vuproc.vhost_user.effects import (
     AddRegion,
     Announce,
@@ -37,6 +39,7 @@ from vuproc.vhost_user.effects import (
     FindObject,
     KickRing,
     MakeBells,
+    LogUsedRing,
     MakeInflight,
     ReadConfig,
     RemoveRegion,
@@ -164,12 +167,13 @@ def _set_features(state: State, offer: Offer, fields: Fields, fds: Fds) -> Chang
     extra = extra_bits(features, offer.features)
     if extra:
         raise MessageRefused(f"features {extra:#x} were not offered")
-    if state.started and extra_bits(features ^ (state.features or 0), Feature.LOG_ALL):
+    before, state = state, replace(state, features=features)
+    if state.started and state.ring_features != (before.ring_features or 0):
         raise MessageRefused("features cannot change while rings run")
     effects: tuple[Effect, ...] = ()
-    if features != state.features:
-        effects = (SetFeatures(features),)
-    state = replace(state, features=features)
+    if state.ring_features is not None and state.ring_features != before.ring_features:
+        effects = (SetFeatures(state.ring_features),)
+    effects += _log_change(before, state)
     if not features & Feature.PROTOCOL_FEATURES:
         # "If VHOST_USER_F_PROTOCOL_FEATURES has not been negotiated, the rings start enabled."
         for ring in state.rings:
@@ -269,6 +273,35 @@ def _rem_mem_reg(state: State, offer: Offer, fields: Fields, fds: Fds) -> Change
     return Change(state=replace(state, regions=regions), effects=(RemoveRegion(region),))
 
 
+# ---- dirty log -----------------------------------------------------------------------------------
+
+
+def _log_change(before: State, after: State) -> tuple[Effect, ...]:
+    """What workers must hear if they are to mark pages somewhere else from now on, or nowhere."""
+    return () if after.logging == before.logging else (after.logging,)
+
+
+def _set_log_base(state: State, offer: Offer, fields: Fields, fds: Fds) -> Change:
+    """Another log may come while the one before is written to: the guest has more memory then."""
+    if not state.protocol_features & ProtocolFeature.LOG_SHMFD or "mmap_size" not in fields:
+        # Without LOG_SHMFD it is an address in the front-end.
+        raise MessageRefused("a dirty log that is not shared by LOG_SHMFD cannot be written to")
+    if not fds:
+        raise MessageRefused("no descriptor came with the dirty log")
+    after = replace(state, log=make_log_area(fields, fds[0]))
+
+    def answer(after: State, results: Sequence[object]) -> bytes:
+        # The specification names no payload: the same 16 bytes are what every front-end takes.
+        return LOG.pack(mmap_size=fields["mmap_size"], mmap_offset=fields["mmap_offset"])
+
+    return Change(state=after, effects=_log_change(state, after), answer=answer)
+
+
+def _set_log_fd(state: State, offer: Offer, fields: Fields, fds: Fds) -> Change:
+    after = replace(state, log_call=_bell(fds[0]))
+    return Change(state=after, effects=_log_change(state, after))
+
+
 # ---- rings ---------------------------------------------------------------------------------------
 
 
@@ -296,9 +329,13 @@ def _set_vring_addr(state: State, offer: Offer, fields: Fields, fds: Fds) -> Cha
         log=fields["log"],
     )
     addresses.check_alignment(state.layout)
+    addresses.check_log(state.layout, ring.size or 1)
     if ring.live and ring.addresses is not None and addresses.same_place(ring.addresses):
         # Only the logging of a ring may change while it runs.
-        return Change(state=state.with_ring(replace(ring, addresses=addresses)))
+        effects: tuple[Effect, ...] = ()
+        if addresses.used_log != ring.addresses.used_log:
+            effects = (LogUsedRing(ring.index, addresses.used_log),)
+        return Change(state=state.with_ring(replace(ring, addresses=addresses)), effects=effects)
     _refuse_if_running(ring, "the addresses")
     if state.regions:
         addresses.check_covered(state.layout, state.regions, ring.size or 1)
@@ -375,11 +412,16 @@ def _ring_and_fd(state: State, fields: Fields, fds: Fds) -> tuple[Vring, Fd | No
         return ring, None  # one that came nevertheless is closed
     if not fds:
         raise MessageRefused(f"no descriptor came for vring {ring.index}")
-    if fds[0].kind not in (FdKind.EVENTFD, FdKind.PIPE, FdKind.SOCKET):
+    return ring, _bell(fds[0])
+
+
+def _bell(fd: Fd) -> Fd:
+    """MessageRefused unless it is something to signal somebody with."""
+    if fd.kind not in (FdKind.EVENTFD, FdKind.PIPE, FdKind.SOCKET):
         raise MessageRefused("the descriptor is no eventfd, pipe or socket")
-    if fds[0].kind is FdKind.SOCKET and not fds[0].paired:
+    if fd.kind is FdKind.SOCKET and not fd.paired:
         raise MessageRefused("the descriptor is a socket with an address, not one of a pair")
-    return ring, fds[0]
+    return fd
 
 
 def _set_vring_enable(state: State, offer: Offer, fields: Fields, fds: Fds) -> Change:
@@ -517,10 +559,11 @@ def _set_status(state: State, offer: Offer, fields: Fields, fds: Fds) -> Change:
         kept = state.status & Status.NEEDS_RESET
         return Change(state=replace(state, status=status | kept))
     # QEMU 7.2 writes 0 before it asks for the bases of a guest that is merely paused: keep them.
-    state, effects, stopping = _stop_all(state)
+    stopped, effects, stopping = _stop_all(state)
+    after = replace(stopped, features=None, status=0)
     return Change(
-        state=replace(state, features=None, status=0),
-        effects=(*effects, ResetDevice()),
+        state=after,
+        effects=(*effects, *_log_change(state, after), ResetDevice()),
         rebased=stopping,
     )
 
@@ -530,7 +573,8 @@ def _get_status(state: State, offer: Offer, fields: Fields, fds: Fds) -> Change:
 
 
 def _reset_device(state: State, offer: Offer, fields: Fields, fds: Fds) -> Change:
-    """Back to the beginning, save for the owner, the protocol features and the memory table.
+    """Back to the beginning, save for the owner, the protocol features and what is in memory: the
+    table and the dirty log, which waits for its feature.
 
     The in-flight region goes: what it says of the requests before the reset must not come back.
     """
@@ -539,10 +583,8 @@ def _reset_device(state: State, offer: Offer, fields: Fields, fds: Fds) -> Chang
         Vring(index=r.index, call=r.call, err=r.err, bells=r.bells, muted=r.muted)
         for r in state.rings
     )
-    return Change(
-        state=replace(state, rings=rings, features=None, status=0, inflight=None),
-        effects=(*effects, ResetDevice()),
-    )
+    after = replace(state, rings=rings, features=None, status=0, inflight=None)
+    return Change(state=after, effects=(*effects, *_log_change(state, after), ResetDevice()))
 
 
 HANDLERS: dict[FrontendRequest, Handler] = {
@@ -551,6 +593,8 @@ HANDLERS: dict[FrontendRequest, Handler] = {
     FrontendRequest.SET_OWNER: _set_owner,
     FrontendRequest.RESET_OWNER: _reset_owner,
     FrontendRequest.SET_MEM_TABLE: _set_mem_table,
+    FrontendRequest.SET_LOG_BASE: _set_log_base,
+    FrontendRequest.SET_LOG_FD: _set_log_fd,
     FrontendRequest.SET_VRING_NUM: _set_vring_num,
     FrontendRequest.SET_VRING_ADDR: _set_vring_addr,
     FrontendRequest.SET_VRING_BASE: _set_vring_base,

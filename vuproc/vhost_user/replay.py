@@ -24,11 +24,14 @@ def replay(state: State, queues: Collection[int] | None = None) -> Iterator[ForW
     Rings that broke are among the started ones: `state.rings[i].broken` tells. The base is the one
     with which the ring was started, not where it is by now.
     """
-    if state.features is not None:
-        yield SetFeatures(state.features)
+    if state.ring_features is not None:
+        yield SetFeatures(state.ring_features)
     if state.mtu:
         yield SetMtu(state.mtu)
     yield from memory_of(state)
+    if state.logging.area is not None:
+        # Before the rings: what they are to recover is marked, too.
+        yield state.logging
     for ring in state.started:
         if queues is None or ring.index in queues:
             yield StartRing(ring.setup())

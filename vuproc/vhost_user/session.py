@@ -18,7 +18,6 @@ from vuproc.spec.vhost_user import (
     FrontendRequest,
     MessageSpec,
     ProtocolFeature,
-    Reply,
 )
 from vuproc.spec.virtio import Feature, Status
 from vuproc.vhost_user.effects import (
@@ -265,7 +264,7 @@ class Session:
     def _refusal(self, message: Message, reason: str) -> bytes | None:
         """The reply that says "failed"; CloseConnection if there is no such form."""
         row = message.spec
-        if row is not None and row.reply is Reply.OWN:
+        if row is not None and row.replies(self._state.protocol_features):
             if row.error_reply is not None:
                 return reply(message, row.error_reply)
         elif self._acknowledged(message):

@@ -24,6 +24,8 @@ _KINDS: dict[str, tuple[FdKind, ...]] = {
     "backend": (FdKind.SOCKET,),
     "inflight": (FdKind.FILE,),
     "region": (FdKind.FILE,),
+    "log": (FdKind.FILE,),
+    "logcall": _BELLS,
     "kick": _BELLS,
     "call": _BELLS,
     "err": _BELLS,

@@ -6,7 +6,8 @@ import msgspec
 
 from vuproc.fd import Fd
 from vuproc.spec.ring_layout import RingLayout, layout_of
-from vuproc.vhost_user.effects import Region
+from vuproc.spec.virtio import Feature
+from vuproc.vhost_user.effects import LogArea, Region, SetLog
 from vuproc.vhost_user.inflight_region import InflightRegion
 from vuproc.vhost_user.vring import Vring
 
@@ -40,6 +41,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that one front-end has told us and that a fresh worker would have to know.
 
     `features` is None until SET_FEATURES. `inflight` is for the rings that start from now on.
+    `log` is the dirty log, written to while LOG_ALL is acknowledged; `log_call` is told of that.
     """
 
     rings: tuple[Vring, ...]
@@ -52,6 +54,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     backend_channel: Fd | None = None
     mtu: int = 0
     """Bytes, of a network device whose front-end has said so; 0: it has not."""
+    log: LogArea | None = None
+    log_call: Fd | None = None
 
     @staticmethod
     def initial(num_queues: int) -> State:
@@ -62,6 +66,18 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     def started(self) -> tuple[Vring, ...]:
         """The rings that run, broken ones among them."""
         return tuple(ring for ring in self.rings if ring.started)
+
+    @property
+    def ring_features(self) -> int | None:
+        """The acknowledged features that concern the device and its rings: all but LOG_ALL."""
+        return None if self.features is None else extra_bits(self.features, Feature.LOG_ALL)
+
+    @property
+    def logging(self) -> SetLog:
+        """Which dirty log workers are to write to."""
+        if self.log is None or not (self.features or 0) & Feature.LOG_ALL:
+            return SetLog(None)
+        return SetLog(self.log, self.log_call)
 
     @property
     def layout(self) -> RingLayout:
@@ -80,7 +96,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     def roles(self) -> dict[Fd, str]:
         """Every descriptor that this state keeps open, and what it is for in a word.
 
-        The order is fixed: back-end channel, in-flight region, memory, then ring by ring.
+        The order is fixed: back-end channel, in-flight region, memory, dirty log, then ring by
+        ring.
         """
         roles: dict[Fd, str] = {}
         if self.backend_channel is not None:
@@ -89,6 +106,10 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
             roles.setdefault(self.inflight.fd, "inflight")
         for i, region in enumerate(self.regions):
             roles.setdefault(region.fd, f"region-{i}")
+        if self.log is not None:
+            roles.setdefault(self.log.fd, "log")
+        if self.log_call is not None:
+            roles.setdefault(self.log_call, "logcall")
         # Of each ring, at every message: a name is made for what is there alone.
         for ring in self.rings:
             for role, fd in ring.roles():

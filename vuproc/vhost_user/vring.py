@@ -9,6 +9,8 @@ import msgspec
 from vuproc.errors import MessageRefused
 from vuproc.fd import Fd
 from vuproc.spec.ring_layout import Area, RingLayout
+from vuproc.spec.vhost_user import VRING_ADDR_F_LOG
+from vuproc.vhost_user.dirty_log import check_used_log
 from vuproc.vhost_user.effects import Bells, Inflight, Region, RingSetup
 from vuproc.vhost_user.memory_table import covers
 
@@ -41,6 +43,16 @@ class Addresses(msgspec.Struct, frozen=True, kw_only=True):
                 raise MessageRefused(
                     f"{area.name} at {address:#x}+{length:#x} is not in one region"
                 )
+
+    def check_log(self, layout: RingLayout, size: int) -> None:
+        """MessageRefused if the used ring of `size` descriptors cannot be logged where it says."""
+        if self.used_log is not None:
+            check_used_log(self.used_log, layout.used.length(size))
+
+    @property
+    def used_log(self) -> int | None:
+        """Where writes to the used ring are logged; None: they are not."""
+        return self.log if self.flags & VRING_ADDR_F_LOG else None
 
     def _areas(self, layout: RingLayout) -> tuple[tuple[Area, int], ...]:
         return (layout.desc, self.desc), (layout.avail, self.avail), (layout.used, self.used)
@@ -132,4 +144,5 @@ class Vring(msgspec.Struct, frozen=True, kw_only=True):
             call=self.call_used,
             err=self.err,
             inflight=self.inflight,
+            used_log=self.addresses.used_log,
         )

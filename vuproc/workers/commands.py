@@ -9,6 +9,7 @@ from vuproc import texts
 from vuproc.device import Device
 from vuproc.fd import Fd
 from vuproc.sharing import SharingDevice
+from vuproc.shm.dirty import DirtyLog
 from vuproc.shm.memory import GuestMemory
 from vuproc.spec.ring_layout import layout_of
 from vuproc.vhost_user.effects import (
@@ -16,6 +17,8 @@ from vuproc.vhost_user.effects import (
     Announce,
     EnableRing,
     Idle,
+    LogArea,
+    LogUsedRing,
     Region,
     RemoveRegion,
     ResetDevice,
@@ -23,6 +26,7 @@ from vuproc.vhost_user.effects import (
     SetErr,
     SetFeatures,
     SetKick,
+    SetLog,
     SetMemory,
     SetMtu,
     StartRing,
@@ -71,6 +75,7 @@ class Commands:
         self._memory = GuestMemory()
         self._features = 0
         self._mtu = 0
+        self._log_call: Fd | None = None
 
     def begin(self, order: AnyOrder) -> None:
         """The order is the next to be carried out: have the device give back what it keeps."""
@@ -137,6 +142,10 @@ class Commands:
                 self._queue(index).set_call(fd)
             case SetErr(index=index, fd=fd):
                 self._queue(index).set_err(fd)
+            case SetLog(area=area, call=call):
+                self._set_log(area, call)
+            case LogUsedRing(index=index, address=address):
+                self._queue(index).log_used_ring(address)
             case WriteConfig(offset=offset, data=data):
                 self._write_config(offset, data)
                 if self.config is not None:
@@ -177,6 +186,7 @@ class Commands:
             queue.drop()
             queue.enabled = False
             queue.unshared.said = False
+        self._log_in(None, None)
         self._memory = GuestMemory()
         self._features = 0
         if self._mtu:
@@ -194,6 +204,21 @@ class Commands:
         for queue in self.queues.values():
             queue.rebind(memory)
         self._memory = memory
+
+    def _set_log(self, area: LogArea | None, call: Fd | None) -> None:
+        if area is None:
+            self._log_in(None, call)
+            return
+        log = DirtyLog(area.fd.fileno(), area.size, area.offset)
+        area.fd.close()  # it is mapped
+        self._log_in(log, call)
+
+    def _log_in(self, log: DirtyLog | None, call: Fd | None) -> None:
+        for queue in self.queues.values():
+            queue.log_writes(log, call)
+        old, self._log_call = self._log_call, call
+        if old is not None:
+            old.close()
 
     def _remove(self, region: Region) -> None:
         key = region.guest_addr, region.size, region.user_addr

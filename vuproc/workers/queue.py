@@ -13,6 +13,7 @@ from vuproc.device import Device, Resubmit
 from vuproc.errors import MemoryFault, RingError
 from vuproc.fd import Fd
 from vuproc.shm.counters import QueueCounters
+from vuproc.shm.dirty import DirtyLog
 from vuproc.shm.memory import GuestMemory
 from vuproc.shm.native import NativeDevice
 from vuproc.shm.request import Request
@@ -20,6 +21,7 @@ from vuproc.shm.ring import SLICE_NS
 from vuproc.spec.ring_layout import SPLIT, RingLayout
 from vuproc.vhost_user.effects import RingSetup
 from vuproc.workers.poller import Watcher
+from vuproc.workers.queue_log import QueueLog
 from vuproc.workers.queue_uring import QueueUring
 from vuproc.workers.ring_fds import KickGone, RingFds
 from vuproc.workers.rings import AnyRing, make_ring
@@ -81,6 +83,7 @@ class Queue:
         self._ring: AnyRing | None = None
         self._layout = SPLIT
         self._uring = QueueUring(index, device, counters)
+        self._log = QueueLog()
         self._fds = RingFds()
         self._broken = False
 
@@ -158,6 +161,7 @@ class Queue:
         ring.waker = self.waker
         self.enabled = setup.enabled
         self.ready = True
+        self.log_used_ring(setup.used_log)
 
     def stop(self) -> tuple[int, int]:
         """Stop the ring, with nothing in the device's hands: its base, and the number of requests
@@ -225,6 +229,26 @@ class Queue:
             self._fds.signal_err()
         if old is not None:
             old.close()
+
+    def log_writes(self, log: DirtyLog | None, call: Fd | None) -> None:
+        """Mark in `log` what is written from now on, by rings that start later too, and signal
+        `call` (borrowed); None: nowhere. A ring breaks if its driver spoilt what is in flight.
+        """
+        self._log.log, self._log.call = log, call
+        self._apply_log()
+
+    def log_used_ring(self, address: int | None) -> None:
+        """The same for writes to the used ring of this start; None: they are not logged."""
+        self._log.used_ring = address
+        self._apply_log()
+
+    def _apply_log(self) -> None:
+        if self._ring is None or self._broken:
+            return
+        try:
+            self._log.apply(self._ring)
+        except RingError as error:
+            self.break_ring(str(error))
 
     def rebind(self, memory: GuestMemory) -> None:
         """Move the ring to a changed memory table; it breaks if that lacks its addresses."""

@@ -15,7 +15,9 @@ FIRST_SLOT = 4
 # An emulated machine has next to no chance events: without this instruction the first program that
 # asks for random bytes (mke2fs does) waits seconds for them.
 PROCESSOR = "qemu64,+rdrand"
-FAST = "nokaslr mitigations=off random.trust_cpu=on"
+# Nor does the kernel clear each page that it takes: a migration would copy what a device writes
+# there for that alone, whatever the device says of it.
+FAST = "nokaslr mitigations=off random.trust_cpu=on init_on_alloc=0"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,11 +76,13 @@ def boot_qemu(
     cpus: int = 2,
     reboots: bool = False,
     qemu: Qemu = Qemu.INSTALLED,
+    extra: Sequence[str] = (),
 ) -> LinuxGuest:
     """Boots Linux under emulation on vhost-user devices and runs `script` in it.
 
     With `reboots` a guest that reboots starts again from the beginning, with the same memory and
-    devices; otherwise that ends it. `ClientMissing` if QEMU or a kernel is not on this machine.
+    devices; otherwise that ends it. `extra` are further options of QEMU's. `ClientMissing` if QEMU
+    or a kernel is not on this machine.
     """
     command = machine_arguments(devices, cpus=cpus, qemu=qemu)
     kernel = clients.qemu_kernel()
@@ -87,6 +91,6 @@ def boot_qemu(
         append = f"console=ttyS0 quiet loglevel=3 panic=-1 {FAST}"
         boot: list[str | Path] = ["-kernel", kernel.image, "-initrd", initramfs, "-append", append]
         ends = [] if reboots else ["-no-reboot"]
-        return [*command, *boot, *ends, "-cpu", PROCESSOR, "-serial", "stdio"]
+        return [*command, *boot, *ends, "-cpu", PROCESSOR, "-serial", "stdio", *extra]
 
     return LinuxGuest(kernel, complete, script=script, modules=modules, programs=programs)
