@@ -2,6 +2,7 @@
 
 from vuproc.testing.vms.blkio import Blkio, BlkioMemory, BlkioQueue
 from vuproc.testing.vms.clients import Qemu
+from vuproc.testing.vms.dpdk import Dpdk, PortStats
 from vuproc.testing.vms.errors import ClientMissing, GuestFailed
 from vuproc.testing.vms.linux import LinuxGuest, Report
 from vuproc.testing.vms.pci_queue import PciQueue, Segment
@@ -15,10 +16,12 @@ __all__ = [
     "BlkioMemory",
     "BlkioQueue",
     "ClientMissing",
+    "Dpdk",
     "GuestFailed",
     "HaltedQemu",
     "LinuxGuest",
     "PciQueue",
+    "PortStats",
     "Qemu",
     "Report",
     "Segment",
