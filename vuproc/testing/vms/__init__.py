@@ -6,7 +6,7 @@ from vuproc.testing.vms.dpdk import Dpdk, PortStats
 from vuproc.testing.vms.errors import ClientMissing, GuestFailed
 from vuproc.testing.vms.linux import LinuxGuest, Report
 from vuproc.testing.vms.pci_queue import PciQueue, Segment
-from vuproc.testing.vms.qemu import VhostUserDevice, boot_qemu
+from vuproc.testing.vms.qemu import VhostUserDevice, VhostUserNet, boot_qemu
 from vuproc.testing.vms.qtest import HaltedQemu
 from vuproc.testing.vms.uml import boot_uml
 from vuproc.testing.vms.virtio_pci import VirtioPci
@@ -26,6 +26,7 @@ __all__ = [
     "Report",
     "Segment",
     "VhostUserDevice",
+    "VhostUserNet",
     "VirtioPci",
     "boot_qemu",
     "boot_uml",
