@@ -188,6 +188,57 @@ SCRIPT
     chmod +x "$2/qemu-system-x86_64" && "$2/qemu-system-x86_64" --version
 }
 
+# The package that has library $1, by Debian's rule: librte_eal.so.23 is in librte-eal23, libnl-3.so.200 in libnl-3-200.
+library_package() {
+    case $1 in
+        libmlx[45].so.*) echo ibverbs-providers ;;
+        *) printf '%s\n' "$1" | sed -e 's/_/-/g' -e 's/\([0-9]\)\.so\./\1-/' -e 's/\.so\.//' ;;
+    esac
+}
+
+# Libraries that the programs $2... need and that are neither on this system nor in folder $1.
+missing_libraries() {
+    folder=$1
+    shift
+    LD_LIBRARY_PATH=$folder ldd "$@" 2>/dev/null | sed -n 's/^[[:space:]]*\([^ ]*\) => not found$/\1/p' | sort -u
+}
+
+# DPDK's test program with the drivers that it is used with, and the libraries of both that are not on this system.
+# Libraries of libraries come to light one round after the other; five are twice what it takes.
+unpack_dpdk() {
+    [ -e "$cache/dpdk" ] && return 0
+    refresh_lists
+    say "unpacking dpdk-testpmd below $cache/dpdk"
+    part=$cache/dpdk.part
+    rm -rf "$part"
+    mkdir -p "$part/root"
+    abi=$(with_apt apt-cache depends --important dpdk-dev 2>/dev/null | sed -n 's/^ *Depends: librte-eal//p')
+    packages="dpdk-dev librte-net-virtio$abi librte-mempool-ring$abi"
+    for _ in 1 2 3 4 5; do
+        mkdir "$part/debs"
+        # shellcheck disable=SC2086  # one word a package
+        if ! (cd "$part/debs" && with_apt apt-get download $packages) >>"$apt_log" 2>&1; then
+            say "cannot get dpdk-testpmd: $(apt_reason)"
+            break
+        fi
+        for deb in "$part"/debs/*.deb; do
+            dpkg-deb -x "$deb" "$part/root" >>"$apt_log" 2>&1
+        done
+        rm -r "$part/debs"
+        libraries=$(echo "$part"/root/usr/lib/*-linux-gnu*)
+        missing=$(missing_libraries "$libraries" "$part/root/usr/bin/dpdk-testpmd" "$libraries"/librte_*.so.*)
+        if [ -z "$missing" ]; then
+            mv "$part/root" "$cache/dpdk"
+            rm -rf "$part"
+            return 0
+        fi
+        packages=$(for library in $missing; do library_package "$library"; done | sort -u)
+    done
+    rm -rf "$part"
+    say "cannot get dpdk-testpmd with all of its libraries, see $apt_log"
+    return 1
+}
+
 # What checks the XML of `vuproc hint libvirt`: libvirt's schemas, and xmllint.
 unpack_schemas() {
     unpack_own xmllint libxml2-utils || true
@@ -213,6 +264,7 @@ get_guests() {
     unpack_own busybox busybox-static || true
     unpack_kernel || true
     unpack_blkio || true
+    unpack_dpdk || true
     unpack_schemas || true
     unpack_qemu trixie || true
     [ -z "${VUPROC_LONG:-}${VUPROC_SID:-}" ] || unpack_qemu sid || true

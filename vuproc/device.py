@@ -61,6 +61,10 @@ class Loop(Protocol):
 
     def ask(self, ask: Ask) -> None: ...  # noqa: D102
 
+    def finish_together(self, requests: Sequence[Request]) -> None: ...  # noqa: D102
+
+    def count_dropped(self, queue: int, count: int) -> None: ...  # noqa: D102
+
     @property
     def asyncio_loop(self) -> AbstractEventLoop: ...  # noqa: D102
 
@@ -328,6 +332,22 @@ class Device:
         It is deferred: it stays the device's until it is finished or released.
         """
         return self._running_in().take(queue)
+
+    def finish_together(self, requests: Sequence[Request]) -> None:
+        """Complete requests of one queue, at most 64, in their order: the driver sees all of them
+        at once, or none yet, even if the worker dies in between. For what is spread over several
+        buffers, as a frame over those of a network device. In the worker's thread.
+
+        Raises ValueError for more or for requests of several queues, RequestFinished for one that
+        is finished; then it has finished none.
+        """
+        self._running_in().finish_together(requests)
+
+    def count_dropped(self, queue: int, count: int = 1) -> None:
+        """Count `count` things of `queue` that the device had to throw away: `dropped` of the
+        queue's counters, which `vuproc status --json` shows.
+        """
+        self._running_in().count_dropped(queue, count)
 
     @property
     def asyncio_loop(self) -> AbstractEventLoop:

@@ -63,6 +63,11 @@ class Options(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     can go on with the rings of those that had the old one.
     """
 
+    superseded: ClassVar[Mapping[str, str]] = {}
+    """Options of this class that a subclass says in another way, and how, in words: a device file
+    that has one of them is wrong in that line.
+    """
+
     queues: Annotated[
         int, Meta(ge=1, le=MAX_QUEUES, description="Number of virtqueues, a worker process each.")
     ] = 1

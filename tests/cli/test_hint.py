@@ -21,7 +21,7 @@ def folder(tmp_path: Path) -> Path:
             f"class D{number}(Device):\n"
             f"    device_id = {number}\n"
             "    def handle(self, request): pass\n"
-            for number in (1, 4, 8, 16, 26, 36, 44)
+            for number in (1, 2, 4, 8, 16, 26, 36, 44)
         )
     )
     return tmp_path
@@ -33,6 +33,11 @@ def device_file(
     path = folder / "disk.yaml"
     path.write_text(f"socket: {{path: ./disk.sock, mode: {mode}}}\ndevice: {{{device}}}\n")
     return load(path)
+
+
+def any_for(client: str) -> str:
+    """A device that the client can have."""
+    return "type: net" if client == "dpdk" else "type: blk, ram: 64MiB"
 
 
 def author(folder: Path, number: int, queues: int = 1, *, mode: str = "server") -> DeviceFile:
@@ -150,7 +155,7 @@ def test_c5_reconnect_is_told_for_old_and_new_versions(folder: Path) -> None:
 )
 def test_c5_who_may_connect_is_said(folder: Path, client: str, socket: str, expected: str) -> None:
     path = folder / "disk.yaml"
-    path.write_text(f"socket: {{path: ./disk.sock{socket}}}\ndevice: {{type: blk, ram: 512}}\n")
+    path.write_text(f"socket: {{path: ./disk.sock{socket}}}\ndevice: {{{any_for(client)}}}\n")
     text = hint(client, load(path))
     assert expected in text
     assert ("owner: " in text) == ("Only" in expected)
@@ -238,6 +243,24 @@ def test_libblkio(folder: Path) -> None:
     assert f"driver=virtio-blk-vhost-user,path={folder}/disk.sock,cache.direct=on" in text
 
 
+def test_dpdk(folder: Path) -> None:
+    text = hint("dpdk", device_file(folder, "type: net, pairs: 2, queue_size: 512"))
+    assert words(text) == [
+        *("dpdk-testpmd", "--no-huge", "-m", "512", "--no-shconf", "--no-pci", "--no-telemetry"),
+        f"--vdev=net_virtio_user0,path={folder}/disk.sock,queues=2,queue_size=512",
+        *("--", "-i", "--rxq=2", "--txq=2", "--rxd=512", "--txd=512"),
+    ]
+
+
+def test_a_network_device_of_several_pairs(folder: Path) -> None:
+    file = device_file(folder, "type: net, pairs: 2")
+    assert "vhost-user,id=vuproc-disk-net,chardev=vuproc-disk,queues=2" in words(hint("qemu", file))
+    with pytest.raises(HintError, match="set pairs: 1"):
+        hint("uml", file)
+    one = hint("uml", device_file(folder, "type: net"))
+    assert f"virtio_uml.device={folder}/disk.sock:1" in one and "one queue of" not in one
+
+
 @pytest.mark.parametrize(
     ("client", "number", "mode", "expected"),
     [
@@ -246,6 +269,8 @@ def test_libblkio(folder: Path) -> None:
         ("cloud-hypervisor", 16, "server", "Cloud Hypervisor cannot have a vhost-user gpu"),
         ("cloud-hypervisor", 4, "client", "Cloud Hypervisor connects to a listening device"),
         ("crosvm", 4, "client", "crosvm connects to a listening device"),
+        ("dpdk", 2, "server", "DPDK's virtio-user drives network devices only, not block device"),
+        ("dpdk", 1, "client", "DPDK connects to a listening device"),
         ("uml", 4, "client", "User-Mode Linux connects to a listening device"),
     ],
 )
@@ -281,4 +306,4 @@ def test_awkward_paths_are_quoted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("client", CLIENTS)
 def test_no_hint_mentions_another_socket(folder: Path, client: str) -> None:
-    assert f"{folder}/disk.sock" in hint(client, device_file(folder))
+    assert f"{folder}/disk.sock" in hint(client, device_file(folder, any_for(client)))

@@ -98,6 +98,7 @@ def test_the_block_has_the_documented_layout() -> None:
     buffer = bytearray(block_bytes(2))
     words = [*range(1, 9), *range(100, 100 + BUCKETS), 99, 9]
     struct.pack_into(f"={len(words)}Q", buffer, BLOCK_SIZE, *words)
+    struct.pack_into("=Q", buffer, BLOCK_SIZE + 8 * 54, 12)
     assert BLOCK_SIZE == 512
     QueueCounters(buffer, 0).count_command()
     assert struct.unpack_from("=Q", buffer, 8 * (len(words) + 1)) == (1,)
@@ -115,6 +116,7 @@ def test_the_block_has_the_documented_layout() -> None:
         busy=9,
         hooks=1,
         latency_total_ns=99,
+        dropped=12,
         latency=tuple(range(100, 100 + BUCKETS)),
     )
 
@@ -122,11 +124,11 @@ def test_the_block_has_the_documented_layout() -> None:
 def test_percentiles_are_upper_bounds_of_buckets() -> None:
     counts = [0] * BUCKETS
     counts[10], counts[12] = 98, 2
-    snapshot = CountersSnapshot(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, tuple(counts))
+    snapshot = CountersSnapshot(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, tuple(counts))
     assert snapshot.percentile(0.5) == 1 << 11
     assert snapshot.percentile(0.98) == 1 << 11
     assert snapshot.percentile(0.99) == 1 << 13
-    nothing = CountersSnapshot(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, (0,) * BUCKETS)
+    nothing = CountersSnapshot(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, (0,) * BUCKETS)
     assert nothing.percentile(0.5) == 0
 
 

@@ -19,6 +19,8 @@ QEMU_MIN_NET_QUEUE_SIZE = 256
 """Entries of the smallest queue of its network device."""
 QEMU_ANY = "vhost-user-test-device"
 """QEMU's device of any type."""
+DPDK_MAX_QUEUE_SIZE = 1024
+"""Entries that its test program is asked for at most, so that its buffers last."""
 CLOUD_HYPERVISOR_ANY = "--generic-vhost-user"
 """Cloud Hypervisor's flag for a device of any type."""
 EVERYBODY = 0o002
@@ -371,6 +373,11 @@ def _uml(target: Target) -> str:
             "User-Mode Linux takes no socket path with a colon or a space in it, "
             f"and there is one in {target.socket}"
         )
+    if target.device_id == NET and target.queues > 2:
+        raise HintError(
+            "User-Mode Linux has no control queue of its own, and Linux takes no network "
+            "device of several pairs without one: set pairs: 1 in the device file"
+        )
     lines = [
         _order(target, "User-Mode Linux"),
         *_access(target, "User-Mode Linux"),
@@ -379,7 +386,7 @@ def _uml(target: Target) -> str:
         f"  virtio_uml.device={shlex.quote(f'{target.socket}:{target.device_id}')}",
         f"# The guest needs the virtio driver for the {target.kind}, as a module or built in.",
     ]
-    if target.queues > 1:
+    if target.device_id != NET and target.queues > 1:
         lines.append(f"# It has one CPU, so drivers use one queue of the {target.queues}.")
     return "\n".join(lines)
 
@@ -415,6 +422,33 @@ def _libblkio(target: Target) -> str:
     )
 
 
+# DPDK.
+
+
+def _dpdk(target: Target) -> str:
+    if target.device_id != NET:
+        raise HintError(f"DPDK's virtio-user drives network devices only, not {target.kind}")
+    _must_listen(target, "DPDK")
+    path = _key_value("DPDK", target.socket)
+    if path != target.socket:
+        raise HintError(
+            "DPDK takes no socket path with one of ,=[] or a space in it, "
+            f"and there is one in {target.socket}"
+        )
+    pairs, size = max(1, target.queues // 2), min(target.queue_size, DPDK_MAX_QUEUE_SIZE)
+    device = f"net_virtio_user0,path={path},queues={pairs},queue_size={size}"
+    return "\n".join(
+        [
+            _order(target, "DPDK"),
+            *_access(target, "DPDK"),
+            "# Without huge pages, for a try; append ,packed_vq=1 to --vdev for packed rings.",
+            "dpdk-testpmd --no-huge -m 512 --no-shconf --no-pci --no-telemetry \\",
+            f"  {shlex.quote(f'--vdev={device}')} \\",
+            f"  -- -i --rxq={pairs} --txq={pairs} --rxd={size} --txd={size}",
+        ]
+    )
+
+
 CLIENTS: dict[str, Callable[[Target], str]] = {
     "qemu": _qemu,
     "qemu-microvm": _qemu_microvm,
@@ -423,6 +457,7 @@ CLIENTS: dict[str, Callable[[Target], str]] = {
     "libvirt": _libvirt,
     "uml": _uml,
     "libblkio": _libblkio,
+    "dpdk": _dpdk,
 }
 
 

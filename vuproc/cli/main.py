@@ -34,7 +34,16 @@ LOOK_S = 0.05
 """Pause between two questions to a program that is being replaced."""
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
-CLIENTS = ("qemu", "qemu-microvm", "cloud-hypervisor", "crosvm", "libvirt", "uml", "libblkio")
+CLIENTS = (
+    "qemu",
+    "qemu-microvm",
+    "cloud-hypervisor",
+    "crosvm",
+    "libvirt",
+    "uml",
+    "libblkio",
+    "dpdk",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -60,10 +60,10 @@ def page(name: str, device: type[Device]) -> str:
     return "\n".join(lines)
 
 
-def markdown(struct: type[msgspec.Struct]) -> str:
-    """The same rows as a list for a reference page."""
+def markdown(struct: type[msgspec.Struct], without: Container[str] = ()) -> str:
+    """The same rows, but for some fields, as a list for a reference page."""
     lines = []
-    for row in rows(struct):
+    for row in rows(struct, without):
         default = "required" if row.required else f"default `{row.default}`" if row.default else ""
         head = f"* `{row.key}` ({'; '.join(filter(None, (row.takes, default)))})"
         lines += textwrap.wrap(

@@ -88,6 +88,9 @@ class Converter:
 
     def _field(self, key: str, value: Value, wanted: Any) -> Any:
         if isinstance(value, ScalarValue) and value.value is None:
+            if value.text in _choices(wanted):
+                # A word of ours which YAML takes for nothing: `backend: null`.
+                return value.text
             self._report(value.mark, f"{key} has no value; leave the line out for the default")
             return FAILED
         return self.value(value, wanted, key)

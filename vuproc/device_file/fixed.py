@@ -36,7 +36,7 @@ FIXED: Mapping[str, Fixed] = {
 
 def fixed_options(device: type[Device]) -> dict[str, str]:
     """The options that a class leaves nothing to say of, and why, in words."""
-    found = {}
+    found = dict(device.options_type.superseded)
     for option, fixed in FIXED.items():
         value = getattr(device, fixed.attribute)
         if value is not None:

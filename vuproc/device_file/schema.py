@@ -146,6 +146,9 @@ def _tidy(node: Any, kinds: bool) -> Any:
 
 
 def _widen(node: Schema) -> Schema:
+    if "null" in node.get("enum", ()):
+        # As a word of ours YAML may have it without quotes.
+        node = {**node, "enum": [*node["enum"], None]}
     match node.pop("x-kind", None):
         case options.SIZE:
             # minimum and multipleOf speak of numbers only, pattern of strings only.

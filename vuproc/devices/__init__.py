@@ -2,5 +2,8 @@
 
 from __future__ import annotations
 
-BUILTIN: dict[str, str] = {"blk": "vuproc.devices.blk:Blk"}
+BUILTIN: dict[str, str] = {
+    "blk": "vuproc.devices.blk:Blk",
+    "net": "vuproc.devices.net:Net",
+}
 """Name in a device file -> `module:Class`."""

@@ -36,6 +36,7 @@ class CountersSnapshot(NamedTuple):
         int, Word(44, "odd inside a hook of the device; each begin and end advances it", False)
     ]
     latency_total_ns: Annotated[int, Word(40, "nanoseconds from fetch to completion, in all")]
+    dropped: Annotated[int, Word(54, "what the device had to throw away, such as frames")]
     latency: tuple[int, ...]
     """latency[i]: requests that took 2**i <= ns < 2**(i+1); the first and last take the rest."""
 

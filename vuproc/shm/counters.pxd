@@ -29,7 +29,8 @@ cdef struct Block:
     uint64_t hooks                 # odd while the worker is inside a hook of the device
     uint64_t epoch                 # the master's: advances while it looks for what takes too long
     uint64_t handed[EPOCHS]        # requests that the kernel has, by the epoch of their begin
-    uint64_t reserved[10]
+    uint64_t dropped               # what the device has thrown away, as it counts it itself
+    uint64_t reserved[9]
 
 
 cdef inline void add(uint64_t *word, uint64_t amount) noexcept nogil:

@@ -30,6 +30,9 @@ class QueueCounters:
     def count_error(self) -> None:
         """Count one failed request. A ring counts what `handle` raises by itself."""
 
+    def count_dropped(self, count: int) -> None:
+        """The device has thrown away so many of what it was to pass on."""
+
     def beat(self) -> None:
         """Advance the heartbeat word."""
 

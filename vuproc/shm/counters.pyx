@@ -77,6 +77,10 @@ cdef class QueueCounters:
         """Count one failed request."""
         add(&self.block.errors, 1)
 
+    def count_dropped(self, uint64_t count):
+        """The device has thrown away so many of what it was to pass on."""
+        add(&self.block.dropped, count)
+
     def beat(self):
         """Advance the heartbeat word."""
         add(&self.block.heartbeat, 1)

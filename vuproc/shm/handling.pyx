@@ -129,6 +129,23 @@ cdef class Handling(Fetching):
             raise self.break_ring()
         return None
 
+    def finish_together(self, list requests not None):
+        """Complete requests so that the driver sees all of them at once, or none yet."""
+        cdef Request request
+        if self.elsewhere():
+            raise RuntimeError("finish_together is for the worker's thread: use call_soon")
+        if len(requests) > BATCH:
+            raise ValueError(f"{len(requests)} requests, of at most {BATCH} at once")
+        for request in requests:
+            request.check()
+            if request.owner is not self:
+                raise ValueError(f"a request of queue {request.number} in queue {self.queue}")
+        if self.batched + <int>len(requests) > BATCH:
+            # A batch is shown by one store, and would be full in the midst of them.
+            self.flush()
+        for request in requests:
+            request.finish()
+
     def step_begins(self, Request request not None):
         """The device's code goes on with a request that is deferred; what kills us now is it."""
         if request.state == OPEN and request.epoch == self.epoch:

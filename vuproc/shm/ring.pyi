@@ -140,6 +140,15 @@ class Ring:
         of the same queue. Raises RingError if the driver broke the ring.
         """
 
+    def finish_together(self, requests: list[Request]) -> None:
+        """Complete requests of this ring, at most 64, in their order, so that one store of the used
+        index shows all of them to the driver: never some of them without the others, whenever the
+        worker dies. Their used lengths are what the verbs wrote.
+
+        Raises ValueError for more or for another ring's, RequestFinished for one that is finished,
+        and then has finished none; RuntimeError in another thread than the ring's.
+        """
+
     def step_begins(self, request: Request) -> None:
         """A coroutine goes on with a deferred request: until `step_ends`, a death of the worker
         counts as one of its attempts, and it is the one that is being served (counters).

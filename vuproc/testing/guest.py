@@ -10,8 +10,8 @@ from contextlib import ExitStack
 from vuproc.spec.vhost_user import VRING_ADDR_F_LOG, VRING_NO_FD, ProtocolFeature
 from vuproc.spec.virtio import Feature, Status
 from vuproc.testing.bell import BellKind
-from vuproc.testing.errors import NotOffered
 from vuproc.testing.dirty import DirtyBitmap
+from vuproc.testing.errors import NotOffered
 from vuproc.testing.frontend import FrontEnd
 from vuproc.testing.inband import InbandCall, InbandKick
 from vuproc.testing.job import Job, Stats

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import select
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from vuproc.sharing import Ask
@@ -127,12 +127,26 @@ class DeviceLoop:
             raise ValueError(f"queue {queue} is none of this worker that the device pulls from")
         return self._queues[queue].take()
 
+    def finish_together(self, requests: Sequence[Request]) -> None:
+        """Complete requests of one queue, which the driver is to see all at once."""
+        if requests:
+            self._own(requests[0].queue).finish_together(list(requests))
+
+    def count_dropped(self, queue: int, count: int) -> None:
+        """Count what the device has thrown away. Raises ValueError for another worker's queue."""
+        self._own(queue).count_dropped(count)
+
     @property
     def asyncio_loop(self) -> AbstractEventLoop:
         """The asyncio loop that the worker runs in. Raises RuntimeError if it runs in none."""
         if self.asyncio is None:
             raise RuntimeError("handle is not an async def: there is no asyncio loop")
         return self.asyncio
+
+    def _own(self, queue: int) -> Queue:
+        if queue not in self._queues:
+            raise ValueError(f"queue {queue} is none of this worker")
+        return self._queues[queue]
 
     def _call(self, callback: Callable[[], None]) -> None:
         self._code.hook(callback)

@@ -331,6 +331,16 @@ class Queue:
             self.break_ring(str(error))
             return None
 
+    def finish_together(self, requests: list[Request]) -> None:
+        """As `Ring.finish_together`."""
+        if self._ring is not None:
+            self._ring.finish_together(requests)
+
+    def count_dropped(self, count: int) -> None:
+        """The device has thrown away so many of what it was to pass on."""
+        if self._counters is not None:
+            self._counters.count_dropped(count)
+
     def step_begins(self, request: Request) -> None:
         """A coroutine goes on with a request, as `Ring.step_begins` has it."""
         if self._ring is not None:

@@ -2,10 +2,11 @@
 
 from vuproc.testing.vms.blkio import Blkio, BlkioMemory, BlkioQueue
 from vuproc.testing.vms.clients import Qemu
+from vuproc.testing.vms.dpdk import Dpdk, PortStats
 from vuproc.testing.vms.errors import ClientMissing, GuestFailed
 from vuproc.testing.vms.linux import LinuxGuest, Report
 from vuproc.testing.vms.pci_queue import PciQueue, Segment
-from vuproc.testing.vms.qemu import VhostUserDevice, boot_qemu
+from vuproc.testing.vms.qemu import VhostUserDevice, VhostUserNet, boot_qemu
 from vuproc.testing.vms.qtest import HaltedQemu
 from vuproc.testing.vms.uml import boot_uml
 from vuproc.testing.vms.virtio_pci import VirtioPci
@@ -15,14 +16,17 @@ __all__ = [
     "BlkioMemory",
     "BlkioQueue",
     "ClientMissing",
+    "Dpdk",
     "GuestFailed",
     "HaltedQemu",
     "LinuxGuest",
     "PciQueue",
+    "PortStats",
     "Qemu",
     "Report",
     "Segment",
     "VhostUserDevice",
+    "VhostUserNet",
     "VirtioPci",
     "boot_qemu",
     "boot_uml",

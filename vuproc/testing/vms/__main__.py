@@ -22,6 +22,7 @@ CLIENTS: dict[str, Callable[[], object]] = {
     "QEMU of sid": lambda: qemu(Qemu.SID),
     "kernel for QEMU": lambda: clients.qemu_kernel().image,
     "libblkio": clients.libblkio,
+    "DPDK": lambda: clients.dpdk().program,
     "busybox": clients.busybox,
     "mke2fs": clients.mke2fs,
 }

@@ -138,6 +138,30 @@ def libblkio() -> str:
     return installed
 
 
+@dataclass(frozen=True)
+class DpdkProgram:
+    """DPDK's test program, where its libraries are, and the number in the names of DPDK's."""
+
+    program: Path
+    libraries: Path
+    abi: str
+
+
+def dpdk() -> DpdkProgram:
+    """DPDK's test program, with the virtio driver."""
+    program = _required("DPDK", "dpdk-testpmd", "dpdk/usr/bin/dpdk-testpmd")
+    drivers = sorted(program.parents[1].glob("lib/*/librte_net_virtio.so.*"))
+    if not drivers:
+        raise ClientMissing("DPDK", f"{program} has no virtio driver beside it ({HOW})")
+    driver = min(drivers, key=lambda path: len(path.name))
+    return DpdkProgram(program, driver.parent, driver.name.partition(".so.")[2])
+
+
+def stdbuf() -> Path:
+    """The program of coreutils that has another write line by line."""
+    return _required("stdbuf", "stdbuf")
+
+
 def storage_daemon() -> Path:
     """QEMU's storage daemon: another back-end, to tell a client's fault from ours."""
     return _required("qemu-storage-daemon", "qemu-storage-daemon")

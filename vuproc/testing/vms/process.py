@@ -47,17 +47,24 @@ class GuestProcess:
     """A child in a session of its own, with standard output and error in one stream of lines.
 
     A context manager: at its end the child and every descendant are dead. `lines` holds what was
-    printed so far. Waits raise `GuestFailed` with these lines when their time is over.
+    printed so far. Waits raise `GuestFailed` with these lines when their time is over. With `typed`
+    the child reads what `type` writes, otherwise nothing.
     """
 
-    def __init__(self, command: Sequence[str | Path], env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        command: Sequence[str | Path],
+        env: Mapping[str, str] | None = None,
+        *,
+        typed: bool = False,
+    ) -> None:
         self.name = Path(command[0]).name
         self.lines: list[str] = []
         self._partial = b""
         self._seen = 0
         self._process = subprocess.Popen(
             command,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE if typed else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -91,6 +98,15 @@ class GuestProcess:
             yield pidfd
         finally:
             os.close(pidfd)
+
+    def type(self, line: str) -> None:
+        """Write one line to the child's standard input. `GuestFailed` if it does not read any."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(line.encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._failed(f"it does not read {line!r}", time.monotonic()) from None
 
     def wait_for(self, wanted: Callable[[str], bool], timeout_s: float, what: str) -> str:
         """The next line for which `wanted` holds. Each line is looked at by one wait only."""
@@ -131,6 +147,9 @@ class GuestProcess:
         _kill_all(family(self.pid))
         self.take_in()
         self._output.close()
+        if self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
 
     def _read(self, deadline: float, *others: int) -> bool:
         """Takes in some output; False at its end or when the time is over. `others` wake it too."""

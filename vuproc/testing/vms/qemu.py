@@ -36,15 +36,40 @@ class VhostUserDevice:
 
     def arguments(self, number: int, program: Path) -> list[str]:
         """What adds it to `program` as the `number`th device, in PCI slot 4 + number."""
+        device = self._device(number, f"chardev=vhost{number}")
+        return [*self._connection(number, program), "-device", device]
+
+    def _connection(self, number: int, program: Path) -> list[str]:
         chardev = f"socket,id=vhost{number},path={self.socket.absolute()}"
         if self.reconnect_s is not None:
             chardev += f",{_reconnect(self.reconnect_s, program)}"
         if self.server:
             chardev += ",server=on,wait=off"
-        device = f"{self.driver},chardev=vhost{number},addr={FIRST_SLOT + number:#x}"
+        return ["-chardev", chardev]
+
+    def _device(self, number: int, backend: str) -> str:
+        device = f"{self.driver},{backend},addr={FIRST_SLOT + number:#x}"
         for name, value in self.properties.items():
             device += f",{name}={value}"
-        return ["-chardev", chardev, "-device", device]
+        return device
+
+
+@dataclass(frozen=True, kw_only=True)
+class VhostUserNet(VhostUserDevice):
+    """A network device of QEMU's own, whose pairs of queues a vhost-user back-end serves.
+
+    It has no boot ROM, so nothing but the guest's driver uses it.
+    """
+
+    driver: str = "virtio-net-pci"
+    pairs: int = 1
+
+    def arguments(self, number: int, program: Path) -> list[str]:
+        """As those of any device, with a `-netdev` in between."""
+        netdev = f"vhost-user,id=net{number},chardev=vhost{number},queues={self.pairs}"
+        many = "on" if self.pairs > 1 else "off"
+        device = self._device(number, f"netdev=net{number},romfile=,mq={many}")
+        return [*self._connection(number, program), "-netdev", netdev, "-device", device]
 
 
 def _reconnect(seconds: int, program: Path) -> str:

@@ -1,0 +1,126 @@
+"""DPDK's test program with its virtio-user driver: a network driver that polls, without a VM."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from vuproc.testing.vms import clients
+from vuproc.testing.vms.errors import GuestFailed
+from vuproc.testing.vms.process import GuestProcess
+
+MEMORY_MIB = 256
+BUFFERS = 8192
+"""Of the pool that frames are in: more than four rings of 1024 entries hold."""
+START_TIMEOUT_S = 60.0
+ANSWER_TIMEOUT_S = 60.0
+LOOK_S = 0.05
+"""Pause between two looks at the counters."""
+DRIVERS = ("librte_net_virtio.so", "librte_mempool_ring.so")
+
+_COUNT = re.compile(r"(RX-packets|TX-packets|RX-errors|TX-errors): *(\d+)")
+
+
+class PortStats(NamedTuple):
+    """What a port of testpmd has counted: frames."""
+
+    received: int
+    sent: int
+    receive_errors: int
+    send_errors: int
+
+
+class Dpdk:
+    """dpdk-testpmd with one port on a vhost-user socket, started and idle.
+
+    A context manager: at its end it is dead. Its memory is ordinary pages, its drivers are loaded
+    by name: DPDK refuses paths below a folder that everybody may write to.
+    """
+
+    def __init__(self, socket: Path, *, pairs: int = 1, packed: bool = False, size: int = 256):
+        found = clients.dpdk()
+        cpus = ",".join(map(str, sorted(os.sched_getaffinity(0))))
+        device = f"net_virtio_user0,path={socket.absolute()},queues={pairs},queue_size={size}"
+        # Into a pipe it would write a block at a time.
+        command: list[str | Path] = [clients.stdbuf(), "-oL", found.program]
+        for driver in DRIVERS:
+            command += ["-d", f"{driver}.{found.abi}"]
+        command += ["--no-huge", "-m", str(MEMORY_MIB), "--no-shconf", "--no-pci"]
+        command += ["--no-telemetry", f"--file-prefix=vuproc-{os.getpid()}"]
+        command += ["--lcores", f"(0,1)@({cpus})"]
+        command += [f"--vdev={device},packed_vq={int(packed)}", "--", "-i", "--no-mlockall"]
+        command += [f"--rxq={pairs}", f"--txq={pairs}", f"--total-num-mbufs={BUFFERS}"]
+        command += [f"--rxd={size}", f"--txd={size}", "--no-flush-rx"]
+        environment = dict(os.environ) | {"LD_LIBRARY_PATH": str(found.libraries)}
+        self.process = GuestProcess(command, environment, typed=True)
+        try:
+            self._ask("show port summary 0", "Number of available ports", START_TIMEOUT_S)
+        except BaseException:
+            self.process.kill()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.process.kill()
+
+    def start(self, mode: str, *, bursts: int = 0) -> None:
+        """Forward in this mode of testpmd's (io, rxonly, txonly), after sending so many bursts of
+        32 frames on each queue.
+        """
+        self.process.type(f"set fwd {mode}")
+        self._ask(f"start tx_first {bursts}" if bursts else "start", f"{mode} packet forwarding")
+
+    def stop(self) -> None:
+        """Forward nothing any more."""
+        self._ask("stop", "Done.")
+
+    def stats(self) -> PortStats:
+        """What the port has counted since its start."""
+        self.process.type("show port stats 0")
+        counted: dict[str, int] = {}
+        self.process.wait_for(lambda line: "NIC statistics" in line, ANSWER_TIMEOUT_S, "its counts")
+
+        def wanted(line: str) -> bool:
+            counted.update((name, int(number)) for name, number in _COUNT.findall(line))
+            return "TX-errors" in counted
+
+        self.process.wait_for(wanted, ANSWER_TIMEOUT_S, "its counts")
+        return PortStats(*(counted[name] for name in _STATS))
+
+    def wait_stats(self, received: int = 0, sent: int = 0, timeout_s: float = 60.0) -> PortStats:
+        """Wait until it has received and sent at least so many frames. `GuestFailed`."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            stats = self.stats()
+            if stats.received >= received and stats.sent >= sent:
+                return stats
+            if time.monotonic() > deadline:
+                wanted = f"waited {timeout_s:g} s for {received} received and {sent} sent frames"
+                raise GuestFailed(f"dpdk-testpmd: {wanted}: {stats}", self.process.lines)
+            time.sleep(LOOK_S)
+
+    def quit(self) -> None:
+        """Have it stop its port and end. `GuestFailed` if it does not end well."""
+        self.process.type("quit")
+        code = self.process.wait(ANSWER_TIMEOUT_S)
+        if code != 0:
+            raise GuestFailed(f"dpdk-testpmd ended with exit code {code}", self.process.lines)
+
+    def _ask(self, command: str, answer: str, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
+        self.process.type(command)
+        self.process.wait_for(lambda line: answer in line, timeout_s, f"{answer!r} of {command!r}")
+
+
+_STATS = ("RX-packets", "TX-packets", "RX-errors", "TX-errors")
+"""The fields of `PortStats`, in testpmd's words."""
