@@ -130,19 +130,27 @@ MASTER_EVENTS: list[Callable[[Migration], None]] = [
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize(
-    ("events", "arguments"), [(EVENTS, ()), (MASTER_EVENTS, ("--supervised",))], ids=["", "master"]
+    ("events", "arguments", "packed"),
+    [
+        (EVENTS, (), True),
+        (EVENTS, (), False),
+        (MASTER_EVENTS, ("--supervised",), True),
+    ],
+    ids=["packed", "split", "master"],
 )
 def test_every_page_that_was_written_is_marked_whatever_happens(
     vuproc_device: ServeDevice,
     events: list[Callable[[Migration], None]],
     arguments: Sequence[str],
+    packed: bool,
 ) -> None:
     seed = random.randrange(1 << 32) if LONG else 1
     print(f"seed {seed}")
     chance = random.Random(seed)
     arena = Arena(chance)
     served = vuproc_device(Scatters, arguments=arguments)
-    with served.guest(queues=QUEUES, memory=arena.ram, timeout_s=BOUND_S) as guest:
+    options = {"memory": arena.ram, "timeout_s": BOUND_S, "packed": packed}
+    with served.guest(queues=QUEUES, **options) as guest:
         migration = Migration(served, guest, arena, chance)
         try:
             guest.log_writes(migration.log)
@@ -201,11 +209,12 @@ def test_after_the_stop_nothing_is_marked_and_all_before_it_is(
         assert log.pages() == set()
 
 
+@pytest.mark.parametrize("packed", [False, True])
 def test_a_device_that_holds_buffers_is_not_disturbed_when_logging_begins(
-    vuproc_device: ServeDevice, log: DirtyBitmap
+    vuproc_device: ServeDevice, log: DirtyBitmap, packed: bool
 ) -> None:
     served = vuproc_device(Keeps)
-    with served.guest(queues=2) as guest:
+    with served.guest(queues=2, packed=packed) as guest:
         guest.keep_filled(RX, count=4, size=3 * PAGE)
         worker = served.wait_worker(RX)
         assert guest.do(TX, [b"count"], [8]).content == b"4"
