@@ -39,7 +39,7 @@ def test_c2_each_message_and_each_command_is_one_line() -> None:
         find(served, r"GET_FEATURES fds=\[\] -> value=0x5\w{8}" + MS)
         find(served, r"SET_VRING_NUM index=0 num=128 NEED_REPLY fds=\[\] -> value=0" + MS)
         where = f"index=0 flags=0 desc={queue.desc:#x} used={queue.used:#x} avail={queue.avail:#x}"
-        find(served, f"SET_VRING_ADDR {where} log=0 NEED_REPLY")
+        find(served, f"SET_VRING_ADDR {where} log={queue.used_guest_addr:#x} NEED_REPLY")
         find(served, r"SET_VRING_KICK value=0 NEED_REPLY fds=\[\d+ eventfd\] -> value=0" + MS)
         find(served, r"SET_MEM_TABLE nregions=1 items=\[\(guest_addr=.*\)\] .*fds=\[\d+ file\]")
         refused = r"refused: ring size 3 is not a power of two" + MS
