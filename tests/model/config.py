@@ -7,10 +7,10 @@ from collections.abc import Iterable
 import msgspec
 
 
-class Config(msgspec.Struct, frozen=True, kw_only=True):
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """One model. Everything is as large as `size` and `requests` say and no larger.
 
-    `batch`: most completions that one store of used.idx publishes. `in_order`: they come in the
+    `batch`: most completions that one store publishes. `in_order`: they come in the
     order in which the requests were fetched. `event_idx`: how kicks and interrupts are suppressed,
     by event indices or by flags. `at_most_once`: the device drops a request that may have run.
     `poison`: the request that kills every worker which runs it. `bursts`: the driver may submit
@@ -30,18 +30,18 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     crashes: int = 1
     stops: int = 0
     gives_back: bool = False
-
-    modulus: int = 8
-    """Stands for 2^16. A power of two, at least four times the size, more than the requests."""
-    origin: int = 6
-    """Where the indices begin, so that they wrap around soon."""
     attempts: int = 2
     """A request that was begun so often is not run again."""
 
+    def lengths_of(self) -> str:
+        """What is to be said of the requests' lengths."""
+        return ""
+
     def __str__(self) -> str:
         order = "in order" if self.in_order else "out of order"
+        requests = f"{self.requests} requests{self.lengths_of()}"
         parts = [
-            f"{self.size} slots, {self.requests} requests, {order}, batch {self.batch}",
+            f"{self.size} slots, {requests}, {order}, batch {self.batch}",
             f"{'event index' if self.event_idx else 'flags'}, crashes {self.crashes}",
         ]
         parts += ["at most once"] if self.at_most_once else []
@@ -52,15 +52,56 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         return ", ".join(parts)
 
 
-class Memory:
+class Config(Limits, frozen=True, kw_only=True):
+    """A model of a split ring."""
+
+    modulus: int = 8
+    """Stands for 2^16. A power of two, at least four times the size, more than the requests."""
+    origin: int = 6
+    """Where the indices begin, so that they wrap around soon."""
+
+
+class Layout:
     """Where each shared word is in the tuple that stands for memory.
 
     Up to `record` lies what driver and worker share, eventfds among it; from there on, the
-    in-flight record, which only workers touch.
+    in-flight record, which only workers touch. `version` says whether it is in force, and `notes`
+    are the words in which a worker says what it is about to do with a request.
     """
 
-    def __init__(self, config: Config) -> None:
+    kick: int
+    call: int
+    call_wish: int
+    record: int
+    version: int
+    attempts: int
+    stage: int
+    notes: range
+
+    def __init__(self) -> None:
         self.names: list[str] = []
+
+    def show(self, at: int, value: int) -> str:
+        """The value of a word, for who reads a history."""
+        return str(value)
+
+    def _word(self, name: str) -> int:
+        return self._add([name])
+
+    def _row(self, pattern: str, size: int) -> int:
+        return self._add(pattern.format(i) for i in range(size))
+
+    def _add(self, names: Iterable[str]) -> int:
+        start = len(self.names)
+        self.names.extend(names)
+        return start
+
+
+class Memory(Layout):
+    """A split ring and its record."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
         self.avail_idx = self._word("avail.idx")
         self.avail_ring = self._row("avail.ring[{}]", config.size)
         self.used_idx = self._word("used.idx")
@@ -88,17 +129,6 @@ class Memory:
         if config.event_idx:
             words[self.kick_wish] = words[self.call_wish] = origin
         return (*words, *(before[self.record :] or (0,) * (len(self.names) - self.record)))
-
-    def _word(self, name: str) -> int:
-        return self._add([name])
-
-    def _row(self, pattern: str, size: int) -> int:
-        return self._add(pattern.format(i) for i in range(size))
-
-    def _add(self, names: Iterable[str]) -> int:
-        start = len(self.names)
-        self.names.extend(names)
-        return start
 
 
 def put(words: tuple[int, ...], at: int, value: int) -> tuple[int, ...]:

@@ -1,120 +1,19 @@
-"""The algorithm with one mistake in it, again and again: each has to be found out.
-
-A mistake is an edit of worker.py: the steps are taken by their marks. What a mark stands beside is
-one line, or a line and the lines indented under it.
-"""
+"""The split ring's algorithm with one mistake in it, again and again: each has to be found out."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from tests.model import worker
-from tests.model.worker import Worker
-
-Edit = Callable[[list[str]], list[str]]
+from tests.model.mutation import Mistake, after, before, change, drop, swap, then
 
 
-class Mutant(NamedTuple):
-    """A mistake, and the name of a small model that finds it."""
+class Mutant(Mistake):
+    """A mistake in worker.py."""
 
-    name: str
-    model: str
-    edit: Edit
-
-    def worker(self) -> type[Worker]:
-        """The algorithm with the mistake."""
-        assert worker.__file__ is not None
-        lines = self.edit(Path(worker.__file__).read_text().splitlines())
-        namespace: dict[str, object] = {"__name__": f"mutant {self.name}"}
-        code = "\n".join(lines)
-        # The accesses stay those of the one and only worker.py, whose classes the search knows.
-        code = re.sub(r"^class (Access|Private|Choice)\b", r"class _\1", code, flags=re.MULTILINE)
-        names = ("Access", "Private", "Choice")
-        namespace.update((name, getattr(worker, name)) for name in names)
-        exec(compile(code, self.name, "exec"), namespace)
-        mutated = namespace["Worker"]
-        assert isinstance(mutated, type)
-        return mutated
-
-
-def _block(lines: list[str], mark: str) -> tuple[int, int]:
-    """Where the step of this mark begins and ends."""
-    (start,) = (i for i, line in enumerate(lines) if line.endswith(f"# {mark}"))
-    indent = len(lines[start]) - len(lines[start].lstrip())
-    end = start + 1
-    while lines[end].startswith(" " * (indent + 1)):
-        end += 1
-    return start, end
-
-
-def drop(mark: str) -> Edit:
-    """Leave a step out."""
-
-    def edit(lines: list[str]) -> list[str]:
-        start, end = _block(lines, mark)
-        indent = len(lines[start]) - len(lines[start].lstrip())
-        return [*lines[:start], " " * indent + "pass", *lines[end:]]
-
-    return edit
-
-
-def swap(first: str, second: str) -> Edit:
-    """Change the order of two steps."""
-
-    def edit(lines: list[str]) -> list[str]:
-        (a, b), (c, d) = _block(lines, first), _block(lines, second)
-        return [*lines[:a], *lines[c:d], *lines[b:c], *lines[a:b], *lines[d:]]
-
-    return edit
-
-
-def change(mark: str, old: str, new: str) -> Edit:
-    """Change the words of a step."""
-
-    def edit(lines: list[str]) -> list[str]:
-        start, end = _block(lines, mark)
-        text = "\n".join(lines[start:end])
-        assert text.count(old) == 1, f"{old!r} in {text!r}"
-        return [*lines[:start], *text.replace(old, new).splitlines(), *lines[end:]]
-
-    return edit
-
-
-def before(mark: str, line: str) -> Edit:
-    """Put a line before a step."""
-
-    def edit(lines: list[str]) -> list[str]:
-        start, _ = _block(lines, mark)
-        indent = len(lines[start]) - len(lines[start].lstrip())
-        return [*lines[:start], " " * indent + line, *lines[start:]]
-
-    return edit
-
-
-def then(*edits: Edit) -> Edit:
-    """Several edits, one after the other."""
-
-    def edit(lines: list[str]) -> list[str]:
-        for one in edits:
-            lines = one(lines)
-        return lines
-
-    return edit
-
-
-def after(mark: str, moved: str, line: str) -> Edit:
-    """Take the step `moved` away and put a line behind another step."""
-
-    def edit(lines: list[str]) -> list[str]:
-        lines = drop(moved)(lines)
-        start, end = _block(lines, mark)
-        indent = len(lines[start]) - len(lines[start].lstrip())
-        return [*lines[:end], " " * indent + line, *lines[end:]]
-
-    return edit
+    def worker(self) -> type[Any]:
+        """The algorithm with it."""
+        return self.mutated(worker, "Worker")
 
 
 MUTANTS = (

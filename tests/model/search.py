@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Generic, NamedTuple, TypeVar
 
-from tests.model.config import Config, Memory, put
-from tests.model.driver import Driver, Guest, Violation, Words
-from tests.model.worker import Access, Choice, Private, Worker
+from tests.model.access import Access, Choice, Private
+from tests.model.config import Limits, put
+from tests.model.guest import Guest
+from tests.model.judge import Driver, Violation, Words
+from tests.model.serving import Serving
 
 T = TypeVar("T")
 
@@ -19,7 +21,8 @@ class Control(NamedTuple):
     """The control process. `base`: at which the front-end last started the ring.
 
     `stopping`: it has told the worker to stop and waits; `stops`, `deaths`: still to come; `kept`:
-    the ring stopped with requests in its record.
+    the ring stopped with requests in its record; `heard`: a worker has said that the ring runs, and
+    whoever comes after it is not told the base.
     """
 
     base: int
@@ -27,6 +30,7 @@ class Control(NamedTuple):
     stops: int
     deaths: int
     kept: bool = False
+    heard: bool = False
 
 
 class At(NamedTuple):
@@ -88,11 +92,11 @@ class Pool(Generic[T]):
 class Search:
     """One model, looked through."""
 
-    def __init__(self, config: Config, worker: type[Worker] = Worker) -> None:
-        self.c = config
-        self.m = Memory(config)
-        self.guest = Guest(config, self.m)
-        self.worker = worker(config, self.m)
+    def __init__(self, guest: Guest, worker: Serving) -> None:
+        self.c: Limits = guest.c
+        self.m = guest.m
+        self.guest = guest
+        self.worker = worker
         self.words: Pool[Words] = Pool()
         self.drivers: Pool[Driver] = Pool()
         self.workers: Pool[At] = Pool()
@@ -100,6 +104,7 @@ class Search:
         self._nobody = self.workers.number(At())
         self._accesses: dict[tuple[Choice, tuple[int, ...]], Access | Private] = {}
         self._steps: dict[tuple[int, int, bool], list[Step]] = {}
+        self._unseen: dict[int, bool] = {}
         self._driver_moves: dict[tuple[int, int], list[tuple[str, int, int]]] = {}
 
     def run(self) -> Result:
@@ -123,12 +128,13 @@ class Search:
     # ---- moves -----------------------------------------------------------------------------------
 
     def _first(self) -> State:
-        words = self.m.initial(self.c, self.c.origin)
-        control = Control(self.c.origin, False, self.c.stops, self.c.crashes)
+        words, driver, base = self.guest.begin()
+        heard = not self.worker.needs_base
+        control = Control(base, False, self.c.stops, self.c.crashes, heard=heard)
         return State(
             self.words.number(words),
-            self.drivers.number(self.guest.initial(self.c.origin)),
-            self._started(self.c.origin, words, fresh=True),
+            self.drivers.number(driver),
+            self._started(base, words, fresh=True),
             self.controls.number(control),
         )
 
@@ -138,19 +144,43 @@ class Search:
         nexts: list[Next] = [
             (step, self._after(step, state)) for step in self._steps_of(words, worker, now.stopping)
         ]
-        for label, words_after, driver_after in self._moves_of(words, driver):
-            nexts.append((label, State(words_after, driver_after, worker, control)))
-        if worker == self._nobody:
-            nexts.extend(self._starts(state, now))
-        elif now.stops and not now.stopping:
-            asked = self.controls.number(now._replace(stopping=True, stops=now.stops - 1))
-            nexts.append(("control stops the ring", state._replace(control=asked)))
+        if not self._is_unseen(worker):
+            for label, words_after, driver_after in self._moves_of(words, driver):
+                nexts.append((label, State(words_after, driver_after, worker, control)))
+            if worker == self._nobody:
+                nexts.extend(self._starts(state, now))
+            elif now.stops and not now.stopping and self._has_started(worker):
+                asked = now._replace(stopping=True, stops=now.stops - 1, heard=True)
+                after = state._replace(control=self.controls.number(asked))
+                nexts.append(("control stops the ring", after))
         if not nexts and not self.guest.finished(self.drivers.values[driver]):
             raise Violation("nobody moves any more, and requests are outstanding")
         if worker != self._nobody and now.deaths:
-            fewer = self.controls.number(now._replace(deaths=now.deaths - 1))
-            nexts.append(("worker dies", self._dead(state)._replace(control=fewer)))
+            nexts.extend(self._deaths(state, now._replace(deaths=now.deaths - 1)))
         return nexts
+
+    def _is_unseen(self, worker: int) -> bool:
+        """Whether its next step is a store to the record that the judge does not ask about.
+
+        Nobody sees it but a worker that comes after a death: what driver and control process do
+        before it, they may as well do after it, or after the death.
+        """
+        known = self._unseen.get(worker)
+        if known is None:
+            at = self.workers.values[worker]
+            access = self._next(at) if at.of is not None else None
+            known = self._unseen[worker] = (
+                isinstance(access, Access)
+                and access.kind == "store"
+                and access.at >= self.m.record
+                and access.at not in self.m.notes
+            )
+        return known
+
+    def _has_started(self, worker: int) -> bool:
+        """Whether it may have said that the ring runs."""
+        of = self.workers.values[worker].of
+        return worker != self._nobody and (of is None or of.name != "start")
 
     def _starts(self, state: State, control: Control) -> Iterator[Next]:
         """The ring is stopped: it goes on where it was, or the driver makes a new one.
@@ -160,19 +190,21 @@ class Search:
         """
         words, driver = self.words.values[state.words], self.drivers.values[state.driver]
         worker = self._started(control.base, words, fresh=True)
+        control = control._replace(heard=not self.worker.needs_base)
         going_on = self.controls.number(control._replace(kept=False))
         yield "control starts the ring", state._replace(worker=worker, control=going_on)
         if control.base:
-            words = self.m.initial(self.c, 0, words)
+            words, driver = self.guest.renewed(words, driver)
             if control.kept:
                 words = put(words, self.m.version, 0)
+            begun = control._replace(base=0, kept=False)
             yield (
                 "driver resets the ring, control starts it",
                 State(
                     self.words.number(words),
-                    self.drivers.number(self.guest.initial(0, driver.sent)),
+                    self.drivers.number(driver),
                     self._started(0, words, fresh=True),
-                    self.controls.number(control._replace(base=0, kept=False)),
+                    self.controls.number(begun),
                 ),
             )
 
@@ -193,12 +225,15 @@ class Search:
         if access.kind == "store" and access.at not in self.m.notes:
             return State(step.words, state.driver, step.worker, state.control)
         try:
-            judged = self.guest.judge(access, driver)
+            judged = self.guest.judge(access, driver, self.words.values[state.words])
         except Violation as violation:
             raise Violation(str(violation), self._describe(step)) from None
         number = state.driver if judged is driver else self.drivers.number(judged)
-        if access.kind == "run" and self._is_poison(driver, access.heads[0]):
-            return self._dead(state._replace(driver=number))
+        if access.kind == "run":
+            words = self.words.values[state.words]
+            if self.guest.is_poison(driver, access.heads[0], words):
+                control = self.controls.values[state.control]._replace(heard=True)
+                return self._dead(state._replace(driver=number), control)
         if access.kind == "stopped":
             control = self.controls.values[state.control]
             kept = bool(access.heads)
@@ -206,16 +241,19 @@ class Search:
             return State(step.words, number, self._nobody, self.controls.number(control))
         return State(step.words, number, step.worker, state.control)
 
-    def _is_poison(self, driver: Driver, head: int) -> bool:
-        request = driver.held[head]
-        return request is not None and request.number == self.c.poison
+    def _deaths(self, state: State, control: Control) -> Iterator[Next]:
+        """Whether the dead worker had started is found out after its death at the latest."""
+        if not control.heard:
+            yield "worker dies, and nobody has heard of it", self._dead(state, control)
+        if control.heard or self._has_started(state.worker):
+            yield "worker dies", self._dead(state, control._replace(heard=True))
 
-    def _dead(self, state: State) -> State:
-        """Another worker takes the ring, and is told that it is not the first."""
+    def _dead(self, state: State, control: Control) -> State:
+        """Another worker takes the ring, and is told the base if none has started."""
         driver = self.drivers.number(self.guest.died(self.drivers.values[state.driver]))
-        base = self.controls.values[state.control].base
-        worker = self._started(base, self.words.values[state.words], fresh=False)
-        return state._replace(driver=driver, worker=worker)
+        words = self.words.values[state.words]
+        worker = self._started(control.base, words, fresh=not control.heard)
+        return State(state.words, driver, worker, self.controls.number(control))
 
     def _started(self, base: int, words: Words, *, fresh: bool) -> int:
         return self.workers.number(self._settled(At(Choice("start", (base, fresh))), words))
@@ -301,8 +339,8 @@ class Search:
     def _describe(self, step: Step) -> str:
         access, name = step.access, self.m.names[step.access.at]
         what = {
-            "load": f"{name} is {step.got}",
-            "store": f"{name} := {access.value}",
+            "load": f"{name} is {self.m.show(access.at, step.got)}",
+            "store": f"{name} := {self.m.show(access.at, access.value)}",
             "wait": f"takes {name}",
         }.get(access.kind, " ".join([access.kind, *map(str, access.heads), access.why]))
         return f"worker {step.program}: {what.strip()}"

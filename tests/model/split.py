@@ -5,14 +5,18 @@ python -m tests.model.split [--large] [--mutants]
 
 from __future__ import annotations
 
-import argparse
 import sys
-import time
+from collections.abc import Callable
 
-from tests.model.config import Config
+from tests.model.command import carry_out, command, report
+from tests.model.config import Config, Memory
+from tests.model.driver import SplitGuest
 from tests.model.mutants import MUTANTS
 from tests.model.search import Result, Search
+from tests.model.serving import Serving
 from tests.model.worker import Worker
+
+__all__ = ("LARGE", "SMALL", "look", "main", "report")
 
 SMALL = {
     "one slot": Config(size=1, requests=2),
@@ -61,39 +65,16 @@ LARGE = {
 """Minutes, and gigabytes."""
 
 
-def look(config: Config, worker: type[Worker] = Worker) -> Result:
+def look(config: Config, worker: Callable[[Config, Memory], Serving] = Worker) -> Result:
     """Every state of one model."""
-    return Search(config, worker).run()
-
-
-def report(name: str, config: Config, result: Result, seconds: float) -> str:
-    """What was found, in words: a line, and the history of a violation."""
-    verdict = "none wrong" if result.problem is None else result.problem
-    lines = [f"{name} ({config}): {result.states} states, {seconds:.1f} s: {verdict}"]
-    lines += [f"  {number:3} {step}" for number, step in enumerate(result.history, 1)]
-    return "\n".join(lines)
+    memory = Memory(config)
+    return Search(SplitGuest(config, memory), worker(config, memory)).run()
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Look at models and print what is found; 1 if one is not as it has to be."""
-    parser = argparse.ArgumentParser(prog="python -m tests.model.split", description=__doc__)
-    parser.add_argument("--large", action="store_true", help="the large models, too")
-    parser.add_argument("--mutants", action="store_true", help="the mistakes, and how they show")
-    options = parser.parse_args(arguments)
-    models = {**SMALL, **LARGE}
-    wrong = 0
-    for name, config in (models if options.large else SMALL).items():
-        start = time.process_time()
-        result = look(config)
-        print(report(name, config, result, time.process_time() - start), flush=True)
-        wrong += result.problem is not None
-    for mutant in MUTANTS if options.mutants else ():
-        start = time.process_time()
-        config = models[mutant.model]
-        result = look(config, mutant.worker())
-        print(report(mutant.name, config, result, time.process_time() - start), flush=True)
-        wrong += result.problem is None
-    return min(wrong, 1)
+    parser = command("python -m tests.model.split", __doc__)
+    return carry_out(parser.parse_args(arguments), look, SMALL, LARGE, MUTANTS)
 
 
 if __name__ == "__main__":

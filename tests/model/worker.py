@@ -11,117 +11,24 @@ finished, whether the worker sleeps in between. Whatever the ring code chooses i
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
-from itertools import permutations
-from typing import NamedTuple
+from collections.abc import Generator
 
+from tests.model.access import GONE, Access, Private, Program, broken, load, store
 from tests.model.config import Config, Memory, passed
+from tests.model.serving import Serving
 
 
-class Access(NamedTuple):
-    """One step: `kind` is load, store, wait, run, skip, live, broken or stopped."""
+class Worker(Serving):
+    """The programs of one worker of a split ring."""
 
-    kind: str
-    at: int = 0
-    value: int = 0
-    heads: tuple[int, ...] = ()
-    why: str = ""
-
-
-GONE = -1
-
-
-class Private(NamedTuple):
-    """What a worker knows between two programs.
-
-    `last` and `used`: the next avail and used index; `counter`: of the next fetch; `ran`: heads to
-    be published, in the order in which they were fetched; `left`: heads of a dead worker, not run
-    yet; `back`: heads that the device gave back; `recent`: the last fetches, from the oldest that
-    is not completed on, with GONE for those that are (where the device gives back).
-    """
-
-    last: int
-    used: int
-    counter: int = 0
-    ran: tuple[int, ...] = ()
-    left: tuple[int, ...] = ()
-    back: tuple[int, ...] = ()
-    recent: tuple[int, ...] = ()
-    asleep: bool = False
-
-
-Program = Generator[Access, int, Private]
-
-
-class Choice(NamedTuple):
-    """A program that may run next, by its name, and what it is given."""
-
-    name: str
-    given: tuple[Private | tuple[int, ...] | int, ...]
-
-
-class Worker:
-    """The programs of one worker, and which may follow which."""
+    c: Config
+    m: Memory
 
     def __init__(self, config: Config, memory: Memory) -> None:
         self.c = config
         self.m = memory
 
-    def program(self, choice: Choice) -> Program:
-        program: Program = getattr(self, choice.name)(*choice.given)
-        return program
-
-    def choices(self, p: Private, stopping: bool) -> Iterator[Choice]:
-        """What a worker may do next, when no program is under way."""
-        for heads in self.batches(p.ran):
-            yield Choice("publish", (p, heads))
-        if p.left or p.back:
-            # Readmitted, in the order of the fetches.
-            yield Choice("again", (p._replace(left=self.nobodys(p), back=()),))
-        if stopping:
-            if not p.ran:  # Z0
-                yield Choice("stop", (p,))
-        elif p.asleep:
-            yield Choice("wake", (p,))
-        elif not p.left:
-            yield Choice("fetch", (p,))
-            if self.c.gives_back:
-                yield Choice("give_back", (p,))
-            if not (p.ran and self.c.in_order):
-                yield Choice("sleep", (p,))
-
-    def batches(self, ran: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-        for count in range(1, min(len(ran), self.c.batch) + 1):
-            yield from [ran[:count]] if self.c.in_order else permutations(ran, count)
-
     # ---- the life of a request -------------------------------------------------------------------
-
-    def nobodys(self, p: Private) -> tuple[int, ...]:
-        """What a dead worker or the device has left, in the order of the fetches."""
-        return tuple(h for h in p.recent if h in p.left or h in p.back) if p.back else p.left
-
-    def fetch(self, p: Private) -> Program:
-        """Take the next available request, mark it and run it."""
-        known = p
-        p = yield from self.mark(p)
-        if p == known:
-            return p
-        head = p.recent[-1]
-        yield from self.run(head, 0)
-        recent = p.recent if self.c.gives_back else ()
-        return p._replace(ran=(*p.ran, head), recent=recent)
-
-    def give_back(self, p: Private) -> Program:
-        """As `fetch`, by a device that has nothing to do with it yet."""
-        known = p
-        p = yield from self.mark(p)
-        if p == known:
-            return p
-        head = p.recent[-1]
-        if self.c.at_most_once:
-            yield store(self.m.stage + head, 1)  # X2b
-            yield store(self.m.stage + head, 0)  # G1
-        return p._replace(back=(*p.back, head))
 
     def mark(self, p: Private) -> Program:
         """Take the next available request, the last of `recent` then; the same if there is none."""
@@ -143,15 +50,6 @@ class Worker:
         last = (p.last + 1) % self.c.modulus
         return p._replace(last=last, counter=p.counter + 1, recent=recent)
 
-    def run(self, head: int, attempts: int) -> Generator[Access, int, None]:
-        if self.c.poison is not None:
-            yield store(self.m.attempts + head, attempts + 1)  # X1
-        if self.c.at_most_once:
-            yield store(self.m.stage + head, 1)  # X2
-        yield Access("run", heads=(head,))  # X
-        if self.c.poison is not None:
-            yield store(self.m.attempts + head, attempts, "survived")  # X3
-
     def publish(self, p: Private, heads: tuple[int, ...]) -> Program:
         """Complete a batch: the driver sees all of it at one store."""
         used = (p.used + len(heads)) % self.c.modulus
@@ -167,11 +65,7 @@ class Worker:
         wish = yield load(self.m.call_wish)  # N1
         if passed(wish, used, p.used, self.c.modulus) if self.c.event_idx else not wish:
             yield store(self.m.call, 1)  # N2
-        ran = tuple(head for head in p.ran if head not in heads)
-        recent = tuple(GONE if head in heads else head for head in p.recent)
-        while recent[:1] == (GONE,):
-            recent = recent[1:]
-        return p._replace(used=used, ran=ran, recent=recent)
+        return p.published(heads, used)
 
     # ---- sleeping --------------------------------------------------------------------------------
 
@@ -183,11 +77,6 @@ class Worker:
             return p._replace(asleep=True)
         yield from self.refuse()
         return p
-
-    def wake(self, p: Private) -> Program:
-        yield Access("wait", self.m.kick)
-        yield from self.refuse()
-        return p._replace(asleep=False)
 
     def refuse(self) -> Generator[Access, int, None]:
         """Ask for no kicks. An event index needs nothing: the driver has passed it."""
@@ -242,18 +131,6 @@ class Worker:
                     break
         return Private(last, used, counter, left=left, recent=recent)  # R7
 
-    def again(self, p: Private) -> Program:
-        """Run a dead worker's request again, unless that must not be."""
-        head, *left = p.left
-        attempts = yield load(self.m.attempts + head)
-        if self.c.poison is not None and attempts >= self.c.attempts:  # A1
-            yield Access("skip", heads=(head,), why="poison")
-        elif self.c.at_most_once and (yield load(self.m.stage + head)):  # A2
-            yield Access("skip", heads=(head,), why="drop")
-        else:
-            yield from self.run(head, attempts)
-        return p._replace(left=tuple(left), ran=(*p.ran, head))  # A3
-
     def stop(self, p: Private) -> Program:
         """Let go of the ring; the answer is the next start's base.
 
@@ -275,15 +152,3 @@ class Worker:
             yield store(self.m.version, 0)
         yield Access("stopped", value=base, heads=left)
         return p
-
-
-def load(at: int) -> Access:
-    return Access("load", at)
-
-
-def store(at: int, value: int, why: str = "") -> Access:
-    return Access("store", at, value, why=why)
-
-
-def broken(why: str) -> Access:
-    return Access("broken", why=why)
