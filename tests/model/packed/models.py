@@ -57,7 +57,7 @@ LARGE = {
     "chains, two deaths": Config(lengths=(2, 1), crashes=2, event_idx=False, in_order=True),
     "three requests, two deaths": Config(crashes=2, in_order=True, event_idx=False, batch=1),
     "entries in another order, two deaths": Config(
-        lengths=(1, 1, 2), crashes=2, in_order=True, event_idx=False, batch=1
+        lengths=(1, 1, 2), crashes=2, in_order=True, event_idx=False
     ),
     "bare, batches of two": Config(size=3, requests=2, lengths=(2, 1), bare=True, origin=2),
     "stops, two requests": Config(size=1, requests=2, batch=1, stops=1),
