@@ -20,7 +20,8 @@ UNITS = (
     *(f"vuproc/shm/{name}" for name in ("memory", "counters", "uring", "dirty", "request")),
     *(f"vuproc/shm/{name}" for name in ("inflight", "native", "layout", "completions")),
     *(f"vuproc/shm/{name}" for name in ("fetching", "handling", "native_serving", "ring", "split")),
-    *("vuproc/devices/blk_native", "crash_native"),
+    *("vuproc/shm/packed", "vuproc/shm/packed_record", "vuproc/devices/blk_native"),
+    "crash_native",
 )
 SOURCES = (
     *("errors.py", "shm/__init__.py", "shm/segment.py", "shm/counter_table.py"),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Iterator
 
 from tests.crash.scenario import Scenario
 from tests.shm.guest import DATA, INDIRECT, NEXT, WRITE, Guest, descriptor
+from vuproc.shm.inflight import record_bytes
 
 TABLES = DATA + 0x8000
 LENGTH = 8
@@ -38,9 +40,7 @@ class Driver:
 
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
-        self.guest = Guest(scenario.size, scenario.base)
-        self.guest.taken = (scenario.base - scenario.lost) & 0xFFFF
-        self.guest.set_used_idx(self.guest.taken)
+        self.guest = self._make()
         self.image = -1
         if scenario.device == "blk":
             self.image = os.memfd_create("image", os.MFD_CLOEXEC)
@@ -51,11 +51,10 @@ class Driver:
         self.log = os.memfd_create("log", os.MFD_CLOEXEC)
         os.ftruncate(self.log, LOG_BYTES)
         self.stride = PAGE if scenario.logged else 64
-        self.used_copy = b""
+        self.used_copy = bytearray(self._used())
         """The used ring, when its page was taken from the log for the last time."""
         self.kick = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        step = 1 if scenario.indirect else 2
-        self.free = list(range(0, scenario.size - step + 1, step))
+        self.free = self._names()
         self.waiting: dict[int, int] = {}
         self.lengths: dict[int, int] = {}
         """Used length by number."""
@@ -77,24 +76,14 @@ class Driver:
 
     def submit(self) -> None:
         """Fill the window, and kick if the device asks for it."""
-        guest, scenario = self.guest, self.scenario
-        old = guest.offered
+        scenario = self.scenario
         heads = []
         while self.sent < scenario.total and len(self.waiting) < scenario.window:
             self.sent += 1
             head = self.free.pop(0)
             self.waiting[head] = self.sent
-            self._build(head, self.sent)
             heads.append(head)
-        if not heads:
-            return
-        guest.offer(*heads)
-        new = guest.offered
-        if scenario.event_idx:
-            wanted = (new - guest.avail_event - 1) & 0xFFFF < (new - old) & 0xFFFF
-        else:
-            wanted = not guest.used_flags & NO_NOTIFY
-        if wanted:
+        if heads and self._offer(heads):
             os.eventfd_write(self.kick, 1)
             self.kicks += 1
 
@@ -111,13 +100,13 @@ class Driver:
         """Take the interrupt, if there is one: reap and send more."""
         if not self.guest.calls():
             return False
-        if self.scenario.logged and self._take_page(self.guest.used):
-            self.used_copy = self._used()
+        if self.scenario.logged and self._take_page(self._used_page()):
+            self.used_copy[:] = self._used()
         while True:
-            for head, length in self.guest.reap():
+            for head, length in self._reap():
                 self._completed(head, length)
             self._want_interrupt()
-            if self.guest.taken == self.guest.used_idx:
+            if not self._has_more():
                 break
         self.submit()
         return True
@@ -131,13 +120,10 @@ class Driver:
 
     def check_log(self) -> None:
         """Who copies a page after it was taken from the log has all that the device wrote there."""
-        if not self.scenario.logged or self._take_page(self.guest.used):
+        if not self.scenario.logged or self._take_page(self._used_page()):
             return
         if self.used_copy != self._used():
             raise Wrong("the used ring has changed since its page was last marked")
-
-    def _used(self) -> bytes:
-        return self.guest.read(self.guest.used, 6 + 8 * self.guest.size)
 
     def _take_page(self, addr: int) -> bool:
         """Take a page from the log, as the VMM does before it copies it: whether it was there. No
@@ -148,18 +134,12 @@ class Driver:
         os.pwrite(self.log, bytes([bits & ~(1 << page % 8)]), page // 8)
         return bool(bits >> page % 8 & 1)
 
-    def _build(self, head: int, number: int) -> None:
-        guest = self.guest
+    def _parts(self, head: int) -> list[tuple[int, int, bool]]:
+        """The buffers of the request, filled: (address, length, device may write)."""
         at = DATA + self.stride * head
-        readable, room = self._contents(number)
-        guest.write(at, readable + bytes([EMPTY]) * room)
-        end = at + len(readable)
-        if self.scenario.indirect:
-            table = descriptor(at, len(readable), NEXT, 1) + descriptor(end, room, WRITE)
-            guest.write(TABLES + 32 * head, table)
-            guest.set_desc(head, TABLES + 32 * head, len(table), INDIRECT)
-        else:
-            guest.chain(head, [(at, len(readable), False), (end, room, True)])
+        readable, room = self._contents(self.waiting[head])
+        self.guest.write(at, readable + bytes([EMPTY]) * room)
+        return [(at, len(readable), False), (at + len(readable), room, True)]
 
     def _contents(self, number: int) -> tuple[bytes, int]:
         """What request `number` gives to read, and the room for its answer."""
@@ -184,6 +164,67 @@ class Driver:
             raise Wrong(f"request {number} came back with {length} bytes")
         self.lengths[number] = length
         self.free.append(head)
+
+    # The ring's layout.
+
+    def _make(self) -> Guest:
+        scenario = self.scenario
+        guest = Guest(scenario.size, scenario.base)
+        guest.taken = (scenario.base - scenario.lost) & 0xFFFF
+        guest.set_used_idx(guest.taken)
+        return guest
+
+    def _names(self) -> list[int]:
+        """What requests may be called; a head is one here."""
+        step = 1 if self.scenario.indirect else 2
+        return list(range(0, self.scenario.size - step + 1, step))
+
+    def end(self) -> int:
+        """The base at which the ring has to stop."""
+        return (self.guest.offered - self.scenario.held) & 0xFFFF
+
+    def end_if_kept(self) -> int | None:
+        """The base at which it stops if a death has made it keep what the device gave back."""
+        return None
+
+    def record_bytes(self) -> int:
+        """Of the in-flight record."""
+        return record_bytes(self.scenario.size)
+
+    def marks(self) -> Iterator[int]:
+        """Where in the record each mark is."""
+        return iter(range(16, 16 * self.scenario.size + 16, 16))
+
+    def _offer(self, heads: list[int]) -> bool:
+        """Make them available; whether the device wants to be kicked."""
+        guest, old = self.guest, self.guest.offered
+        for head in heads:
+            if self.scenario.indirect:
+                (at, length, _), (end, room, _) = self._parts(head)
+                table = descriptor(at, length, NEXT, 1) + descriptor(end, room, WRITE)
+                guest.write(TABLES + 32 * head, table)
+                guest.set_desc(head, TABLES + 32 * head, len(table), INDIRECT)
+            else:
+                guest.chain(head, self._parts(head))
+        guest.offer(*heads)
+        new = guest.offered
+        if self.scenario.event_idx:
+            return (new - guest.avail_event - 1) & 0xFFFF < (new - old) & 0xFFFF
+        return not guest.used_flags & NO_NOTIFY
+
+    def _reap(self) -> list[tuple[int, int]]:
+        """(head, length) of what was completed."""
+        return self.guest.reap()
+
+    def _has_more(self) -> bool:
+        return self.guest.taken != self.guest.used_idx
+
+    def _used_page(self) -> int:
+        """Where in guest memory the device writes of the ring."""
+        return self.guest.used
+
+    def _used(self) -> bytes:
+        return self.guest.read(self.guest.used, 6 + 8 * self.guest.size)
 
     def _want_interrupt(self) -> None:
         if not self.scenario.event_idx:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 
@@ -30,6 +30,8 @@ class Scenario:
     """Requests which a back-end before ours has lost: the used index is behind for good."""
     budget: int = 100
     """Requests of one drain."""
+    one_by_one: bool = False
+    """Workers after the first have a budget of one: they take a dead one's batch apart."""
     device: Literal["python", "native", "blk"] = "python"
     """A handler in Python, the same in native code, or the native disk."""
 
@@ -43,9 +45,17 @@ class Scenario:
     """Each request says itself, before its side effect, that it is to be dropped."""
     logged: bool = False
     """The device marks what it writes in a dirty log."""
+    packed: bool = False
+    """The ring is a packed one; `base` counts slots from the first of the first round."""
+    mixed: bool = False
+    """Every other request of a packed ring is a table, so that chains have one slot or two."""
+    bare: bool = False
+    """The driver of a packed ring leaves the bits of a chain's later slots as they were."""
 
     def __post_init__(self) -> None:
         heads = self.size if self.indirect else self.size // 2
+        if self.packed:
+            heads = (self.size - self.lost) // (1 if self.indirect else 2)
         if not self.held < self.window <= heads:
             raise ValueError(f"{self.name}: {self.window} requests and {heads} heads")
 
@@ -91,6 +101,45 @@ SCENARIOS = (
     Scenario("blk", device="blk", base=65534, total=6, window=3),
     Scenario("blk_indirect", device="blk", indirect=True, event_idx=True, size=4, total=7),
 )
+PACKED = tuple(
+    replace(scenario, name=f"packed_{scenario.name}", packed=True)
+    for scenario in (
+        Scenario("batch", total=6, window=3),
+        Scenario("event_idx", event_idx=True, base=7, total=6, window=3),
+        Scenario("lazy", event_idx=True, lazy=True, base=13, total=7, window=4),
+        Scenario("indirect", indirect=True, event_idx=True, size=4, base=3, total=8, window=4),
+        Scenario("chains_over_the_wrap", size=5, base=4, total=6, window=2),
+        Scenario("even_round", size=5, base=9, event_idx=True, total=6, window=2),
+        Scenario("round_two", size=4, base=4, total=5, window=2),
+        Scenario("mixed", size=7, base=5, mixed=True, defer=True, total=7, window=3),
+        Scenario("bare", size=7, base=6, mixed=True, bare=True, defer=True, total=7, window=3),
+        Scenario("bare_even", size=6, base=7, bare=True, event_idx=True, total=6, window=3),
+        Scenario("out_of_order", defer=True, event_idx=True, size=9, base=7, total=7, window=4),
+        Scenario("out_of_order_flags", defer=True, indirect=True, size=4, total=7, window=3),
+        Scenario("small_budget", budget=1, base=7, total=5, window=3, fresh=False),
+        Scenario("taken_apart", one_by_one=True, alert=True, base=7, total=6, window=3),
+        Scenario("lost", lost=2, base=1, event_idx=True, total=4, window=3),
+        Scenario("at_most_once", resubmit="drop", event_idx=True, total=5, window=3),
+        Scenario("at_most_once_deferred", resubmit="fail", defer=True, total=5, window=3),
+        Scenario("one_slot", size=1, indirect=True, base=1, event_idx=True, total=4, window=1),
+        Scenario("alert", alert=True, event_idx=True, base=5, total=8, window=4),
+        Scenario("native", device="native", event_idx=True, base=7, total=6, window=3),
+        Scenario("native_deferred", device="native", defer=True, indirect=True, total=7, window=4),
+        Scenario("native_mixed", device="native", defer=True, mixed=True, size=7, base=6),
+        Scenario("held", held=2, base=7, size=9, total=6, window=4),
+        Scenario("held_deferred", held=2, defer=True, indirect=True, total=7, window=5),
+        Scenario("held_lost", held=1, lost=2, base=1, total=4, window=3),
+        Scenario("twice", twice=True, event_idx=True, base=7, total=5, window=3),
+        Scenario("twice_held", twice=True, held=1, budget=2, mixed=True, total=5, window=3),
+        Scenario("pulled", pulls=True, base=7, total=6, window=3),
+        Scenario("pulled_held", pulls=True, held=2, defer=True, event_idx=True, window=4),
+        Scenario("own_word_held", own_word=True, held=1, defer=True, pulls=True, total=5),
+        Scenario("logged", logged=True, event_idx=True, base=5, total=6, window=3),
+        Scenario("logged_native", logged=True, device="native", indirect=True, total=6, window=3),
+        Scenario("blk", device="blk", base=7, total=6, window=3),
+        Scenario("blk_mixed", device="blk", mixed=True, event_idx=True, size=7, total=7),
+    )
+)
 SMALL = (
     Scenario("small", total=2, window=2),
     Scenario("small_event_idx", event_idx=True, base=65535, total=2, window=2, size=4),
@@ -99,5 +148,23 @@ SMALL = (
     Scenario("small_native", device="native", defer=True, event_idx=True, total=3, window=2),
     Scenario("small_held", held=2, base=65535, total=3, window=3, indirect=True),
     Scenario("small_blk", device="blk", total=2, window=2),
+)
+PACKED_SMALL = tuple(
+    replace(scenario, name=f"packed_{scenario.name}", packed=True)
+    for scenario in (
+        Scenario("small_stop", size=1, indirect=True, base=1, total=1, window=1),
+        Scenario(
+            "small_taken_apart", one_by_one=True, indirect=True, size=2, base=1, total=4, window=2
+        ),
+        Scenario("small", base=7, total=2, window=2),
+        Scenario(
+            "small_mixed", size=5, base=3, mixed=True, bare=True, defer=True, total=3, window=2
+        ),
+        Scenario("small_event_idx", event_idx=True, size=4, base=3, total=2, window=2),
+        Scenario("small_deferred", defer=True, indirect=True, size=2, base=1, total=3, window=2),
+        Scenario("small_at_most_once", resubmit="drop", event_idx=True, total=2, window=2),
+        Scenario("small_native", device="native", defer=True, event_idx=True, total=3, window=2),
+        Scenario("small_held", held=2, base=7, total=3, window=3, indirect=True),
+    )
 )
 """For two crashes in one run: each store of the first life with each of the second."""

@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 
 from tests.crash.build import ROOT, crash_build
-from tests.crash.scenario import SCENARIOS, SMALL
+from tests.crash.scenario import PACKED, PACKED_SMALL, SCENARIOS, SMALL
 
 LONG = os.environ.get("VUPROC_LONG", "") not in ("", "0")
-PAIRS = SMALL if LONG else SMALL[:2]
+PAIRS = (*SMALL, *PACKED_SMALL) if LONG else (*SMALL[:2], *PACKED_SMALL[:1])
 SHARES = 2
 """Processes at a time. One sweep uses one processor: its driver sleeps while its worker runs."""
 RUNS = 500 if LONG else 3
@@ -59,7 +59,7 @@ def _sweep(build: Path, arguments: list[str]) -> dict[str, Any]:
     return report
 
 
-@pytest.mark.parametrize("name", [scenario.name for scenario in SCENARIOS])
+@pytest.mark.parametrize("name", [scenario.name for scenario in (*SCENARIOS, *PACKED)])
 def test_d1_a_death_at_each_store_and_many_at_random(build: Path, name: str) -> None:
     single, chance = sweep(build, ["single", name], ["chance", name, "--runs", str(RUNS)])
     # Without a death, at each store, and beyond the last; some runs may have had fewer stores.

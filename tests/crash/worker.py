@@ -13,11 +13,15 @@ from mmap import mmap
 from typing import Any
 
 from tests.crash.driver import LENGTH, LOG_BYTES, Driver, answer
+from tests.crash.packed_driver import PackedDriver
 from tests.shm.guest import F_EVENT_IDX, F_INDIRECT, PARTS, user
 from vuproc.shm.dirty import DirtyLog
 from vuproc.shm.inflight import SplitRecord
 from vuproc.shm.memory import GuestMemory
+from vuproc.shm.packed import PackedRing
+from vuproc.shm.packed_record import PackedRecord
 from vuproc.shm.request import Request
+from vuproc.shm.ring import Ring
 from vuproc.shm.split import SplitRing
 
 STARTED = b"d"
@@ -25,8 +29,8 @@ IDLE = struct.Struct("<cI")
 """Goes to sleep, and has taken so many kicks."""
 FAILED = b"!"
 STOP = b"s"
-STOPPED = struct.Struct("<cH")
-"""At this next avail index."""
+STOPPED = struct.Struct("<cI")
+"""At this base."""
 RAN = 0
 SKIPPED = 1
 BEGUN = 2
@@ -69,26 +73,12 @@ class Worker:
         self.driver = driver
         self.journal = journal
         self.life = life
+        self.budget = 1 if life and self.scenario.one_by_one else self.scenario.budget
         self.words = crash_words()
         self.deferred: list[Request] = []
         self.handled = 0
         guest = driver.guest
-        features = F_INDIRECT * self.scenario.indirect | F_EVENT_IDX * self.scenario.event_idx
-        self.ring = SplitRing(
-            0,
-            guest.size,
-            GuestMemory.from_regions(
-                (part.guest, part.size, part.user, part.offset, guest.fd) for part in PARTS
-            ),
-            user(guest.desc),
-            user(guest.avail),
-            user(guest.used),
-            self.scenario.base if new else None,
-            features=features,
-            chain_limit=4,
-            record=SplitRecord(record, 0, guest.size),
-            fresh=new and self.scenario.fresh,
-        )
+        self.ring = self._packed(record, new) if self.scenario.packed else self._split(record, new)
         self.ring.set_call(guest.call)
         self.ring.resubmit = self.scenario.resubmit
         self.ring.on_skip = self.skip
@@ -105,6 +95,48 @@ class Worker:
                 else made.Answering()
             )
             self.native.prepare(journal.memory, life, self.scenario.defer)
+
+    def _memory(self) -> GuestMemory:
+        return GuestMemory.from_regions(
+            (part.guest, part.size, part.user, part.offset, self.driver.guest.fd) for part in PARTS
+        )
+
+    def _features(self) -> int:
+        indirect = self.scenario.indirect or self.scenario.mixed
+        return F_INDIRECT * indirect | F_EVENT_IDX * self.scenario.event_idx
+
+    def _split(self, record: int, new: bool) -> Ring:
+        guest = self.driver.guest
+        return SplitRing(
+            0,
+            guest.size,
+            self._memory(),
+            user(guest.desc),
+            user(guest.avail),
+            user(guest.used),
+            self.scenario.base if new else None,
+            features=self._features(),
+            chain_limit=4,
+            record=SplitRecord(record, 0, guest.size),
+            fresh=new and self.scenario.fresh,
+        )
+
+    def _packed(self, record: int, new: bool) -> Ring:
+        assert isinstance(self.driver, PackedDriver)
+        guest = self.driver.guest
+        return PackedRing(
+            0,
+            guest.size,
+            self._memory(),
+            user(guest.desc),
+            user(guest.driver),
+            user(guest.device),
+            self.driver.base() if new else None,
+            features=self._features(),
+            chain_limit=4,
+            record=PackedRecord(record, 0, guest.size),
+            fresh=new and self.scenario.fresh,
+        )
 
     def serve(self, control: int) -> None:
         """Until told to stop: scan, then sleep until the next kick."""
@@ -131,25 +163,25 @@ class Worker:
     def work(self) -> bool:
         """One turn: True if the budget ended it."""
         if self.native is not None:
-            more = self.ring.serve_native(self.native, self.failed, self.scenario.budget)
+            more = self.ring.serve_native(self.native, self.failed, self.budget)
             self.ring.publish()
             return more
         if self.scenario.pulls:
             fetched = self.pull()
         else:
-            fetched = self.ring.drain(self.handle, self.failed, self.scenario.budget)
+            fetched = self.ring.drain(self.handle, self.failed, self.budget)
         if self.scenario.twice and self.ring.released > self.scenario.held:
             self.ring.readmit()
         # The oldest is kept back as long as there is something newer.
         while len(self.deferred) > (1 if fetched else 0):
             self.deferred.pop().finish()
         self.ring.publish()
-        return fetched == self.scenario.budget
+        return fetched == self.budget
 
     def pull(self) -> int:
         """As a device that does so: as many as there are, or the budget."""
         fetched = 0
-        while fetched < self.scenario.budget and (request := self.ring.take()) is not None:
+        while fetched < self.budget and (request := self.ring.take()) is not None:
             fetched += 1
             self.handle(request)
             if not request.finished and request not in self.deferred:

@@ -84,14 +84,27 @@ class PackedGuest(Guest):
         made.set_call(self.call)
         return made
 
-    def send(self, buffer_id: int, parts: list[tuple[int, int, bool]], extra: int = 0) -> None:
-        """Make a chain of (address, length, device may write) available, its first slot last."""
+    def send(
+        self,
+        buffer_id: int,
+        parts: list[tuple[int, int, bool]],
+        extra: int = 0,
+        *,
+        bare: bool = False,
+    ) -> None:
+        """Make a chain of (address, length, device may write) available, its first slot last.
+
+        `bare`: the later slots' bits stay what they were.
+        """
         first = Place(self.next.slot, self.next.wrap)
         flags = 0
         for i, (addr, length, writable) in enumerate(parts):
             flags = (WRITE if writable else 0) | (NEXT if i < len(parts) - 1 else 0) | extra
             flags |= AVAIL if self.next.wrap else USED
             shown = flags if i else flags ^ (AVAIL | USED)
+            if i and bare:
+                before = self.word(self._at(self.next) + 14) & (AVAIL | USED)
+                shown = flags & ~(AVAIL | USED) | before
             self.write(self._at(self.next), struct.pack("<QIHH", addr, length, buffer_id, shown))
             if i == 0:
                 first_flags = flags
