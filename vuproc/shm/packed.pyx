@@ -17,7 +17,7 @@ from vuproc.shm.atomics cimport (
     vu_store_relaxed64,
     vu_store_release16,
 )
-from vuproc.shm.counters cimport QueueCounters, set_busy
+from vuproc.shm.counters cimport QueueCounters
 from vuproc.shm.fetching cimport FREE, TAKEN
 from vuproc.shm.memory cimport GuestMemory, Region
 from vuproc.shm.packed_record cimport (
@@ -47,7 +47,7 @@ from vuproc.shm.place cimport (
     used_bits,
 )
 from vuproc.shm.request cimport BY_POLICY, Chain
-from vuproc.shm.ring cimport Descriptor, Ring
+from vuproc.shm.ring cimport MAX_SIZE, Descriptor, Ring
 from vuproc.shm.walk cimport (
     DESC_INDIRECT,
     DESC_NEXT,
@@ -60,10 +60,6 @@ from vuproc.shm.walk cimport (
 from vuproc.errors import MemoryFault, RingError
 
 cdef enum:
-    # virtio 1.3, 2.8: the largest queue.
-    MAX_SIZE = 32768
-    # Most descriptors of a chain that a caller may allow.
-    MAX_CHAIN = 65536
     # Slots that `backlog` looks at.
     LOOK_AHEAD = 1024
     # Where a descriptor has its flags, and an event area.
@@ -96,19 +92,11 @@ cdef class PackedRing(Ring):
         PackedRecord record=None,
         bint fresh=False,
     ):
-        self.queue = queue
         if not 0 < size <= MAX_SIZE:
             raise RingError(queue, 0, f"size {size} is not in 1 to {MAX_SIZE}")
-        if not 0 <= chain_limit <= MAX_CHAIN:
-            raise ValueError(f"chain limit {chain_limit} is not in 0..{MAX_CHAIN}")
         if record is not None and record.queue_size != size:
             raise ValueError(f"a record for {record.queue_size} entries and a ring of {size}")
-        self.allocate(size, max(<Py_ssize_t>size, chain_limit))
-        self.counters = counters
-        if counters is not None:
-            # A predecessor may have died inside a request.
-            set_busy(counters.block, 0)
-        self.negotiate(features)
+        self.prepare(queue, size, chain_limit, counters, features)
         self.desc_addr = desc
         self.driver_addr = avail
         self.device_addr = used
@@ -266,8 +254,6 @@ cdef class PackedRing(Ring):
                 break
             if not flags & DESC_NEXT:
                 chains += 1
-            elif i == 0 and most == 1:
-                return 1
             place = advanced(place, 1, <uint32_t>self.size)
         return chains
 

@@ -4,6 +4,7 @@ cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from posix.uio cimport iovec
 
+from vuproc.shm.cursor cimport Cursor
 from vuproc.shm.memory cimport GuestMemory
 from vuproc.shm.uring cimport Operation, Outcome, Uring
 
@@ -39,12 +40,6 @@ cdef struct Chain:
     uint16_t head
     uint16_t queue                 # the number of its ring, for a native device
     uint16_t descriptors           # entries of the ring that it takes; an indirect table is one
-
-
-cdef struct Cursor:
-    uint32_t piece
-    uint64_t within                # bytes of that piece passed already
-    uint64_t left                  # bytes up to the end of the area
 
 
 cdef struct Extent:

@@ -7,11 +7,12 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.errno cimport EBUSY, EINTR, EIO, ENOMEM, errno
-from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 from posix.uio cimport iovec, preadv, pwritev
 
+from vuproc.shm.cursor cimport IOV_MAX, Cursor, advance, aligned, copy_in, copy_out, cut
 from vuproc.shm.missing cimport vu_missing
 from vuproc.shm.uring cimport READ, SYNC, WRITE, Operation, Outcome
 
@@ -32,10 +33,6 @@ STAGES = ("run", "drop", "fail")
 """What `resubmit` takes: RUN_AGAIN, DROP and FAIL in the record."""
 
 cdef enum:
-    # Pieces that one system call takes (Linux UIO_MAXIOV).
-    IOV_MAX = 1024
-    # What memory and lengths must be a multiple of for O_DIRECT to be tried.
-    DIRECT_ALIGNMENT = 512
     # Most bytes that a read without a number gives: the length is the driver's choice.
     READ_LIMIT = 1 << 24
 
@@ -70,81 +67,6 @@ cdef class RequestOwner:
         while self.viewed != NULL:
             # SAFETY: a request that is deallocated takes itself off the list before.
             (<Request>self.viewed).drop_views()
-
-
-cdef void advance(iovec *pieces, Cursor *cursor, uint64_t n) noexcept nogil:
-    # n <= cursor.left, so the walk ends inside the area.
-    cdef uint64_t here
-    cursor.left -= n
-    while n:
-        here = pieces[cursor.piece].iov_len - cursor.within
-        if n < here:
-            cursor.within += n
-            return
-        n -= here
-        cursor.piece += 1
-        cursor.within = 0
-
-
-cdef void copy_out(iovec *pieces, Cursor *cursor, char *to, uint64_t n) noexcept nogil:
-    cdef uint64_t here
-    cursor.left -= n
-    while n:
-        here = pieces[cursor.piece].iov_len - cursor.within
-        # SAFETY: n <= left was checked by the caller and `here` stays inside one checked piece.
-        if n < here:
-            memcpy(to, <char *>pieces[cursor.piece].iov_base + cursor.within, n)
-            cursor.within += n
-            return
-        memcpy(to, <char *>pieces[cursor.piece].iov_base + cursor.within, here)
-        to += here
-        n -= here
-        cursor.piece += 1
-        cursor.within = 0
-
-
-cdef void copy_in(iovec *pieces, Cursor *cursor, const char *data, uint64_t n) noexcept nogil:
-    cdef uint64_t here
-    cursor.left -= n
-    while n:
-        here = pieces[cursor.piece].iov_len - cursor.within
-        # SAFETY: n <= left was checked by the caller and `here` stays inside one checked piece.
-        if n < here:
-            memcpy(<char *>pieces[cursor.piece].iov_base + cursor.within, data, n)
-            cursor.within += n
-            return
-        memcpy(<char *>pieces[cursor.piece].iov_base + cursor.within, data, here)
-        data += here
-        n -= here
-        cursor.piece += 1
-        cursor.within = 0
-
-
-cdef int cut(iovec *pieces, const Cursor *cursor, uint64_t n, iovec *out) noexcept nogil:
-    # The next n bytes (n <= left), or as many as IOV_MAX pieces have; empty ones are left out.
-    cdef uint32_t piece = cursor.piece
-    cdef uint64_t within = cursor.within, here
-    cdef int count = 0
-    while n and count < IOV_MAX:
-        here = pieces[piece].iov_len - within
-        if here > n:
-            here = n
-        if here:
-            out[count].iov_base = <char *>pieces[piece].iov_base + within
-            out[count].iov_len = here
-            count += 1
-        n -= here
-        piece += 1
-        within = 0
-    return count
-
-
-cdef bint aligned(const iovec *pieces, int count) noexcept nogil:
-    cdef uintptr_t bits = 0
-    cdef int i
-    for i in range(count):
-        bits |= <uintptr_t>pieces[i].iov_base | pieces[i].iov_len
-    return count < IOV_MAX and bits % DIRECT_ALIGNMENT == 0
 
 
 @cython.final

@@ -2,7 +2,13 @@
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
+from vuproc.shm.counters cimport QueueCounters
 from vuproc.shm.native_serving cimport NativeServing
+
+
+cdef enum:
+    # virtio 1.3, 2.7 and 2.8: the largest queue.
+    MAX_SIZE = 32768
 
 
 cdef struct Descriptor:
@@ -18,7 +24,10 @@ cdef class Ring(NativeServing):
     cdef bint event_idx
     cdef bint evaluated            # the driver's wish was compared at the last publication
 
-    cdef int negotiate(self, uint64_t features) except -1
+    cdef int prepare(
+        self, int queue, Py_ssize_t size, Py_ssize_t chain_limit, QueueCounters counters,
+        uint64_t features,
+    ) except -1
     cdef int fault(self, const char *cause) noexcept nogil
     cdef int copy_table(self, uint64_t addr, uint32_t length) noexcept nogil
     cdef int note_outstanding(self) except -1

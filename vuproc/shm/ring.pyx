@@ -7,6 +7,7 @@ from libc.string cimport memcpy
 from posix.uio cimport iovec
 
 from vuproc.shm.atomics cimport vu_compiler_barrier
+from vuproc.shm.counters cimport QueueCounters, set_busy
 from vuproc.shm.dirty cimport DirtyLog
 from vuproc.shm.fetching cimport FREE
 from vuproc.shm.memory cimport NO_ROOM, GuestMemory
@@ -16,6 +17,8 @@ from vuproc.shm.request cimport Chain
 from vuproc.shm.native_serving import SLICE_NS
 
 cdef enum:
+    # Most descriptors of a chain that a caller may allow.
+    MAX_CHAIN = 65536
     # Most regions that an indirect table may lie in.
     TABLE_PIECES = 16
     F_INDIRECT_DESC = 28
@@ -28,8 +31,20 @@ cdef class Ring(NativeServing):
     def __dealloc__(self):
         free(self.copied)
 
-    cdef int negotiate(self, uint64_t features) except -1:
-        # What of the features matters to both layouts. After `allocate`.
+    cdef int prepare(
+        self, int queue, Py_ssize_t size, Py_ssize_t chain_limit, QueueCounters counters,
+        uint64_t features,
+    ) except -1:
+        # All that comes before the ring's memory, with what of the features matters to both
+        # layouts. The layout has checked the size.
+        if not 0 <= chain_limit <= MAX_CHAIN:
+            raise ValueError(f"chain limit {chain_limit} is not in 0..{MAX_CHAIN}")
+        self.queue = queue
+        self.allocate(size, max(size, chain_limit))
+        self.counters = counters
+        if counters is not None:
+            # A predecessor may have died inside a request.
+            set_busy(counters.block, 0)
         self.event_idx = (features >> F_EVENT_IDX) & 1
         self.indirect = (features >> F_INDIRECT_DESC) & 1
         if self.indirect:

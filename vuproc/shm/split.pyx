@@ -16,7 +16,7 @@ from vuproc.shm.atomics cimport (
     vu_store_relaxed32,
     vu_store_release16,
 )
-from vuproc.shm.counters cimport QueueCounters, set_busy
+from vuproc.shm.counters cimport QueueCounters
 from vuproc.shm.fetching cimport FREE, TAKEN
 from vuproc.shm.inflight cimport (
     SplitRecord,
@@ -30,7 +30,7 @@ from vuproc.shm.inflight cimport (
 )
 from vuproc.shm.memory cimport GuestMemory
 from vuproc.shm.request cimport BY_POLICY, Chain
-from vuproc.shm.ring cimport Descriptor, Ring
+from vuproc.shm.ring cimport MAX_SIZE, Descriptor, Ring
 from vuproc.shm.walk cimport (
     DESC_INDIRECT,
     DESC_NEXT,
@@ -43,10 +43,6 @@ from vuproc.shm.walk cimport (
 from vuproc.errors import MemoryFault, RingError
 
 cdef enum:
-    # virtio 1.2, 2.7: the largest queue.
-    MAX_SIZE = 32768
-    # Most descriptors of a chain that a caller may allow.
-    MAX_CHAIN = 65536
     # avail.flags: the driver wants no calls (without EVENT_IDX).
     NO_INTERRUPT = 1
     # used.flags: the device wants no kicks (without EVENT_IDX).
@@ -73,20 +69,12 @@ cdef class SplitRing(Ring):
         SplitRecord record=None,
         bint fresh=False,
     ):
-        self.queue = queue
         if not 0 < size <= MAX_SIZE or size & (size - 1):
             raise RingError(queue, 0, f"size {size} is no power of two up to {MAX_SIZE}")
-        if not 0 <= chain_limit <= MAX_CHAIN:
-            raise ValueError(f"chain limit {chain_limit} is not in 0..{MAX_CHAIN}")
         if record is not None and record.queue_size != size:
             raise ValueError(f"a record for {record.queue_size} entries and a ring of {size}")
-        self.allocate(size, max(<Py_ssize_t>size, chain_limit))
+        self.prepare(queue, size, chain_limit, counters, features)
         self.mask = size - 1
-        self.counters = counters
-        if counters is not None:
-            # A predecessor may have died inside a request.
-            set_busy(counters.block, 0)
-        self.negotiate(features)
         self.desc_addr = desc
         self.avail_addr = avail
         self.used_addr = used

@@ -473,7 +473,7 @@ def _get_inflight_fd(state: State, offer: Offer, fields: Fields, fds: Fds) -> Ch
         advice = LARGER_QUEUES.format(limit)
         raise MessageRefused(f"queue size {queue_size} is above {limit}; {advice}")
     check_extent(num_queues, queue_size, queues_max=offer.num_queues, size_max=limit)
-    # QEMU asks once, while the firmware drives the device, and hands it back for the guest's rings.
+    # In whatever layout: the driver may not have chosen yet, and firmware not what the guest will.
     room = record_room(offer.features, queue_size)
 
     def answer(after: State, results: Sequence[object]) -> bytes:

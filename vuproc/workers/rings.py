@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from vuproc.shm.counters import QueueCounters
 from vuproc.shm.inflight import SplitRecord
 from vuproc.shm.memory import GuestMemory
@@ -25,28 +27,21 @@ def make_ring(
     counters: QueueCounters | None,
 ) -> AnyRing:
     """The ring that `setup` describes, on its record; raises `RingError` or `MemoryFault`."""
-    places = setup.desc, setup.avail, setup.used
-    number, at = inflight.fd.fileno(), inflight.offset
-    if layout is PACKED:
-        return PackedRing(
-            setup.index,
-            setup.size,
-            memory,
-            *places,
-            setup.base,
-            features=features,
-            chain_limit=chain_limit,
-            counters=counters,
-            record=PackedRecord(number, at, setup.size),
-        )
-    return SplitRing(
+    place = inflight.fd.fileno(), inflight.offset, setup.size
+    make = (
+        partial(PackedRing, record=PackedRecord(*place))
+        if layout is PACKED
+        else partial(SplitRing, record=SplitRecord(*place))
+    )
+    return make(
         setup.index,
         setup.size,
         memory,
-        *places,
+        setup.desc,
+        setup.avail,
+        setup.used,
         setup.base,
         features=features,
         chain_limit=chain_limit,
         counters=counters,
-        record=SplitRecord(number, at, setup.size),
     )
