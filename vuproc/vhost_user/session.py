@@ -20,6 +20,7 @@ from vuproc.spec.vhost_user import (
     ProtocolFeature,
 )
 from vuproc.spec.virtio import Feature, Status
+from vuproc.vhost_user.change import Change
 from vuproc.vhost_user.effects import (
     Bells,
     Effect,
@@ -30,7 +31,7 @@ from vuproc.vhost_user.effects import (
     ReadConfig,
     StopRing,
 )
-from vuproc.vhost_user.handlers import HANDLERS, Change
+from vuproc.vhost_user.handlers import HANDLERS
 from vuproc.vhost_user.snapshot import Names, restore, snapshot
 from vuproc.vhost_user.state import Offer, State, extra_bits
 from vuproc.vhost_user.wire import Message, reply
