@@ -19,9 +19,10 @@ from vuproc.arrivals import Arrivals
 from vuproc.chores import Chore
 from vuproc.errors import in_words
 from vuproc.front_end import ENDS, SILENCE_DEADLINE, FrontEnd
-from vuproc.handover.checkpoint import CONNECTION, Checkpoint, Lost
+from vuproc.handover.checkpoint import CONNECTION, Checkpoint
 from vuproc.handover.fd_store import FdStore
 from vuproc.handover.sd_notify import HasFileno
+from vuproc.handover.session_snapshot import Lost
 from vuproc.listener import Source
 from vuproc.poll_set import PollSet
 from vuproc.pool.forkserver import CannotStart

@@ -12,8 +12,6 @@ import socket
 import time
 from dataclasses import dataclass
 
-import msgspec
-
 from vuproc.errors import CloseConnection, ConnectionBroken, VuprocError
 from vuproc.fd import Fd
 from vuproc.handover.fd_store import SESSION, FdStore
@@ -22,6 +20,7 @@ from vuproc.handover.peek import PeekingReceiver, drop, untaken, was_read
 from vuproc.handover.resume import Decision, decide
 from vuproc.handover.sd_notify import HasFileno
 from vuproc.handover.session_fds import SessionFds
+from vuproc.handover.session_snapshot import FdTaker, Lost, decode, encode
 from vuproc.handover.state_file import (
     Applying,
     Idle,
@@ -39,38 +38,11 @@ from vuproc.vhost_user.wire import NOT_TAKEN, SEND_DEADLINE, Message, send_some
 
 log = logging.getLogger("vuproc.master")
 
-VERSION = 1
-"""Of what is in a snapshot beside the session's own part."""
 CONNECTION = f"{SESSION}connection"
 STATE_FILE = f"{SESSION}journal"
 """The state file's name in the store, as in the first version: it is between two programs."""
 OUTBOX_READ = f"{SESSION}outbox-read"
 OUTBOX_WRITE = f"{SESSION}outbox-write"
-
-
-class _Snapshot(msgspec.Struct, frozen=True):
-    version: int
-    session: bytes
-    names: dict[str, str]
-    """The session's name of a descriptor -> its name in the store, less the prefix."""
-    config: tuple[tuple[int, bytes], ...]
-    kept: tuple[tuple[int, int], ...]
-    records: str | None
-    said: bytes | None = None
-    """The configuration space, if a worker has said what it is."""
-    objects: tuple[tuple[bytes, str], ...] = ()
-    """What the device shares."""
-
-
-class Lost(VuprocError):
-    """The predecessor's session cannot be resumed; `reason` says why."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return self.reason
 
 
 @dataclass(frozen=True)
@@ -195,8 +167,8 @@ class Checkpoint:
         taken: list[Fd] = []
         try:
             phase, data = state_file.read()
-            snapshot = _decoded(data)
-            taker = _Taker(store, inherited, taken)
+            snapshot = decode(data)
+            taker = FdTaker(store, inherited, taken)
             fds = {name: taker.take(stored) for name, stored in snapshot.names.items()}
             records = None if snapshot.records is None else taker.take(snapshot.records)
             message = None
@@ -230,7 +202,7 @@ class Checkpoint:
         if decision is not Decision.GO_ON:
             checkpoint._phase, checkpoint._under_way = phase, True
         begun = phase.begun if isinstance(phase, Applying) else 0
-        pool = PoolState(snapshot.config, snapshot.kept, records, snapshot.said, snapshot.objects)
+        pool = snapshot.pool(records)
         return Resumed(checkpoint, session, pool, decision, message, begun)
 
     # Around a message.
@@ -363,18 +335,7 @@ class Checkpoint:
         self._names = self._store.keep(wanted)
         names = dict(zip(fds, self._names, strict=False))
         records = None if state.records is None else self._names[-1]
-        return msgspec.msgpack.encode(
-            _Snapshot(
-                VERSION,
-                data,
-                names,
-                state.config,
-                state.kept,
-                records,
-                state.said,
-                state.objects,
-            )
-        )
+        return encode(data, names, state, records)
 
     def _commit(self, snapshot: bytes | None) -> None:
         """No message is under way."""
@@ -391,37 +352,6 @@ class Checkpoint:
             raise CloseConnection(str(error)) from error
         self._phase = phase
         self._under_way = not isinstance(phase, Idle | Receiving)
-
-
-class _Taker:
-    """Takes stored descriptors into use; one that is wanted twice is duplicated."""
-
-    def __init__(self, store: SessionFds, inherited: dict[str, Fd], taken: list[Fd]) -> None:
-        self._store = store
-        self._inherited = inherited
-        self._taken = taken
-        self._used: dict[str, Fd] = {}
-
-    def take(self, name: str) -> Fd:
-        if name in self._used:
-            fd = self._used[name].dup()
-        elif name in self._inherited:
-            fd = self._used[name] = self._inherited.pop(name)
-            self._store.adopt(name, fd)
-        else:
-            raise Lost(f"descriptor {name} was not kept")
-        self._taken.append(fd)
-        return fd
-
-
-def _decoded(data: bytes) -> _Snapshot:
-    try:
-        snapshot = msgspec.msgpack.decode(data, type=_Snapshot)
-    except msgspec.MsgspecError as error:
-        raise Lost(f"its snapshot cannot be read: {error}") from error
-    if snapshot.version != VERSION:
-        raise Lost(f"its snapshot is of version {snapshot.version}, not {VERSION}")
-    return snapshot
 
 
 def _may_carry_fds(message: Message | None) -> bool:

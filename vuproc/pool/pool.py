@@ -16,12 +16,12 @@ from vuproc.pool.orders import Orders
 from vuproc.pool.pool_state import PoolState
 from vuproc.pool.process import (
     EXIT_DEADLINE,
-    STOP_DEADLINE,
     WorkerLost,
     WorkerProcess,
     WorkerRefused,
 )
-from vuproc.pool.slots import Lacking, News, WorkerSlots
+from vuproc.pool.ring_orders import RingOrders
+from vuproc.pool.slots import News, WorkerSlots
 from vuproc.pool.starts import OnReport
 from vuproc.spec.ring_layout import layout_of
 from vuproc.vhost_user.config_space import ConfigSpace
@@ -40,7 +40,6 @@ from vuproc.vhost_user.effects import (
     ReadConfig,
     RemoveRegion,
     ResetDevice,
-    RingSetup,
     SetCall,
     SetErr,
     SetFeatures,
@@ -81,6 +80,7 @@ class WorkerPool:
         self.history = History(config, num_queues, queue_size)
         self.slots = WorkerSlots(start, groups, work, self.history)
         self._orders = Orders(self.slots)
+        self._rings = RingOrders(self.history, self.slots, self._orders)
 
     def start(self, *, succeeds: bool = False) -> None:
         """As `WorkerSlots.start`."""
@@ -179,17 +179,11 @@ class WorkerPool:
     # Effects.
 
     def clear_record(self, effect: Effect) -> None:
-        """Before a ring is started for the first time: what its record holds is of no concern.
-
-        Not a part of `perform`, for that may be asked for once more after a death: by then the
-        record may hold what the ring has done already.
+        """As `RingOrders.clear_record`. Not a part of `perform`, for that may be asked for once
+        more after a death: by then the record may hold what the ring has done already.
         """
-        if not isinstance(effect, StartRing) or effect.setup.inflight is not None:
-            return
-        setup = effect.setup
-        # A ring that could not be drained goes on from its record if it goes on where it stopped.
-        if self.history.kept.pop(setup.index, None) != setup.base:
-            self.history.own_records.clear(setup.index)
+        if isinstance(effect, StartRing):
+            self._rings.clear_record(effect.setup)
 
     def perform(self, effect: Effect) -> object:
         """Carry out one effect everywhere it matters; the result is what `Step.finish` takes."""
@@ -222,9 +216,9 @@ class WorkerPool:
             case KickRing(fd=fd):
                 fd.notify()  # one that takes no more has kicks that the worker has not read
             case StopRing(index=index):
-                return self._stop_ring(index)
+                return self._rings.stop(index)
             case StartRing(setup=setup):
-                self._start_ring(setup)
+                self._rings.start(setup)
             case (
                 EnableRing(index=index)
                 | SetKick(index=index)
@@ -287,65 +281,6 @@ class WorkerPool:
         for slot in self.slots:
             slot.close_breaker()
 
-    def _start_ring(self, setup: RingSetup) -> None:
-        """Start a ring where the front-end says.
-
-        A ring that could not be drained left requests in its record. The one that begins at the
-        same place may be another: a guest that was reset while its first request hung starts at 0
-        again. Then what was kept does not fit.
-        """
-        history, index = self.history, setup.index
-        cause = history.broken.pop(index, None)
-        self.slots.of(index).close_breaker()
-        order = history.start_of(setup, setup.base)
-        history.bases.pop(index, None)
-        try:
-            self._orders.give(index, order)
-        except Lacking as error:
-            # The first that can be had starts it, for it is part of the session's state.
-            log.warning("%s", error)
-            history.bases[index] = setup.base or 0
-        except WorkerRefused as error:
-            if setup.inflight is not None or not history.own_records.clear(index):
-                self._still_broken(index, cause)
-                raise
-            log.warning("queue %d: what was kept for it is forgotten: %s", index, error)
-            self._orders.give(index, order)
-        except WorkerLost:
-            self._still_broken(index, cause)
-            raise
-        history.stopped.discard(index)
-
-    def _still_broken(self, index: int, cause: str | None) -> None:
-        """The order that would have made a ring whole was not carried out."""
-        if cause is not None:
-            self.history.broken[index] = cause
-
-    def _stop_ring(self, index: int) -> int:
-        """Stop a ring; one that broke and lost its worker goes on, if ever, at its old base."""
-        history = self.history
-        broken = history.broken.pop(index, None)
-        if index in history.bases and self.slots.of(index).worker is None:
-            history.stopped.add(index)
-            base = history.bases.pop(index)
-            if history.records is not None and not history.records.is_clear(index):
-                history.kept[index] = base
-            return base
-        setup = history.setup(index)
-        try:
-            done = self._orders.give(index, StopRing(index), timeout=STOP_DEADLINE)
-        except WorkerRefused:
-            if broken is None:
-                raise
-            return 0 if setup is None else setup.base or 0
-        except WorkerLost:
-            self._still_broken(index, broken)
-            raise
-        history.stopped.add(index)
-        if done.kept:
-            history.kept[index] = done.value
-        return done.value
-
     @property
     def speaker_is_ready(self) -> bool:
         """Whether there is a worker of queue 0, which speaks for the device, and it has done all
@@ -375,17 +310,5 @@ class WorkerPool:
             log.warning("log level: %s", error)
 
     def revive(self, queue: int) -> str | None:
-        """An operator wants a broken ring served again: from its record. Why not, if not."""
-        history = self.history
-        if queue not in history.broken:
-            return f"queue {queue} is not broken"
-        self.slots.of(queue).close_breaker()
-        setup = history.setup(queue)
-        if setup is not None:
-            try:
-                # Broken until then, so that a worker which comes for this does not start it, too.
-                self._orders.give(queue, history.start_of(setup, None))
-            except (WorkerRefused, WorkerLost) as error:
-                return str(error)
-        del history.broken[queue]
-        return None
+        """As `RingOrders.revive`."""
+        return self._rings.revive(queue)

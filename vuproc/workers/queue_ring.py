@@ -1,0 +1,277 @@
+"""The ring of one virtqueue as its worker has it: set up, stopped, broken; and its descriptors.
+
+A queue is *stopped* (no ring), *started*, or *broken* (the driver broke a rule; nothing touches the
+ring until the front-end sets it up anew).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from vuproc.device import Device, Resubmit
+from vuproc.errors import MemoryFault, RingError
+from vuproc.fd import Fd
+from vuproc.shm.counters import QueueCounters
+from vuproc.shm.dirty import DirtyLog
+from vuproc.shm.memory import GuestMemory
+from vuproc.shm.native import NativeDevice
+from vuproc.shm.request import Request
+from vuproc.spec.ring_layout import SPLIT, RingLayout
+from vuproc.vhost_user.effects import RingSetup
+from vuproc.workers.poller import Watcher
+from vuproc.workers.queue_log import QueueLog
+from vuproc.workers.queue_uring import QueueUring
+from vuproc.workers.ring_fds import KickGone, RingFds
+from vuproc.workers.rings import AnyRing, make_ring
+from vuproc.workers.unshared import UnsharedMemory
+
+OnSkip = Callable[[Request, str, int], None]
+
+
+class QueueRing:
+    """The ring of virtqueue `index`, its descriptors, and whether it may run.
+
+    `on_broken(queue, cause)` is called once for each ring that breaks, after its error descriptor
+    was signalled.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        device: Device,
+        counters: QueueCounters | None,
+        chain_limit: int,
+        on_skip: OnSkip,
+        on_broken: Callable[[int, str], None],
+    ) -> None:
+        self.index = index
+        self.enabled = False
+        self.ready = False
+        """There may be work: drain before the next sleep."""
+        self.waker = -1
+        """An eventfd of the loop, for requests that other threads finish."""
+        self.native: NativeDevice | None = None
+        """What serves the requests, if it is not the device's `handle`."""
+        self.unshared = UnsharedMemory(index)
+        self._device = device
+        self._counters = counters
+        self._chain_limit = chain_limit
+        self._on_skip = on_skip
+        self._on_broken = on_broken
+        self._ring: AnyRing | None = None
+        self._layout = SPLIT
+        self._uring = QueueUring(index, device, counters)
+        self._log = QueueLog()
+        self._fds = RingFds()
+        self._broken = False
+
+    @property
+    def started(self) -> bool:
+        """The front-end has started the ring and not stopped it since (a broken one counts)."""
+        return self._ring is not None
+
+    @property
+    def active(self) -> bool:
+        """The ring may be processed."""
+        return self._ring is not None and self.enabled and not self._broken
+
+    @property
+    def polling(self) -> bool:
+        """The ring has no kick descriptor, so somebody has to look at it."""
+        return self.active and self._fds.kick is None
+
+    @property
+    def completions(self) -> int:
+        """Readable while io_uring has completed something; -1: there is no io_uring."""
+        return self._uring.completions
+
+    def start(
+        self, setup: RingSetup, layout: RingLayout, memory: GuestMemory, features: int
+    ) -> None:
+        """Build the ring over `memory` and mark it for one immediate pass.
+
+        Takes the descriptors of `setup` on success. Raises `MemoryFault` or `RingError`, and then
+        has taken none; if the kernel is at work still for a worker that died, the queue has no
+        ring.
+        """
+        inflight = setup.inflight
+        if inflight is None:
+            raise RingError(self.index, setup.base or 0, "no in-flight record came with it")
+        # A ring of our own that is there waits for the kernel by itself. It leaves the record as it
+        # is, and before the new one reads it.
+        self.drop(keep=True)
+        ring = make_ring(
+            layout,
+            setup,
+            inflight,
+            memory,
+            features=features,
+            chain_limit=max(self._chain_limit, setup.size),
+            counters=self._counters,
+        )
+        ring.resubmit = resubmit_of(self._device, self.index)
+        ring.on_skip = self._on_skip
+        try:
+            record_bytes = layout.record_bytes(setup.size)
+            self._uring.open(ring, self.native, setup.size, inflight, record_bytes)
+        except RingError:
+            ring.stop(keep=True)
+            raise
+        inflight.fd.close()  # the record is mapped
+        self._fds.take(setup)
+        self._ring, self._layout = ring, layout
+        desc = setup.desc, layout.desc.length(setup.size)
+        avail = setup.avail, layout.avail.length(setup.size)
+        self.unshared.begin((desc, avail), memory, enabled=setup.enabled)
+        ring.set_call(self._fds.call_number)
+        ring.waker = self.waker
+        self.enabled = setup.enabled
+        self.ready = True
+        self.log_used_ring(setup.used_log)
+
+    def stop(self) -> tuple[int, int]:
+        """Stop the ring, with nothing in the device's hands: its base, and the number of requests
+        that its record still holds.
+
+        A ring which never got to run after its worker died may leave requests in the record.
+        """
+        ring = self._ring
+        if ring is None:
+            return 0, 0
+        if not self._broken:
+            ring.publish()
+        base = ring.stop()
+        kept = 0 if self._broken else ring.kept
+        self.drop()
+        # Whoever goes on without the record must fetch them again, so the base is where they begin;
+        # whoever has the record reckons for itself.
+        return self._layout.earlier(base, kept), kept
+
+    def drop(self, *, keep: bool = False) -> None:
+        """Forget the ring and close its descriptors without touching guest memory."""
+        if self._ring is not None:
+            self._ring.set_call(-1)
+            self._ring.stop(keep=keep)
+            self._ring = None
+        self._fds.close()
+        self._uring.close()
+        self.unshared.end()
+        self._broken = False
+        self.ready = False
+
+    def set_enabled(self, enabled: bool) -> None:
+        """Enable or hold the ring; enabling looks at the ring again, for kicks that came in
+        between.
+        """
+        if enabled and not self.enabled:
+            self.unshared.enable(kick_waits=self._fds.kick_waits())
+        self.enabled = enabled
+        self.ready = True
+
+    def set_kick(self, fd: Fd | None) -> Fd | None:
+        """Replace the kick descriptor and return the old one; what it may have carried is looked
+        for in the ring.
+        """
+        old, self._fds.kick = self._fds.kick, fd
+        self.ready = True
+        return old
+
+    def set_call(self, fd: Fd | None) -> None:
+        """Replace the call descriptor; the new one is signalled at once, since the old one's last
+        may be lost.
+        """
+        old, self._fds.call = self._fds.call, fd
+        if self._ring is not None:
+            self._ring.set_call(self._fds.call_number)
+            if self.active:
+                self._ring.notify_always()
+        if old is not None:
+            old.close()
+
+    def set_err(self, fd: Fd | None) -> None:
+        """Replace the error descriptor."""
+        old, self._fds.err = self._fds.err, fd
+        if self._broken:
+            self._fds.signal_err()
+        if old is not None:
+            old.close()
+
+    def log_writes(self, log: DirtyLog | None, call: Fd | None) -> None:
+        """Mark in `log` what is written from now on, by rings that start later too, and signal
+        `call` (borrowed); None: nowhere. A ring breaks if its driver spoilt what is in flight.
+        """
+        self._log.log, self._log.call = log, call
+        self._apply_log()
+
+    def log_used_ring(self, address: int | None) -> None:
+        """The same for writes to the used ring of this start; None: they are not logged."""
+        self._log.used_ring = address
+        self._apply_log()
+
+    def _apply_log(self) -> None:
+        if self._ring is None or self._broken:
+            return
+        try:
+            self._log.apply(self._ring)
+        except RingError as error:
+            self.break_ring(str(error))
+
+    def rebind(self, memory: GuestMemory) -> None:
+        """Move the ring to a changed memory table; it breaks if that lacks its addresses."""
+        if self._ring is None or self._broken:
+            return
+        self.unshared.rebind(memory)
+        try:
+            self._ring.rebind(memory)
+        except (RingError, MemoryFault) as error:
+            self.break_ring(str(error))
+
+    def watch_in(self, watcher: Watcher) -> None:
+        """Have the loop wake up for kicks, and for what io_uring completes."""
+        if self._uring.completions >= 0:
+            # It only has to wake the loop, which publishes in every turn.
+            watcher.add(self._uring.completions, lambda _mask: None)
+        self._fds.watch_kick(watcher, self.take_kick, self.break_ring)
+
+    def unwatch_in(self, watcher: Watcher) -> None:
+        """The opposite."""
+        if self._uring.completions >= 0:
+            watcher.remove(self._uring.completions)
+        self._fds.unwatch_kick(watcher)
+
+    def take_kick(self) -> None:
+        """Read the kick descriptor, which poll says is ready. Its end, or an error, breaks the
+        ring.
+        """
+        if self._counters is not None:
+            self._counters.count_kick()
+        try:
+            kicks = self._fds.read_kick()
+        except KickGone as error:
+            self.break_ring(str(error))
+            return
+        if kicks and self._ring is not None:
+            self.ready = True
+            # As long as nothing was fetched it is 0, but for a packed ring's wrap counter.
+            self.unshared.kicked(kicks, self._ring.next_avail & 0x7FFF)
+
+    def break_ring(self, cause: str) -> None:
+        """Stop touching the ring for good, tell the front-end by the error descriptor and the
+        master by message.
+        """
+        if self._broken or self._ring is None:
+            return
+        self._broken = True
+        self.unshared.end()
+        self.ready = False
+        # Not only if its content broke it: what the device still finishes must not be shown.
+        self._ring.stop()
+        self._fds.signal_err()
+        self._on_broken(self.index, cause)
+        self._uring.close()
+
+
+def resubmit_of(device: Device, queue: int) -> Resubmit:
+    """What becomes of a dead worker's requests on this queue."""
+    chosen = device.resubmit
+    return chosen.get(queue, "run") if isinstance(chosen, Mapping) else chosen
