@@ -19,9 +19,9 @@ ROOT = Path(__file__).parents[2]
 UNITS = (
     *(f"vuproc/shm/{name}" for name in ("memory", "counters", "uring", "dirty", "request")),
     *(f"vuproc/shm/{name}" for name in ("inflight", "native", "layout", "completions")),
-    *(f"vuproc/shm/{name}" for name in ("fetching", "handling", "native_serving", "ring", "split")),
-    *("vuproc/shm/packed", "vuproc/shm/packed_record", "vuproc/devices/blk_native"),
-    "crash_native",
+    *(f"vuproc/shm/{name}" for name in ("fetching", "uring_work", "handling", "native_serving")),
+    *(f"vuproc/shm/{name}" for name in ("ring", "split", "packed_record", "packed_fetching")),
+    *("vuproc/shm/packed", "vuproc/devices/blk_native", "crash_native"),
 )
 SOURCES = (
     *("errors.py", "shm/__init__.py", "shm/segment.py", "shm/counter_table.py"),

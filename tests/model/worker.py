@@ -122,13 +122,17 @@ class Worker(Serving):
         counter = live[-1][0] + 1 if live else 0  # R6
         recent: tuple[int, ...] = ()
         if self.c.gives_back and left:
-            # Whether they were fetched last is to be seen in the avail ring.
-            recent = left
-            for i, head in enumerate(left):
-                slot = (used + i) % self.c.modulus % self.c.size
+            # How many of them were fetched last is to be seen in the avail ring.
+            sure = 0
+            for head in reversed(left):
+                slot = (last - sure - 1) % self.c.modulus % self.c.size
                 if (yield load(self.m.avail_ring + slot)) != head:
-                    recent = (*left, GONE)  # R8
                     break
+                sure += 1
+            recent = left[: len(left) - sure]
+            if recent:
+                recent = (*recent, GONE)  # R8
+            recent = (*recent, *left[len(left) - sure :])
         return Private(last, used, counter, left=left, recent=recent)  # R7
 
     def stop(self, p: Private) -> Program:

@@ -207,6 +207,24 @@ def test_a_stop_keeps_what_others_have_followed(guest: Guest, record: Record) ->
     assert heads(restart(guest, record)) == [5]
 
 
+def test_a_stop_after_a_death_takes_back_those_that_nobody_has_followed(
+    guest: Guest, record: Record
+) -> None:
+    ring = start(guest, record)
+    submit(guest, 1, 5, 2)
+    take(ring)[1].finish()
+    ring.publish()
+    ring = restart(guest, record)
+    assert [found.head for found in ring.recovered] == [1, 2]
+    # Head 5 came after 1, and is done; 2 is the last of all.
+    first, last = take(ring)
+    last.release()
+    first.finish()
+    ring.publish()
+    assert (ring.outstanding, ring.stop(), ring.kept) == (1, 2, 0)
+    assert heads(start(guest, record, base=2)) == [2]
+
+
 def test_a_stop_keeps_all_while_the_device_has_one(guest: Guest, record: Record) -> None:
     ring = start(guest, record)
     submit(guest, 0, 1)

@@ -282,6 +282,25 @@ def test_what_is_as_the_driver_wrote_it_is_taken_back_by_a_stop(
     assert lengths(restart(guest, memory)) == [8, 8, 8]
 
 
+def test_a_stop_after_a_death_takes_back_those_that_nobody_has_followed(
+    guest: PackedGuest, memory: PackedMemory
+) -> None:
+    ring = start(guest, memory)
+    for number in range(3):
+        guest.send(number, BOTH)
+    finish(ring, take(ring)[1])
+    ring = restart(guest, memory)
+    assert len(ring.recovered) == 2
+    # The second came after the first, and is done; the third is the last of all.
+    first, last = take(ring)
+    last.release()
+    finish(ring, first)
+    assert (ring.outstanding, ring.kept) == (1, 0)
+    ring.stop()
+    assert (ring.kept, memory.live, memory.header.version) == (0, [], 0)
+    assert lengths(restart(guest, memory)) == [8]
+
+
 def test_a_ring_goes_on_where_its_record_ended(guest: PackedGuest, memory: PackedMemory) -> None:
     ring = start(guest, memory, 0x00058003)
     assert (ring.next_avail, ring.next_used) == (0x8003, 5)

@@ -5,7 +5,7 @@ from posix.uio cimport iovec
 
 from vuproc.shm.completions cimport Completions
 from vuproc.shm.memory cimport GuestMemory
-from vuproc.shm.request cimport Chain
+from vuproc.shm.request cimport BY_POLICY, Chain
 
 
 cdef enum:
@@ -46,7 +46,7 @@ cdef class Fetching(Completions):
 
     cdef int allocate(self, Py_ssize_t size, uint32_t limit) except -1
     cdef void begin_at(self, uint16_t index) noexcept
-    cdef void adopt(self, tuple found, bint last) noexcept
+    cdef void adopt(self, tuple found, Py_ssize_t last) noexcept
     cdef int resume(self, Chain *chain, Again *which) except -2
     cdef object reason_to_skip(self, uint8_t attempts, uint8_t stage)
     cdef void line_up(self) noexcept nogil
@@ -57,3 +57,17 @@ cdef class Fetching(Completions):
     # From here on no pointer into guest memory is left in the ring. Derived classes first end what
     # is theirs.
     cdef void detach(self) noexcept
+
+
+# Around the device's code. Inline: they run for each request.
+
+cdef inline void note_begun(Fetching ring, uint16_t head, uint8_t attempts) noexcept nogil:
+    # The device begins with a request, and what kills us now may be it.
+    ring.note_attempts(head, attempts + 1)
+    note_taken(ring, head)
+
+
+cdef inline void note_taken(Fetching ring, uint16_t head) noexcept nogil:
+    # The device has it. What it does with it, and when, is not known here.
+    if ring.policy is not None:
+        ring.note_stage(head, BY_POLICY)

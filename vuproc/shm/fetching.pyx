@@ -121,8 +121,8 @@ cdef class Fetching(Completions):
     cdef void begin_at(self, uint16_t index) noexcept:
         self.last_avail = FIRST + <uint64_t>index
 
-    cdef void adopt(self, tuple found, bint last) noexcept:
-        # A predecessor's requests. `last`: they are known to be the ones that were fetched last.
+    cdef void adopt(self, tuple found, Py_ssize_t last) noexcept:
+        # A predecessor's requests. So many at the end are known to be what was fetched last.
         cdef Py_ssize_t count = len(found), i
         self.found = found
         for i in range(count):
@@ -130,8 +130,8 @@ cdef class Fetching(Completions):
             self.again[i].head = recovered.head
             self.again[i].attempts = recovered.attempts
             self.again[i].stage = recovered.stage
-            # In their order, and with a gap behind them unless they are the last.
-            self.again[i].order = self.last_avail - count + i if last else i
+            # In their order, and with a gap before those that are known to be the last.
+            self.again[i].order = self.last_avail - count + i if i >= count - last else i
             self.marks[self.again[i].head] = TAKEN
         self.again_end = count
 
@@ -159,7 +159,7 @@ cdef class Fetching(Completions):
         return self.policy
 
     cdef void request_staged(self, Request request) noexcept:
-        self.note_resubmit(request._head, request.stage)
+        self.note_stage(request._head, request.stage)
 
     cdef void request_released(self, Request request) noexcept:
         # It stays marked, here and in the record: whoever comes after us finds it.

@@ -2,11 +2,11 @@
 
 from libc.stdint cimport uint8_t, uint64_t
 
-from vuproc.shm.fetching cimport Fetching
 from vuproc.shm.request cimport Chain, Request
+from vuproc.shm.uring_work cimport UringWork
 
 
-cdef class Handling(Fetching):
+cdef class Handling(UringWork):
     cdef public object on_skip
     cdef void *current             # the Request inside `handle`; borrowed
     cdef bint draining
@@ -19,10 +19,5 @@ cdef class Handling(Fetching):
     cdef int serve(
         self, Request request, object handle, object on_error, uint8_t attempts, object reason
     ) except -1
-    cdef int request_failed(self, Request request, object on_error, object error) except -1
-    cdef int submit(self) except -1
     cdef int take_from_threads(self) except -1
     cdef void note_elsewhere(self, Request request) noexcept
-    cdef void abandon(self) noexcept
-    # The head of a request that io_uring has, by its tag.
-    cdef uint64_t head_of(self, uint64_t tag)

@@ -2,30 +2,25 @@
 """Requests served by a handler in Python, and those that a device pulls."""
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport abort
 from posix.unistd cimport write
 
-from vuproc.shm.atomics cimport vu_load_relaxed64
 from vuproc.shm.clock cimport clock_ns
 from vuproc.shm.completions cimport BATCH
-from vuproc.shm.counters cimport EPOCHS, add, set_busy
-from vuproc.shm.fetching cimport Again, Fetching
+from vuproc.shm.counters cimport add, set_busy
+from vuproc.shm.fetching cimport Again, note_begun, note_taken
 from vuproc.shm.request cimport CLOSED, OPEN, RELEASED, Chain, Request
-from vuproc.shm.uring cimport Outcome, Transfer, Uring
-
-from os import strerror
+from vuproc.shm.uring_work cimport UringWork
 
 cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident() nogil
 
 cdef enum:
-    OUTCOMES = 64
     # Requests after which the kernel is told of what there is for it, in the middle of a batch: the
     # disk is not to wait for the last of them.
     SUBMIT = 16
 
 
-cdef class Handling(Fetching):
+cdef class Handling(UringWork):
     """A ring's requests as Python objects, from the fetch to the completion."""
 
     def __cinit__(self):
@@ -114,7 +109,7 @@ cdef class Handling(Fetching):
                     break
                 request = self.request_of(&chain, which.order)
                 if reason is None:
-                    self.note_taken(chain.head)
+                    note_taken(self, chain.head)
                     request.is_deferred = True
                     return request
                 self.serve(request, None, None, which.attempts, reason)
@@ -151,7 +146,7 @@ cdef class Handling(Fetching):
         if request.state == OPEN and request.epoch == self.epoch:
             if self.counters is not None:
                 set_busy(self.counters.block, 1 + <uint64_t>request._head)
-            self.note_begun(request._head, request.attempts)
+            note_begun(self, request._head, request.attempts)
 
     def step_ends(self, Request request not None):
         """It waits again, or is done."""
@@ -159,7 +154,7 @@ cdef class Handling(Fetching):
             set_busy(self.counters.block, 0)
             add(&self.counters.block.heartbeat, 1)
         if request.state == OPEN and request.epoch == self.epoch:
-            self.note_survived(request._head, request.attempts)
+            self.note_attempts(request._head, request.attempts)
 
     cdef bint begin(self, str what) except -1:
         # A turn begins; False: the ring is stopped.
@@ -182,93 +177,6 @@ cdef class Handling(Fetching):
     cdef bint wanted(self) noexcept nogil:
         # The worker's loop has something to do besides the requests.
         return self.counters is not None and self.counters.command_is_pending()
-
-    cdef int submit(self) except -1:
-        cdef int answer
-        with nogil:
-            answer = self.uring.submit()
-        if answer < 0:
-            # What is begun could not be ended: as our own death.
-            raise OSError(-answer, strerror(-answer))
-        return 0
-
-    def collect(self, object on_error):
-        """Complete what io_uring has finished, and show it to the driver; return how many."""
-        cdef Outcome outcomes[OUTCOMES]
-        cdef Request request
-        cdef int count, i, total = 0
-        cdef object failure = None
-        if self.uring is None:
-            return 0
-        count = OUTCOMES
-        while count == OUTCOMES:
-            with nogil:
-                count = self.uring.reap(outcomes, OUTCOMES)
-            if count < 0:
-                raise OSError(-count, strerror(-count))
-            total += count
-            for i in range(count):
-                # SAFETY: a tag of `hand_over`, which keeps the request until this.
-                request = <Request><void *>outcomes[i].tag
-                try:
-                    error = request.take_back(&outcomes[i])
-                    if error is not None:
-                        self.request_failed(request, on_error, error)
-                except BaseException as raised:
-                    failure = raised
-        self.flush()
-        if failure is not None:
-            raise failure
-        return total
-
-    def blame(self, Uring uring not None, uint64_t looks):
-        """Note that this worker ends over what `uring` has had for so many looks; how many."""
-        cdef uint64_t epoch = vu_load_relaxed64(uring.epoch)
-        cdef Transfer *transfer
-        cdef uint64_t head
-        cdef uint32_t slot
-        cdef int found = 0
-        for slot in range(uring.fresh):
-            # SAFETY: slot < fresh <= entries, the array's length.
-            transfer = uring.transfers + slot
-            if not transfer.busy or (epoch - transfer.epoch) % EPOCHS < looks:
-                continue
-            head = self.head_of(transfer.tag)
-            if head < <uint64_t>self.size and self.marks[head]:
-                self.note_blamed(<uint16_t>head)
-                found += 1
-        return found
-
-    cdef uint64_t head_of(self, uint64_t tag):
-        # SAFETY: a tag of `hand_over`, which keeps the request until it is taken back.
-        return (<Request><void *>tag)._head
-
-    cdef int request_failed(self, Request request, object on_error, object error) except -1:
-        if self.counters is not None:
-            add(&self.counters.block.errors, 1)
-        try:
-            if on_error is None:
-                raise error
-            on_error(request, error)
-        finally:
-            # No handler is left that would finish it.
-            if request.is_open():
-                request.close(request.count_written())
-        return 0
-
-    cdef void abandon(self) noexcept:
-        # Wait for the kernel as for a blocking call: guest memory may go when this returns.
-        cdef Outcome outcomes[OUTCOMES]
-        cdef int count = self.uring.cancel(), i
-        while count >= 0 and self.uring.in_flight:
-            count = self.uring.wait()
-            if count >= 0:
-                count = self.uring.reap(outcomes, OUTCOMES)
-            for i in range(count):
-                # SAFETY: as in `collect`.
-                (<Request><void *>outcomes[i].tag).give_up()
-        if count < 0:
-            abort()
 
     cdef Request request_of(self, Chain *chain, uint64_t order):
         cdef Request request
@@ -294,7 +202,7 @@ cdef class Handling(Fetching):
         if self.counters is not None:
             set_busy(self.counters.block, 1 + <uint64_t>head)
         if reason is None:
-            self.note_begun(head, attempts)
+            note_begun(self, head, attempts)
         try:
             try:
                 if reason is None:
@@ -315,7 +223,7 @@ cdef class Handling(Fetching):
                 add(&self.counters.block.heartbeat, 1)
             if request.epoch == self.epoch:
                 if reason is None and request.state != RELEASED:
-                    self.note_survived(head, attempts)
+                    self.note_attempts(head, attempts)
                 if request.state == CLOSED and not request.finished_elsewhere:
                     self.complete(
                         head,
@@ -372,8 +280,4 @@ cdef class Handling(Fetching):
 
     cdef void detach(self) noexcept:
         self.from_threads = []
-        if self.uring is not None:
-            self.abandon()
-            self.uring.close()
-            self.uring = None
-        Fetching.detach(self)
+        UringWork.detach(self)

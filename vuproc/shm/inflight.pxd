@@ -56,17 +56,17 @@ cdef inline void note_fetched(Entry *entry, uint64_t counter) noexcept nogil:
     vu_note8(&entry.inflight, 1)  # F3
 
 
-cdef inline void note_attempts(Entry *entry, uint8_t attempts) noexcept nogil:
+cdef inline void note_deaths(Entry *entry, uint8_t attempts) noexcept nogil:
     vu_note8(&entry.attempts, attempts)  # X1: one more; X3: as before, it was survived
 
 
-cdef inline void note_stage(Entry *entry, uint8_t stage) noexcept nogil:
+cdef inline void note_own_stage(Entry *entry, uint8_t stage) noexcept nogil:
     vu_note8(&entry.stage, stage)  # X2; G1: none of the device's doings is left
 
 
 cdef inline void note_returned(Entry *entry) noexcept nogil:
-    note_stage(entry, 0)  # G1
-    note_attempts(entry, 0)  # G2
+    note_own_stage(entry, 0)  # G1
+    note_deaths(entry, 0)  # G2
 
 
 cdef inline void note_linked(

@@ -42,10 +42,8 @@ cdef class Layout(RequestOwner):
     cdef void refuse_kicks(self) noexcept nogil
 
     # The record, if there is one.
-    cdef void note_begun(self, uint16_t head, uint8_t attempts) noexcept nogil
-    cdef void note_taken(self, uint16_t head) noexcept nogil
-    cdef void note_survived(self, uint16_t head, uint8_t attempts) noexcept nogil
-    cdef void note_resubmit(self, uint16_t head, uint8_t stage) noexcept nogil
+    cdef void note_attempts(self, uint16_t head, uint8_t attempts) noexcept nogil
+    cdef void note_stage(self, uint16_t head, uint8_t stage) noexcept nogil
     cdef void note_given_back(self, uint16_t head) noexcept nogil
     cdef void note_blamed(self, uint16_t head) noexcept nogil
     cdef void note_end(self) noexcept nogil

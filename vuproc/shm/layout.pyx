@@ -30,17 +30,11 @@ cdef class Layout(RequestOwner):
     cdef void unfetch(self, uint16_t head) noexcept nogil:
         vu_missing("unfetch")
 
-    cdef void note_begun(self, uint16_t head, uint8_t attempts) noexcept nogil:
-        vu_missing("note_begun")
+    cdef void note_attempts(self, uint16_t head, uint8_t attempts) noexcept nogil:
+        vu_missing("note_attempts")
 
-    cdef void note_taken(self, uint16_t head) noexcept nogil:
-        vu_missing("note_taken")
-
-    cdef void note_survived(self, uint16_t head, uint8_t attempts) noexcept nogil:
-        vu_missing("note_survived")
-
-    cdef void note_resubmit(self, uint16_t head, uint8_t stage) noexcept nogil:
-        vu_missing("note_resubmit")
+    cdef void note_stage(self, uint16_t head, uint8_t stage) noexcept nogil:
+        vu_missing("note_stage")
 
     cdef void note_given_back(self, uint16_t head) noexcept nogil:
         vu_missing("note_given_back")

@@ -6,7 +6,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from vuproc.shm.atomics cimport vu_pause
 from vuproc.shm.clock cimport clock_ns
 from vuproc.shm.counters cimport add, set_busy
-from vuproc.shm.fetching cimport HELD, TAKEN, Again
+from vuproc.shm.fetching cimport HELD, TAKEN, Again, note_begun
 from vuproc.shm.handling cimport Handling
 from vuproc.shm.native cimport NativeDevice
 from vuproc.shm.request cimport Chain, Request
@@ -118,13 +118,13 @@ cdef class NativeServing(Handling):
         self.marks[head] = HELD
         if self.counters is not None:
             set_busy(self.counters.block, 1 + <uint64_t>head)
-        self.note_begun(head, attempts)
+        note_begun(self, head, attempts)
         written = self.device.serve(chain)
         self.now = clock_ns()
         if self.counters is not None:
             set_busy(self.counters.block, 0)
             add(&self.counters.block.heartbeat, 1)
-        self.note_survived(head, attempts)
+        self.note_attempts(head, attempts)
         if written >= 0:
             self.native_done(head, written)
 

@@ -26,7 +26,7 @@ cdef class SplitRing(Ring):
     cdef uint16_t shown_flags      # what used.flags holds
 
     cdef int take_up(self, SplitRecord record, object base, bint fresh) except -1
-    cdef bint fetched_last(self, tuple found)
+    cdef Py_ssize_t fetched_last(self, tuple found)
     cdef void mark_fetched(self, uint16_t head) noexcept nogil
     cdef void mark_published(self, uint16_t old) noexcept nogil
     cdef int walk(self, uint16_t head, Chain *chain) noexcept nogil

@@ -3,7 +3,6 @@
 
 cimport cython
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
-from libc.string cimport memset
 from posix.uio cimport iovec
 
 from vuproc.shm.atomics cimport (
@@ -20,25 +19,18 @@ from vuproc.shm.counters cimport QueueCounters
 from vuproc.shm.fetching cimport FREE, TAKEN
 from vuproc.shm.inflight cimport (
     SplitRecord,
-    note_attempts,
+    note_deaths,
     note_cleared,
     note_fetched,
     note_linked,
+    note_own_stage,
     note_returned,
-    note_stage,
     note_used,
 )
 from vuproc.shm.memory cimport GuestMemory
-from vuproc.shm.request cimport BY_POLICY, Chain
-from vuproc.shm.ring cimport MAX_SIZE, Descriptor, Ring
-from vuproc.shm.walk cimport (
-    DESC_INDIRECT,
-    DESC_NEXT,
-    DESC_WRITE,
-    Walk,
-    end_walk,
-    take_descriptor,
-)
+from vuproc.shm.request cimport Chain
+from vuproc.shm.ring cimport MAX_SIZE, Ring
+from vuproc.shm.split_walk cimport walk_table
 
 from vuproc.errors import MemoryFault, RingError
 
@@ -108,20 +100,22 @@ cdef class SplitRing(Ring):
         self.entries = record.entries
         return 0
 
-    cdef bint fetched_last(self, tuple found):
-        # Whether the last entries of the avail ring are just these, in this order: then nothing was
-        # fetched after the first of them that is completed by now, and `stop` may take them back.
+    cdef Py_ssize_t fetched_last(self, tuple found):
+        # How many of these are, in this order, the last entries of the avail ring. After the first
+        # of them nothing was fetched that is completed by now, and `stop` may take them back.
         # Those entries are still there: a driver has no free slot before the used index passes one.
         # Should it have changed them nevertheless, what it is given later is what it put there.
-        cdef uint16_t slot = <uint16_t>(self.last_avail - len(found))
-        for recovered in found:
+        cdef uint16_t slot = <uint16_t>self.last_avail
+        cdef Py_ssize_t count = 0
+        for recovered in reversed(found):
+            slot -= 1
             # SAFETY: the slot is masked to the ring, whose extent `bind` checked.
             if recovered.head != vu_load_relaxed16(
                 self.avail + 4 + 2 * <size_t>(slot & self.mask)
             ):
-                return False
-            slot += 1
-        return True
+                break
+            count += 1
+        return count
 
     cdef int bind(self, GuestMemory memory) except -1:
         cdef uint64_t entries = self.size
@@ -243,24 +237,13 @@ cdef class SplitRing(Ring):
         # What was seen of the avail ring may be behind it now.
         self.seen_avail = <uint16_t>self.last_avail
 
-    cdef void note_begun(self, uint16_t head, uint8_t attempts) noexcept nogil:
+    cdef void note_attempts(self, uint16_t head, uint8_t attempts) noexcept nogil:
         if self.entries != NULL:
-            note_attempts(self.entries + head, attempts + 1)
-            if self.policy is not None:
-                note_stage(self.entries + head, BY_POLICY)
+            note_deaths(self.entries + head, attempts)
 
-    cdef void note_taken(self, uint16_t head) noexcept nogil:
-        # What the device does with it, and when, is not known here.
-        if self.entries != NULL and self.policy is not None:
-            note_stage(self.entries + head, BY_POLICY)
-
-    cdef void note_survived(self, uint16_t head, uint8_t attempts) noexcept nogil:
+    cdef void note_stage(self, uint16_t head, uint8_t stage) noexcept nogil:
         if self.entries != NULL:
-            note_attempts(self.entries + head, attempts)
-
-    cdef void note_resubmit(self, uint16_t head, uint8_t stage) noexcept nogil:
-        if self.entries != NULL:
-            note_stage(self.entries + head, stage)
+            note_own_stage(self.entries + head, stage)
 
     cdef void note_given_back(self, uint16_t head) noexcept nogil:
         if self.entries != NULL:
@@ -268,62 +251,14 @@ cdef class SplitRing(Ring):
 
     cdef void note_blamed(self, uint16_t head) noexcept nogil:
         if self.entries != NULL:
-            note_attempts(self.entries + head, self.entries[head].attempts + 1)
+            note_deaths(self.entries + head, self.entries[head].attempts + 1)
 
     cdef void note_end(self) noexcept nogil:
         if self.record is not None:
             self.record.end()
 
     cdef int walk(self, uint16_t head, Chain *chain) noexcept nogil:
-        # Fill `chain` from the descriptors; each is read once and only its copy is used.
-        cdef unsigned char *table = self.desc
-        cdef uint32_t entries = <uint32_t>self.size
-        cdef uint32_t index = head
-        cdef uint32_t passed = 0
-        cdef bint inside = False
-        cdef uint64_t rest
-        cdef Descriptor one
-        cdef Walk walk
-        memset(&walk, 0, sizeof(walk))
-        while True:
-            # SAFETY: index < entries, all of which are inside the mapping (or the private copy).
-            # 8-byte loads: the table is aligned to 16.
-            one.addr = vu_load_relaxed64(table + 16 * <size_t>index)
-            rest = vu_load_relaxed64(table + 16 * <size_t>index + 8)
-            one.len = <uint32_t>rest
-            one.flags = <uint16_t>(rest >> 32)
-            one.next = <uint16_t>(rest >> 48)
-            passed += 1
-            if passed > entries:
-                return self.fault(b"descriptor chain loops")
-            if one.flags & DESC_INDIRECT:
-                # 2.7.5.3.2: normal descriptors may stand before an indirect one; WRITE is ignored.
-                if not self.indirect:
-                    return self.fault(b"indirect descriptor without the feature")
-                if inside:
-                    return self.fault(b"indirect descriptor in an indirect table")
-                if one.flags & DESC_NEXT:
-                    return self.fault(b"indirect descriptor with a next one")
-                if self.copy_table(one.addr, one.len) < 0:
-                    return -1
-                table = <unsigned char *>self.copied
-                entries = one.len >> 4
-                inside = True
-                index = 0
-                chain.descriptors = <uint16_t>passed
-                passed = 0
-                continue
-            if take_descriptor(self, &walk, head, one.addr, one.len, one.flags & DESC_WRITE) < 0:
-                return -1
-            if not one.flags & DESC_NEXT:
-                break
-            if one.next >= entries:
-                return self.fault(b"next descriptor is outside the table")
-            index = one.next
-        if not inside:
-            chain.descriptors = <uint16_t>passed
-        end_walk(self, &walk, chain)
-        return 0
+        return walk_table(self, self.desc, head, chain)
 
     cdef bint commit(self) noexcept nogil:
         # Publish the batch: the store order of the in-flight record (C1 to C5), with nothing

@@ -247,28 +247,30 @@ class PackedWorker(Serving):
         counter = live[-1][0] + 1 if live else 0  # R6
         recent: tuple[int, ...] = ()
         if c.gives_back and left:
-            recent = left
-            if not (yield from self.fetched_last(used, left)):
-                recent = (*left, GONE)  # R8
+            sure = yield from self.fetched_last(avail, left)
+            recent = left[: len(left) - sure]
+            if recent:
+                recent = (*recent, GONE)  # R8
+            recent = (*recent, *left[len(left) - sure :])
         return Private(avail, used, counter, left=left, recent=recent)  # R7
 
-    def fetched_last(self, used: int, left: tuple[int, ...]) -> Generator[Access, int, bool]:
-        """Whether the last slots before the next to fetch are those of these requests."""
-        m = self.m
-        place = self.on(used, (yield load(m.lead)))
-        for head in left:
+    def fetched_last(self, avail: int, left: tuple[int, ...]) -> Generator[Access, int, int]:
+        """How many of these requests the last slots before the next to fetch have, in order."""
+        m, place, sure = self.m, avail, 0
+        for head in reversed(left):
             _, count = halves((yield load(m.chain + head)))
+            place = self.on(place, -count)
             entry = head
-            for _ in range(count):
-                slot = self.at(place)
+            for i in range(count):
+                slot = self.at(self.on(place, i))
                 word = with_bits((yield load(m.slot + slot)), 0)
                 addr = yield load(m.addr + slot)
                 same = word == with_bits((yield load(m.copy + entry)), 0)  # R8c
                 if not same or addr != (yield load(m.copy_addr + entry)):
-                    return False
+                    return sure
                 entry = yield load(m.next + entry)
-                place = self.on(place, 1)
-        return True
+            sure += 1
+        return sure
 
     def stop(self, p: Private) -> Program:
         """Let go of the ring; the answer is the next start's base."""

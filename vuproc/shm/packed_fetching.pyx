@@ -1,0 +1,284 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, auto_pickle=False
+"""The near end of a packed virtqueue (virtio 1.3, section 2.8): where it is, and what is fetched."""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
+from posix.uio cimport iovec
+
+from vuproc.shm.atomics cimport (
+    vu_load_acquire16,
+    vu_load_relaxed16,
+    vu_load_relaxed64,
+    vu_prefetch,
+)
+from vuproc.shm.counters cimport QueueCounters
+from vuproc.shm.fetching cimport FREE, TAKEN
+from vuproc.shm.memory cimport GuestMemory, Region
+from vuproc.shm.packed_record cimport (
+    PackedEntry,
+    PackedRecord,
+    note_heads,
+    note_out,
+    note_taken_out,
+)
+from vuproc.shm.packed_walk cimport walk_copies, walk_slots
+from vuproc.shm.place cimport (
+    F_AVAIL,
+    F_USED,
+    FIRST_PLACE,
+    advanced,
+    gone_back,
+    is_available,
+    slot_of,
+    slots_between,
+)
+from vuproc.shm.request cimport Chain
+from vuproc.shm.ring cimport MAX_SIZE, Ring
+from vuproc.shm.walk cimport DESC_NEXT
+
+from vuproc.errors import MemoryFault, RingError
+
+cdef enum:
+    # Slots that `backlog` looks at.
+    LOOK_AHEAD = 1024
+
+
+cdef class PackedFetching(Ring):
+    """A packed virtqueue as far as its descriptors are read."""
+
+    def __cinit__(
+        self,
+        int queue,
+        object size,
+        GuestMemory memory not None,
+        uint64_t desc,
+        uint64_t avail,
+        uint64_t used,
+        object base,
+        *,
+        uint64_t features,
+        Py_ssize_t chain_limit,
+        QueueCounters counters=None,
+        PackedRecord record=None,
+        bint fresh=False,
+    ):
+        if not 0 < size <= MAX_SIZE:
+            raise RingError(queue, 0, f"size {size} is not in 1 to {MAX_SIZE}")
+        if record is not None and record.queue_size != size:
+            raise ValueError(f"a record for {record.queue_size} entries and a ring of {size}")
+        self.prepare(queue, size, chain_limit, counters, features)
+        self.desc_addr = desc
+        self.driver_addr = avail
+        self.device_addr = used
+        self.bind(memory)
+        self.memory = memory
+        # Without a record to outlive us it is our own: the descriptors are nowhere else.
+        self.record = PackedRecord(-1, 0, size) if record is None else record
+        if fresh or self.record.load_version() == 0:
+            self.begin_anew(base)
+            self.begin_at(0)
+            self.follow()
+        else:
+            found = self.record.recover(queue, self.desc)
+            self.begin_at(<uint16_t>len(found))
+            self.follow()
+            self.adopt(found, self.fetched_last(found))
+            self.call_after_recovery = True
+
+    cdef int begin_anew(self, object base) except -1:
+        # virtio has no base, vhost-user two of 16 bits, and front-ends disagree on what they are.
+        cdef uint32_t given
+        cdef uint16_t avail, used
+        cdef uint32_t lead
+        if base is None:
+            return self.record.resume()
+        given = base
+        avail, used = <uint16_t>given, <uint16_t>(given >> 16)
+        if given == 0:
+            # The lawful base of a ring that is in an even round; what Linux says in User-Mode Linux
+            # of a ring that was never used. The ring tells.
+            avail = used = FIRST_PLACE if self.is_fresh() else 0
+        elif used == 0:
+            # DPDK's: the used position is where the available one is, since nothing is in flight.
+            used = avail
+        lead = slots_between(used, avail, <uint32_t>self.size)
+        if slot_of(avail) >= self.size or slot_of(used) >= self.size or lead > self.size:
+            raise RingError(self.queue, avail, f"base {given:#x} is no place of the ring")
+        return self.record.begin(used, <uint16_t>lead)
+
+    cdef bint is_fresh(self) noexcept:
+        # Asked if the base is 0. Slot 0 then is used in the round before or available in this one,
+        # if the ring was ever there; and untouched, or available for the first time, if it is new.
+        # Available in the round before, and not used in it, is what the middle of a long chain
+        # looks like, too: only a record that ended there tells them apart.
+        cdef uint16_t flags = vu_load_relaxed16(self.desc + FLAGS_AT)
+        if flags & F_USED:
+            return False
+        return not (flags & F_AVAIL and self.record.ended_at(0))
+
+    cdef int follow(self) except -1:
+        # Take over what the record has found.
+        cdef PackedRecord record = self.record
+        self.log = record.header
+        self.entries = record.entries
+        self.slots = record.slots
+        self.counter = record.next_counter
+        self.avail = record.avail
+        self.last_used = record.used
+        self.free = record.free
+        self.room = <uint32_t>self.size - record.held - record.lead
+        return 0
+
+    cdef Py_ssize_t fetched_last(self, tuple found):
+        # How many of these the last slots before the next to fetch have, in this order: after the
+        # first of them nothing was fetched that is completed by now.
+        cdef uint16_t place = self.avail
+        cdef Py_ssize_t count = 0
+        for recovered in reversed(found):
+            place = gone_back(place, self.slots[recovered.head].num, <uint32_t>self.size)
+            if not self.same_chain(place, recovered.head):
+                break
+            count += 1
+        return count
+
+    cdef bint same_chain(self, uint16_t place, uint16_t head) noexcept nogil:
+        # Whether a request is what the slots from `place` on have. All of each descriptor is
+        # compared with its copy: a predecessor that died before it published a batch has left its
+        # lengths there, and a ring that fetches again would take them for the driver's.
+        cdef uint16_t entry = head
+        # SAFETY: the entries of a request are inside, and so is the slot of a place.
+        while self.same_descriptor(place, entry):
+            if entry == self.slots[head].last:
+                return True
+            entry = self.slots[entry].next
+            place = advanced(place, 1, <uint32_t>self.size)
+        return False
+
+    cdef bint same_descriptor(self, uint16_t place, uint16_t entry) noexcept nogil:
+        # All but whose it is.
+        cdef uint64_t whose = <uint64_t>(F_AVAIL | F_USED)
+        cdef uint64_t here = vu_load_relaxed64(slot_at(self, place) + 8)
+        cdef uint64_t copy = vu_load_relaxed64(&self.entries[entry].id)
+        if vu_load_relaxed64(slot_at(self, place)) != vu_load_relaxed64(&self.entries[entry].addr):
+            return False
+        # The ring has len, id, flags, and the record id, flags, len.
+        here = here >> 32 | here << 32
+        return (here ^ copy) & ~(whose << 16) == 0
+
+    cdef int bind(self, GuestMemory memory) except -1:
+        cdef uint64_t length = 16 * <uint64_t>self.size
+        cdef unsigned char *desc = memory.user(self.desc_addr, length)
+        cdef unsigned char *driver = memory.user(self.driver_addr, 4)
+        cdef unsigned char *device = memory.user(self.device_addr, 4)
+        # Checked on both: a region may begin at an odd place of its file.
+        if (self.desc_addr | <uintptr_t>desc) & 15:
+            raise RingError(self.queue, self.avail, "descriptor ring is not aligned to 16")
+        if (self.driver_addr | <uintptr_t>driver) & 3:
+            raise RingError(self.queue, self.avail, "driver event area is not aligned to 4")
+        if (self.device_addr | <uintptr_t>device) & 3:
+            raise RingError(self.queue, self.avail, "device event area is not aligned to 4")
+        if desc == NULL:
+            raise MemoryFault(self.desc_addr, length, "descriptors not inside one region")
+        if driver == NULL:
+            raise MemoryFault(self.driver_addr, 4, "driver event area not inside one region")
+        if device == NULL:
+            raise MemoryFault(self.device_addr, 4, "device event area not inside one region")
+        # SAFETY: each area lies inside one mapping, which `memory` holds.
+        self.desc = desc
+        self.driver = driver
+        self.device = device
+        self.desc_guest = guest_address(memory, self.desc_addr)
+        self.device_guest = guest_address(memory, self.device_addr)
+        return 0
+
+    cdef void unbind(self) noexcept:
+        self.desc = self.driver = self.device = NULL
+        # Whoever comes after us may have the record by now.
+        self.log = NULL
+        self.entries = NULL
+
+    cdef uint16_t place(self) noexcept nogil:
+        return self.avail
+
+    cdef uint32_t base(self) noexcept nogil:
+        return <uint32_t>self.avail | <uint32_t>self.last_used << 16
+
+    # Fetching.
+
+    cdef bint available(self) noexcept nogil:
+        return is_available(vu_load_acquire16(slot_at(self, self.avail) + FLAGS_AT), self.avail)
+
+    cdef int look(self) noexcept nogil:
+        return self.available()
+
+    cdef uint16_t backlog(self) noexcept nogil:
+        # Relaxed: nothing is read on the strength of it.
+        cdef uint32_t most = min(self.room, <uint32_t>LOOK_AHEAD), i
+        cdef uint16_t place = self.avail, flags
+        cdef uint16_t chains = 0
+        for i in range(most):
+            flags = vu_load_relaxed16(slot_at(self, place) + FLAGS_AT)
+            if not is_available(flags, place):
+                break
+            if not flags & DESC_NEXT:
+                chains += 1
+            place = advanced(place, 1, <uint32_t>self.size)
+        return chains
+
+    cdef int fetch(self, Chain *chain) noexcept nogil:
+        # Acquire: pairs with the driver's write barrier before it stores the flags of a chain's
+        # first descriptor; all of the chain is read after it.
+        cdef uint16_t flags = vu_load_acquire16(slot_at(self, self.avail) + FLAGS_AT)
+        cdef uint16_t head = self.free
+        cdef Slot *slot
+        if not is_available(flags, self.avail):
+            return 0
+        if walk_slots(self, head, flags, chain) < 0:
+            return -1
+        slot = self.slots + head
+        chain.head = head
+        # The record first: whoever comes after us must find what we are going to have.
+        self.free = self.slots[slot.last].next
+        note_taken_out(self.log, self.entries + head, slot, self.counter, self.free)
+        self.counter += 1
+        self.marks[head] = TAKEN
+        self.avail = advanced(self.avail, slot.num, <uint32_t>self.size)
+        self.room -= slot.num
+        self.last_avail += 1
+        self.flying += 1
+        return 1
+
+    cdef int fetch_again(self, uint16_t head, Chain *chain) noexcept nogil:
+        return walk_copies(self, head, chain)
+
+    cdef void prefetch(self) noexcept nogil:
+        # While one request is served, the next one's first bytes are on their way here. Nothing is
+        # decided on what is read for it.
+        cdef iovec first
+        cdef unsigned char *at = slot_at(self, self.avail)
+        if is_available(vu_load_relaxed16(at + FLAGS_AT), self.avail) and self.memory.translate(
+            vu_load_relaxed64(at), 1, &first, 1
+        ) == 1:
+            vu_prefetch(first.iov_base)
+
+    cdef void unfetch(self, uint16_t head) noexcept nogil:
+        # The stop's order and its proof are in fetching.pyx. With U1 the request is out of what
+        # recovery counts; U2 only clears up.
+        if self.entries != NULL:
+            put_back(self, head)
+            note_heads(self.log, self.free, self.free)
+            note_out(self.entries + head)
+        self.marks[head] = FREE
+        self.last_avail -= 1
+        self.avail = gone_back(self.avail, self.slots[head].num, <uint32_t>self.size)
+        self.room += self.slots[head].num
+
+
+cdef uint64_t guest_address(GuestMemory memory, uint64_t user_addr) noexcept:
+    # Of something that lies inside the memory.
+    cdef Py_ssize_t i
+    cdef Region *region
+    for i in range(memory.count):
+        region = memory.table + i
+        if user_addr >= region.user_addr and user_addr - region.user_addr < region.size:
+            return region.guest_addr + (user_addr - region.user_addr)
+    return 0

@@ -1,0 +1,122 @@
+"""A chain of a packed ring: slots one after the other, and their copies in the record.
+
+Each answers 0 or, for `walk_copies`, 1; -1: it is no chain, and the ring has the cause.
+"""
+
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.string cimport memset
+
+from vuproc.shm.atomics cimport vu_load_relaxed64
+from vuproc.shm.packed_fetching cimport PackedFetching, slot_at
+from vuproc.shm.packed_record cimport note_descriptor
+from vuproc.shm.place cimport advanced
+from vuproc.shm.request cimport Chain
+from vuproc.shm.ring cimport Descriptor
+from vuproc.shm.walk cimport (
+    DESC_INDIRECT,
+    DESC_NEXT,
+    DESC_WRITE,
+    Walk,
+    end_walk,
+    take_descriptor,
+)
+
+
+cdef inline int take_table(
+    PackedFetching ring, Walk *walk, uint16_t head, uint64_t addr, uint32_t length
+) noexcept nogil:
+    # 2.8.7: one descriptor after the other, of whose flags only WRITE matters.
+    cdef uint32_t i
+    cdef Descriptor *one
+    if ring.copy_table(addr, length) < 0:
+        return -1
+    for i in range(length >> 4):
+        # SAFETY: `copy_table` has copied so many.
+        one = ring.copied + i
+        if one.next & DESC_INDIRECT:
+            return ring.fault(b"indirect descriptor in an indirect table")
+        if take_descriptor(ring, walk, head, one.addr, one.len, one.next & DESC_WRITE) < 0:
+            return -1
+    return 0
+
+
+cdef inline int take_one(
+    PackedFetching ring, Walk *walk, uint16_t head, uint64_t addr, uint32_t length, uint16_t flags
+) noexcept nogil:
+    if flags & DESC_INDIRECT:
+        # 2.8.7: WRITE is ignored.
+        if not ring.indirect:
+            return ring.fault(b"indirect descriptor without the feature")
+        if flags & DESC_NEXT:
+            return ring.fault(b"indirect descriptor with a next one")
+        return take_table(ring, walk, head, addr, length)
+    return take_descriptor(ring, walk, head, addr, length, flags & DESC_WRITE)
+
+
+cdef inline int walk_slots(
+    PackedFetching ring, uint16_t head, uint16_t flags, Chain *chain
+) noexcept nogil:
+    # Fill `chain` and the entries from `head` on. Each descriptor is read once, and only its
+    # copy is used; `flags` are those of the first, by which it was found.
+    cdef uint16_t place = ring.avail, entry = head, id
+    cdef uint32_t count = 0, length
+    cdef uint64_t addr, rest
+    cdef unsigned char *at
+    cdef Walk walk
+    memset(&walk, 0, sizeof(walk))
+    while True:
+        if count == ring.room:
+            return ring.fault(b"more descriptors available than the ring has free")
+        at = slot_at(ring, place)
+        addr = vu_load_relaxed64(at)
+        rest = vu_load_relaxed64(at + 8)
+        length = <uint32_t>rest
+        id = <uint16_t>(rest >> 32)
+        if count:
+            flags = <uint16_t>(rest >> 48)
+        count += 1
+        # SAFETY: there are as many free entries as there is room.
+        note_descriptor(ring.entries + entry, addr, length, id, flags)
+        if take_one(ring, &walk, head, addr, length, flags) < 0:
+            return -1
+        if not flags & DESC_NEXT:
+            break
+        if count < ring.room:
+            entry = ring.slots[entry].next
+        place = advanced(place, 1, <uint32_t>ring.size)
+    ring.slots[head].last = entry
+    ring.slots[head].num = <uint16_t>count
+    ring.slots[head].id = id
+    chain.descriptors = <uint16_t>count
+    end_walk(ring, &walk, chain)
+    return 0
+
+
+cdef inline int walk_copies(PackedFetching ring, uint16_t head, Chain *chain) noexcept nogil:
+    # From the copies: the ring's own may be overwritten. They may be the front-end's memory, so
+    # they are read once, too.
+    cdef uint16_t entry = head
+    cdef uint32_t i
+    cdef uint64_t rest
+    cdef Walk walk
+    if ring.writable != NULL:
+        ring.writable[head].count = 0
+    memset(&walk, 0, sizeof(walk))
+    for i in range(ring.slots[head].num):
+        # SAFETY: the entries of a request in flight are linked inside the record.
+        rest = vu_load_relaxed64(&ring.entries[entry].id)
+        if take_one(
+            ring,
+            &walk,
+            head,
+            vu_load_relaxed64(&ring.entries[entry].addr),
+            <uint32_t>(rest >> 32),
+            # What follows is a matter of our count.
+            <uint16_t>(rest >> 16) & ~DESC_NEXT,
+        ) < 0:
+            return -1
+        entry = ring.slots[entry].next
+    chain.head = head
+    chain.descriptors = ring.slots[head].num
+    end_walk(ring, &walk, chain)
+    return 1
