@@ -80,7 +80,10 @@ class Device:
     device_id: ClassVar[int]
     """The virtio device id (virtio 1.3, section 5): 1 net, 2 block, 4 entropy, ..."""
     features: ClassVar[int] = 0
-    """Device-specific feature bits. vuproc adds those of the ring and of the transport."""
+    """Device-specific feature bits. vuproc adds those of the ring and of the transport, but
+    IN_ORDER, which suits a device that is done with requests in the order in which they came. With
+    it a request that is finished before its turn is shown to the driver when those before it are.
+    """
     options_type: ClassVar[type[Options]] = Options
     """The struct which the options in the device file become."""
     queues: ClassVar[int | None] = None

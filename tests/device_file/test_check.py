@@ -482,7 +482,8 @@ def test_file_that_is_not_there(tmp_path: Path) -> None:
         ),
         (
             "    features = 1 << 30",
-            "offered_features() is 1073741824: a device has bits 0 to 23 and 50 to 63",
+            "offered_features() is 1073741824: "
+            "a device has bits 0 to 23, 35 (IN_ORDER) and 50 to 63",
         ),
         ("    def config_space(self): return 'x'", "config_space() is of type str, not bytes"),
         (

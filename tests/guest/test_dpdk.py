@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from vuproc.spec.virtio import Feature
 from vuproc.testing import Served, serve
 from vuproc.testing.vms import Dpdk
 
@@ -58,6 +59,21 @@ def test_what_is_sent_into_nothing_is_counted_by_both(packed: bool, pairs: int) 
             port.quit()
         assert requests(served, TX) == dropped(served, TX) == sent
         assert requests(served, RX) == 0
+        assert not errors(served)
+
+
+@LAYOUTS
+def test_it_takes_its_buffers_back_in_order(packed: bool) -> None:
+    with serve({"type": "net"}, file={"log_level": "debug"}) as served:
+        with Dpdk(served.socket, packed=packed) as port:
+            port.start("txonly")
+            wait_requests(served, TX, SENT)
+            port.stop()
+            port.quit()
+        said = [line.partition(" SET_FEATURES value=")[2] for line in served.lines]
+        taken = {int(rest.split()[0], 0) for rest in said if rest}
+        wanted = Feature.IN_ORDER | (Feature.RING_PACKED if packed else 0)
+        assert {value & (Feature.IN_ORDER | Feature.RING_PACKED) for value in taken} == {wanted}
         assert not errors(served)
 
 

@@ -31,6 +31,7 @@ from vuproc.device_file.yaml_text import (
 from vuproc.errors import ConfigError, ConfigErrors, FileRefused
 from vuproc.fd import Fd
 from vuproc.options import KIND, PATH, Options
+from vuproc.spec.virtio import Feature
 from vuproc.vhost_user.hooks import protocol_features_of
 
 
@@ -231,7 +232,8 @@ def _same_kind(old: Device, new: Device) -> bool:
 def _kind(device: Device) -> tuple[object, ...]:
     return (
         device.device_id,
-        device.offered_features(),
+        # Without IN_ORDER, which the rings keep whatever the device does.
+        device.offered_features() & ~Feature.IN_ORDER,
         device.num_queues(),
         device.queue_size(),
         device.queue_groups(),

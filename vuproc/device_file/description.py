@@ -10,9 +10,9 @@ from vuproc import place
 from vuproc.device import Device
 from vuproc.options import MAX_QUEUES, MIN_QUEUE_SIZE, Options
 from vuproc.spec.vhost_user import CONFIG_SIZE_MAX
-from vuproc.spec.virtio import QUEUE_SIZE_MAX
+from vuproc.spec.virtio import QUEUE_SIZE_MAX, Feature
 
-DEVICE_FEATURES = (1 << 24) - 1 | ((1 << 64) - 1) ^ ((1 << 50) - 1)
+DEVICE_FEATURES = (1 << 24) - 1 | Feature.IN_ORDER | ((1 << 64) - 1) ^ ((1 << 50) - 1)
 """Bits a device type may use, 0 to 23 and 50 to 63: the others are the ring's (virtio 1.3, 2.2)."""
 
 
@@ -80,7 +80,8 @@ def _features_problem(device: Device) -> str | None:
     features: object = device.offered_features()
     if isinstance(features, int) and not features & ~DEVICE_FEATURES:
         return None
-    return f"offered_features() is {place.shown(features)}: a device has bits 0 to 23 and 50 to 63"
+    allowed = "a device has bits 0 to 23, 35 (IN_ORDER) and 50 to 63"
+    return f"offered_features() is {place.shown(features)}: {allowed}"
 
 
 def _config_problem(device: Device) -> str | None:

@@ -26,6 +26,7 @@ from vuproc.spec.blk import (
     BlkStatus,
     BlkType,
 )
+from vuproc.spec.virtio import Feature
 
 if TYPE_CHECKING:
     from vuproc.shm.request import Request
@@ -177,7 +178,9 @@ class Blk(Device):
     # What the master asks.
 
     def offered_features(self) -> int:
-        """All of the device's features; a read-only disk has none that change it."""
+        """All of the device's features; a read-only disk has none that change it. What the kernel
+        has by io_uring is done in its order, not the driver's.
+        """
         features = (
             BlkFeature.SIZE_MAX
             | BlkFeature.SEG_MAX
@@ -188,6 +191,8 @@ class Blk(Device):
             | BlkFeature.CONFIG_WCE
             | BlkFeature.MQ
         )
+        if not self._wants_uring:
+            features |= Feature.IN_ORDER
         if self.options.readonly:
             return features | BlkFeature.RO
         return features | BlkFeature.DISCARD | BlkFeature.WRITE_ZEROES
@@ -249,10 +254,12 @@ class Blk(Device):
 
     def uring_files(self, queue: int) -> tuple[int, ...]:
         """The image, if it is open past the page cache; memory to memory is faster without."""
+        return (self._file,) if self._wants_uring else ()
+
+    @property
+    def _wants_uring(self) -> bool:
         engine = self.options.engine
-        if engine == "io_uring" or (self.options.direct and engine != "sync"):
-            return (self._file,)
-        return ()
+        return engine == "io_uring" or (self.options.direct and engine != "sync")
 
     def native(self, queue: int) -> NativeBlk | None:
         """The same in native code, unless the options or a subclass want `handle`."""

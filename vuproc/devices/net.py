@@ -23,6 +23,7 @@ from vuproc.spec.net import (
     SPEED_UNKNOWN,
     NetFeature,
 )
+from vuproc.spec.virtio import Feature
 
 if TYPE_CHECKING:
     from vuproc.shm.request import Request
@@ -136,7 +137,7 @@ class Net(Device):
 
     def offered_features(self) -> int:
         """No offloads. MQ with several pairs, MAC and MTU if there is one."""
-        features = NetFeature.STATUS | NetFeature.MRG_RXBUF
+        features = NetFeature.STATUS | NetFeature.MRG_RXBUF | Feature.IN_ORDER
         if self.options.pairs > 1:
             features |= NetFeature.MQ
         if self.options.mac is not None:

@@ -5,6 +5,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from vuproc.shm.counters cimport QueueCounters
 from vuproc.shm.dirty cimport DirtyLog
 from vuproc.shm.layout cimport Layout
+from vuproc.shm.line cimport Line
 
 
 cdef enum:
@@ -48,6 +49,7 @@ cdef class Completions(Layout):
     cdef bint used_logged          # whether they are
     cdef int log_fd                # told of marks; -1: none
     cdef Py_ssize_t flying         # fetched and not completed
+    cdef Line line                 # with IN_ORDER; else there is none
     cdef Completion batch[BATCH]   # completed and not published
     cdef int batched
     cdef uint64_t batch_since      # ns, when the oldest of them was completed
@@ -57,10 +59,12 @@ cdef class Completions(Layout):
     cdef int call_fd               # -1: none
     cdef uint64_t now              # ns, the last look at the clock
 
+    cdef int keep_order(self) except -1
     # No GIL, no Python objects.
     cdef void complete(
         self, uint16_t head, uint64_t written, uint64_t read, uint64_t nanoseconds
     ) noexcept nogil
+    cdef void put_in_batch(self, uint16_t head, uint32_t length) noexcept nogil
     cdef int flush(self) noexcept nogil
     cdef void show(self) noexcept nogil
     cdef void signal(self) noexcept nogil

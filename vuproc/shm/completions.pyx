@@ -2,13 +2,14 @@
 """The far end of a ring: completed requests are batched, shown to the driver, and announced."""
 
 from libc.errno cimport EAGAIN, EINTR, errno
-from libc.stdint cimport UINT64_MAX, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport abort, calloc, free, realloc
+from libc.stdint cimport UINT64_MAX, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport abort, calloc, free, malloc, realloc
 from posix.unistd cimport write
 
 from vuproc.shm.counters cimport add
 from vuproc.shm.dirty cimport DirtyLog
 from vuproc.shm.layout cimport Layout
+from vuproc.shm.line cimport await_turn, leave_first, next_is_done
 
 cdef extern from "<poll.h>" nogil:
     cdef struct pollfd:
@@ -50,6 +51,9 @@ cdef class Completions(Layout):
     def __dealloc__(self):
         self.forget_writable()
         free(self.flights)
+        free(self.line.heads)
+        free(self.line.lengths)
+        free(self.line.done)
 
     @property
     def unpublished(self):
@@ -64,22 +68,42 @@ cdef class Completions(Layout):
         """Notify the driver whether it wants that or not."""
         self.signal()
 
+    cdef int keep_order(self) except -1:
+        # Show completed requests in the order of their fetches, whatever that of their ends.
+        self.line.size = <uint32_t>self.size
+        self.line.heads = <uint16_t *>malloc(self.size * sizeof(uint16_t))
+        self.line.lengths = <uint32_t *>malloc(self.size * sizeof(uint32_t))
+        self.line.done = <uint8_t *>malloc(self.size)
+        if self.line.heads == NULL or self.line.lengths == NULL or self.line.done == NULL:
+            raise MemoryError
+        return 0
+
     cdef void complete(
         self, uint16_t head, uint64_t written, uint64_t read, uint64_t nanoseconds
     ) noexcept nogil:
         # `head` is in flight and is completed once only; its Request's state sees to that.
-        if self.batched == 0:
-            self.batch_since = self.now
+        # 2^32 bytes are legal, and a used length of them is not to be had.
+        cdef uint32_t length = <uint32_t>min(written, <uint64_t>0xffffffff)
+        self.flying -= 1
         if self.writable != NULL:
             # Before the batch is published: what a successor does not run again is marked.
             self.mark_buffers(head)
-        self.batch[self.batched].head = head
-        # 2^32 bytes are legal, and a used length of them is not to be had.
-        self.batch[self.batched].length = <uint32_t>min(written, <uint64_t>0xffffffff)
-        self.batched += 1
-        self.flying -= 1
         if self.counters is not None:
             self.counters.completed(read, written, nanoseconds)
+        if self.line.heads == NULL:
+            self.put_in_batch(head, length)
+            return
+        await_turn(&self.line, head, length)
+        while next_is_done(&self.line):
+            head = leave_first(&self.line)
+            self.put_in_batch(head, self.line.lengths[head])
+
+    cdef void put_in_batch(self, uint16_t head, uint32_t length) noexcept nogil:
+        if self.batched == 0:
+            self.batch_since = self.now
+        self.batch[self.batched].head = head
+        self.batch[self.batched].length = length
+        self.batched += 1
         if self.batched == BATCH:
             self.flush()
 

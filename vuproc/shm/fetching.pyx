@@ -7,6 +7,7 @@ from libc.string cimport memcpy, memmove
 from posix.uio cimport iovec
 
 from vuproc.shm.completions cimport Completions, Flight
+from vuproc.shm.line cimport join, leave_last
 from vuproc.shm.memory cimport GuestMemory
 from vuproc.shm.request cimport DROP, FAIL, RUN_AGAIN, UNTOUCHED, Chain, Request
 
@@ -79,8 +80,11 @@ cdef class Fetching(Completions):
 
     @property
     def outstanding(self):
-        """Those in flight, those given back, and those recovered and not run yet."""
-        return self.flying + self.returned_count + self.again_end - self.again_next
+        """Those in flight, those given back, those recovered and not run yet, and those that wait
+        for their turn to be shown."""
+        return (
+            self.flying + self.returned_count + self.again_end - self.again_next + self.line.waiting
+        )
 
     @property
     def recovered(self):
@@ -133,6 +137,8 @@ cdef class Fetching(Completions):
             # In their order, and with a gap before those that are known to be the last.
             self.again[i].order = self.last_avail - count + i if i >= count - last else i
             self.marks[self.again[i].head] = TAKEN
+            if self.line.heads != NULL:
+                join(&self.line, self.again[i].head)
         self.again_end = count
 
     cdef int resume(self, Chain *chain, Again *which) except -2:
@@ -211,7 +217,7 @@ cdef class Fetching(Completions):
         cdef uint64_t count = self.returned_count + self.again_end - self.again_next
         cdef uint64_t first = self.last_avail - count
         cdef Again *again
-        if self.flying or self.batched:
+        if self.flying or self.batched or self.line.waiting:
             return False
         # Orders are distinct and below that of the next fetch: the last `count` of them are the
         # ones from here on.
@@ -231,6 +237,8 @@ cdef class Fetching(Completions):
         while self.again_end > self.again_next:
             self.again_end -= 1
             self.unfetch(self.again[self.again_end].head)
+            if self.line.heads != NULL:
+                leave_last(&self.line)
 
     # Kicks.
 
@@ -272,6 +280,7 @@ cdef class Fetching(Completions):
         self.batched = 0
         self.owed = False
         self.flying = 0
+        self.line.count = self.line.waiting = 0
         self.returned_count = 0
         self.again_next = self.again_end
         self.unbind()

@@ -12,6 +12,7 @@ from vuproc.shm.atomics cimport (
 )
 from vuproc.shm.counters cimport QueueCounters
 from vuproc.shm.fetching cimport FREE, TAKEN
+from vuproc.shm.line cimport join
 from vuproc.shm.memory cimport GuestMemory, Region
 from vuproc.shm.packed_record cimport (
     PackedEntry,
@@ -245,6 +246,8 @@ cdef class PackedFetching(Ring):
         self.room -= slot.num
         self.last_avail += 1
         self.flying += 1
+        if self.line.heads != NULL:
+            join(&self.line, head)
         return 1
 
     cdef int fetch_again(self, uint16_t head, Chain *chain) noexcept nogil:

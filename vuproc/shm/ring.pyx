@@ -23,6 +23,7 @@ cdef enum:
     TABLE_PIECES = 16
     F_INDIRECT_DESC = 28
     F_EVENT_IDX = 29
+    F_IN_ORDER = 35
 
 
 cdef class Ring(NativeServing):
@@ -47,6 +48,8 @@ cdef class Ring(NativeServing):
             set_busy(counters.block, 0)
         self.event_idx = (features >> F_EVENT_IDX) & 1
         self.indirect = (features >> F_INDIRECT_DESC) & 1
+        if (features >> F_IN_ORDER) & 1:
+            self.keep_order()
         if self.indirect:
             self.copied = <Descriptor *>malloc(self.limit * sizeof(Descriptor))
             if self.copied == NULL:

@@ -27,6 +27,7 @@ from vuproc.shm.inflight cimport (
     note_returned,
     note_used,
 )
+from vuproc.shm.line cimport join
 from vuproc.shm.memory cimport GuestMemory
 from vuproc.shm.request cimport Chain
 from vuproc.shm.ring cimport MAX_SIZE, Ring
@@ -218,6 +219,8 @@ cdef class SplitRing(Ring):
         self.marks[head] = TAKEN
         self.last_avail += 1
         self.flying += 1
+        if self.line.heads != NULL:
+            join(&self.line, head)
 
     cdef int fetch_again(self, uint16_t head, Chain *chain) noexcept nogil:
         # A head that the record has: it lies inside the table, and is marked.
