@@ -30,14 +30,27 @@ class Busy:
     started = True
     kick = None
     completions = -1
+    ready = polling = active = False
 
     def __init__(self, base: int) -> None:
         self.index = 0
         self.base = base
+        self.kept: bool | None = None
+        """Whether its record was, at its end."""
 
-    def stop(self) -> tuple[int, int]:
+    def stop(self, *, keep: bool = False) -> tuple[int, int]:
         assert not self.in_flight
+        self.kept = keep
         return self.base, 0
+
+    def drop(self, *, keep: bool = False) -> None:
+        self.kept = keep
+
+    def submit(self) -> bool:
+        return True
+
+    def publish(self) -> int:
+        return 0
 
     def unwatch_in(self, _watcher: Watcher) -> None: ...
 
@@ -91,3 +104,29 @@ def test_what_needs_no_idle_ring_is_answered_at_once(pair: tuple[MasterChannel, 
     master.send(Command(5, SetLogLevel(20)))
     worker._watcher.poll(0.0)
     assert answers(master) == [(5, 0)]
+
+
+def test_a_master_that_goes_leaves_the_records_as_they_are(
+    pair: tuple[MasterChannel, Worker],
+) -> None:
+    """Nobody has told the front-end where the rings are: a record that is over would be a loss."""
+    master, worker = pair
+    queue = Busy(7)
+    worker._queues.update({0: queue})  # type: ignore[dict-item]
+    master.close()
+    assert worker.run() == 0
+    assert queue.kept is True
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_a_stop_ends_the_record_if_its_base_is_told(
+    pair: tuple[MasterChannel, Worker], keeps: bool
+) -> None:
+    master, worker = pair
+    queue = Busy(7)
+    queue.in_flight = 0
+    worker._queues.update({0: queue})  # type: ignore[dict-item]
+    master.send(Command(1, StopRing(0, keeps_record=keeps)))
+    worker._watcher.poll(0.0)
+    worker._settle()
+    assert answers(master) == [(1, 7)] and queue.kept is keeps

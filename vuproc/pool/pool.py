@@ -215,8 +215,8 @@ class WorkerPool:
                 return make_bells(num_queues)
             case KickRing(fd=fd):
                 fd.notify()  # one that takes no more has kicks that the worker has not read
-            case StopRing(index=index):
-                return self._rings.stop(index)
+            case StopRing():
+                return self._rings.stop(effect)
             case StartRing(setup=setup):
                 self._rings.start(setup)
             case (

@@ -62,17 +62,17 @@ class RingOrders:
             raise
         history.stopped.discard(index)
 
-    def stop(self, index: int) -> int:
+    def stop(self, order: StopRing) -> int:
         """Stop a ring: its base. One that broke and lost its worker goes on, if ever, at its old
         one. Raises `WorkerRefused` or `WorkerLost`.
         """
-        history = self._history
+        history, index = self._history, order.index
         broken = history.broken.pop(index, None)
         if index in history.bases and self._slots.of(index).worker is None:
             return self._stop_unstarted(index)
         setup = history.setup(index)
         try:
-            done = self._orders.give(index, StopRing(index), timeout=STOP_DEADLINE)
+            done = self._orders.give(index, order, timeout=STOP_DEADLINE)
         except WorkerRefused:
             if broken is None:
                 raise

@@ -19,6 +19,7 @@ from vuproc.testing.errors import (
 )
 from vuproc.testing.frontend import FrontEnd
 from vuproc.testing.guest import Guest
+from vuproc.testing.inflight import InflightRegion
 from vuproc.testing.job import Job, Kind, Stats
 from vuproc.testing.memory import Allocation, Ram, RamRegion
 from vuproc.testing.queue import Completion, DriverQueue
@@ -36,6 +37,7 @@ __all__ = [
     "DriverQueue",
     "FrontEnd",
     "Guest",
+    "InflightRegion",
     "Job",
     "Kind",
     "LoadStalled",

@@ -26,6 +26,7 @@ from vuproc.spec.virtio import Feature
 from vuproc.testing.channel import REPLY_TIMEOUT, BackEndChannel, receive_from, wait_readable
 from vuproc.testing.dirty import DirtyBitmap
 from vuproc.testing.errors import NoConfigChange, NoReply, Refused
+from vuproc.testing.inflight import InflightRegion
 from vuproc.testing.memory import RamRegion
 from vuproc.vhost_user.wire import Message, Receiver, encode, send
 
@@ -180,6 +181,16 @@ class FrontEnd:
         """SET_FEATURES with LOG_ALL, or without, on rings that run, as QEMU has it."""
         features = self.features | Feature.LOG_ALL if wanted else self.features & ~Feature.LOG_ALL
         self.set_features(features)
+
+    def set_inflight(self, region: InflightRegion) -> None:
+        """SET_INFLIGHT_FD: the records of the rings that start from now on are there."""
+        self.request(
+            "SET_INFLIGHT_FD",
+            [region.fd],
+            mmap_size=region.size,
+            num_queues=region.queues,
+            queue_size=region.queue_size,
+        )
 
     def get_config(self, offset: int = 0, size: int = 256) -> bytes:
         """GET_CONFIG: `size` bytes of config space. An error reply gives b""."""

@@ -155,11 +155,16 @@ class StartRing(Order, frozen=True, tag=True):
 
 
 class StopRing(Order, frozen=True, tag=True):
-    """Finish what is in flight and stop the ring. Result: its next base, an int."""
+    """Finish what is in flight and stop the ring. Result: its next base, an int.
+
+    With `keeps_record` the in-flight record goes on saying where the ring is, though nothing of it
+    is in flight: the front-end does not hear of the base, and may come back with the record alone.
+    """
 
     needs_idle = Idle.ITS_RING
 
     index: int
+    keeps_record: bool = False
 
 
 class EnableRing(Order, frozen=True, tag=True):

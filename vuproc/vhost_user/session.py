@@ -167,7 +167,7 @@ class Session:
 
     def close(self) -> list[Effect]:
         """The connection is gone: the effects that stop every ring. `release` comes after them."""
-        return [StopRing(ring.index) for ring in self._state.started]
+        return [StopRing(ring.index, keeps_record=True) for ring in self._state.started]
 
     def release(self) -> None:
         """Close every descriptor that the session still owns."""

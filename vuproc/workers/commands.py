@@ -132,8 +132,8 @@ class Commands:
                 queue.start(setup, layout_of(self._features), self._memory, self._features)
                 queue.watch_in(self._watcher)
                 self._code.hook(self._device.ring_started, setup.index)
-            case StopRing(index=index):
-                value, kept = self._stop(index)
+            case StopRing():
+                value, kept = self._stop(command.order)
             case EnableRing(index=index, enabled=enabled):
                 self._queue(index).set_enabled(enabled)
             case SetKick(index=index, fd=fd):
@@ -183,7 +183,7 @@ class Commands:
         """The session is over: drop every ring and all guest memory, without touching it."""
         for queue in self.queues.values():
             queue.unwatch_in(self._watcher)
-            queue.drop()
+            queue.drop(keep=True)
             queue.enabled = False
             queue.unshared.said = False
         self._log_in(None, None)
@@ -226,13 +226,13 @@ class Commands:
         if key in self._memory.regions:
             self._change_memory(self._memory.without_region(*key))
 
-    def _stop(self, index: int) -> tuple[int, int]:
-        queue = self._queue(index)
+    def _stop(self, order: StopRing) -> tuple[int, int]:
+        queue = self._queue(order.index)
         if not queue.started:
-            raise Refusal(f"queue {index} is not started")
+            raise Refusal(f"queue {order.index} is not started")
         queue.unwatch_in(self._watcher)
-        stopped = queue.stop()
-        self._code.hook(self._device.ring_stopped, index)
+        stopped = queue.stop(keep=order.keeps_record)
+        self._code.hook(self._device.ring_stopped, order.index)
         return stopped
 
     def _set_kick(self, queue: Queue, fd: Fd | None) -> None:

@@ -152,7 +152,7 @@ class Worker:
         except Leave as leave:
             # Whoever comes after us takes our end for that of all we had begun.
             for queue in self._queues.values():
-                queue.drop()
+                queue.drop(keep=True)
             return leave.code
 
     def _serve_on(self) -> NoReturn:

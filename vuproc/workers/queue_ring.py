@@ -129,9 +129,9 @@ class QueueRing:
         self.ready = True
         self.log_used_ring(setup.used_log)
 
-    def stop(self) -> tuple[int, int]:
+    def stop(self, *, keep: bool = False) -> tuple[int, int]:
         """Stop the ring, with nothing in the device's hands: its base, and the number of requests
-        that its record still holds.
+        that its record still holds. `keep`: the record says where the ring is from then on, too.
 
         A ring which never got to run after its worker died may leave requests in the record.
         """
@@ -140,7 +140,7 @@ class QueueRing:
             return 0, 0
         if not self._broken:
             ring.publish()
-        base = ring.stop()
+        base = ring.stop(keep=keep)
         kept = 0 if self._broken else ring.kept
         self.drop()
         # Whoever goes on without the record must fetch them again, so the base is where they begin;
