@@ -6,10 +6,10 @@ import os
 import re
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from vuproc.testing.vms import clients
+from vuproc.testing.vms.ending import Ending
 from vuproc.testing.vms.errors import GuestFailed
 from vuproc.testing.vms.process import GuestProcess
 
@@ -34,7 +34,7 @@ class PortStats(NamedTuple):
     send_errors: int
 
 
-class Dpdk:
+class Dpdk(Ending):
     """dpdk-testpmd with one port on a vhost-user socket, started and idle.
 
     A context manager: at its end it is dead. Its memory is ordinary pages, its drivers are loaded
@@ -60,18 +60,11 @@ class Dpdk:
         try:
             self._ask("show port summary 0", "Number of available ports", START_TIMEOUT_S)
         except BaseException:
-            self.process.kill()
+            self.kill()
             raise
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def kill(self) -> None:
+        """Ends testpmd at once (SIGKILL)."""
         self.process.kill()
 
     def start(self, mode: str, *, bursts: int = 0) -> None:

@@ -6,12 +6,11 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from vuproc.testing.vms.clients import Kernel, busybox
 from vuproc.testing.vms.cpio import Archive
 from vuproc.testing.vms.elf import with_libraries
+from vuproc.testing.vms.ending import Ending
 from vuproc.testing.vms.errors import GuestFailed
 from vuproc.testing.vms.process import GuestProcess
 
@@ -78,7 +77,7 @@ class Report:
     values: Mapping[str, str] = field(default_factory=dict)
 
 
-class LinuxGuest:
+class LinuxGuest(Ending):
     """A running guest. A context manager: at its end the guest is dead and its files are removed.
 
     `command` makes the command line from the directory for the guest's files and the path of
@@ -104,17 +103,6 @@ class LinuxGuest:
         except BaseException:
             self._directory.cleanup()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.kill()
 
     def kill(self) -> None:
         """Ends the guest at once, as a host would that loses power over it (SIGKILL)."""

@@ -10,9 +10,8 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from vuproc.testing.vms.ending import Ending
 from vuproc.testing.vms.errors import GuestFailed
 
 # How long the kernel may take to end a killed process: it has to give back a guest's memory.
@@ -43,7 +42,7 @@ def family(leader: int) -> list[int]:
     return sorted(members - {leader})
 
 
-class GuestProcess:
+class GuestProcess(Ending):
     """A child in a session of its own, with standard output and error in one stream of lines.
 
     A context manager: at its end the child and every descendant are dead. `lines` holds what was
@@ -78,17 +77,6 @@ class GuestProcess:
     def pid(self) -> int:
         """The child's process id."""
         return self._process.pid
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.kill()
 
     @contextlib.contextmanager
     def watch(self) -> Iterator[int]:

@@ -8,10 +8,9 @@ import socket
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from vuproc.testing.vms.clients import Qemu
+from vuproc.testing.vms.ending import Ending
 from vuproc.testing.vms.errors import GuestFailed
 from vuproc.testing.vms.process import GuestProcess
 from vuproc.testing.vms.qemu import MEMORY_MIB, VhostUserDevice, machine_arguments
@@ -26,7 +25,7 @@ FIRST_FREE = 0x100000
 PAGE = 4096
 
 
-class HaltedQemu:
+class HaltedQemu(Ending):
     """A machine without a guest. A context manager: at its end QEMU is dead.
 
     `read` and `write` reach guest memory and device registers by guest-physical address, `port_*`
@@ -75,17 +74,6 @@ class HaltedQemu:
         connection, _ = listener.accept()
         connection.settimeout(ANSWER_TIMEOUT_S)
         return connection
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.kill()
 
     def kill(self) -> None:
         """Ends QEMU at once (SIGKILL)."""
