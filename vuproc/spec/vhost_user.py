@@ -56,6 +56,16 @@ CONFIG_SIZE_MAX = PAYLOAD_MAX - 12
 
 STATE_FD_ERROR = 0x1
 STATE_FD_NO_FD = 1 << 8
+STATE_PHASE_STOPPED = 0
+"""The one phase in which a device's state is moved: all of its rings are stopped."""
+
+
+class StateDirection(IntEnum):
+    """Which way SET_DEVICE_STATE_FD has a device's state moved."""
+
+    SAVE = 0
+    LOAD = 1
+
 
 # ---- protocol features ---------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from vuproc.spec.vhost_user import (
     ProtocolFeature,
 )
 from vuproc.spec.virtio import Feature
+from vuproc.testing import device_state
 from vuproc.testing.channel import REPLY_TIMEOUT, BackEndChannel, receive_from, wait_readable
 from vuproc.testing.dirty import DirtyBitmap
 from vuproc.testing.errors import NoConfigChange, NoReply, Refused
@@ -208,6 +209,16 @@ class FrontEnd:
     def set_status(self, status: int) -> None:
         """SET_STATUS; 0 resets the device."""
         self.request("SET_STATUS", value=int(status))
+
+    def save_state(self) -> bytes:
+        """The device's own state, once all rings are stopped: SET_DEVICE_STATE_FD with a pipe, and
+        CHECK_DEVICE_STATE at its end. Raises Refused, NoReply.
+        """
+        return device_state.save(self)
+
+    def load_state(self, state: bytes) -> None:
+        """Give the device what `save_state` of another gave, likewise."""
+        device_state.load(self, state)
 
     def get_shared_object(self, uuid: UUID) -> Fd | None:
         """GET_SHARED_OBJECT: the object's file, which is the caller's; None if there is none."""

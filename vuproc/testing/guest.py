@@ -19,6 +19,7 @@ from vuproc.testing.memory import Ram, RamRegion
 from vuproc.testing.queue import Completion, DriverQueue
 
 DRIVER_READY = Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK | Status.DRIVER_OK
+_MOVES_STATE = ProtocolFeature.DEVICE_STATE | ProtocolFeature.RESET_DEVICE
 
 
 class Guest:
@@ -192,6 +193,9 @@ class Guest:
         for index in self.queues:
             self.stop_queue(index)
         self.set_status(0)
+        if _MOVES_STATE in self.front_end.protocol_features:
+            # Without it the device might just be suspended.
+            self.front_end.request("RESET_DEVICE")
         self.front_end.set_features(self.front_end.features)
         self.set_status(Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK)
         for index, queue in list(self.queues.items()):

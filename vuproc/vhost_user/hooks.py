@@ -17,6 +17,8 @@ def protocol_features_of(device: Device) -> ProtocolFeature:
             found |= ProtocolFeature.MTU
         if _overrides(device, "announce"):
             found |= ProtocolFeature.RARP
+    if _overrides(device, "save_state") and _overrides(device, "load_state"):
+        found |= ProtocolFeature.DEVICE_STATE
     if isinstance(device, SharingDevice):
         found |= ProtocolFeature.SHARED_OBJECT
     return found

@@ -26,6 +26,7 @@ from vuproc.vhost_user.change import Change, Fds, Fields, Handler
 from vuproc.vhost_user.effects import (
     Effect,
     EnableRing,
+    EndTransfer,
     KickRing,
     LogUsedRing,
     MakeInflight,
@@ -78,7 +79,10 @@ def _start_if_ready(state: State, ring: Vring, *, base_needed: bool = True) -> C
     ring.addresses.check_covered(layout, state.regions, ring.size)
     record = state.inflight.record(layout, ring.index, ring.size) if state.inflight else None
     ring = replace(ring, started=True, inflight=record)
-    return Change(state=state.with_ring(ring), effects=(StartRing(ring.setup()),))
+    effects: tuple[Effect, ...] = (StartRing(ring.setup()),)
+    if state.transferring:
+        state, effects = replace(state, transferring=False), (*effects, EndTransfer())
+    return Change(state=state.with_ring(ring), effects=effects)
 
 
 def start_covered(state: State, effects: tuple[Effect, ...]) -> Change:
