@@ -98,6 +98,11 @@ class Device:
     twice does harm, such as sending a frame. A mapping says it queue by queue ("run" for one that
     is not in it), `Request.resubmit` request by request."""
 
+    leaves_in_flight: ClassVar[bool] = False
+    """Whether a queue may stop with requests in the device's hands, which the vuproc at the other
+    end of a migration runs from their beginning. By the return of `ring_stopped` nothing of ours
+    may go on with them, no thread and no task: it would come after what was done there."""
+
     state_version: ClassVar[int] = 1
     """Version of what `save_state` gives. Raise it when another meaning of the bytes begins: a
     device of an older version is then not given them."""

@@ -20,7 +20,12 @@ from vuproc.vhost_user import effects as fx
 from vuproc.vhost_user.effects import Effect, Region
 from vuproc.vhost_user.session import State
 
-PROTOCOL = PROTOCOL_FEATURES | ProtocolFeature.DEVICE_STATE
+PROTOCOL = (
+    PROTOCOL_FEATURES
+    | ProtocolFeature.DEVICE_STATE
+    | ProtocolFeature.GET_VRING_BASE_INFLIGHT
+    | ProtocolFeature.GET_VRING_BASE_SKIP_DRAIN
+)
 OFFERED = replace(OFFER, protocol_features=int(PROTOCOL))
 """What the sessions are offered."""
 
@@ -262,6 +267,14 @@ class Model:
             return False
         self.rings[index].stop(self.position)
         return True
+
+    def skip_drain(self, index: int) -> bool:
+        needed = (
+            ProtocolFeature.GET_VRING_BASE_SKIP_DRAIN
+            | ProtocolFeature.GET_VRING_BASE_INFLIGHT
+            | ProtocolFeature.INFLIGHT_SHMFD
+        )
+        return self.protocol & needed == needed and self.get_base(index)
 
     def set_config(self, offset: int, size: int, flags: int) -> bool:
         config = self.protocol & ProtocolFeature.CONFIG

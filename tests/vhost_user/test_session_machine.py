@@ -373,6 +373,14 @@ class SessionMachine(RuleBasedStateMachine):
         if outcome.ok:
             assert outcome.fields == {"index": index, "num": self.model.rings[index].base}
 
+    @rule(index=indexes, position=st.integers(0, 65535), fail_at=failures)
+    def get_base_at_once(self, index: int, position: int, fail_at: int | None) -> None:
+        self.model.position = position
+        name, rule = "GET_VRING_BASE_SKIP_DRAIN", ("skip_drain", index)
+        outcome = self.say(name, rule, fail_at=fail_at, index=index, num=0)
+        if outcome.ok:
+            assert outcome.fields == {"index": index, "num": self.model.rings[index].base}
+
     @rule(index=st.integers(0, 3))
     def ring_breaks(self, index: int) -> None:
         self.breaks(index)

@@ -351,6 +351,7 @@ def _gate(protocol: ProtocolFeature) -> Gate:
 _SLOTS = _gate(_P.CONFIGURE_MEM_SLOTS)
 _POSTCOPY = _gate(_P.PAGEFAULT)
 _STATE_GATE = _gate(_P.DEVICE_STATE)
+_SKIP_DRAIN = _gate(_P.GET_VRING_BASE_SKIP_DRAIN | _P.GET_VRING_BASE_INFLIGHT | _P.INFLIGHT_SHMFD)
 _IOMMU = Gate(features=Feature.ACCESS_PLATFORM)
 
 FRONT_END = MessageTable(
@@ -461,7 +462,7 @@ FRONT_END = MessageTable(
         STATE,
         reply=_OWN,
         reply_payload=STATE,
-        gate=_gate(_P.GET_VRING_BASE_SKIP_DRAIN),
+        gate=_SKIP_DRAIN,
         barrier=True,
     ),
 )

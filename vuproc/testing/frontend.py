@@ -170,6 +170,16 @@ class FrontEnd:
         """REM_MEM_REG; `with_fd` attaches the region's fd, as libblkio does."""
         self.request("REM_MEM_REG", [region.fd] if with_fd else [], **region.fields)
 
+    def set_inflight(self, region: InflightRegion) -> None:
+        """SET_INFLIGHT_FD: the records of the rings that start from now on are there."""
+        self.request(
+            "SET_INFLIGHT_FD",
+            [region.fd],
+            mmap_size=region.size,
+            num_queues=region.queues,
+            queue_size=region.queue_size,
+        )
+
     def set_log(self, log: DirtyBitmap) -> None:
         """SET_LOG_BASE: the pages to come are marked in `log` while LOG_ALL is acknowledged."""
         self.request("SET_LOG_BASE", [log.fd], mmap_size=log.size, mmap_offset=log.offset)
@@ -182,16 +192,6 @@ class FrontEnd:
         """SET_FEATURES with LOG_ALL, or without, on rings that run, as QEMU has it."""
         features = self.features | Feature.LOG_ALL if wanted else self.features & ~Feature.LOG_ALL
         self.set_features(features)
-
-    def set_inflight(self, region: InflightRegion) -> None:
-        """SET_INFLIGHT_FD: the records of the rings that start from now on are there."""
-        self.request(
-            "SET_INFLIGHT_FD",
-            [region.fd],
-            mmap_size=region.size,
-            num_queues=region.queues,
-            queue_size=region.queue_size,
-        )
 
     def get_config(self, offset: int = 0, size: int = 256) -> bytes:
         """GET_CONFIG: `size` bytes of config space. An error reply gives b""."""

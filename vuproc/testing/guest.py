@@ -184,9 +184,13 @@ class Guest:
         """SET_VRING_ENABLE."""
         self.front_end.request("SET_VRING_ENABLE", index=index, num=int(enabled))
 
-    def stop_queue(self, index: int) -> int:
-        """GET_VRING_BASE: the back-end finishes what is in flight and stops; the ring's base."""
-        return int(self.front_end.request("GET_VRING_BASE", index=index)["num"])
+    def stop_queue(self, index: int, *, drain: bool = True) -> int:
+        """GET_VRING_BASE: the back-end finishes what is in flight and stops; the ring's base.
+
+        drain: False leaves what is in flight in the in-flight region (GET_VRING_BASE_SKIP_DRAIN).
+        """
+        name = "GET_VRING_BASE" if drain else "GET_VRING_BASE_SKIP_DRAIN"
+        return int(self.front_end.request(name, index=index)["num"])
 
     def reset(self) -> None:
         """Reset the device as a driver does, and set the same queues up anew."""

@@ -161,12 +161,16 @@ class StopRing(Order, frozen=True, tag=True):
 
     With `keeps_record` the in-flight record goes on saying where the ring is, though nothing of it
     is in flight: the front-end does not hear of the base, and may come back with the record alone.
+
+    Without `drains` nobody waits for what the device has in its hands: it stays in the in-flight
+    record, from which another ring goes on, perhaps on another host.
     """
 
     needs_idle = Idle.ITS_RING
 
     index: int
     keeps_record: bool = False
+    drains: bool = True
 
 
 class EnableRing(Order, frozen=True, tag=True):

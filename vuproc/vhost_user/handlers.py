@@ -39,6 +39,7 @@ from vuproc.vhost_user.effects import (
     SetMtu,
     WriteConfig,
 )
+from vuproc.vhost_user.inflight_handlers import INFLIGHT_HANDLERS
 from vuproc.vhost_user.memory_table import (
     TABLE_REGIONS_MAX,
     check_disjoint,
@@ -306,6 +307,7 @@ def _reset_device(state: State, offer: Offer, fields: Fields, fds: Fds) -> Chang
 
 HANDLERS: dict[FrontendRequest, Handler] = {
     **RING_HANDLERS,
+    **INFLIGHT_HANDLERS,
     **TRANSFER_HANDLERS,
     FrontendRequest.GET_FEATURES: _get_features,
     FrontendRequest.SET_FEATURES: _set_features,

@@ -98,6 +98,8 @@ class Commands:
         """Whether a ring that the order concerns has requests in flight still, or the transfer that
         it asks for is under way.
         """
+        if isinstance(order, StopRing) and not order.drains:
+            return False
         if isinstance(order, CheckTransfer):
             return self.transfer is not None and self.transfer.moving
         return any(queue.in_flight for queue in self._concerned(order))
