@@ -98,6 +98,15 @@ class Device:
     twice does harm, such as sending a frame. A mapping says it queue by queue ("run" for one that
     is not in it), `Request.resubmit` request by request."""
 
+    leaves_in_flight: ClassVar[bool] = False
+    """Whether a queue may stop with requests in the device's hands, which the vuproc at the other
+    end of a migration runs from their beginning. By the return of `ring_stopped` nothing of ours
+    may go on with them, no thread and no task: it would come after what was done there."""
+
+    state_version: ClassVar[int] = 1
+    """Version of what `save_state` gives. Raise it when another meaning of the bytes begins: a
+    device of an older version is then not given them."""
+
     log: ClassVar[logging.Logger] = logging.getLogger("vuproc.device")
     """Lines logged here by a worker appear in the master's log, up to a bound a line of code."""
 
@@ -278,6 +287,24 @@ class Device:
         Override it in a network device whose guest cannot announce itself (virtio-net without
         VIRTIO_NET_F_GUEST_ANNOUNCE); the front-end cannot ask for it otherwise.
         """
+
+    def save_state(self) -> bytes:
+        """The device's own state, for a migration: what another device of this class needs to take
+        this one's place, at most 64 MiB. No ring is running. In the worker of queue 0.
+
+        Raise if there is none to be had, and the front-end is told. Override it together with
+        `load_state`; the front-end cannot ask for either otherwise.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.save_state")
+
+    def load_state(self, data: bytes, version: int) -> None:
+        """Take the place of the device that gave `data`, whose `state_version` was `version`, ours
+        at most. No ring is running. In the worker of queue 0.
+
+        The bytes have come from outside, so check what they say. Raise to refuse them, and leave
+        the state as it was.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.load_state")
 
     def reset(self) -> None:
         """The driver resets the device: forget what it chose. No ring is running."""

@@ -146,7 +146,10 @@ class FrontEnd:
             if number > begun:
                 self._pool.clear_record(effect)
             self.checkpoint.begin(number)
-            results.append(self._perform(effect))
+            if number <= begun and not effect.repeatable:
+                results.append(EffectFailed("a master died over it, and it cannot be done again"))
+            else:
+                results.append(self._perform(effect))
             if isinstance(results[-1], EffectFailed):
                 break
         try:

@@ -206,6 +206,18 @@ def folder(tmp_path: Path) -> Folder:
             "resubmit is 'dorp' for queue 1, not run, drop or fail",
         ),
         (
+            HANDLE + "def save_state(self): return b''  # wrong",
+            "save_state is of no use without load_state",
+        ),
+        (
+            HANDLE + "def load_state(self, data, version): pass  # wrong",
+            "load_state is of no use without save_state",
+        ),
+        (
+            HANDLE + "state_version = 0  # wrong",
+            "state_version is 0, not 1 to 4294967295",
+        ),
+        (
             HANDLE + "resubmit = {'1': 'drop'}  # wrong",
             "resubmit names a queue '1', not 0 to 255",
         ),
@@ -412,6 +424,7 @@ def test_c10_key_that_means_something_else_is_taken(folder: Folder, method: str,
         "resubmit = {}",
         "def pulls(self, queue): return True",
         "queues = 2\nlargest_queue = 64",
+        "state_version = 7\ndef save_state(self): pass\ndef load_state(self, data, version): pass",
     ],
 )
 def test_c10_what_a_class_may_say(folder: Folder, body: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from vuproc.devices.blk import Blk
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 EACH = 3
 """Every third request is late."""
-LATE_S = 0.03
-
 _CLOCK_MONOTONIC = 1
 _TIMER_BYTES = 8
 
 
 class LaggingBlk(Blk):
     """virtio-blk, out of order."""
+
+    late_s: ClassVar[float] = 0.03
 
     def setup(self, queue: int) -> None:
         super().setup(queue)
@@ -45,9 +45,14 @@ class LaggingBlk(Blk):
         request.defer()
         if not self._late:
             # struct itimerspec: no interval, then seconds and nanoseconds.
-            once = struct.pack("qqqq", 0, 0, 0, int(LATE_S * 1e9))
+            once = struct.pack("qqqq", 0, 0, 0, int(self.late_s * 1e9))
             _libc.timerfd_settime(self._timer, 0, once, None)
         self._late.append(request)
+
+    def ring_stopped(self, queue: int) -> None:
+        if self._late:
+            self.log.info("%d requests are left in flight", len(self._late))
+            self._late.clear()
 
     def _catch_up(self) -> None:
         os.read(self._timer, _TIMER_BYTES)
@@ -57,6 +62,12 @@ class LaggingBlk(Blk):
                 super().handle(request)
             if not request.finished:
                 request.finish()
+
+
+class SlowBlk(LaggingBlk):
+    """The same on storage for which a guest would have to stand still for long."""
+
+    late_s = 0.3
 
 
 _libc = ctypes.CDLL(None, use_errno=True)

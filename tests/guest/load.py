@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tests.guest.files import check_file_system, sum_of
-from tests.guest.lagging import LaggingBlk
+from tests.guest.lagging import LaggingBlk, SlowBlk
 from vuproc.spec.virtio import DeviceId
 from vuproc.testing.serve import reference
-from vuproc.testing.vms import VhostUserDevice, boot_qemu, boot_uml, clients
+from vuproc.testing.vms import Qemu, VhostUserDevice, boot_qemu, boot_uml, clients
 from vuproc.testing.vms.linux import LinuxGuest, Report
 
 LONG = os.environ.get("VUPROC_LONG", "") not in ("", "0")
@@ -20,6 +21,9 @@ FILES = 3
 SIZE = 128 << 20
 LAGGING = "lagging"
 """In Python and out of order; the other engines are the disk's own."""
+SLOW = "slow"
+"""The same, and later."""
+OURS = {LAGGING: LaggingBlk, SLOW: SlowBlk}
 BEGINS = "load=begins"
 ENDED = "load=ended"
 
@@ -129,10 +133,21 @@ def qemu(
     return _emulated(socket, _script(2, _for(seconds)), packed=packed, reconnect_s=reconnect_s)
 
 
-def qemu_until_told(socket: Path, extra: Sequence[str], *, packed: bool) -> LinuxGuest:
-    """The same until a line comes in by its second serial port; it reads much, too."""
+def qemu_until_told(
+    socket: Path,
+    extra: Sequence[str],
+    *,
+    packed: bool,
+    version: Qemu = Qemu.INSTALLED,
+    properties: Mapping[str, str | int] = MappingProxyType({}),
+) -> LinuxGuest:
+    """The same until a line comes in by its second serial port; it reads much, too. `properties`
+    are further ones of the disk.
+    """
     script = _script(2, UNTIL_TOLD, "writer reader")
-    return _emulated(socket, script, packed=packed, extra=extra)
+    return _emulated(
+        socket, script, packed=packed, extra=extra, version=version, properties=properties
+    )
 
 
 def _for(seconds: int) -> str:
@@ -146,10 +161,15 @@ def _emulated(
     packed: bool,
     reconnect_s: int | None = None,
     extra: Sequence[str] = (),
+    version: Qemu = Qemu.INSTALLED,
+    properties: Mapping[str, str | int] = MappingProxyType({}),
 ) -> LinuxGuest:
-    properties: dict[str, str | int] = {"num-queues": 2, "packed": "on" if packed else "off"}
-    disk = VhostUserDevice(socket=socket, properties=properties, reconnect_s=reconnect_s)
-    return boot_qemu([disk], script=script, programs=[clients.mke2fs()], extra=extra)
+    basic: dict[str, str | int] = {"num-queues": 2, "packed": "on" if packed else "off"}
+    disk = VhostUserDevice(
+        socket=socket, properties={**basic, **properties}, reconnect_s=reconnect_s
+    )
+    programs = [clients.mke2fs()]
+    return boot_qemu([disk], script=script, programs=programs, extra=extra, qemu=version)
 
 
 def packed(socket: Path, seconds: int, *, reconnect_s: int | None = None) -> LinuxGuest:
@@ -166,9 +186,8 @@ def new_disk(directory: Path, queues: int, engine: str = LAGGING) -> tuple[Path,
     image = directory / "disk.raw"
     image.touch()
     os.truncate(image, SIZE)
-    kind = (
-        {"type": reference(LaggingBlk)} if engine == LAGGING else {"type": "blk", "engine": engine}
-    )
+    ours = OURS.get(engine)
+    kind = {"type": reference(ours)} if ours else {"type": "blk", "engine": engine}
     return image, {**kind, "image": str(image), "queues": queues}
 
 

@@ -20,6 +20,15 @@ from vuproc.vhost_user import effects as fx
 from vuproc.vhost_user.effects import Effect, Region
 from vuproc.vhost_user.session import State
 
+PROTOCOL = (
+    PROTOCOL_FEATURES
+    | ProtocolFeature.DEVICE_STATE
+    | ProtocolFeature.GET_VRING_BASE_INFLIGHT
+    | ProtocolFeature.GET_VRING_BASE_SKIP_DRAIN
+)
+OFFERED = replace(OFFER, protocol_features=int(PROTOCOL))
+"""What the sessions are offered."""
+
 Range = tuple[int, int, int]
 """Guest address, user address, size."""
 
@@ -68,6 +77,7 @@ class Model:
     features: int | None = None
     protocol: int = 0
     status: int = 0
+    transferring: bool = False
     log: tuple[int, int] | None = None
     """Offset and size of the dirty log."""
     regions: list[Range] = field(default_factory=list)
@@ -90,10 +100,11 @@ class Model:
         if ring.started or not ready or not self.regions or ring.areas is None:
             return True
         ring.started = covered(self.regions, ring.size, ring.areas)
+        self.transferring = self.transferring and not ring.started
         return ring.started
 
     def set_protocol_features(self, value: int) -> bool:
-        if value & ~int(PROTOCOL_FEATURES):
+        if value & ~int(PROTOCOL):
             return False
         self.protocol = value
         return True
@@ -131,7 +142,7 @@ class Model:
         return True
 
     def reset_device(self) -> bool:
-        self.features, self.status = None, 0
+        self.features, self.status, self.transferring = None, 0, False
         self.rings = [RingModel() for _ in self.rings]
         return bool(self.protocol & ProtocolFeature.RESET_DEVICE)
 
@@ -142,9 +153,23 @@ class Model:
             self.status = value | self.status & 0x40
             return True
         self.features, self.status = None, 0
+        says_reset = self.protocol & ProtocolFeature.RESET_DEVICE
+        moves = self.protocol & ProtocolFeature.DEVICE_STATE
+        self.transferring = bool(self.transferring and says_reset and moves)
         for ring in self.rings:
             ring.stop(self.position)
         return True
+
+    def move_state(self, direction: int, phase: int, able: bool) -> bool:
+        moves = self.protocol & ProtocolFeature.DEVICE_STATE
+        self.transferring = True
+        suspended = not any(ring.started for ring in self.rings)
+        return bool(moves) and suspended and direction < 2 and not phase and able
+
+    def check_state(self) -> bool:
+        legal = self.transferring and self.protocol & ProtocolFeature.DEVICE_STATE
+        self.transferring = False
+        return bool(legal)
 
     def _memory(self, regions: list[Range]) -> bool:
         spans = [sorted((r[space], r[space] + r[2]) for r in regions) for space in (0, 1)]
@@ -243,6 +268,14 @@ class Model:
         self.rings[index].stop(self.position)
         return True
 
+    def skip_drain(self, index: int) -> bool:
+        needed = (
+            ProtocolFeature.GET_VRING_BASE_SKIP_DRAIN
+            | ProtocolFeature.GET_VRING_BASE_INFLIGHT
+            | ProtocolFeature.INFLIGHT_SHMFD
+        )
+        return self.protocol & needed == needed and self.get_base(index)
+
     def set_config(self, offset: int, size: int, flags: int) -> bool:
         config = self.protocol & ProtocolFeature.CONFIG
         return bool(config) and offset + size <= OFFER.config_size and flags <= 3
@@ -264,6 +297,7 @@ class Model:
         assert state.features == self.features
         assert state.protocol_features == self.protocol
         assert state.status == self.status
+        assert state.transferring == self.transferring
         ranges = [(r.guest_addr, r.user_addr, r.size) for r in state.regions]
         assert ranges == self.regions
         assert (state.log and (state.log.offset, state.log.size)) == self.log
@@ -336,6 +370,9 @@ class Workers:
             case fx.ReadConfig(offset, size) | fx.WriteConfig(offset, size):
                 length = len(size) if isinstance(size, bytes) else size
                 assert 0 < length <= OFFER.config_size - offset
+            case fx.SaveState() | fx.LoadState():
+                assert not self.rings, "a ring runs"
+                assert not effect.fd.closed
             case fx.SetBackendChannel(fd):
                 assert not fd.closed
 

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from tests.vhost_user.dialogue import (
     FEATURES,
     OFFER,
+    PROTOCOL_FEATURES,
     Dialogue,
     Outcome,
     eventfd,
@@ -21,7 +22,14 @@ from tests.vhost_user.dialogue import (
 from vuproc.fd import Fd
 from vuproc.spec.inflight import split_record_bytes
 from vuproc.spec.vhost_user import FRONT_END, ProtocolFeature
-from vuproc.vhost_user.effects import EffectFailed, Inflight, MakeInflight, StartRing
+from vuproc.vhost_user.effects import (
+    Effect,
+    EffectFailed,
+    Inflight,
+    MakeInflight,
+    StartRing,
+    StopRing,
+)
 from vuproc.vhost_user.replay import replay
 from vuproc.vhost_user.session import Session
 from vuproc.vhost_user.wire import Message
@@ -317,3 +325,66 @@ def test_a_device_of_huge_queues_offers_no_more_than_the_specification_allows() 
     with Dialogue(replace(OFFER, queue_size=1 << 20)) as dialogue:
         outcome = dialogue.tell("GET_INFLIGHT_FD", num_queues=1, queue_size=32769)
         assert outcome.refused
+
+
+# ---- what is left in flight ----------------------------------------------------------------------
+
+MIGRATES = ProtocolFeature.GET_VRING_BASE_INFLIGHT
+SKIPS = MIGRATES | ProtocolFeature.GET_VRING_BASE_SKIP_DRAIN
+LEAVES = replace(OFFER, protocol_features=int(PROTOCOL_FEATURES | SKIPS))
+
+
+def leaving(protocol: int = PROTOCOL_FEATURES | SKIPS, *, region: bool = True) -> Dialogue:
+    """A ring that runs, with a record of the front-end's or without."""
+    dialogue = Dialogue(LEAVES, protocol=protocol)
+    dialogue.tell("SET_FEATURES", value=FEATURES)
+    dialogue.remember()
+    assert not region or give(dialogue).ok
+    assert dialogue.start(1).ok
+    dialogue.positions[1] = 17
+    return dialogue
+
+
+def asked(dialogue: Dialogue, name: str, num: int = 0) -> tuple[Effect, ...]:
+    outcome = dialogue.tell(name, index=1, num=num)
+    assert outcome.fields == {"index": 1, "num": 17}
+    assert not dialogue.state.rings[1].started and dialogue.state.rings[1].base == 17
+    return outcome.effects
+
+
+def test_a_ring_stops_with_what_is_in_flight() -> None:
+    with leaving() as dialogue:
+        assert asked(dialogue, "GET_VRING_BASE_SKIP_DRAIN") == (StopRing(1, drains=False),)
+        # And is stopped then: the same answer, without another stop.
+        assert asked(dialogue, "GET_VRING_BASE_SKIP_DRAIN") == ()
+
+
+@pytest.mark.parametrize(
+    ("features", "num", "drains"),
+    [
+        (SKIPS, 0, True),
+        (SKIPS, 1, False),
+        (SKIPS, 2, True),
+        # There is no other way to say it.
+        (MIGRATES, 0, False),
+        (MIGRATES, 1, False),
+        (0, 0, True),
+        (0, 1, True),
+    ],
+)
+def test_what_the_older_message_means(features: int, num: int, drains: bool) -> None:
+    """It meant this by feature 20 alone in QEMU 11.1, and by a number in yc-libvhost-server."""
+    with leaving(PROTOCOL_FEATURES | features) as dialogue:
+        assert asked(dialogue, "GET_VRING_BASE", num) == (StopRing(1, drains=drains),)
+
+
+def test_nothing_is_left_in_a_record_that_does_not_come_along() -> None:
+    with leaving(region=False) as dialogue:
+        assert asked(dialogue, "GET_VRING_BASE_SKIP_DRAIN") == (StopRing(1),)
+
+
+@pytest.mark.parametrize("missing", [*SKIPS, ProtocolFeature.INFLIGHT_SHMFD])
+def test_it_takes_all_of_its_features(missing: ProtocolFeature) -> None:
+    with leaving((PROTOCOL_FEATURES | SKIPS) & ~missing, region=False) as dialogue:
+        outcome = dialogue.tell("GET_VRING_BASE_SKIP_DRAIN", index=1, num=0)
+        assert outcome.closed is not None and f"{missing.name} was not negotiated" in outcome.closed

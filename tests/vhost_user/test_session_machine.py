@@ -12,8 +12,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from tests.vhost_user.dialogue import (
     FEATURES,
     GUEST,
-    OFFER,
-    PROTOCOL_FEATURES,
     USER,
     Dialogue,
     Fields,
@@ -21,7 +19,7 @@ from tests.vhost_user.dialogue import (
     memory,
     stream,
 )
-from tests.vhost_user.session_model import Model, Range, Workers
+from tests.vhost_user.session_model import OFFERED, PROTOCOL, Model, Range, Workers
 from vuproc.fd import Fd
 from vuproc.spec.vhost_user import FRONT_END, VRING_ADDR_F_LOG, VRING_NO_FD, ProtocolFeature
 from vuproc.spec.virtio import Feature, Status
@@ -43,11 +41,12 @@ answers = st.sampled_from([True, True, True, False])
 failures = st.none() | st.none() | st.none() | st.integers(0, 2)
 protocols = st.sampled_from(
     [
-        int(PROTOCOL_FEATURES),
-        int(PROTOCOL_FEATURES),
+        int(PROTOCOL),
+        int(PROTOCOL),
         REPLY_ACK,
-        int(PROTOCOL_FEATURES) & ~REPLY_ACK,
-        int(PROTOCOL_FEATURES) | 1 << 40,
+        int(PROTOCOL) & ~REPLY_ACK,
+        int(PROTOCOL) & ~int(ProtocolFeature.RESET_DEVICE),
+        int(PROTOCOL) | 1 << 40,
         0,
     ]
 )
@@ -79,7 +78,7 @@ class SessionMachine(RuleBasedStateMachine):
         self.connect()
 
     def connect(self) -> None:
-        self.dialogue = Dialogue(protocol=0)
+        self.dialogue = Dialogue(OFFERED, protocol=0)
         self.dialogue.result = self.carry_out
         self.workers = Workers()
         self.model = self.after = Model()
@@ -209,6 +208,30 @@ class SessionMachine(RuleBasedStateMachine):
     def channel(self, able: bool, fail_at: int | None) -> None:
         fds = self.own(stream() if able else self.shared.dup())
         self.say("SET_BACKEND_REQ_FD", ("channel", able), fds, fail_at=fail_at)
+
+    @rule(
+        direction=st.sampled_from([0, 0, 1, 1, 2]),
+        phase=st.sampled_from([0, 0, 0, 1]),
+        able=answers,
+        fail_at=failures,
+    )
+    def move_state(self, direction: int, phase: int, able: bool, fail_at: int | None) -> None:
+        load, save = map(Fd, os.pipe2(os.O_CLOEXEC))
+        end, other = (save, load) if able == (direction == 0) else (load, save)
+        other.close()
+        fds = self.own(end)
+        self.say(
+            "SET_DEVICE_STATE_FD",
+            ("move_state", direction, phase, able),
+            fds,
+            fail_at=fail_at,
+            direction=direction,
+            phase=phase,
+        )
+
+    @rule(fail_at=failures)
+    def check_state(self, fail_at: int | None) -> None:
+        self.say("CHECK_DEVICE_STATE", ("check_state",), fail_at=fail_at)
 
     @rule(offset=st.integers(0, 70), size=st.integers(0, 70), flags=st.integers(0, 4))
     def config(self, offset: int, size: int, flags: int) -> None:
@@ -350,6 +373,14 @@ class SessionMachine(RuleBasedStateMachine):
         if outcome.ok:
             assert outcome.fields == {"index": index, "num": self.model.rings[index].base}
 
+    @rule(index=indexes, position=st.integers(0, 65535), fail_at=failures)
+    def get_base_at_once(self, index: int, position: int, fail_at: int | None) -> None:
+        self.model.position = position
+        name, rule = "GET_VRING_BASE_SKIP_DRAIN", ("skip_drain", index)
+        outcome = self.say(name, rule, fail_at=fail_at, index=index, num=0)
+        if outcome.ok:
+            assert outcome.fields == {"index": index, "num": self.model.rings[index].base}
+
     @rule(index=st.integers(0, 3))
     def ring_breaks(self, index: int) -> None:
         self.breaks(index)
@@ -407,4 +438,4 @@ TestSession.settings = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
-assert OFFER.num_queues == 4
+assert OFFERED.num_queues == 4

@@ -26,6 +26,8 @@ _OURS_TO_DEFINE = frozenset(
     }
 )
 """Methods which a device calls; the others are called by vuproc."""
+STATE_VERSION_MAX = (1 << 32) - 1
+"""The largest `state_version`."""
 MAY_BE_ASYNC = "handle"
 """The one method that may be an `async def`."""
 
@@ -59,6 +61,7 @@ def class_problems(device: type[Device], *, made: bool = False) -> Iterator[str]
     problem = _resubmit_problem(device.resubmit)
     if problem:
         yield place.about(device, "resubmit", problem)
+    yield from _state_problems(device)
     yield from fixed_problems(device)
     yield from _unused_options(device)
     yield from options_problems(device.options_type)
@@ -103,6 +106,21 @@ def _resubmit_problem(resubmit: object) -> str | None:
         if choice not in choices:
             return f"resubmit is {place.shown(choice)} for queue {queue}, not {wanted}"
     return None
+
+
+def _state_problems(device: type[Device]) -> Iterator[str]:
+    """A state that is saved is to be loaded, and of a version that fits into its header."""
+    save, load = (
+        inspect.getattr_static(device, name) is not vars(Device)[name]
+        for name in ("save_state", "load_state")
+    )
+    if save != load:
+        there, missing = ("save_state", "load_state") if save else ("load_state", "save_state")
+        yield place.about(device, there, f"{there} is of no use without {missing}")
+    version: object = device.state_version
+    if type(version) is not int or not 0 < version <= STATE_VERSION_MAX:
+        text = f"state_version is {place.shown(version)}, not 1 to {STATE_VERSION_MAX}"
+        yield place.about(device, "state_version", text)
 
 
 def _may_yield(name: str) -> bool:

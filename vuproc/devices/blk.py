@@ -160,6 +160,8 @@ class Blk(Device):
     device_id = 2
     options_type = BlkOptions
     options: BlkOptions
+    # What blocks is over before a ring can stop, and io_uring is waited for.
+    leaves_in_flight = True
 
     def __init__(self, options: BlkOptions) -> None:
         super().__init__(options)

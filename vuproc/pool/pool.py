@@ -16,6 +16,7 @@ from vuproc.pool.orders import Orders
 from vuproc.pool.pool_state import PoolState
 from vuproc.pool.process import (
     EXIT_DEADLINE,
+    TRANSFER_DEADLINE,
     WorkerLost,
     WorkerProcess,
     WorkerRefused,
@@ -28,18 +29,22 @@ from vuproc.vhost_user.config_space import ConfigSpace
 from vuproc.vhost_user.effects import (
     AddRegion,
     Announce,
+    CheckTransfer,
     Effect,
     EffectFailed,
     EnableRing,
+    EndTransfer,
     FindObject,
     ForWorkers,
     KickRing,
+    LoadState,
     LogUsedRing,
     MakeBells,
     MakeInflight,
     ReadConfig,
     RemoveRegion,
     ResetDevice,
+    SaveState,
     SetCall,
     SetErr,
     SetFeatures,
@@ -237,8 +242,13 @@ class WorkerPool:
             case SetMtu():
                 before = self.history.state.mtu
                 self._orders.give_all(effect, (SetMtu(before),))
-            case Announce():
+            case Announce() | EndTransfer():
                 self._orders.tell(CONFIG_QUEUE, effect)
+            case SaveState() | LoadState():
+                # One that is lost over it has moved no byte: it answers first.
+                self._orders.give(CONFIG_QUEUE, effect)
+            case CheckTransfer():
+                self._orders.give(CONFIG_QUEUE, effect, timeout=TRANSFER_DEADLINE)
             case SetFeatures(features=features):
                 self._orders.give_all(effect, ())
                 if layout_of(features) is not self.history.state.layout:
@@ -275,7 +285,8 @@ class WorkerPool:
             raise
 
     def _reset(self, effect: ResetDevice) -> None:
-        self.config.reset()
+        if not effect.keeps_state:
+            self.config.reset()
         self._orders.give_all(effect, ())
         self.history.forget_positions()
         for slot in self.slots:

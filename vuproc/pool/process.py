@@ -48,6 +48,10 @@ own code is at it, in a hook, it has the device file's `hook_timeout`.
 """
 STOP_DEADLINE = 3.0
 """Seconds a worker has to finish what is in flight before its ring stops; then it is killed."""
+TRANSFER_DEADLINE = 5.0
+"""Seconds a worker has to end the transfer of a state: more than it gives the front-end for its
+part (`state_transfer.CHECK_S`).
+"""
 EXIT_DEADLINE = 5.0
 """Seconds a worker has to leave at our own end."""
 REPORTS_PER_TURN = 256

@@ -56,6 +56,16 @@ CONFIG_SIZE_MAX = PAYLOAD_MAX - 12
 
 STATE_FD_ERROR = 0x1
 STATE_FD_NO_FD = 1 << 8
+STATE_PHASE_STOPPED = 0
+"""The one phase in which a device's state is moved: all of its rings are stopped."""
+
+
+class StateDirection(IntEnum):
+    """Which way SET_DEVICE_STATE_FD has a device's state moved."""
+
+    SAVE = 0
+    LOAD = 1
+
 
 # ---- protocol features ---------------------------------------------------------------------------
 
@@ -341,6 +351,7 @@ def _gate(protocol: ProtocolFeature) -> Gate:
 _SLOTS = _gate(_P.CONFIGURE_MEM_SLOTS)
 _POSTCOPY = _gate(_P.PAGEFAULT)
 _STATE_GATE = _gate(_P.DEVICE_STATE)
+_SKIP_DRAIN = _gate(_P.GET_VRING_BASE_SKIP_DRAIN | _P.GET_VRING_BASE_INFLIGHT | _P.INFLIGHT_SHMFD)
 _IOMMU = Gate(features=Feature.ACCESS_PLATFORM)
 
 FRONT_END = MessageTable(
@@ -451,7 +462,7 @@ FRONT_END = MessageTable(
         STATE,
         reply=_OWN,
         reply_payload=STATE,
-        gate=_gate(_P.GET_VRING_BASE_SKIP_DRAIN),
+        gate=_SKIP_DRAIN,
         barrier=True,
     ),
 )

@@ -23,6 +23,7 @@ from vuproc.spec.vhost_user import (
     ProtocolFeature,
 )
 from vuproc.spec.virtio import Feature
+from vuproc.testing import device_state
 from vuproc.testing.channel import REPLY_TIMEOUT, BackEndChannel, receive_from, wait_readable
 from vuproc.testing.dirty import DirtyBitmap
 from vuproc.testing.errors import NoConfigChange, NoReply, Refused
@@ -169,6 +170,16 @@ class FrontEnd:
         """REM_MEM_REG; `with_fd` attaches the region's fd, as libblkio does."""
         self.request("REM_MEM_REG", [region.fd] if with_fd else [], **region.fields)
 
+    def set_inflight(self, region: InflightRegion) -> None:
+        """SET_INFLIGHT_FD: the records of the rings that start from now on are there."""
+        self.request(
+            "SET_INFLIGHT_FD",
+            [region.fd],
+            mmap_size=region.size,
+            num_queues=region.queues,
+            queue_size=region.queue_size,
+        )
+
     def set_log(self, log: DirtyBitmap) -> None:
         """SET_LOG_BASE: the pages to come are marked in `log` while LOG_ALL is acknowledged."""
         self.request("SET_LOG_BASE", [log.fd], mmap_size=log.size, mmap_offset=log.offset)
@@ -181,16 +192,6 @@ class FrontEnd:
         """SET_FEATURES with LOG_ALL, or without, on rings that run, as QEMU has it."""
         features = self.features | Feature.LOG_ALL if wanted else self.features & ~Feature.LOG_ALL
         self.set_features(features)
-
-    def set_inflight(self, region: InflightRegion) -> None:
-        """SET_INFLIGHT_FD: the records of the rings that start from now on are there."""
-        self.request(
-            "SET_INFLIGHT_FD",
-            [region.fd],
-            mmap_size=region.size,
-            num_queues=region.queues,
-            queue_size=region.queue_size,
-        )
 
     def get_config(self, offset: int = 0, size: int = 256) -> bytes:
         """GET_CONFIG: `size` bytes of config space. An error reply gives b""."""
@@ -208,6 +209,16 @@ class FrontEnd:
     def set_status(self, status: int) -> None:
         """SET_STATUS; 0 resets the device."""
         self.request("SET_STATUS", value=int(status))
+
+    def save_state(self) -> bytes:
+        """The device's own state, once all rings are stopped: SET_DEVICE_STATE_FD with a pipe, and
+        CHECK_DEVICE_STATE at its end. Raises Refused, NoReply.
+        """
+        return device_state.save(self)
+
+    def load_state(self, state: bytes) -> None:
+        """Give the device what `save_state` of another gave, likewise."""
+        device_state.load(self, state)
 
     def get_shared_object(self, uuid: UUID) -> Fd | None:
         """GET_SHARED_OBJECT: the object's file, which is the caller's; None if there is none."""

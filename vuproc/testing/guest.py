@@ -19,6 +19,7 @@ from vuproc.testing.memory import Ram, RamRegion
 from vuproc.testing.queue import Completion, DriverQueue
 
 DRIVER_READY = Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK | Status.DRIVER_OK
+_MOVES_STATE = ProtocolFeature.DEVICE_STATE | ProtocolFeature.RESET_DEVICE
 
 
 class Guest:
@@ -183,15 +184,22 @@ class Guest:
         """SET_VRING_ENABLE."""
         self.front_end.request("SET_VRING_ENABLE", index=index, num=int(enabled))
 
-    def stop_queue(self, index: int) -> int:
-        """GET_VRING_BASE: the back-end finishes what is in flight and stops; the ring's base."""
-        return int(self.front_end.request("GET_VRING_BASE", index=index)["num"])
+    def stop_queue(self, index: int, *, drain: bool = True) -> int:
+        """GET_VRING_BASE: the back-end finishes what is in flight and stops; the ring's base.
+
+        drain: False leaves what is in flight in the in-flight region (GET_VRING_BASE_SKIP_DRAIN).
+        """
+        name = "GET_VRING_BASE" if drain else "GET_VRING_BASE_SKIP_DRAIN"
+        return int(self.front_end.request(name, index=index)["num"])
 
     def reset(self) -> None:
         """Reset the device as a driver does, and set the same queues up anew."""
         for index in self.queues:
             self.stop_queue(index)
         self.set_status(0)
+        if _MOVES_STATE in self.front_end.protocol_features:
+            # Without it the device might just be suspended.
+            self.front_end.request("RESET_DEVICE")
         self.front_end.set_features(self.front_end.features)
         self.set_status(Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK)
         for index, queue in list(self.queues.items()):

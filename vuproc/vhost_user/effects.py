@@ -31,12 +31,14 @@ class Order(msgspec.Struct, frozen=True, tag=True):
 
     `needs_idle`: the rings that must be idle first. `barrier`: the answer to the front-end waits
     until every worker concerned has confirmed the order. `keeps_fds`: a worker goes on with the
-    descriptors after it has carried the order out.
+    descriptors after it has carried the order out. `repeatable`: what a master may have begun that
+    died over it, its successor may do (again).
     """
 
     needs_idle: ClassVar[Idle] = Idle.NONE
     barrier: ClassVar[bool] = True
     keeps_fds: ClassVar[bool] = False
+    repeatable: ClassVar[bool] = True
 
 
 class Region(msgspec.Struct, frozen=True):
@@ -159,12 +161,16 @@ class StopRing(Order, frozen=True, tag=True):
 
     With `keeps_record` the in-flight record goes on saying where the ring is, though nothing of it
     is in flight: the front-end does not hear of the base, and may come back with the record alone.
+
+    Without `drains` nobody waits for what the device has in its hands: it stays in the in-flight
+    record, from which another ring goes on, perhaps on another host.
     """
 
     needs_idle = Idle.ITS_RING
 
     index: int
     keeps_record: bool = False
+    drains: bool = True
 
 
 class EnableRing(Order, frozen=True, tag=True):
@@ -306,9 +312,46 @@ class KickRing(Order, frozen=True, tag=True):
 
 
 class ResetDevice(Order, frozen=True, tag=True):
-    """Bring the device's own state and config space back to their beginning; no ring runs."""
+    """Forget what the driver has negotiated; no ring runs. And bring the device's own state and
+    config space back to their beginning, unless `keeps_state`.
+    """
 
     needs_idle = Idle.EVERY_RING
+
+    keeps_state: bool = False
+
+
+class SaveState(Order, frozen=True, tag=True):
+    """Write the device's own state into this pipe, beside all else, and close it.
+
+    Carried out once the state is there to be written: the device may fail to give it.
+    """
+
+    keeps_fds = True
+    # Its reader may have had some bytes already, and must not get them twice.
+    repeatable = False
+
+    fd: Fd
+
+
+class LoadState(Order, frozen=True, tag=True):
+    """Read a state from this pipe until it ends, beside all else, for `CheckTransfer`."""
+
+    keeps_fds = True
+    # Some bytes may have been read already.
+    repeatable = False
+
+    fd: Fd
+
+
+class CheckTransfer(Order, frozen=True, tag=True):
+    """Wait for the end of what `SaveState` or `LoadState` began, and have the device load what
+    came. Fails if the transfer has, or if the device does not take the state.
+    """
+
+
+class EndTransfer(Order, frozen=True, tag=True):
+    """The device is about to run: give up what was not moved or checked by now."""
 
 
 ForWorkers = (
@@ -328,6 +371,10 @@ ForWorkers = (
     | SetMtu
     | Announce
     | ResetDevice
+    | SaveState
+    | LoadState
+    | CheckTransfer
+    | EndTransfer
 )
 """What workers carry out."""
 

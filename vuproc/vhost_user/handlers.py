@@ -39,6 +39,7 @@ from vuproc.vhost_user.effects import (
     SetMtu,
     WriteConfig,
 )
+from vuproc.vhost_user.inflight_handlers import INFLIGHT_HANDLERS
 from vuproc.vhost_user.memory_table import (
     TABLE_REGIONS_MAX,
     check_disjoint,
@@ -47,6 +48,7 @@ from vuproc.vhost_user.memory_table import (
 )
 from vuproc.vhost_user.ring_handlers import RING_HANDLERS, bell_of, start_covered, stop_all
 from vuproc.vhost_user.state import Offer, State, extra_bits
+from vuproc.vhost_user.transfer_handlers import TRANSFER_HANDLERS, keeps_its_state
 from vuproc.vhost_user.vring import Vring
 
 CONFIG_FLAGS_MAX = 3
@@ -275,9 +277,11 @@ def _set_status(state: State, offer: Offer, fields: Fields, fds: Fds) -> Change:
     # QEMU 7.2 writes 0 before it asks for the bases of a guest that is merely paused: keep them.
     stopped, effects, stopping = stop_all(state)
     after = replace(stopped, features=None, status=0)
+    keeps = keeps_its_state(state)
+    after = replace(after, transferring=keeps and state.transferring)
     return Change(
         state=after,
-        effects=(*effects, *_log_change(state, after), ResetDevice()),
+        effects=(*effects, *_log_change(state, after), ResetDevice(keeps)),
         rebased=stopping,
     )
 
@@ -297,12 +301,14 @@ def _reset_device(state: State, offer: Offer, fields: Fields, fds: Fds) -> Chang
         Vring(index=r.index, call=r.call, err=r.err, bells=r.bells, muted=r.muted)
         for r in state.rings
     )
-    after = replace(state, rings=rings, features=None, status=0, inflight=None)
+    after = replace(state, rings=rings, features=None, status=0, inflight=None, transferring=False)
     return Change(state=after, effects=(*effects, *_log_change(state, after), ResetDevice()))
 
 
 HANDLERS: dict[FrontendRequest, Handler] = {
     **RING_HANDLERS,
+    **INFLIGHT_HANDLERS,
+    **TRANSFER_HANDLERS,
     FrontendRequest.GET_FEATURES: _get_features,
     FrontendRequest.SET_FEATURES: _set_features,
     FrontendRequest.SET_OWNER: _set_owner,

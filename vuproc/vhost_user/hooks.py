@@ -17,6 +17,10 @@ def protocol_features_of(device: Device) -> ProtocolFeature:
             found |= ProtocolFeature.MTU
         if _overrides(device, "announce"):
             found |= ProtocolFeature.RARP
+    if _overrides(device, "save_state") and _overrides(device, "load_state"):
+        found |= ProtocolFeature.DEVICE_STATE
+    if device.leaves_in_flight:
+        found |= ProtocolFeature.GET_VRING_BASE_INFLIGHT | ProtocolFeature.GET_VRING_BASE_SKIP_DRAIN
     if isinstance(device, SharingDevice):
         found |= ProtocolFeature.SHARED_OBJECT
     return found

@@ -1,4 +1,4 @@
-"""What the messages about rings and their in-flight records do to the state: pure, as `handlers`.
+"""What the messages about rings do to the state: pure, as `handlers`.
 
 And what other messages do with rings: `start_covered`, once there is memory, and `stop_all`.
 """
@@ -12,31 +12,28 @@ from msgspec.structs import replace
 
 from vuproc.errors import MessageRefused
 from vuproc.fd import Fd, FdKind
-from vuproc.spec.ring_layout import record_room
 from vuproc.spec.vhost_user import (
-    INFLIGHT,
     VRING_ADDR_F_LOG,
     VRING_INDEX_MASK,
     VRING_NO_FD,
     VRING_STATE,
     FrontendRequest,
+    ProtocolFeature,
 )
 from vuproc.spec.virtio import QUEUE_SIZE_MAX
 from vuproc.vhost_user.change import Change, Fds, Fields, Handler
 from vuproc.vhost_user.effects import (
     Effect,
     EnableRing,
+    EndTransfer,
     KickRing,
     LogUsedRing,
-    MakeInflight,
     SetCall,
     SetErr,
     SetKick,
     StartRing,
     StopRing,
 )
-from vuproc.vhost_user.inflight_region import check_extent
-from vuproc.vhost_user.inflight_region import make_region as make_inflight_region
 from vuproc.vhost_user.state import Offer, State
 from vuproc.vhost_user.vring import Addresses, Vring
 
@@ -78,7 +75,10 @@ def _start_if_ready(state: State, ring: Vring, *, base_needed: bool = True) -> C
     ring.addresses.check_covered(layout, state.regions, ring.size)
     record = state.inflight.record(layout, ring.index, ring.size) if state.inflight else None
     ring = replace(ring, started=True, inflight=record)
-    return Change(state=state.with_ring(ring), effects=(StartRing(ring.setup()),))
+    effects: tuple[Effect, ...] = (StartRing(ring.setup()),)
+    if state.transferring:
+        state, effects = replace(state, transferring=False), (*effects, EndTransfer())
+    return Change(state=state.with_ring(ring), effects=effects)
 
 
 def start_covered(state: State, effects: tuple[Effect, ...]) -> Change:
@@ -163,18 +163,34 @@ def _reconfigured(state: State, ring: Vring, **changes: Any) -> Change:
 
 
 def _get_vring_base(state: State, offer: Offer, fields: Fields, fds: Fds) -> Change:
-    ring = _ring(state, fields["index"])
+    """ "The back-end must finish in-flight requests first", now that there is a message of its own
+    for a stop without that, with feature 23. Before, feature 20 alone had this one mean it: so does
+    QEMU 11.1. And yc-libvhost-server's front-ends say it by a `num` of 1.
+    """
+    features = state.protocol_features
+    leaves = features & ProtocolFeature.GET_VRING_BASE_INFLIGHT and (
+        fields["num"] == 1 or not features & ProtocolFeature.GET_VRING_BASE_SKIP_DRAIN
+    )
+    return _stopped(state, fields["index"], drains=not leaves)
+
+
+def _get_vring_base_skip_drain(state: State, offer: Offer, fields: Fields, fds: Fds) -> Change:
+    return _stopped(state, fields["index"], drains=False)
+
+
+def _stopped(state: State, index: int, *, drains: bool) -> Change:
+    ring = _ring(state, index)
 
     def answer(after: State, results: Sequence[object]) -> bytes:
-        return VRING_STATE.pack(index=ring.index, num=after.rings[ring.index].base)
+        return VRING_STATE.pack(index=index, num=after.rings[index].base)
 
     # The call descriptor goes too: the front-end sends a new one before it starts the ring again.
     stopped = state.with_ring(replace(ring.stopped(), call=None, muted=False))
     if not ring.started:
         return Change(state=stopped, answer=answer)
-    return Change(
-        state=stopped, effects=(StopRing(ring.index),), rebased=(ring.index,), answer=answer
-    )
+    # Out of a record that the front-end does not have, it would take nothing along.
+    effect = StopRing(index, drains=drains or ring.inflight is None)
+    return Change(state=stopped, effects=(effect,), rebased=(index,), answer=answer)
 
 
 def _set_vring_kick(state: State, offer: Offer, fields: Fields, fds: Fds) -> Change:
@@ -260,45 +276,16 @@ def _vring_kick(state: State, offer: Offer, fields: Fields, fds: Fds) -> Change:
     return Change(state=state, effects=(KickRing(ring.index, kick),))
 
 
-# ---- in-flight I/O -------------------------------------------------------------------------------
-
-
-def _get_inflight_fd(state: State, offer: Offer, fields: Fields, fds: Fds) -> Change:
-    """Nothing of it stays here: the front-end hands the region back by SET_INFLIGHT_FD."""
-    num_queues, queue_size = fields["num_queues"], fields["queue_size"]
-    limit = min(offer.queue_size, QUEUE_SIZE_MAX)
-    if queue_size > limit:
-        advice = LARGER_QUEUES.format(limit)
-        raise MessageRefused(f"queue size {queue_size} is above {limit}; {advice}")
-    check_extent(num_queues, queue_size, queues_max=offer.num_queues, size_max=limit)
-    # In whatever layout: the driver may not have chosen yet, and firmware not what the guest will.
-    room = record_room(offer.features, queue_size)
-
-    def answer(after: State, results: Sequence[object]) -> bytes:
-        (made,) = results
-        assert isinstance(made, tuple)
-        return INFLIGHT.pack(mmap_size=made[1], num_queues=num_queues, queue_size=queue_size)
-
-    return Change(state=state, effects=(MakeInflight(num_queues, room),), answer=answer)
-
-
-def _set_inflight_fd(state: State, offer: Offer, fields: Fields, fds: Fds) -> Change:
-    """For the rings that start from now on; QEMU sends it before the memory table."""
-    region = make_inflight_region(state.layout, fields, fds[0], offer.num_queues)
-    return start_covered(replace(state, inflight=region), ())
-
-
 RING_HANDLERS: dict[FrontendRequest, Handler] = {
     FrontendRequest.SET_VRING_NUM: _set_vring_num,
     FrontendRequest.SET_VRING_ADDR: _set_vring_addr,
     FrontendRequest.SET_VRING_BASE: _set_vring_base,
     FrontendRequest.GET_VRING_BASE: _get_vring_base,
+    FrontendRequest.GET_VRING_BASE_SKIP_DRAIN: _get_vring_base_skip_drain,
     FrontendRequest.SET_VRING_KICK: _set_vring_kick,
     FrontendRequest.SET_VRING_CALL: _set_vring_call,
     FrontendRequest.SET_VRING_ERR: _set_vring_err,
     FrontendRequest.SET_VRING_ENABLE: _set_vring_enable,
     FrontendRequest.VRING_KICK: _vring_kick,
-    FrontendRequest.GET_INFLIGHT_FD: _get_inflight_fd,
-    FrontendRequest.SET_INFLIGHT_FD: _set_inflight_fd,
 }
 """The part of `HANDLERS` that is about rings."""

@@ -15,7 +15,7 @@ from vuproc.errors import RestoreError
 from vuproc.fd import Fd, FdKind
 from vuproc.vhost_user.state import Offer, State, extra_bits
 
-VERSION = 2
+VERSION = 3
 """Rises with every change of the structures in `State`, or of what one of their fields means."""
 
 _T = TypeVar("_T")

@@ -56,6 +56,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes, of a network device whose front-end has said so; 0: it has not."""
     log: LogArea | None = None
     log_call: Fd | None = None
+    transferring: bool = False
+    """The device's own state is being moved, or was and has not been checked."""
 
     @staticmethod
     def initial(num_queues: int) -> State:

@@ -15,13 +15,17 @@ from vuproc.spec.ring_layout import layout_of
 from vuproc.vhost_user.effects import (
     AddRegion,
     Announce,
+    CheckTransfer,
     EnableRing,
+    EndTransfer,
     Idle,
+    LoadState,
     LogArea,
     LogUsedRing,
     Region,
     RemoveRegion,
     ResetDevice,
+    SaveState,
     SetCall,
     SetErr,
     SetFeatures,
@@ -48,6 +52,8 @@ from vuproc.workers.control import (
 from vuproc.workers.device_code import DeviceCode
 from vuproc.workers.poller import Watcher
 from vuproc.workers.queue import Queue
+from vuproc.workers.state_bytes import StateError
+from vuproc.workers.state_transfer import StateTransfer
 
 
 class Refusal(Exception):
@@ -69,6 +75,8 @@ class Commands:
         self.queues: dict[int, Queue] = {}
         self.config: ConfigReport | None = None
         """In the worker that speaks for the configuration space."""
+        self.transfer: StateTransfer | None = None
+        """In the same one."""
         self._device = device
         self._code = code
         self._watcher = watcher
@@ -79,13 +87,21 @@ class Commands:
 
     def begin(self, order: AnyOrder) -> None:
         """The order is the next to be carried out: have the device give back what it keeps."""
+        if isinstance(order, CheckTransfer) and self.transfer is not None:
+            self.transfer.hurry()
         for queue in self._concerned(order):
             if queue.started:
                 queue.hold()
                 self._code.hook(self._device.ring_stopping, queue.index)
 
     def waits_for(self, order: AnyOrder) -> bool:
-        """Whether a ring that the order concerns has requests in flight still."""
+        """Whether a ring that the order concerns has requests in flight still, or the transfer that
+        it asks for is under way.
+        """
+        if isinstance(order, StopRing) and not order.drains:
+            return False
+        if isinstance(order, CheckTransfer):
+            return self.transfer is not None and self.transfer.moving
         return any(queue.in_flight for queue in self._concerned(order))
 
     def readmit(self) -> None:
@@ -154,10 +170,14 @@ class Commands:
                 self._set_mtu(mtu)
             case Announce(mac=mac):
                 self._code.hook(self._device.announce, mac)
-            case ResetDevice():
+            case SaveState() | LoadState() | CheckTransfer() | EndTransfer():
+                self._move_state(command.order)
+            case ResetDevice(keeps_state=keeps_state):
                 self._features = 0
-                self._code.hook(self._device.reset)
-                self._look_at_config()
+                if not keeps_state:
+                    self._end_transfer()
+                    self._code.hook(self._device.reset)
+                    self._look_at_config()
             case AskConfig(said=said):
                 if said and self.config is not None:
                     self.config.repeat()
@@ -187,6 +207,7 @@ class Commands:
             queue.enabled = False
             queue.unshared.said = False
         self._log_in(None, None)
+        self._end_transfer()
         self._memory = GuestMemory()
         self._features = 0
         if self._mtu:
@@ -247,6 +268,26 @@ class Commands:
             self._code.hook(self._device.object_found, uuid, file)
         elif file is not None:
             file.close()
+
+    def _move_state(self, order: SaveState | LoadState | CheckTransfer | EndTransfer) -> None:
+        if self.transfer is None:
+            raise Refusal("the worker of queue 0 has the device's state")
+        try:
+            match order:
+                case SaveState(fd=fd):
+                    self.transfer.save(fd)
+                case LoadState(fd=fd):
+                    self.transfer.load(fd)
+                case CheckTransfer():
+                    self.transfer.check()
+                case EndTransfer():
+                    self.transfer.end()
+        except StateError as error:
+            raise Refusal(str(error)) from error
+
+    def _end_transfer(self) -> None:
+        if self.transfer is not None:
+            self.transfer.end()
 
     def _set_mtu(self, mtu: int) -> None:
         try:

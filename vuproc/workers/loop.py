@@ -40,6 +40,7 @@ from vuproc.workers.log import WorkerLog
 from vuproc.workers.poller import Watcher
 from vuproc.workers.queue import ALONE_NS, BUDGET, Queue
 from vuproc.workers.spin import LONGEST_NS, Spin
+from vuproc.workers.state_transfer import StateTransfer
 
 TURNS_MOST = 32768 // BUDGET
 """Turns in which a queue's requests are served before another queue's: a ring's worth."""
@@ -114,6 +115,12 @@ class Worker:
         if CONFIG_QUEUE in queues:
             report = ConfigReport(self._device, self._code, self._answer)
             self._commands.config = self._device_loop.config = report
+            self._commands.transfer = StateTransfer(
+                self._device,
+                self._code,
+                self._watcher,
+                lambda seconds, call: self._device_loop.call_later(seconds, call, again=False),
+            )
         self._before = self._ordered(self._device.queue_groups())
         awake = self._counters[0].count_awake if self._counters else lambda: 1
         self._spin = Spin(options.poll, awake, cpus)

@@ -130,10 +130,11 @@ class QueueRing:
         self.log_used_ring(setup.used_log)
 
     def stop(self, *, keep: bool = False) -> tuple[int, int]:
-        """Stop the ring, with nothing in the device's hands: its base, and the number of requests
-        that its record still holds. `keep`: the record says where the ring is from then on, too.
+        """Stop the ring: its base, and the number of requests that its record still holds. `keep`:
+        the record says where the ring is from then on, too.
 
-        A ring which never got to run after its worker died may leave requests in the record.
+        Those are what the device has in its hands, if nobody has waited for it, or what a ring has
+        left that never got to run after its worker died.
         """
         ring = self._ring
         if ring is None:
