@@ -52,7 +52,7 @@ def test_c2_each_message_and_each_command_is_one_line() -> None:
             + r"StartRing setup=\(index=0 size=128 .*kick=\[\d+ eventfd\].*fd=\[\d+ file\].*-> 0"
             + MS,
         )
-        find(served, worker + r"StopRing index=0 -> 1" + MS)
+        find(served, worker + r"StopRing index=0 keeps_record=false drains=true -> 1" + MS)
         # All of them, however many there are of a kind.
         assert sum("GET_STATUS" in line for line in served.lines) >= 50
 
@@ -70,7 +70,7 @@ def test_c2_a_command_that_is_never_answered_has_its_line(
     lines = [re.sub(MS, "", record.getMessage()) for record in caplog.records]
     assert lines == [
         "worker 5: Exit -> 0",
-        "worker 5: StopRing index=4 -> no answer for 3 s",
+        "worker 5: StopRing index=4 keeps_record=false drains=true -> no answer for 3 s",
     ]
 
 

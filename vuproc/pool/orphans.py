@@ -113,7 +113,7 @@ class _Veteran:
             self.channel = master_end(socket.socket(fileno=fd.fileno()))
             fd.take()
             for number, queue in enumerate(map(int, filter(None, queues)), FIRST_SERIAL):
-                self.channel.send(Command(number, StopRing(queue)))
+                self.channel.send(Command(number, StopRing(queue, keeps_record=True)))
                 self.waiting.add(number)
         except (OSError, ValueError, ChannelError) as error:
             self.give_up(str(error))

@@ -129,7 +129,7 @@ class RollingRestart:
 def _finish_ring(slot: WorkerSlot, queue: int) -> None:
     try:
         if slot.worker is not None:
-            slot.worker.call(StopRing(queue), timeout=STOP_DEADLINE)
+            slot.worker.call(StopRing(queue, keeps_record=True), timeout=STOP_DEADLINE)
     except WorkerRefused:
         pass  # it is not started
 

@@ -1,7 +1,7 @@
 """The lines of `log_level: debug`: each front-end message, and each command to a worker, in one.
 
     SET_VRING_NUM index=0 num=128 NEED_REPLY fds=[] -> value=0 (0.21 ms)
-    worker 4711 of queue 0: StopRing index=0 -> 17 (0.35 ms)
+    worker 4711 of queue 0: EnableRing index=0 enabled=true -> 0 (0.35 ms)
 
 Nothing here is called unless the level is that low.
 """
