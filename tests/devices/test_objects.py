@@ -60,6 +60,13 @@ def a_file(content: bytes) -> Iterator[Fd]:
         yield file
 
 
+@pytest.mark.proves(
+    "GET_SHARED_OBJECT",
+    "BACKEND_SHARED_OBJECT_ADD",
+    "BACKEND_SHARED_OBJECT_REMOVE",
+    "PROTOCOL_F_SHARED_OBJECT",
+    front_end="built-in",
+)
 def test_an_object_is_announced_had_and_taken_back(served: Served) -> None:
     uuid = uuid4()
     with served.guest(channel=True) as guest:
@@ -86,6 +93,7 @@ def test_another_front_end_hears_of_what_is_shared_once_a_ring_runs(served: Serv
         assert heard(guest) == (ADD, uuid)
 
 
+@pytest.mark.proves("BACKEND_SHARED_OBJECT_LOOKUP", front_end="built-in")
 def test_objects_of_others_are_looked_up(served: Served) -> None:
     known, unknown = uuid4(), uuid4()
     with served.guest(channel=True) as guest, a_file(b"theirs") as file:

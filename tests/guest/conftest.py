@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.compatibility.heard import heard
+from tests.compatibility.marks import MARK
 from tests.guest.disk import Disk, serve_image
 from vuproc.testing.vms import ClientMissing
 
@@ -41,3 +43,17 @@ def disk(tmp_path: Path) -> Iterator[Callable[..., Disk]]:
             return stack.enter_context(served)
 
         yield serve
+
+
+@pytest.fixture
+def shown(request: pytest.FixtureRequest) -> Callable[[Iterable[str]], None]:
+    """Fails unless these lines of a log have all that the test's marks say: `shown(served.lines)`.
+
+    The log has them with `log_level: debug`.
+    """
+
+    def check(lines: Iterable[str]) -> None:
+        wanted = {name for mark in request.node.iter_markers(MARK) for name in mark.args}
+        assert wanted and not wanted - heard(lines)
+
+    return check
