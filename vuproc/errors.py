@@ -303,6 +303,17 @@ class MessageRefused(VuprocError):
         return self.reason
 
 
+class ShmemRefused(VuprocError):
+    """What a device asked for in a shared memory region was not done; `reason` says why."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
 class RestoreError(VuprocError):
     """A session's snapshot cannot be restored here; the front-end has to connect anew.
 

@@ -24,6 +24,8 @@ OFFERED: Mapping[str, str] = {
     "PROTOCOL_F_CONFIGURE_MEM_SLOTS": ALWAYS,
     "PROTOCOL_F_STATUS": ALWAYS,
     "PROTOCOL_F_SHARED_OBJECT": "a `SharingDevice`",
+    "PROTOCOL_F_BACKEND_SEND_FD": "with shared memory",
+    "PROTOCOL_F_SHMEM": "a `MappingDevice` with regions",
     "VHOST_F_LOG_ALL": ALWAYS,
     "VIRTIO_F_INDIRECT_DESC": ALWAYS,
     "VIRTIO_F_EVENT_IDX": ALWAYS,
@@ -39,14 +41,12 @@ REFUSED: Mapping[str, str] = {
     "PROTOCOL_F_CRYPTO_SESSION": "there is no crypto device yet",
     "PROTOCOL_F_PAGEFAULT": "a userfaultfd belongs to one address space, and each worker has its"
     " own: a page that is missing could not be waited for in all of them",
-    "PROTOCOL_F_BACKEND_SEND_FD": "nothing that is sent to the front-end has a descriptor",
     "PROTOCOL_F_HOST_NOTIFIER": "there is no doorbell in hardware to give to the guest",
     "PROTOCOL_F_XEN_MMAP": "memory is mapped from files, not from Xen's devices",
     "PROTOCOL_F_DEVICE_STATE": "devices cannot hand their own state over yet",
     "PROTOCOL_F_GET_VRING_BASE_INFLIGHT": "a ring is stopped when its requests have ended; none"
     " is handed over in flight",
     "PROTOCOL_F_GPA_ADDRESSES": "rings are found by the front-end's addresses",
-    "PROTOCOL_F_SHMEM": "devices have no shared memory regions yet",
     "PROTOCOL_F_GET_VRING_BASE_SKIP_DRAIN": "a ring is stopped when its requests have ended",
     "VIRTIO_F_NOTIFY_ON_EMPTY": "for legacy drivers alone",
     "VIRTIO_F_ANY_LAYOUT": "for legacy drivers alone; every layout of a chain is taken",
@@ -69,6 +69,8 @@ SENT = frozenset(
         "BACKEND_SHARED_OBJECT_ADD",
         "BACKEND_SHARED_OBJECT_REMOVE",
         "BACKEND_SHARED_OBJECT_LOOKUP",
+        "BACKEND_SHMEM_MAP",
+        "BACKEND_SHMEM_UNMAP",
     }
 )
 """What vuproc may send to the front-end."""

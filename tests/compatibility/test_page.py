@@ -11,13 +11,14 @@ from tests.compatibility.page import PAGE, page
 from tests.compatibility.peers import PEERS, Peer
 from tests.devices.network import Asked
 from tests.devices.objects import Objects
+from tests.devices.windows import Windows
 from vuproc import serve
 from vuproc.spec.vhost_user import FrontendRequest, ProtocolFeature
 from vuproc.spec.virtio import Feature
 from vuproc.vhost_user.handlers import HANDLERS
 from vuproc.vhost_user.hooks import protocol_features_of
 
-BY_HOOK = [Asked, Objects]
+BY_HOOK = [Asked, Objects, Windows]
 """Devices of which each has hooks that protocol features come by."""
 
 

@@ -207,8 +207,10 @@ class FrontEnd:
         return int(self.request("GET_STATUS")["value"])
 
     def set_status(self, status: int) -> None:
-        """SET_STATUS; 0 resets the device."""
+        """SET_STATUS; 0 resets the device, and nothing is mapped in its shared memory then."""
         self.request("SET_STATUS", value=int(status))
+        if status == 0 and self.channel is not None:
+            self.channel.regions.clear()
 
     def save_state(self) -> bytes:
         """The device's own state, once all rings are stopped: SET_DEVICE_STATE_FD with a pipe, and
@@ -228,6 +230,18 @@ class FrontEnd:
             answer.close()
             raise VuprocError(f"{len(answer.fds)} descriptors came for one object")
         return answer.fds[0] if answer.fds else None
+
+    def get_shmem_config(self) -> dict[int, int]:
+        """GET_SHMEM_CONFIG: the size in bytes of each shared memory region that there is, by id.
+        The channel maps in them from then on.
+        """
+        answer = self.request("GET_SHMEM_CONFIG")
+        sizes = {region: size for region, size in enumerate(answer["sizes"]) if size}
+        if len(sizes) != answer["nregions"]:
+            raise VuprocError(f"{answer['nregions']} regions are said, and {len(sizes)} are there")
+        if self.channel is not None:
+            self.channel.regions.sizes = sizes
+        return sizes
 
     def open_channel(self) -> BackEndChannel:
         """SET_BACKEND_REQ_FD with one end of a new socket pair; returns the other end."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from vuproc.fd import Fd
@@ -26,7 +28,7 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
 
     `features` are device feature bits and include bit 30, `queue_size` is the largest number of
     descriptors that a driver may choose, `config_size` is in bytes, `max_regions` bounds the memory
-    table.
+    table. `shared_memory` has the size in bytes of each shared memory region, by id.
     """
 
     features: int
@@ -35,6 +37,7 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     queue_size: int
     config_size: int
     max_regions: int = 509
+    shared_memory: Mapping[int, int] = {}
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):

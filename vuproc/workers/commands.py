@@ -8,6 +8,7 @@ from uuid import UUID
 from vuproc import texts
 from vuproc.device import Device
 from vuproc.fd import Fd
+from vuproc.mapping import MappingDevice, ShmemMapping
 from vuproc.sharing import SharingDevice
 from vuproc.shm.dirty import DirtyLog
 from vuproc.shm.memory import GuestMemory
@@ -48,10 +49,13 @@ from vuproc.workers.control import (
     Exit,
     ObjectFound,
     SetLogLevel,
+    ShmemDone,
+    ShmemKnown,
 )
 from vuproc.workers.device_code import DeviceCode
 from vuproc.workers.poller import Watcher
 from vuproc.workers.queue import Queue
+from vuproc.workers.shmem import ShmemRequests
 from vuproc.workers.state_bytes import StateError
 from vuproc.workers.state_transfer import StateTransfer
 
@@ -77,6 +81,7 @@ class Commands:
         """In the worker that speaks for the configuration space."""
         self.transfer: StateTransfer | None = None
         """In the same one."""
+        self.shmem: ShmemRequests | None = None
         self._device = device
         self._code = code
         self._watcher = watcher
@@ -93,6 +98,9 @@ class Commands:
             if queue.started:
                 queue.hold()
                 self._code.hook(self._device.ring_stopping, queue.index)
+        if self.shmem is not None and self.waits_for(order):
+            # What is in flight may wait for the front-end, and that for us.
+            self.shmem.hold()
 
     def waits_for(self, order: AnyOrder) -> bool:
         """Whether a ring that the order concerns has requests in flight still, or the transfer that
@@ -106,6 +114,8 @@ class Commands:
 
     def readmit(self) -> None:
         """Orders are carried out: what the device gave back may come to it again."""
+        if self.shmem is not None:
+            self.shmem.release()
         for queue in self.queues.values():
             queue.readmit()
 
@@ -184,6 +194,11 @@ class Commands:
                 self._look_at_config()
             case ObjectFound(uuid=uuid, file=file):
                 self._object_found(UUID(bytes=uuid), file)
+            case ShmemDone(serial=serial, problem=problem):
+                if self.shmem is not None:
+                    self.shmem.answered(serial, problem)
+            case ShmemKnown(mappings=mappings):
+                self._shmem_known(mappings)
             case BlameUring(queue=index, looks=looks):
                 value = self._queue(index).blame(looks)
             case SetLogLevel(level=level):
@@ -208,6 +223,8 @@ class Commands:
             queue.unshared.said = False
         self._log_in(None, None)
         self._end_transfer()
+        if self.shmem is not None:
+            self.shmem.end()
         self._memory = GuestMemory()
         self._features = 0
         if self._mtu:
@@ -288,6 +305,10 @@ class Commands:
     def _end_transfer(self) -> None:
         if self.transfer is not None:
             self.transfer.end()
+
+    def _shmem_known(self, mappings: tuple[ShmemMapping, ...]) -> None:
+        if isinstance(self._device, MappingDevice):
+            self._code.hook(self._device.shmem_recovered, mappings)
 
     def _set_mtu(self, mtu: int) -> None:
         try:
