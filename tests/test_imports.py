@@ -38,6 +38,7 @@ FLOORS = (
         "vuproc.shared",
         "vuproc.sharing",
         "vuproc.mapping",
+        "vuproc.display",
         "vuproc.asks",
         "vuproc.logs",
         "vuproc.place",

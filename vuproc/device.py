@@ -65,9 +65,9 @@ class Loop(Protocol):
 
     def map_shmem(  # noqa: D102
         self, mapping: ShmemMapping, file: HasFileno, file_offset: int
-    ) -> Outcome: ...
+    ) -> Outcome[None]: ...
 
-    def unmap_shmem(self, mapping: ShmemMapping) -> Outcome: ...  # noqa: D102
+    def unmap_shmem(self, mapping: ShmemMapping) -> Outcome[None]: ...  # noqa: D102
 
     def finish_together(self, requests: Sequence[Request]) -> None: ...  # noqa: D102
 

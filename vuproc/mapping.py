@@ -83,7 +83,7 @@ class MappingDevice(Device):
         length: int,
         *,
         writable: bool = False,
-    ) -> Outcome:
+    ) -> Outcome[None]:
         """Have `length` bytes of a file, from `file_offset` on, appear at `offset` of a region. The
         file stays the device's own to close.
 
@@ -103,7 +103,7 @@ class MappingDevice(Device):
             )
         return self._running_in().map_shmem(mapping, file, file_offset)
 
-    def shmem_unmap(self, region: int, offset: int, length: int) -> Outcome:
+    def shmem_unmap(self, region: int, offset: int, length: int) -> Outcome[None]:
         """Take away what was mapped there: one mapping as it was made, and all of it. The outcome
         is ShmemRefused if that was not done. Raises ValueError as `shmem_map`.
         """

@@ -23,6 +23,7 @@ from vuproc.device import Device
 from vuproc.device_file import imported
 from vuproc.device_file.check import DeviceFile
 from vuproc.device_file.owner import ids
+from vuproc.display import DisplayDevice
 from vuproc.errors import (
     ConfigErrors,
     HostLacks,
@@ -224,6 +225,7 @@ class _Service:
             queue_size=device.queue_size(),
             config_size=len(config),
             shared_memory=regions_of(device),
+            display=isinstance(device, DisplayDevice),
         )
         self.master = master = Master(
             source,

@@ -32,8 +32,9 @@ OFFERED: Mapping[str, str] = {
     "VHOST_USER_F_PROTOCOL_FEATURES": ALWAYS,
     "VIRTIO_F_VERSION_1": ALWAYS,
     "VIRTIO_F_RING_PACKED": "unless `packed: false`",
+    "GPU_SET_SOCKET": "a `DisplayDevice`",
 }
-"""Bits, and when a device offers them."""
+"""Bits, and when a device offers them; and a message that no bit stands for."""
 
 REFUSED: Mapping[str, str] = {
     "PROTOCOL_F_CROSS_ENDIAN": "only guests of legacy virtio have another byte order than the"
@@ -57,9 +58,8 @@ REFUSED: Mapping[str, str] = {
     "VIRTIO_F_SR_IOV": "for PCI devices with virtual functions: it is the VMM's",
     "VIRTIO_F_NOTIFICATION_DATA": "a kick says nothing but that there is something",
     "VIRTIO_F_RING_RESET": "a ring alone is not reset; the whole device is",
-    "GPU_SET_SOCKET": "there is no graphics device yet",
 }
-"""Bits that are never offered, and messages that are refused though no bit says so."""
+"""Bits that are never offered, and why. A message that needs one is refused for that."""
 
 SENT = frozenset(
     {

@@ -32,7 +32,7 @@ class Windows(MappingDevice):
     def shmem_recovered(self, mappings: Sequence[ShmemMapping]) -> None:
         self.known = mappings
 
-    def asked(self, words: list[str]) -> Outcome:
+    def asked(self, words: list[str]) -> Outcome[None]:
         region, page, pages = map(int, words[1:4])
         if words[0] == "unmap":
             return self.shmem_unmap(region, page * PAGE, pages * PAGE)
@@ -59,7 +59,7 @@ class Windows(MappingDevice):
                 request.defer()
                 self.answer_later(request, self.asked(words))
 
-    def answer_later(self, request: Request, outcome: Outcome) -> None:
+    def answer_later(self, request: Request, outcome: Outcome[None]) -> None:
         def done(error: Exception | None) -> None:
             request.finish(request.write(str(error or "done").encode()))
 

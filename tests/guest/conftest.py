@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from tests.guest.disk import Disk, serve_image
 from vuproc.testing.vms import ClientMissing
 
 MIB = 1 << 20
+
+collect_ignore = [] if os.access("/dev/kvm", os.R_OK | os.W_OK) else ["test_display.py"]
 
 
 @pytest.hookimpl(wrapper=True)

@@ -98,6 +98,7 @@ def order_of(kind: type[Order], pipes: tuple[Fd, ...]) -> control.AnyOrder:
         effects.WriteConfig(3, b"abc"),
         effects.SetMtu(1500),
         effects.Announce(bytes(6)),
+        effects.SetDisplay(pipes[0]),
         effects.ResetDevice(),
         control.BlameUring(0, 5),
         control.AskConfig(True),
@@ -184,6 +185,7 @@ def test_what_is_true_of_an_order_stands_in_its_class() -> None:
         "SetCall",
         "SetErr",
         "SetLog",
+        "SetDisplay",
     }
 
 

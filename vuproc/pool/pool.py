@@ -47,6 +47,7 @@ from vuproc.vhost_user.effects import (
     ResetDevice,
     SaveState,
     SetCall,
+    SetDisplay,
     SetErr,
     SetFeatures,
     SetKick,
@@ -245,7 +246,7 @@ class WorkerPool:
             case SetMtu():
                 before = self.history.state.mtu
                 self._orders.give_all(effect, (SetMtu(before),))
-            case Announce() | EndTransfer():
+            case Announce() | EndTransfer() | SetDisplay():
                 self._orders.tell(CONFIG_QUEUE, effect)
             case SaveState() | LoadState():
                 # One that is lost over it has moved no byte: it answers first.

@@ -26,6 +26,7 @@ from vuproc.spec.virtio import Feature
 from vuproc.testing import device_state
 from vuproc.testing.channel import REPLY_TIMEOUT, BackEndChannel, receive_from, wait_readable
 from vuproc.testing.dirty import DirtyBitmap
+from vuproc.testing.display import DisplayEnd
 from vuproc.testing.errors import NoConfigChange, NoReply, Refused
 from vuproc.testing.inflight import InflightRegion
 from vuproc.testing.memory import RamRegion
@@ -257,6 +258,19 @@ class FrontEnd:
             self.channel.close()
         self.channel = channel
         return channel
+
+    def open_display(self) -> DisplayEnd:
+        """GPU_SET_SOCKET with one end of a new socket pair; returns the other end, which is the
+        caller's.
+        """
+        ours, theirs = socket.socketpair()
+        with Fd(theirs.detach()) as fd:
+            try:
+                self.request("GPU_SET_SOCKET", [fd])
+            except BaseException:
+                ours.close()
+                raise
+        return DisplayEnd(ours)
 
     def wait_config_change(self, timeout_s: float | None = None, *, size: int = 256) -> bytes:
         """Wait for CONFIG_CHANGE_MSG, as a VMM does, and read the configuration space again.

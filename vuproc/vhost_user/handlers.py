@@ -36,6 +36,7 @@ from vuproc.vhost_user.effects import (
     RemoveRegion,
     ResetDevice,
     SetBackendChannel,
+    SetDisplay,
     SetFeatures,
     SetMemory,
     SetMtu,
@@ -241,6 +242,16 @@ def _net_set_mtu(state: State, offer: Offer, fields: Fields, fds: Fds) -> Change
     return Change(state=replace(state, mtu=mtu), effects=(SetMtu(mtu),))
 
 
+def _gpu_set_socket(state: State, offer: Offer, fields: Fields, fds: Fds) -> Change:
+    """On a socket of its own the device says what is shown; no feature is negotiated for it."""
+    (fd,) = fds
+    if not offer.display:
+        raise MessageRefused("the device has no display")
+    if not fd.paired:
+        raise MessageRefused("the display is no socket of a pair")
+    return Change(state=replace(state, display=fd), effects=(SetDisplay(fd),))
+
+
 def _send_rarp(state: State, offer: Offer, fields: Fields, fds: Fds) -> Change:
     mac = U64.pack(value=fields["value"])[:MAC_BYTES]
     return Change(state=state, effects=(Announce(mac),))
@@ -337,6 +348,7 @@ HANDLERS: dict[FrontendRequest, Handler] = {
     FrontendRequest.REM_MEM_REG: _rem_mem_reg,
     FrontendRequest.SET_STATUS: _set_status,
     FrontendRequest.GET_SHARED_OBJECT: _get_shared_object,
+    FrontendRequest.GPU_SET_SOCKET: _gpu_set_socket,
     FrontendRequest.GET_SHMEM_CONFIG: _get_shmem_config,
     FrontendRequest.NET_SET_MTU: _net_set_mtu,
     FrontendRequest.SEND_RARP: _send_rarp,

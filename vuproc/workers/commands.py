@@ -7,6 +7,7 @@ from uuid import UUID
 
 from vuproc import texts
 from vuproc.device import Device
+from vuproc.display import Display, DisplayDevice
 from vuproc.fd import Fd
 from vuproc.mapping import MappingDevice, ShmemMapping
 from vuproc.sharing import SharingDevice
@@ -28,6 +29,7 @@ from vuproc.vhost_user.effects import (
     ResetDevice,
     SaveState,
     SetCall,
+    SetDisplay,
     SetErr,
     SetFeatures,
     SetKick,
@@ -55,7 +57,7 @@ from vuproc.workers.control import (
 from vuproc.workers.device_code import DeviceCode
 from vuproc.workers.poller import Watcher
 from vuproc.workers.queue import Queue
-from vuproc.workers.shmem import ShmemRequests
+from vuproc.workers.shmem import HELD, ShmemRequests
 from vuproc.workers.state_bytes import StateError
 from vuproc.workers.state_transfer import StateTransfer
 
@@ -89,6 +91,7 @@ class Commands:
         self._features = 0
         self._mtu = 0
         self._log_call: Fd | None = None
+        self._display: Display | None = None
 
     def begin(self, order: AnyOrder) -> None:
         """The order is the next to be carried out: have the device give back what it keeps."""
@@ -98,9 +101,12 @@ class Commands:
             if queue.started:
                 queue.hold()
                 self._code.hook(self._device.ring_stopping, queue.index)
-        if self.shmem is not None and self.waits_for(order):
+        if self.waits_for(order):
             # What is in flight may wait for the front-end, and that for us.
-            self.shmem.hold()
+            if self.shmem is not None:
+                self.shmem.hold()
+            if self._display is not None:
+                self._display.hold(HELD)
 
     def waits_for(self, order: AnyOrder) -> bool:
         """Whether a ring that the order concerns has requests in flight still, or the transfer that
@@ -116,6 +122,8 @@ class Commands:
         """Orders are carried out: what the device gave back may come to it again."""
         if self.shmem is not None:
             self.shmem.release()
+        if self._display is not None:
+            self._display.release()
         for queue in self.queues.values():
             queue.readmit()
 
@@ -180,6 +188,8 @@ class Commands:
                 self._set_mtu(mtu)
             case Announce(mac=mac):
                 self._code.hook(self._device.announce, mac)
+            case SetDisplay(fd=fd):
+                self._set_display(fd)
             case SaveState() | LoadState() | CheckTransfer() | EndTransfer():
                 self._move_state(command.order)
             case ResetDevice(keeps_state=keeps_state):
@@ -225,6 +235,7 @@ class Commands:
         self._end_transfer()
         if self.shmem is not None:
             self.shmem.end()
+        self._close_display()
         self._memory = GuestMemory()
         self._features = 0
         if self._mtu:
@@ -305,6 +316,19 @@ class Commands:
     def _end_transfer(self) -> None:
         if self.transfer is not None:
             self.transfer.end()
+
+    def _set_display(self, fd: Fd) -> None:
+        self._close_display()
+        if isinstance(self._device, DisplayDevice):
+            self._display = Display(self._device, fd, self._code.hook)
+            self._code.hook(self._device.display_connected, self._display)
+        else:
+            fd.close()
+
+    def _close_display(self) -> None:
+        display, self._display = self._display, None
+        if display is not None:
+            display.close()
 
     def _shmem_known(self, mappings: tuple[ShmemMapping, ...]) -> None:
         if isinstance(self._device, MappingDevice):

@@ -124,14 +124,14 @@ class DeviceLoop:
         self._check_speaker("shared objects are")
         self._say(ask)
 
-    def map_shmem(self, mapping: ShmemMapping, file: HasFileno, file_offset: int) -> Outcome:
+    def map_shmem(self, mapping: ShmemMapping, file: HasFileno, file_offset: int) -> Outcome[None]:
         """Have a file mapped in a shared memory region. Raises RuntimeError in a worker without
         queue 0.
         """
         self._check_speaker("shared memory is")
         return self.shmem.map(mapping, file, file_offset)
 
-    def unmap_shmem(self, mapping: ShmemMapping) -> Outcome:
+    def unmap_shmem(self, mapping: ShmemMapping) -> Outcome[None]:
         """Have that taken away. Raises RuntimeError in a worker without queue 0."""
         self._check_speaker("shared memory is")
         return self.shmem.unmap(mapping)

@@ -30,17 +30,17 @@ class ShmemRequests:
         self._say = say
         self._code = code
         self._serials = itertools.count(1)
-        self._open: dict[int, tuple[ShmemAsk, Outcome]] = {}
+        self._open: dict[int, tuple[ShmemAsk, Outcome[None]]] = {}
         self._given_up: dict[int, ShmemMapping] = {}
         """What is to be taken away if it comes to be."""
         self._held = False
 
-    def map(self, mapping: ShmemMapping, file: HasFileno, file_offset: int) -> Outcome:
+    def map(self, mapping: ShmemMapping, file: HasFileno, file_offset: int) -> Outcome[None]:
         """Ask for a mapping; the file stays the caller's."""
         with Fd(os.dup(file.fileno())) as copy:
             return self._ask(MapShmem(next(self._serials), mapping, copy, file_offset))
 
-    def unmap(self, mapping: ShmemMapping) -> Outcome:
+    def unmap(self, mapping: ShmemMapping) -> Outcome[None]:
         """Ask for the end of one."""
         return self._ask(UnmapShmem(next(self._serials), mapping))
 
@@ -70,8 +70,8 @@ class ShmemRequests:
         if outcome is not None:
             self._settle(outcome, problem)
 
-    def _ask(self, ask: ShmemAsk) -> Outcome:
-        outcome = Outcome()
+    def _ask(self, ask: ShmemAsk) -> Outcome[None]:
+        outcome: Outcome[None] = Outcome()
         if self._held:
             self._settle(outcome, HELD)
         elif len(self._open) + len(self._given_up) >= ASKS_MAX:
@@ -86,5 +86,5 @@ class ShmemRequests:
         for _, outcome in left.values():
             self._settle(outcome, problem)
 
-    def _settle(self, outcome: Outcome, problem: str) -> None:
+    def _settle(self, outcome: Outcome[None], problem: str) -> None:
         outcome.settle(ShmemRefused(problem) if problem else None, self._code.hook)
