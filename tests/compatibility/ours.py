@@ -32,6 +32,7 @@ OFFERED: Mapping[str, str] = {
     "VHOST_USER_F_PROTOCOL_FEATURES": ALWAYS,
     "VIRTIO_F_VERSION_1": ALWAYS,
     "VIRTIO_F_RING_PACKED": "unless `packed: false`",
+    "VIRTIO_F_IN_ORDER": "net, blk, and if `features` have it",
     "GPU_SET_SOCKET": "a `DisplayDevice`",
 }
 """Bits, and when a device offers them; and a message that no bit stands for."""
@@ -53,7 +54,6 @@ REFUSED: Mapping[str, str] = {
     "VIRTIO_F_ANY_LAYOUT": "for legacy drivers alone; every layout of a chain is taken",
     "VIRTIO_F_ACCESS_PLATFORM": "there is no table of an IOMMU's translations, so that guest"
     " addresses are taken as they are",
-    "VIRTIO_F_IN_ORDER": "requests end in the order in which they are done",
     "VIRTIO_F_ORDER_PLATFORM": "for devices that are hardware",
     "VIRTIO_F_SR_IOV": "for PCI devices with virtual functions: it is the VMM's",
     "VIRTIO_F_NOTIFICATION_DATA": "a kick says nothing but that there is something",

@@ -13,6 +13,7 @@ from tests.devices.network import Asked
 from tests.devices.objects import Objects
 from tests.devices.windows import Windows
 from vuproc import serve
+from vuproc.devices.net import Net
 from vuproc.spec.vhost_user import FrontendRequest, ProtocolFeature
 from vuproc.spec.virtio import Feature
 from vuproc.vhost_user.handlers import HANDLERS
@@ -49,7 +50,8 @@ def test_the_bits_said_to_be_offered_are_those_of_the_code() -> None:
     for device in BY_HOOK:
         protocol |= protocol_features_of(device(device.options_type()))
     offered = {protocol_name(bit) for bit in ProtocolFeature if protocol & bit}
-    offered |= {ring_name(bit) for bit in Feature if serve.RING_FEATURES & bit}
+    ring = serve.RING_FEATURES | Net(Net.options_type()).offered_features()
+    offered |= {ring_name(bit) for bit in Feature if ring & bit}
     assert offered == {name for name in OFFERED if ITEMS[name].kind in (Kind.PROTOCOL, Kind.RING)}
 
 
