@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests import leaks
+from tests.compatibility import marks
 
 # How long anything takes on a busy machine is no failure.
 settings.register_profile("long", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -19,8 +20,13 @@ settings.register_profile("short", settings.get_profile("long"), derandomize=Tru
 settings.load_profile("short" if os.environ.get("VUPROC_LONG", "") in ("", "0") else "long")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     leaks.adopt_orphans()
+    config.addinivalue_line("markers", marks.HELP)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    marks.check(items)
 
 
 @pytest.fixture(autouse=True, scope="module")

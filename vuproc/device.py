@@ -14,7 +14,9 @@ from vuproc.options import Options
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
-    from vuproc.sharing import Ask
+    from vuproc.mapping import ShmemMapping
+    from vuproc.outcome import Outcome
+    from vuproc.sharing import ObjectAsk
     from vuproc.shm.native import NativeDevice
     from vuproc.shm.request import Request
 
@@ -59,7 +61,13 @@ class Loop(Protocol):
 
     def take(self, queue: int) -> Request | None: ...  # noqa: D102
 
-    def ask(self, ask: Ask) -> None: ...  # noqa: D102
+    def ask(self, ask: ObjectAsk) -> None: ...  # noqa: D102
+
+    def map_shmem(  # noqa: D102
+        self, mapping: ShmemMapping, file: HasFileno, file_offset: int
+    ) -> Outcome[None]: ...
+
+    def unmap_shmem(self, mapping: ShmemMapping) -> Outcome[None]: ...  # noqa: D102
 
     def finish_together(self, requests: Sequence[Request]) -> None: ...  # noqa: D102
 

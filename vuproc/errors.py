@@ -303,6 +303,52 @@ class MessageRefused(VuprocError):
         return self.reason
 
 
+class DisplayLost(VuprocError):
+    """The display has gone, or what came from it made no sense; `reason` says why."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class ReplyGivenUp(VuprocError):
+    """A reply of the display's is not waited for any longer; `reason` says why."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class DisplayBusy(VuprocError):
+    """The front-end has so much to take of what its display is to show that no more can wait:
+    `waiting` bytes.
+    """
+
+    def __init__(self, waiting: int) -> None:
+        super().__init__(waiting)
+        self.waiting = waiting
+
+    def __str__(self) -> str:
+        return f"{self.waiting} bytes for the display wait already"
+
+
+class ShmemRefused(VuprocError):
+    """What a device asked for in a shared memory region was not done; `reason` says why."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
 class RestoreError(VuprocError):
     """A session's snapshot cannot be restored here; the front-end has to connect anew.
 

@@ -14,7 +14,9 @@ from vuproc.handover.resume import Decision
 from vuproc.object_desk import ObjectDesk
 from vuproc.poll_set import PollSet
 from vuproc.pool.pool import WorkerPool
+from vuproc.pool.slots import AskedShmem
 from vuproc.remedies import SHARE_MEMORY
+from vuproc.shmem_desk import ShmemDesk
 from vuproc.spec.vhost_user import ProtocolFeature
 from vuproc.vhost_user import traffic
 from vuproc.vhost_user.backend_channel import BackendChannel
@@ -55,6 +57,12 @@ class FrontEnd:
         self._channel: BackendChannel | None = None
         self._calls = InbandCalls(polls, self._call)
         self._objects = ObjectDesk(pool, lambda: self._channel)
+        self._shmem = ShmemDesk(
+            pool,
+            lambda: self._channel,
+            lambda: self.checkpoint.state_changed(self.session, self._pool),
+        )
+        self._applying = False
 
     def go_on(self, resumed: Resumed) -> None:
         """Go on where a predecessor was. Raises one of `ENDS`."""
@@ -67,6 +75,7 @@ class FrontEnd:
         self._calls.follow(state)
         self._pool.restore(state, resumed.pool)
         self._objects.follow(state)
+        self._shmem.follow(state)
         log.info("went on with the session of the last master (%s)", resumed.decision.value)
         if resumed.message is not None:
             self._handle(resumed.message, begun=resumed.begun)
@@ -140,6 +149,14 @@ class FrontEnd:
         """Carry a message out and begin to answer it; for the log, the answer, how many descriptors
         it has, and why the message was refused.
         """
+        self._applying = True
+        try:
+            return self._carry_out(message, begun)
+        finally:
+            self._applying = False
+            self._shmem.follow(self.session.state)
+
+    def _carry_out(self, message: Message, begun: int) -> tuple[bytes | None, int, str]:
         step = self.session.handle(message)
         results: list[object] = []
         for number, effect in enumerate(step.effects, 1):
@@ -194,10 +211,15 @@ class FrontEnd:
                 case ConfigSays():
                     self.checkpoint.state_changed(self.session, self._pool)
                     self.config_changed()
+                case AskedShmem():
+                    self._shmem.ask(news)
                 case ask:
                     self.checkpoint.state_changed(self.session, self._pool)
                     self._objects.ask(ask, self.session.state)
         self._objects.deliver()
+        self._pool.deliver()
+        if not self._applying:
+            self._shmem.follow(self.session.state)
 
     def ring_revived(self, queue: int) -> None:
         """A broken ring is served again, at an operator's wish."""
@@ -264,6 +286,7 @@ class FrontEnd:
                 log.warning("%s at disconnect: %s", type(effect).__name__, result.reason)
         self._calls.close()
         self._objects.close()
+        self._shmem.close()
         self._pool.detach()
         self._close_channel()
         self.checkpoint.close()

@@ -28,7 +28,9 @@ from vuproc.poll_set import PollSet
 from vuproc.pool.forkserver import CannotStart
 from vuproc.pool.pool import WorkerPool
 from vuproc.pool.process import WorkerLost, WorkerSetupError
+from vuproc.pool.slots import AskedShmem
 from vuproc.pool.worker_watch import WorkerWatch
+from vuproc.shmem_desk import refuse
 from vuproc.signals import Signals
 from vuproc.vhost_user.session import Offer, Session
 from vuproc.workers.control import RingBroken
@@ -211,8 +213,12 @@ class Master:
             self._front_end.note_news()
         else:
             for news in self.pool.take_news():
-                if isinstance(news, RingBroken):
-                    events.publish(events.ring_broken(news.queue, news.cause))
+                match news:
+                    case RingBroken(queue=queue, cause=cause):
+                        events.publish(events.ring_broken(queue, cause))
+                    case AskedShmem():
+                        refuse(self.pool, news)
+            self.pool.deliver()
 
     def _tend_fd_store(self) -> float | None:
         self._fd_store.tend()

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 from vuproc.fd import Fd
 from vuproc.pool.pool import WorkerPool
-from vuproc.sharing import Ask, LookUpObject, ShareObject, UnshareObject
+from vuproc.sharing import LookUpObject, ObjectAsk, ShareFile, ShareObject, UnshareObject
 from vuproc.spec.vhost_user import SHARED, BackendRequest, ProtocolFeature
-from vuproc.vhost_user.backend_channel import BackendChannel
+from vuproc.vhost_user.backend_channel import Answered, BackendChannel
 from vuproc.vhost_user.state import State
 from vuproc.workers.control import ObjectFound
 
@@ -42,7 +42,7 @@ class ObjectDesk:
         self._lent: list[Fd] = []
         """In an answer that the worker may not have yet."""
 
-    def ask(self, ask: Ask, state: State) -> None:
+    def ask(self, ask: ObjectAsk, state: State) -> None:
         """The device asks; what it shares is in the pool's state already."""
         match ask:
             case LookUpObject(uuid=uuid):
@@ -50,7 +50,7 @@ class ObjectDesk:
                 if len(self._lookups) + len(self._under_way) + len(self._answers) > LOOKUPS_MAX:
                     log.warning("more than %d objects are looked up at a time", LOOKUPS_MAX)
                     self._lookups.pop()
-            case ShareObject(uuid=uuid):
+            case ShareObject(uuid=uuid) | ShareFile(uuid=uuid):
                 self._told.discard(uuid)  # it may be another file by now
             case UnshareObject():
                 pass
@@ -92,7 +92,7 @@ class ObjectDesk:
         serial = self._serial
         self._under_way[serial] = uuid
 
-        def answered(fd: Fd | None) -> None:
+        def answered(_how: Answered, fd: Fd | None) -> None:
             if self._under_way.pop(serial, None) is not None:
                 self._found(uuid, fd)
             elif fd is not None:

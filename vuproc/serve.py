@@ -23,6 +23,7 @@ from vuproc.device import Device
 from vuproc.device_file import imported
 from vuproc.device_file.check import DeviceFile
 from vuproc.device_file.owner import ids
+from vuproc.display import DisplayDevice
 from vuproc.errors import (
     ConfigErrors,
     HostLacks,
@@ -44,6 +45,7 @@ from vuproc.handover.sd_notify import InheritError, Notifier, inherit
 from vuproc.handover.shared_files import SharedFiles
 from vuproc.handover.upgrade import Again, Trial, become
 from vuproc.listener import AS_IT_IS, Connector, Inherited, Listener, Source
+from vuproc.mapping import regions_of
 from vuproc.master import Master
 from vuproc.ops.admin import PERMISSIONS, AdminServer
 from vuproc.ops.operations import Operations
@@ -215,12 +217,15 @@ class _Service:
             work=lambda queues: sum(snapshots[queue]().requests for queue in queues),
         )
         pool.history.objects.files = lambda: self._shared.fds
+        pool.history.shmem.sizes = regions_of(device)
         offer = Offer(
             features=_ring_features(file.keys.packed) | device.offered_features(),
             protocol_features=_protocol_features(file, device, len(config)),
             num_queues=device.num_queues(),
             queue_size=device.queue_size(),
             config_size=len(config),
+            shared_memory=regions_of(device),
+            display=isinstance(device, DisplayDevice),
         )
         self.master = master = Master(
             source,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from uuid import UUID
 
 import msgspec
 
-from vuproc.device import Device
+from vuproc.device import Device, HasFileno
 from vuproc.fd import Fd
 
 NIL = UUID(int=0)
@@ -18,6 +19,16 @@ class ShareObject(msgspec.Struct, frozen=True, tag=True):
 
     uuid: bytes
     file: str
+
+
+class ShareFile(msgspec.Struct, frozen=True, tag=True):
+    """A file that the device has made itself is to be had by others as `uuid`.
+
+    The descriptor is a copy, and whoever receives it owns it.
+    """
+
+    uuid: bytes
+    file: Fd
 
 
 class UnshareObject(msgspec.Struct, frozen=True, tag=True):
@@ -32,25 +43,32 @@ class LookUpObject(msgspec.Struct, frozen=True, tag=True):
     uuid: bytes
 
 
-Ask = ShareObject | UnshareObject | LookUpObject
-"""What a device asks of the master, who has the back-end channel; nobody waits for an answer."""
+ObjectAsk = ShareObject | ShareFile | UnshareObject | LookUpObject
+"""What a device asks of the master about objects; nobody waits for an answer."""
 
 
 class SharingDevice(Device):
     """A device that shares objects, and may look up those of others, by the front-end.
 
-    All of it is for the worker of queue 0. What is shared are files of `shared_files`: the master
-    has them, and takes no descriptor from a worker. An object stays shared, whatever becomes of the
-    worker and of the front-end, until `unshare_object`.
+    All of it is for the worker of queue 0. What is shared are files of `shared_files`, or any that
+    the device opens as it runs: of those the master keeps a copy. An object stays shared, whatever
+    becomes of the worker and of the front-end, until `unshare_object`.
     """
 
-    def share_object(self, uuid: UUID, file: str) -> None:
-        """Let others have the shared file `file` as `uuid`. Raises ValueError for one that is not
-        in `shared`, and for the nil UUID.
+    def share_object(self, uuid: UUID, file: str | HasFileno) -> None:
+        """Let others have a file as `uuid`, instead of any other: the shared file of this name, or
+        an open file, which stays the device's own to close.
+
+        Raises ValueError for a name that is not in `shared`, and for the nil UUID.
         """
+        number = _checked(uuid)
+        if not isinstance(file, str):
+            with Fd(os.dup(file.fileno())) as copy:
+                self._running_in().ask(ShareFile(number, copy))
+            return
         if file not in self.shared:
             raise ValueError(f"{file!r} is none of the shared files: {', '.join(self.shared)}")
-        self._running_in().ask(ShareObject(_checked(uuid), file))
+        self._running_in().ask(ShareObject(number, file))
 
     def unshare_object(self, uuid: UUID) -> None:
         """Let nobody have it any more; who has it keeps it."""

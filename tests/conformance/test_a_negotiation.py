@@ -112,6 +112,7 @@ def test_a31_write_cache_can_be_switched_by_the_driver(disk: Served) -> None:
         assert guest.front_end.get_config(32, 1) == b"\1"
 
 
+@pytest.mark.proves("RESET_OWNER", front_end="built-in")
 def test_a42_reset_owner_stops_the_rings_and_keeps_the_connection(disk: Served) -> None:
     with disk.guest(queues=2) as guest:
         guest.front_end.request("RESET_OWNER")
@@ -121,6 +122,14 @@ def test_a42_reset_owner_stops_the_rings_and_keeps_the_connection(disk: Served) 
         works(guest)
 
 
+@pytest.mark.proves(
+    "RESET_DEVICE",
+    "SET_STATUS",
+    "GET_STATUS",
+    "PROTOCOL_F_RESET_DEVICE",
+    "PROTOCOL_F_STATUS",
+    front_end="built-in",
+)
 @pytest.mark.parametrize("how", ["RESET_DEVICE", "SET_STATUS"])
 def test_a42_device_reset_stops_the_rings_and_keeps_the_connection(disk: Served, how: str) -> None:
     with disk.guest(queues=2) as guest:

@@ -198,6 +198,7 @@ def test_a27_kick_descriptor_replaced_a_hundred_times(disk: Served) -> None:
         works(guest)
 
 
+@pytest.mark.proves("SET_VRING_CALL", front_end="built-in")
 def test_a27_call_descriptor_replaced_while_requests_complete(disk: Served) -> None:
     """The new descriptor is signalled at once: what went to the old one is not lost."""
     with disk.guest(queues=1) as guest:
@@ -243,6 +244,7 @@ def test_a28_base_of_a_stopped_ring_is_told_again(disk: Served) -> None:
         works(guest, 1)
 
 
+@pytest.mark.proves("GET_VRING_BASE", front_end="built-in")
 def test_a28_ring_goes_on_where_it_stopped(disk: Served) -> None:
     with disk.guest(queues=1) as guest:
         works(guest)

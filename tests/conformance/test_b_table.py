@@ -184,6 +184,7 @@ def test_b12_second_region_of_a_table_is_bad_and_the_first_is_not_taken(disk: Se
         works(guest)
 
 
+@pytest.mark.proves("GET_MAX_MEM_SLOTS", front_end="built-in")
 def test_b13_more_regions_than_there_are_slots(disk: Served) -> None:
     row = FRONT_END.named("ADD_MEM_REG")
     with disk.guest(queues=1) as guest, memfd(PAGE) as fd:

@@ -282,6 +282,7 @@ def test_c20_indirect_table_that_is_not_wholly_memory(disk: Served, address: int
         broken(guest)
 
 
+@pytest.mark.proves("VIRTIO_F_INDIRECT_DESC", front_end="built-in")
 def test_c20_indirect_table_over_two_adjacent_regions(disk: Served) -> None:
     """Gathered through the same check as data, or refused: never read past its region."""
     low, high = RamRegion(1 << 30, 1 << 20), RamRegion((1 << 30) + (1 << 20), 1 << 20)

@@ -123,6 +123,7 @@ def test_c26_calls_switched_off_and_on_under_load(disk: Served, without: int, pa
             assert (stats.completed, stats.failed) == (5000, 0)
 
 
+@pytest.mark.proves("VIRTIO_F_EVENT_IDX", front_end="built-in")
 @LAYOUTS
 @pytest.mark.parametrize("without", [0, Feature.EVENT_IDX])
 def test_c26_no_kick_is_lost_on_a_device_that_sleeps(

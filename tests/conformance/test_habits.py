@@ -35,6 +35,7 @@ class ByteByByte(FrontEnd):
             super().send(data[at : at + 1])
 
 
+@pytest.mark.proves("SET_MEM_TABLE", front_end="built-in")
 @pytest.mark.parametrize("padding", [32, 64, 1000])
 def test_memory_table_padded_past_its_regions(disk: Served, padding: int) -> None:
     """User-Mode Linux always sends room for two regions: 72 bytes."""
@@ -81,6 +82,14 @@ def test_kick_descriptor_taken_away_and_given_back_while_the_ring_runs(disk: Ser
         works(guest)
 
 
+@pytest.mark.proves(
+    "SET_VRING_NUM",
+    "SET_VRING_BASE",
+    "SET_VRING_ADDR",
+    "SET_VRING_KICK",
+    "SET_VRING_ENABLE",
+    front_end="built-in",
+)
 def test_no_call_descriptor_at_all(disk: Served) -> None:
     """A driver that polls; CALL is never sent."""
     with disk.guest(start=False) as guest:
@@ -96,6 +105,9 @@ def test_no_call_descriptor_at_all(disk: Served) -> None:
         assert stats.completed == 2000
 
 
+@pytest.mark.proves(
+    "ADD_MEM_REG", "REM_MEM_REG", "PROTOCOL_F_CONFIGURE_MEM_SLOTS", front_end="built-in"
+)
 def test_memory_added_and_removed_while_queues_run(disk: Served) -> None:
     """libblkio adds a region when it meets a new buffer, whatever the queues are doing."""
     with disk.guest(queues=2) as guest:
@@ -135,6 +147,7 @@ def test_data_in_memory_that_was_added_later(disk: Served) -> None:
             assert block.read(100, len(content), queue=queue) == content
 
 
+@pytest.mark.proves("GET_CONFIG", "PROTOCOL_F_CONFIG", front_end="built-in")
 def test_config_space_in_every_size(disk: Served) -> None:
     with disk.guest() as guest:
         whole = guest.front_end.get_config(0, 256)
@@ -205,6 +218,7 @@ def test_call_descriptors_for_all_queues_twice_before_the_features(disk: Served)
         assert _eventfds(disk) <= before + 6
 
 
+@pytest.mark.proves("SET_VRING_ERR", front_end="built-in")
 def test_error_descriptor_is_kept_over_ring_restarts(disk: Served) -> None:
     """QEMU sends it once, when it realizes the device."""
     with disk.guest(queues=2) as guest:
@@ -262,6 +276,9 @@ def test_cloud_hypervisor_enables_last_and_opens_its_channel_then(disk: Served) 
             guest.stop_queue(queue.index)
 
 
+@pytest.mark.proves(
+    "SET_PROTOCOL_FEATURES", "SET_OWNER", "GET_FEATURES", "SET_FEATURES", front_end="built-in"
+)
 def test_protocol_features_set_without_asking(disk: Served) -> None:
     """Cloud Hypervisor, after a migration, knows what it had."""
     with disk.guest(start=False) as guest:

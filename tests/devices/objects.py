@@ -10,10 +10,13 @@ from vuproc import Fd, Request
 from vuproc.sharing import SharingDevice
 
 CONTENT = b"a frame"
+MANY = 100
 
 
 class Objects(SharingDevice):
-    """A request is a word and the 16 bytes of a UUID. What was found is in the log."""
+    """A request is a word and the 16 bytes of a UUID. What was found is in the log, what is made is
+    the UUID itself.
+    """
 
     device_id = 42
     queues = 2
@@ -29,6 +32,11 @@ class Objects(SharingDevice):
         match word:
             case b"share":
                 self.share_object(uuid, "frame")
+            case b"make":
+                self.share_made(uuid, uuid.bytes)
+            case b"many":
+                for number in range(MANY):
+                    self.share_made(UUID(int=uuid.int + number), b"one of many")
             case b"unshare":
                 self.unshare_object(uuid)
             case b"find":
@@ -36,6 +44,12 @@ class Objects(SharingDevice):
             case b"die":
                 os.kill(os.getpid(), signal.SIGKILL)
         request.finish(0)
+
+    def share_made(self, uuid: UUID, content: bytes) -> None:
+        """A file that is made here, and ours for no longer than this."""
+        with Fd(os.memfd_create("made", os.MFD_CLOEXEC)) as file:
+            os.write(file.fileno(), content)
+            self.share_object(uuid, file)
 
     def object_found(self, uuid: UUID, file: Fd | None) -> None:
         content = b"nothing"

@@ -39,6 +39,7 @@ def selected(guest: Guest) -> bytes:
     return content[3 : 3 + content[2]]
 
 
+@pytest.mark.proves("SET_CONFIG", front_end="built-in")
 def test_what_the_driver_wrote_decides_what_it_reads_next(selects: Served) -> None:
     with selects.guest(queues=2) as guest:
         assert guest.config(CONFIG) == bytes(CONFIG)
@@ -167,6 +168,12 @@ def level(content: bytes) -> int:
     return int.from_bytes(content[:CONFIG], "little")
 
 
+@pytest.mark.proves(
+    "BACKEND_CONFIG_CHANGE_MSG",
+    "SET_BACKEND_REQ_FD",
+    "PROTOCOL_F_BACKEND_REQ",
+    front_end="built-in",
+)
 @pytest.mark.parametrize("device", [Level, Kept])
 def test_a_change_is_announced_and_read(device: type[Level]) -> None:
     with serve(device) as served, served.guest(channel=True) as guest:

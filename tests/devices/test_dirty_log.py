@@ -168,6 +168,7 @@ def test_every_page_that_was_written_is_marked_whatever_happens(
             migration.close()
 
 
+@pytest.mark.proves("SET_LOG_BASE", "PROTOCOL_F_LOG_SHMFD", "VHOST_F_LOG_ALL", front_end="built-in")
 def test_without_events_the_log_is_exact(vuproc_device: ServeDevice, log: DirtyBitmap) -> None:
     chance = random.Random(2)
     arena = Arena(chance)
@@ -257,6 +258,7 @@ def test_what_a_disk_reads_is_marked_by_each_engine(
         assert late <= in_arena(log) and arena.changed()
 
 
+@pytest.mark.proves("SET_LOG_FD", front_end="built-in")
 def test_marks_are_told_of(vuproc_device: ServeDevice, log: DirtyBitmap) -> None:
     arena = Arena(random.Random(5))
     bell = Bell()

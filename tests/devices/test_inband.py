@@ -50,6 +50,9 @@ def test_it_is_offered_only_if_the_device_file_says_so() -> None:
         assert ProtocolFeature.INBAND_NOTIFICATIONS not in offered
 
 
+@pytest.mark.proves(
+    "VRING_KICK", "BACKEND_VRING_CALL", "PROTOCOL_F_INBAND_NOTIFICATIONS", front_end="built-in"
+)
 def test_requests_are_served_and_their_ends_told_in_band(served: Served) -> None:
     with served.guest(queues=2, inband=True) as guest:
         for round_number in range(50):
@@ -75,6 +78,7 @@ def test_a_ring_that_was_stopped_goes_on_when_it_is_enabled(served: Served) -> N
         write_and_read(guest, b"b")
 
 
+@pytest.mark.proves("BACKEND_VRING_ERR", front_end="built-in")
 def test_a_broken_ring_is_told_of_in_band(served: Served) -> None:
     with served.guest(queues=1, inband=True) as guest:
         guest.queues[0].split.avail_index = 30_000

@@ -34,6 +34,7 @@ def test_they_are_offered_by_what_the_class_overrides(served: Served) -> None:
         assert front_end.request("GET_PROTOCOL_FEATURES")["value"] & BOTH == 0
 
 
+@pytest.mark.proves("NET_SET_MTU", "PROTOCOL_F_MTU", front_end="built-in")
 def test_every_worker_hears_of_the_mtu_and_so_does_its_successor(served: Served) -> None:
     with served.guest(queues=2) as guest:
         set_mtu(guest, 1400)
@@ -81,6 +82,7 @@ def test_an_mtu_needs_the_protocol_feature(served: Served) -> None:
             front_end.request("NET_SET_MTU", value=1400)
 
 
+@pytest.mark.proves("SEND_RARP", "PROTOCOL_F_RARP", front_end="built-in")
 def test_a_guest_that_has_come_is_announced_by_the_worker_of_queue_0(served: Served) -> None:
     with served.guest(queues=2) as guest:
         mac = bytes.fromhex("525400123456")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from uuid import UUID, uuid4
 
 import pytest
 
-from tests.devices.objects import CONTENT, Objects
+from tests.devices.objects import CONTENT, MANY, Objects
 from vuproc.fd import Fd
+from vuproc.pool.shared_objects import OWN_FILES_MAX
 from vuproc.spec.vhost_user import SHARED, BackendRequest, FrontendRequest, ProtocolFeature
 from vuproc.testing.channel import BackEndChannel
 from vuproc.testing.guest import Guest
@@ -60,6 +63,13 @@ def a_file(content: bytes) -> Iterator[Fd]:
         yield file
 
 
+@pytest.mark.proves(
+    "GET_SHARED_OBJECT",
+    "BACKEND_SHARED_OBJECT_ADD",
+    "BACKEND_SHARED_OBJECT_REMOVE",
+    "PROTOCOL_F_SHARED_OBJECT",
+    front_end="built-in",
+)
 def test_an_object_is_announced_had_and_taken_back(served: Served) -> None:
     uuid = uuid4()
     with served.guest(channel=True) as guest:
@@ -71,6 +81,54 @@ def test_an_object_is_announced_had_and_taken_back(served: Served) -> None:
         say(guest, b"unshare", uuid)
         assert heard(guest) == (REMOVE, uuid)
         assert guest.front_end.get_shared_object(uuid) is None
+
+
+def test_a_file_that_the_worker_makes_is_shared_too(served: Served) -> None:
+    uuid, other = uuid4(), uuid4()
+    with served.guest(channel=True) as guest:
+        say(guest, b"make", uuid)
+        assert heard(guest) == (ADD, uuid)
+        assert content_of(guest.front_end.get_shared_object(uuid)) == uuid.bytes
+        # The same UUID may stand for another file, of either kind, and does at once.
+        say(guest, b"share", uuid)
+        assert heard(guest) == (ADD, uuid)
+        assert content_of(guest.front_end.get_shared_object(uuid)) == CONTENT
+        say(guest, b"make", uuid)
+        assert heard(guest) == (ADD, uuid)
+        assert content_of(guest.front_end.get_shared_object(uuid)) == uuid.bytes
+        say(guest, b"make", other)
+        assert heard(guest) == (ADD, other)
+        before = files_of(served.pid)["made"]
+        say(guest, b"unshare", uuid)
+        assert heard(guest) == (REMOVE, uuid)
+        assert guest.front_end.get_shared_object(uuid) is None
+        assert files_of(served.pid)["made"] == before - 1
+        assert content_of(guest.front_end.get_shared_object(other)) == other.bytes
+
+
+def test_files_that_workers_make_are_bounded(served: Served) -> None:
+    first = UUID(int=1 << 64)
+    with served.guest(channel=True) as guest:
+        say(guest, b"many", first)
+        added = [heard(guest) for _ in range(OWN_FILES_MAX)]
+        assert {request for request, _ in added} == {ADD}
+        served.wait_for_line(f"{OWN_FILES_MAX} files that were made by a worker are shared already")
+        assert files_of(served.pid)["made"] == OWN_FILES_MAX
+        refused = UUID(int=first.int + MANY - 1)
+        assert guest.front_end.get_shared_object(refused) is None
+
+
+def files_of(pid: int) -> Counter[str]:
+    """How many descriptors the master has of each memfd, by name."""
+    found: Counter[str] = Counter()
+    for entry in os.scandir(f"/proc/{pid}/fd"):
+        try:
+            name = re.match(r"/memfd:(\w+)", os.readlink(entry.path))
+        except FileNotFoundError:
+            continue  # closed meanwhile
+        if name is not None:
+            found[name[1]] += 1
+    return found
 
 
 def test_another_front_end_hears_of_what_is_shared_once_a_ring_runs(served: Served) -> None:
@@ -86,6 +144,7 @@ def test_another_front_end_hears_of_what_is_shared_once_a_ring_runs(served: Serv
         assert heard(guest) == (ADD, uuid)
 
 
+@pytest.mark.proves("BACKEND_SHARED_OBJECT_LOOKUP", front_end="built-in")
 def test_objects_of_others_are_looked_up(served: Served) -> None:
     known, unknown = uuid4(), uuid4()
     with served.guest(channel=True) as guest, a_file(b"theirs") as file:
@@ -124,17 +183,20 @@ def test_a_front_end_that_never_answers_stops_nobody(served: Served) -> None:
 
 
 def test_objects_outlive_worker_and_master() -> None:
-    uuid = uuid4()
+    uuid, made = uuid4(), uuid4()
     with (
         serve(Objects, arguments=("--supervised",)) as served,
         served.guest(channel=True) as guest,
     ):
-        say(guest, b"share", uuid)
-        assert heard(guest) == (ADD, uuid)
+        for word, each in ((b"share", uuid), (b"make", made)):
+            say(guest, word, each)
+            assert heard(guest) == (ADD, each)
         served.kill_worker(0)
         assert content_of(guest.front_end.get_shared_object(uuid)) == CONTENT
+        assert content_of(guest.front_end.get_shared_object(made)) == made.bytes
         os.kill(served.status().pid, signal.SIGKILL)
         assert content_of(guest.front_end.get_shared_object(uuid)) == CONTENT
+        assert content_of(guest.front_end.get_shared_object(made)) == made.bytes
         say(guest, b"unshare", uuid)
         while heard(guest) != (REMOVE, uuid):
             pass

@@ -51,6 +51,7 @@ def verified(guest: Guest, queue: int, pattern: int) -> None:
         assert (stats.completed, stats.failed, stats.corrupt) == (SPAN // 4096, 0, 0)
 
 
+@pytest.mark.proves("VIRTIO_F_RING_PACKED", front_end="built-in")
 @pytest.mark.parametrize("without", [0, Feature.EVENT_IDX])
 def test_what_is_written_is_read(disk: Served, without: int) -> None:
     with disk.guest(queues=2, queue_size=SIZE, packed=True, without=without) as guest:

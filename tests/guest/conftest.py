@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterator
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.compatibility.heard import heard
+from tests.compatibility.marks import MARK
 from tests.guest.disk import Disk, serve_image
 from vuproc.testing.vms import ClientMissing
 
 MIB = 1 << 20
+
+collect_ignore = [] if os.access("/dev/kvm", os.R_OK | os.W_OK) else ["test_display.py"]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -41,3 +46,17 @@ def disk(tmp_path: Path) -> Iterator[Callable[..., Disk]]:
             return stack.enter_context(served)
 
         yield serve
+
+
+@pytest.fixture
+def shown(request: pytest.FixtureRequest) -> Callable[[Iterable[str]], None]:
+    """Fails unless these lines of a log have all that the test's marks say: `shown(served.lines)`.
+
+    The log has them with `log_level: debug`.
+    """
+
+    def check(lines: Iterable[str]) -> None:
+        wanted = {name for mark in request.node.iter_markers(MARK) for name in mark.args}
+        assert wanted and not wanted - heard(lines)
+
+    return check

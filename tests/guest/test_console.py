@@ -5,6 +5,7 @@ pulls, and a configuration space that changes.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -39,10 +40,17 @@ say size $(stty size <&3)
 """
 
 
-def test_a_guest_reads_and_writes_and_sees_the_windows_size(tmp_path: Path) -> None:
+@pytest.mark.proves("BACKEND_CONFIG_CHANGE_MSG", front_end="User-Mode Linux 6.1")
+def test_a_guest_reads_and_writes_and_sees_the_windows_size(
+    tmp_path: Path, shown: Callable[[Iterable[str]], None]
+) -> None:
     pipe = tmp_path / "typed"
     os.mkfifo(pipe)
-    with serve(Console, typed=str(pipe)) as served, open(pipe, "r+b", buffering=0) as typed:
+    verbose = {"log_level": "debug"}
+    with (
+        serve(Console, typed=str(pipe), file=verbose) as served,
+        open(pipe, "r+b", buffering=0) as typed,
+    ):
         devices = {served.socket: Console.device_id}
         with boot_uml(devices, script=SCRIPT, modules=("virtio_console",)) as guest:
             guest.wait_for("ready")
@@ -56,3 +64,4 @@ def test_a_guest_reads_and_writes_and_sees_the_windows_size(tmp_path: Path) -> N
     assert (said["answer"], said["typed"]) == ("HELLO THERE", "after a death")
     assert [said[f"line{n}"] for n in range(1, 11)] == [f"LINE {n}" for n in range(1, 11)]
     assert not [line for line in served.lines if "ERROR" in line]
+    shown(served.lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterable
 
 import pytest
 
@@ -62,8 +63,11 @@ def test_what_is_sent_into_nothing_is_counted_by_both(packed: bool, pairs: int) 
         assert not errors(served)
 
 
+@pytest.mark.proves("VIRTIO_F_IN_ORDER", front_end="DPDK 22.11")
 @LAYOUTS
-def test_it_takes_its_buffers_back_in_order(packed: bool) -> None:
+def test_it_takes_its_buffers_back_in_order(
+    packed: bool, shown: Callable[[Iterable[str]], None]
+) -> None:
     with serve({"type": "net"}, file={"log_level": "debug"}) as served:
         with Dpdk(served.socket, packed=packed) as port:
             port.start("txonly")
@@ -75,6 +79,7 @@ def test_it_takes_its_buffers_back_in_order(packed: bool) -> None:
         wanted = Feature.IN_ORDER | (Feature.RING_PACKED if packed else 0)
         assert {value & (Feature.IN_ORDER | Feature.RING_PACKED) for value in taken} == {wanted}
         assert not errors(served)
+    shown(served.lines)
 
 
 @LAYOUTS

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -50,13 +51,18 @@ def typed(key: int) -> list[tuple[int, ...]]:
     return [(EV_KEY, key, 1), (EV_SYN, 0, 0), (EV_KEY, key, 0), (EV_SYN, 0, 0)]
 
 
+@pytest.mark.proves("SET_CONFIG", front_end="QEMU 10.0")
 @pytest.mark.parametrize("qemu", newer())
-def test_linux_reads_what_it_is_and_what_is_typed(tmp_path: Path, qemu: Qemu) -> None:
+def test_linux_reads_what_it_is_and_what_is_typed(
+    tmp_path: Path, qemu: Qemu, shown: Callable[[Iterable[str]], None]
+) -> None:
     keys = tmp_path / "keys"
     os.mkfifo(keys)
     modules = ("virtio_pci", "virtio_input", "evdev")
     with (
-        serve(Keyboard, keys=str(keys), queue_size=QUEUE_SIZE) as served,
+        serve(
+            Keyboard, keys=str(keys), queue_size=QUEUE_SIZE, file={"log_level": "debug"}
+        ) as served,
         open(keys, "r+b", buffering=0) as pipe,
     ):
         keyboard = VhostUserDevice(socket=served.socket, driver="vhost-user-input-pci")
@@ -75,3 +81,4 @@ def test_linux_reads_what_it_is_and_what_is_typed(tmp_path: Path, qemu: Qemu) ->
     for name, key in (("first", KEY_A), ("second", KEY_B)):
         assert list(INPUT_EVENT.iter_unpack(bytes.fromhex(said[name]))) == typed(key)
     assert not [line for line in served.lines if "ERROR" in line]
+    shown(served.lines)

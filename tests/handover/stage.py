@@ -150,6 +150,8 @@ class FakePool:
 
     def start(self, *, succeeds: bool) -> None: ...
 
+    def deliver(self) -> None: ...
+
     def attach(self, _state: State) -> None:
         self._records = self._records or Fd(os.memfd_create("records"))
 

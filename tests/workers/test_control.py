@@ -15,6 +15,7 @@ import pytest
 
 from vuproc import texts
 from vuproc.fd import Fd
+from vuproc.mapping import MapShmem, ShmemMapping
 from vuproc.vhost_user import effects
 from vuproc.vhost_user.effects import Idle, Inflight, LogArea, Order, Region, RingSetup
 from vuproc.workers import control
@@ -97,10 +98,13 @@ def order_of(kind: type[Order], pipes: tuple[Fd, ...]) -> control.AnyOrder:
         effects.WriteConfig(3, b"abc"),
         effects.SetMtu(1500),
         effects.Announce(bytes(6)),
+        effects.SetDisplay(pipes[0]),
         effects.ResetDevice(),
         control.BlameUring(0, 5),
         control.AskConfig(True),
         control.ObjectFound(bytes(16), pipes[1]),
+        control.ShmemDone(7, "why not"),
+        control.ShmemKnown((ShmemMapping(0, 4096, 8192, True),)),
         control.SetLogLevel(10),
         control.Detach(),
         control.Exit(),
@@ -181,6 +185,7 @@ def test_what_is_true_of_an_order_stands_in_its_class() -> None:
         "SetCall",
         "SetErr",
         "SetLog",
+        "SetDisplay",
     }
 
 
@@ -220,7 +225,7 @@ def test_a45_a_datagram_that_is_too_long_is_an_error(ends: Ends) -> None:
         master.receive()
 
 
-def test_a46_the_master_takes_no_descriptors_from_a_worker(ends: Ends) -> None:
+def test_a46_the_master_takes_no_descriptors_that_a_message_does_not_name(ends: Ends) -> None:
     master, _, _, theirs = ends
     before = len(os.listdir("/proc/self/fd"))
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0, 1]))]
@@ -228,6 +233,18 @@ def test_a46_the_master_takes_no_descriptors_from_a_worker(ends: Ends) -> None:
     with pytest.raises(ChannelError):
         master.receive()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a46_the_one_that_it_names_is_the_masters(ends: Ends, pipes: tuple[Fd, ...]) -> None:
+    master, worker, *_ = ends
+    worker.send(MapShmem(1, ShmemMapping(0, 0, 4096), pipes[0], 0))
+    received = master.receive()
+    assert received is not None
+    ask, fds = received
+    assert isinstance(ask, MapShmem) and fds == (ask.file,)
+    assert os.fstat(ask.file.fileno()).st_ino == os.fstat(pipes[0].fileno()).st_ino
+    assert ask.file.fileno() != pipes[0].fileno()
+    ask.file.close()
 
 
 def test_d15_a_peer_that_does_not_read_is_an_error_in_bounded_time(ends: Ends) -> None:

@@ -30,6 +30,7 @@ from vuproc.device_file.yaml_text import (
 )
 from vuproc.errors import ConfigError, ConfigErrors, FileRefused
 from vuproc.fd import Fd
+from vuproc.mapping import regions_of
 from vuproc.options import KIND, PATH, Options
 from vuproc.spec.virtio import Feature
 from vuproc.vhost_user.hooks import protocol_features_of
@@ -238,6 +239,7 @@ def _kind(device: Device) -> tuple[object, ...]:
         device.queue_size(),
         device.queue_groups(),
         protocol_features_of(device),
+        regions_of(device),
     )
 
 

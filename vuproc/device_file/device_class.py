@@ -12,6 +12,7 @@ from vuproc import place
 from vuproc.device import Device, Resubmit
 from vuproc.device_file.fixed import fixed_problems
 from vuproc.device_file.options_class import options_problems
+from vuproc.mapping import MappingDevice, regions_problem
 from vuproc.options import MAX_QUEUES
 
 _OURS_TO_DEFINE = frozenset(
@@ -62,6 +63,8 @@ def class_problems(device: type[Device], *, made: bool = False) -> Iterator[str]
     if problem:
         yield place.about(device, "resubmit", problem)
     yield from _state_problems(device)
+    if issubclass(device, MappingDevice) and (problem := regions_problem(device.shared_memory)):
+        yield place.about(device, "shared_memory", f"shared_memory {problem}")
     yield from fixed_problems(device)
     yield from _unused_options(device)
     yield from options_problems(device.options_type)

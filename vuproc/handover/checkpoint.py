@@ -171,6 +171,7 @@ class Checkpoint:
             taker = FdTaker(store, inherited, taken)
             fds = {name: taker.take(stored) for name, stored in snapshot.names.items()}
             records = None if snapshot.records is None else taker.take(snapshot.records)
+            made = tuple((uuid, taker.take(stored)) for uuid, stored in snapshot.made)
             message = None
             if isinstance(phase, Applying):
                 came = tuple(taker.take(name) for name in phase.fds or ())
@@ -202,7 +203,7 @@ class Checkpoint:
         if decision is not Decision.GO_ON:
             checkpoint._phase, checkpoint._under_way = phase, True
         begun = phase.begun if isinstance(phase, Applying) else 0
-        pool = snapshot.pool(records)
+        pool = snapshot.pool(records, made)
         return Resumed(checkpoint, session, pool, decision, message, begun)
 
     # Around a message.
@@ -331,11 +332,12 @@ class Checkpoint:
     def _snapshot(self, session: Session, pool: WorkerPool) -> bytes:
         data, fds = session.snapshot()
         state = pool.snapshot()
-        wanted = [*fds.values(), *([] if state.records is None else [state.records])]
-        self._names = self._store.keep(wanted)
-        names = dict(zip(fds, self._names, strict=False))
-        records = None if state.records is None else self._names[-1]
-        return encode(data, names, state, records)
+        records = [] if state.records is None else [state.records]
+        made = [file for _, file in state.made]
+        stored = [self._store.keep(part) for part in (fds.values(), records, made)]
+        self._names = tuple(name for part in stored for name in part)
+        names = dict(zip(fds, stored[0], strict=True))
+        return encode(data, names, state, stored[1][0] if records else None, stored[2])
 
     def _commit(self, snapshot: bytes | None) -> None:
         """No message is under way."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from vuproc.errors import VuprocError
 from vuproc.fd import Fd
 from vuproc.handover.session_fds import SessionFds
 from vuproc.pool.pool_state import PoolState
+from vuproc.pool.shmem_table import Known
 
 VERSION = 1
 """Of what is in a snapshot beside the session's own part."""
@@ -37,18 +40,38 @@ class SessionSnapshot(msgspec.Struct, frozen=True):
     said: bytes | None = None
     """The configuration space, if a worker has said what it is."""
     objects: tuple[tuple[bytes, str], ...] = ()
-    """What the device shares."""
+    """What the device shares: names of its shared files by UUID."""
+    made: tuple[tuple[bytes, str], ...] = ()
+    """The same of files that a worker has made: their names in the store."""
+    shmem: Known = ((), ())
 
-    def pool(self, records: Fd | None) -> PoolState:
-        """What the pool must know; `records` is the descriptor of that name."""
-        return PoolState(self.config, self.kept, records, self.said, self.objects)
+    def pool(self, records: Fd | None, made: tuple[tuple[bytes, Fd], ...]) -> PoolState:
+        """What the pool must know, with the descriptors of these names."""
+        return PoolState(self.config, self.kept, records, self.said, self.objects, made, self.shmem)
 
 
-def encode(session: bytes, names: dict[str, str], pool: PoolState, records: str | None) -> bytes:
-    """The snapshot of a session whose descriptors are stored under `names`."""
+def encode(
+    session: bytes,
+    names: dict[str, str],
+    pool: PoolState,
+    records: str | None,
+    made: Sequence[str],
+) -> bytes:
+    """The snapshot of a session whose descriptors are stored under `names`; `records` and `made`
+    are the names of the pool's.
+    """
     return msgspec.msgpack.encode(
         SessionSnapshot(
-            VERSION, session, names, pool.config, pool.kept, records, pool.said, pool.objects
+            VERSION,
+            session,
+            names,
+            pool.config,
+            pool.kept,
+            records,
+            pool.said,
+            pool.objects,
+            tuple((uuid, name) for (uuid, _), name in zip(pool.made, made, strict=True)),
+            pool.shmem,
         )
     )
 

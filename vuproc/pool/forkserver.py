@@ -158,7 +158,7 @@ class _Running:
             except BaseException:
                 ours.close()
                 raise
-        self._channel: MasterForkChannel = Channel(ours, AnyForkReport, accepts_fds=True)
+        self._channel: MasterForkChannel = Channel(ours, AnyForkReport)
         self.closed = False
         """It was found to have gone, or was told to."""
 

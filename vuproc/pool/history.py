@@ -10,6 +10,7 @@ from vuproc.fd import FdKind
 from vuproc.pool.inflight_file import InflightFile
 from vuproc.pool.pool_state import PoolState
 from vuproc.pool.shared_objects import SharedObjects
+from vuproc.pool.shmem_table import ShmemTable
 from vuproc.spec.ring_layout import record_room
 from vuproc.spec.virtio import Feature
 from vuproc.vhost_user.config_space import ConfigSpace
@@ -24,7 +25,7 @@ from vuproc.vhost_user.effects import (
 )
 from vuproc.vhost_user.replay import regions_of, replay
 from vuproc.vhost_user.state import State
-from vuproc.workers.control import CONFIG_QUEUE, AnyOrder, AskConfig
+from vuproc.workers.control import CONFIG_QUEUE, AnyOrder, AskConfig, ShmemKnown
 
 
 class History:
@@ -44,6 +45,7 @@ class History:
         self.bases: dict[int, int] = {}
         self.kept: dict[int, int] = {}
         self.objects = SharedObjects()
+        self.shmem = ShmemTable()
         self.records: InflightFile | None = None
         """Our own in-flight records, as long as there is a session."""
         self._num_queues = num_queues
@@ -62,6 +64,7 @@ class History:
         self.broken.clear()
         self.stopped.clear()
         self.config.reset()
+        self.shmem.forget()
 
     def drop_records(self) -> None:
         """No worker of the session is left."""
@@ -71,10 +74,18 @@ class History:
             records.close()
 
     def snapshot(self) -> PoolState:
-        """What a successor must know of the session; the records stay ours."""
+        """What a successor must know of the session; its files stay ours."""
         records = None if self.records is None else self.records.file
         written, kept = tuple(self.config.written()), tuple(sorted(self.kept.items()))
-        return PoolState(written, kept, records, self.config.said, self.objects.names())
+        return PoolState(
+            written,
+            kept,
+            records,
+            self.config.said,
+            self.objects.names(),
+            self.objects.made(),
+            self.shmem.known(),
+        )
 
     def restore(self, state: State, known: PoolState) -> None:
         """Go on from what a predecessor knew."""
@@ -84,7 +95,8 @@ class History:
         if known.said is not None:
             self.config.say(known.said)
         self.kept = dict(known.kept)
-        self.objects.restore(known.objects)
+        self.objects.restore(known.objects, known.made)
+        self.shmem.restore(known.shmem)
         if known.records is not None:
             self.records = InflightFile(known.records, self._num_queues, self._queue_size)
         self.broken = {ring.index: ring.broken for ring in state.rings if ring.broken}
@@ -124,6 +136,8 @@ class History:
             yield WriteConfig(offset, data)
         if CONFIG_QUEUE in queues:
             yield AskConfig(self.config.said is not None)
+            if self.shmem.mapped:
+                yield ShmemKnown(self.shmem.known()[0])
         lost_memory = any(queue in self.broken for queue in queues)
         for effect in replay(self.state, queues):
             match effect:

@@ -124,7 +124,9 @@ class _Veteran:
         assert self.channel is not None
         try:
             while (received := self.channel.receive()) is not None:
-                report, _ = received
+                report, fds = received
+                for fd in fds:
+                    fd.close()
                 if isinstance(report, Done | Failed):
                     # A ring that is not started is refused: just as well.
                     self.waiting.discard(report.serial)

@@ -7,6 +7,7 @@ every slot that it concerns before `perform` returns.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from vuproc.pool.bells import make_bells
@@ -46,6 +47,7 @@ from vuproc.vhost_user.effects import (
     ResetDevice,
     SaveState,
     SetCall,
+    SetDisplay,
     SetErr,
     SetFeatures,
     SetKick,
@@ -86,6 +88,7 @@ class WorkerPool:
         self.slots = WorkerSlots(start, groups, work, self.history)
         self._orders = Orders(self.slots)
         self._rings = RingOrders(self.history, self.slots, self._orders)
+        self._answers: deque[tuple[int, control.ShmemDone]] = deque()
 
     def start(self, *, succeeds: bool = False) -> None:
         """As `WorkerSlots.start`."""
@@ -126,6 +129,7 @@ class WorkerPool:
         for worker in leaving:
             worker.exit(EXIT_DEADLINE)
         self.history.drop_records()
+        self.history.objects.close()
 
     # A session, and a master's own death.
 
@@ -242,7 +246,7 @@ class WorkerPool:
             case SetMtu():
                 before = self.history.state.mtu
                 self._orders.give_all(effect, (SetMtu(before),))
-            case Announce() | EndTransfer():
+            case Announce() | EndTransfer() | SetDisplay():
                 self._orders.tell(CONFIG_QUEUE, effect)
             case SaveState() | LoadState():
                 # One that is lost over it has moved no byte: it answers first.
@@ -285,12 +289,31 @@ class WorkerPool:
             raise
 
     def _reset(self, effect: ResetDevice) -> None:
+        self.history.shmem.forget()
         if not effect.keeps_state:
             self.config.reset()
         self._orders.give_all(effect, ())
         self.history.forget_positions()
         for slot in self.slots:
             slot.close_breaker()
+
+    @property
+    def speaker(self) -> int:
+        """The number of the worker of queue 0, which speaks for the device; -1 if there is none."""
+        worker = self.slots.of(CONFIG_QUEUE).worker
+        return -1 if worker is None else worker.number
+
+    def answer_shmem(self, worker: int, serial: int, problem: str) -> None:
+        """Tell this worker, if it is still the one of queue 0, what became of what it asked for."""
+        self._answers.append((worker, control.ShmemDone(serial, problem)))
+        self.deliver()
+
+    def deliver(self) -> None:
+        """Hand answers on, as the worker takes them."""
+        while self._answers and self.speaker_is_ready:
+            worker, answer = self._answers.popleft()
+            if worker == self.speaker:
+                self.post(answer)
 
     @property
     def speaker_is_ready(self) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vuproc.fd import Fd
+from vuproc.pool.shmem_table import Known
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,8 @@ class PoolState:
     `config` are the driver's writes to the configuration space, `kept` the bases of rings that were
     stopped with requests in their record, `records` the memfd of our own in-flight records. `said`
     is the configuration space, if a worker has said what it is. `objects` are those that the device
-    shares: the UUID of each, and which of its files it is.
+    shares: the UUID of each, and which of its files it is; `made` those that are files which a
+    worker has made. `shmem` is what is mapped in shared memory, and what may be.
     """
 
     config: tuple[tuple[int, bytes], ...] = ()
@@ -24,3 +26,5 @@ class PoolState:
     records: Fd | None = None
     said: bytes | None = None
     objects: tuple[tuple[bytes, str], ...] = ()
+    made: tuple[tuple[bytes, Fd], ...] = ()
+    shmem: Known = ((), ())

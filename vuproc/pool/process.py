@@ -16,6 +16,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 from vuproc import texts
+from vuproc.asks import Ask
 from vuproc.errors import VuprocError
 from vuproc.fd import Fd
 from vuproc.pool.forkserver import (
@@ -25,7 +26,6 @@ from vuproc.pool.forkserver import (
     Forkserver,
     poll_until_readable,
 )
-from vuproc.sharing import Ask
 from vuproc.vhost_user.traffic import CommandLog
 from vuproc.workers import control, stack
 from vuproc.workers.channel import ChannelError
@@ -113,6 +113,8 @@ class WorkerProcess:
     ) -> None:
         """Start the process and have it prepare; does not wait for that. Raises `CannotStart`."""
         self.queues: tuple[int, ...] = ()
+        self.number = -1
+        """Which of the device's workers it is, counted from the first."""
         self._host = host
         self._on_report = on_report
         self._code: int | None = None
@@ -284,7 +286,7 @@ class WorkerProcess:
                 raise self._lost(str(error)) from error
             if received is None:
                 return None
-            report, _ = received
+            report, fds = received
             if isinstance(report, Done | Failed):
                 answer = report.reason if isinstance(report, Failed) else report.value
                 self._log.answered(self._name, report.serial, answer)
@@ -294,6 +296,8 @@ class WorkerProcess:
             if isinstance(report, ConfigSays) and CONFIG_QUEUE not in self.queues:
                 raise self._lost("spoke for the configuration space, which is not its own")
             if isinstance(report, Ask) and CONFIG_QUEUE not in self.queues:
+                for fd in fds:
+                    fd.close()
                 raise self._lost("asked for the device, for which it does not speak")
             self._on_report(report)
         return None

@@ -11,10 +11,13 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 from uuid import UUID
 
 from vuproc import texts
+from vuproc.asks import Ask
 from vuproc.log_limit import apart
+from vuproc.mapping import ASKS_MAX, MapShmem, ShmemAsk, UnmapShmem
 from vuproc.pool.forkserver import CannotStart
 from vuproc.pool.history import History
 from vuproc.pool.process import (
@@ -27,14 +30,23 @@ from vuproc.pool.process import (
 from vuproc.pool.slot import BREAKER_DEATHS, LACK_FIRST_S, WorkerSlot
 from vuproc.pool.standby import Standby
 from vuproc.pool.starts import OnReport, WorkerStarts
-from vuproc.sharing import Ask, ShareObject, UnshareObject
+from vuproc.sharing import ObjectAsk, ShareFile, ShareObject, UnshareObject
 from vuproc.workers.control import CAUSE_BYTES, ConfigSays, Logged, RingBroken, Said
 from vuproc.workers.log import MASTER_TAKES
 
 log = logging.getLogger("vuproc.master")
 
 
-News = RingBroken | ConfigSays | Ask
+class AskedShmem(NamedTuple):
+    """What a worker asks for in shared memory. `worker` is its number, `ask` is whose it becomes
+    that takes the news, with the descriptor in it.
+    """
+
+    worker: int
+    ask: ShmemAsk
+
+
+News = RingBroken | ConfigSays | ObjectAsk | AskedShmem
 
 
 class NoWorker(WorkerRefused):
@@ -266,21 +278,34 @@ class WorkerSlots:
                     self.news.append(report)
             else:
                 log.error("config_space() has %d bytes now: ignored", len(report.content))
+        elif isinstance(report, MapShmem | UnmapShmem):
+            self._asked_shmem(worker, report)
         elif isinstance(report, Ask):
             self._asked(report)
         else:
             self._break(report.queue, report.cause)
 
-    def _asked(self, ask: Ask) -> None:
+    def _asked_shmem(self, worker: int, ask: ShmemAsk) -> None:
+        """A worker that keeps to its bounds has not so many open."""
+        if sum(isinstance(news, AskedShmem) for news in self.news) < 2 * ASKS_MAX:
+            self.news.append(AskedShmem(worker, ask))
+        elif isinstance(ask, MapShmem):
+            ask.file.close()
+
+    def _asked(self, ask: ObjectAsk) -> None:
         """Of what is shared, a front-end may come to know later."""
         objects = self._history.objects
-        if isinstance(ask, ShareObject):
-            problem = objects.add(ask.uuid, ask.file)
-            if problem:
-                log.error("object %s is not shared: %s", UUID(bytes=ask.uuid), problem)
-                return
-        elif isinstance(ask, UnshareObject):
-            objects.remove(ask.uuid)
+        problem = ""
+        match ask:
+            case ShareObject(uuid=uuid, file=name):
+                problem = objects.add(uuid, name)
+            case ShareFile(uuid=uuid, file=file):
+                problem = objects.add_made(uuid, file)
+            case UnshareObject(uuid=uuid):
+                objects.remove(uuid)
+        if problem:
+            log.error("object %s is not shared: %s", UUID(bytes=ask.uuid), problem)
+            return
         self.news.append(ask)
 
     def _break(self, queue: int, cause: str) -> None:

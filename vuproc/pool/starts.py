@@ -36,7 +36,9 @@ class WorkerStarts:
         """A new worker process. Raises `CannotStart`."""
         if self._abandoned:
             raise CannotStart("the device is ending")
-        worker = self._start(partial(self._on_report, next(self._numbers)))
+        number = next(self._numbers)
+        worker = self._start(partial(self._on_report, number))
+        worker.number = number
         # In one store, as `abandon` may come at any instruction.
         self._workers = (*(old for old in self._workers if not old.closed), worker)
         self._kill_if_abandoned(worker)

@@ -69,9 +69,9 @@ LinkChannel = Channel[AnyTold, Ask]
 
 def program_end(sock: socket.socket) -> ProgramChannel:
     """The program's end."""
-    return Channel(sock, AnyTold, accepts_fds=True)
+    return Channel(sock, AnyTold)
 
 
 def link_end(sock: socket.socket) -> LinkChannel:
     """The master's end."""
-    return Channel(sock, Ask, accepts_fds=True)
+    return Channel(sock, Ask)

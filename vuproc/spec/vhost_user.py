@@ -54,6 +54,9 @@ MEM_SLOTS_MAX = 509
 CONFIG_SIZE_MAX = PAYLOAD_MAX - 12
 """Bytes of config space that fit in one GET_CONFIG or SET_CONFIG."""
 
+MMAP_WRITABLE = 0x1
+"""In the flags of SHMEM_MAP: the guest may write there, too."""
+
 STATE_FD_ERROR = 0x1
 STATE_FD_NO_FD = 1 << 8
 STATE_PHASE_STOPPED = 0

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from vuproc.fd import Fd
 from vuproc.spec.vhost_user import BACK_END, U64, BackendRequest
+from vuproc.testing.shmem import SharedRegions
 from vuproc.vhost_user.wire import Message, Receiver, reply, send
 
 REPLY_TIMEOUT = 30.0
@@ -25,6 +26,8 @@ class BackEndChannel:
         """VRING_CALL messages that have come, by ring; whoever waits for them takes them out."""
         self.objects: dict[UUID, Fd] = {}
         """What SHARED_OBJECT_LOOKUP finds; the descriptors stay the caller's."""
+        self.regions = SharedRegions()
+        """Where SHMEM_MAP maps; `FrontEnd.get_shmem_config` says how large they are."""
         self._receiver = Receiver(sock, REPLY_TIMEOUT, table=BACK_END)
         self._others: deque[Message] = deque()
 
@@ -44,12 +47,24 @@ class BackEndChannel:
             return False
         if message.request == BackendRequest.SHARED_OBJECT_LOOKUP:
             self._look_up(message)
-        elif message.need_reply:
-            send(self.socket, reply(message, U64.pack(value=0)))
+        else:
+            done = self._carry_out(message)
+            if message.need_reply:
+                send(self.socket, reply(message, U64.pack(value=int(not done))))
         if message.request == BackendRequest.VRING_CALL:
             self.calls[message.fields()["index"]] += 1
         else:
             self._others.append(message)
+        return True
+
+    def _carry_out(self, message: Message) -> bool:
+        match message.request:
+            case BackendRequest.SHMEM_MAP:
+                done = len(message.fds) == 1 and self.regions.map(message.fields(), message.fds[0])
+                message.close()
+                return done
+            case BackendRequest.SHMEM_UNMAP:
+                return self.regions.unmap(message.fields())
         return True
 
     def _look_up(self, message: Message) -> None:
@@ -62,6 +77,7 @@ class BackEndChannel:
         for message in self._others:
             message.close()
         self._receiver.close()
+        self.regions.clear()
         self.socket.close()
 
 

@@ -26,6 +26,7 @@ from vuproc.spec.virtio import Feature
 from vuproc.testing import device_state
 from vuproc.testing.channel import REPLY_TIMEOUT, BackEndChannel, receive_from, wait_readable
 from vuproc.testing.dirty import DirtyBitmap
+from vuproc.testing.display import DisplayEnd
 from vuproc.testing.errors import NoConfigChange, NoReply, Refused
 from vuproc.testing.inflight import InflightRegion
 from vuproc.testing.memory import RamRegion
@@ -207,8 +208,10 @@ class FrontEnd:
         return int(self.request("GET_STATUS")["value"])
 
     def set_status(self, status: int) -> None:
-        """SET_STATUS; 0 resets the device."""
+        """SET_STATUS; 0 resets the device, and nothing is mapped in its shared memory then."""
         self.request("SET_STATUS", value=int(status))
+        if status == 0 and self.channel is not None:
+            self.channel.regions.clear()
 
     def save_state(self) -> bytes:
         """The device's own state, once all rings are stopped: SET_DEVICE_STATE_FD with a pipe, and
@@ -229,6 +232,18 @@ class FrontEnd:
             raise VuprocError(f"{len(answer.fds)} descriptors came for one object")
         return answer.fds[0] if answer.fds else None
 
+    def get_shmem_config(self) -> dict[int, int]:
+        """GET_SHMEM_CONFIG: the size in bytes of each shared memory region that there is, by id.
+        The channel maps in them from then on.
+        """
+        answer = self.request("GET_SHMEM_CONFIG")
+        sizes = {region: size for region, size in enumerate(answer["sizes"]) if size}
+        if len(sizes) != answer["nregions"]:
+            raise VuprocError(f"{answer['nregions']} regions are said, and {len(sizes)} are there")
+        if self.channel is not None:
+            self.channel.regions.sizes = sizes
+        return sizes
+
     def open_channel(self) -> BackEndChannel:
         """SET_BACKEND_REQ_FD with one end of a new socket pair; returns the other end."""
         ours, theirs = socket.socketpair()
@@ -243,6 +258,19 @@ class FrontEnd:
             self.channel.close()
         self.channel = channel
         return channel
+
+    def open_display(self) -> DisplayEnd:
+        """GPU_SET_SOCKET with one end of a new socket pair; returns the other end, which is the
+        caller's.
+        """
+        ours, theirs = socket.socketpair()
+        with Fd(theirs.detach()) as fd:
+            try:
+                self.request("GPU_SET_SOCKET", [fd])
+            except BaseException:
+                ours.close()
+                raise
+        return DisplayEnd(ours)
 
     def wait_config_change(self, timeout_s: float | None = None, *, size: int = 256) -> bytes:
         """Wait for CONFIG_CHANGE_MSG, as a VMM does, and read the configuration space again.

@@ -11,13 +11,21 @@ import logging
 import selectors
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 from vuproc.errors import ConnectionBroken, Disconnected, FramingError, MessageRefused
 from vuproc.fd import Fd
 from vuproc.poll_set import PollSet
-from vuproc.spec.vhost_user import BACK_END, VRING_STATE, BackendRequest
+from vuproc.spec.vhost_user import (
+    BACK_END,
+    FLAG_NEED_REPLY,
+    VERSION,
+    VRING_STATE,
+    BackendRequest,
+    Reply,
+)
 from vuproc.vhost_user.wire import Message, Receiver, encode, send_some
 
 log = logging.getLogger("vuproc.master")
@@ -25,8 +33,17 @@ log = logging.getLogger("vuproc.master")
 MESSAGES_PER_TURN = 64
 """Answers that are read before others have their turn."""
 
-OnAnswer = Callable[[Fd | None], None]
-"""Takes the descriptor of an answer, which is its own from then on; None: there is none."""
+
+class Answered(Enum):
+    """How a question was answered."""
+
+    DONE = "done"
+    REFUSED = "refused"
+    NEVER = "the channel ended before that"
+
+
+OnAnswer = Callable[[Answered, Fd | None], None]
+"""Takes the answer, and its descriptor, if there is one, which is its own from then on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +52,7 @@ class _Waiting:
 
     request: BackendRequest
     on_answer: OnAnswer | None
+    fds: Sequence[Fd] = ()
 
 
 class BackendChannel:
@@ -63,6 +81,11 @@ class BackendChannel:
         polls.refresh()  # the number may be one that a dead worker had
         polls.add(self._socket.fileno(), self._ready)
 
+    @property
+    def closed(self) -> bool:
+        """Whether it has ended; then nothing is sent any more."""
+        return self._closed
+
     def config_changed(self) -> None:
         """Tell the front-end to read the configuration space and the status again."""
         self.post(BackendRequest.CONFIG_CHANGE_MSG)
@@ -77,16 +100,25 @@ class BackendChannel:
 
     def post(self, request: BackendRequest, payload: bytes = b"") -> None:
         """Send a message, as soon as there is room. One that waits already counts for both."""
-        self._send(request, payload, None)
+        self._send(encode(request, payload), _Waiting(request, None))
 
-    def request(self, request: BackendRequest, payload: bytes, on_answer: OnAnswer) -> None:
-        """The same for one that has an answer. It is called once, at the latest when the channel
-        ends. The same question, if it is not sent yet, has one answer, for who asked last.
+    def request(
+        self,
+        request: BackendRequest,
+        payload: bytes,
+        on_answer: OnAnswer,
+        fds: Sequence[Fd] = (),
+    ) -> None:
+        """The same for one that has an answer, or an acknowledgement. It is called once, at the
+        latest when the channel ends. The same question, if it is not sent yet, has one answer, for
+        who asked last. The descriptors stay the caller's, who keeps them until then.
         """
         if self._closed:
-            on_answer(None)
-        else:
-            self._send(request, payload, on_answer)
+            on_answer(Answered.NEVER, None)
+            return
+        row = BACK_END.named(request.name)
+        flags = VERSION | (FLAG_NEED_REPLY if row.reply is Reply.ACK else 0)
+        self._send(encode(request, payload, flags=flags), _Waiting(request, on_answer, fds))
 
     def close(self) -> None:
         """End the channel: the peer sees it now, though the session still owns a descriptor."""
@@ -105,20 +137,20 @@ class BackendChannel:
         self._asked.clear()
         self._waiting.clear()
         for on_answer in unanswered:
-            on_answer(None)
+            on_answer(Answered.NEVER, None)
 
     # Out.
 
-    def _send(self, request: BackendRequest, payload: bytes, on_answer: OnAnswer | None) -> None:
+    def _send(self, data: bytes, message: _Waiting) -> None:
         if not self._closed:
-            self._waiting[encode(request, payload)] = _Waiting(request, on_answer)
+            self._waiting[data] = message
             self._flush()
 
     def _flush(self) -> None:
         """Send what waits. The kernel splits none so short: it takes a message whole or not."""
         try:
             for data, message in list(self._waiting.items()):
-                if not send_some(self._socket, data):
+                if not send_some(self._socket, data, message.fds):
                     break
                 del self._waiting[data]
                 if message.on_answer is not None:
@@ -167,7 +199,7 @@ class BackendChannel:
         found = message.fds[:1] if not failed else ()
         for fd in message.fds[len(found) :]:
             fd.close()
-        on_answer(found[0] if found else None)
+        on_answer(Answered.REFUSED if failed else Answered.DONE, found[0] if found else None)
 
     def _end(self, reason: str, level: int) -> None:
         left = ", ".join(sorted({waiting.request.name for waiting in self._waiting.values()}))

@@ -262,6 +262,14 @@ class Announce(Order, frozen=True, tag=True):
     mac: bytes
 
 
+class SetDisplay(Order, frozen=True, tag=True):
+    """Show on this socket, by the vhost-user-gpu protocol, instead of on any before it."""
+
+    keeps_fds = True
+
+    fd: Fd
+
+
 class SetBackendChannel(Order, frozen=True, tag=True):
     """Use this socket for messages to the front-end, instead of any before it."""
 
@@ -370,6 +378,7 @@ ForWorkers = (
     | WriteConfig
     | SetMtu
     | Announce
+    | SetDisplay
     | ResetDevice
     | SaveState
     | LoadState

@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from vuproc.errors import CloseConnection, MessageRefused
+from vuproc.mapping import REGIONS_MAX
 from vuproc.spec.net import MAC_BYTES, MTU_MAX, MTU_MIN
 from vuproc.spec.vhost_user import (
     CONFIG_HEADER,
     LOG,
     PAYLOAD_MAX,
+    SHMEM_CONFIG,
     U64,
     FrontendRequest,
     ProtocolFeature,
@@ -34,6 +36,7 @@ from vuproc.vhost_user.effects import (
     RemoveRegion,
     ResetDevice,
     SetBackendChannel,
+    SetDisplay,
     SetFeatures,
     SetMemory,
     SetMtu,
@@ -206,7 +209,7 @@ def _set_log_fd(state: State, offer: Offer, fields: Fields, fds: Fds) -> Change:
     return Change(state=after, effects=_log_change(state, after))
 
 
-# ---- shared objects ------------------------------------------------------------------------------
+# ---- shared objects and memory -------------------------------------------------------------------
 
 
 def _get_shared_object(state: State, offer: Offer, fields: Fields, fds: Fds) -> Change:
@@ -217,6 +220,13 @@ def _get_shared_object(state: State, offer: Offer, fields: Fields, fds: Fds) -> 
     uuid: bytes = fields.get("uuid", b"")
     effects = (FindObject(uuid),) if any(uuid) else ()
     return Change(state=state, effects=effects, answer=lambda state, results: b"")
+
+
+def _get_shmem_config(state: State, offer: Offer, fields: Fields, fds: Fds) -> Change:
+    """The sizes are constant for a connection; 0 is a region that is not there."""
+    sizes = tuple(offer.shared_memory.get(region, 0) for region in range(REGIONS_MAX))
+    answer = SHMEM_CONFIG.pack(nregions=len(offer.shared_memory), sizes=sizes)
+    return Change(state=state, answer=lambda state, results: answer)
 
 
 # ---- network devices -----------------------------------------------------------------------------
@@ -230,6 +240,16 @@ def _net_set_mtu(state: State, offer: Offer, fields: Fields, fds: Fds) -> Change
     if mtu == state.mtu:
         return Change(state=state)
     return Change(state=replace(state, mtu=mtu), effects=(SetMtu(mtu),))
+
+
+def _gpu_set_socket(state: State, offer: Offer, fields: Fields, fds: Fds) -> Change:
+    """On a socket of its own the device says what is shown; no feature is negotiated for it."""
+    (fd,) = fds
+    if not offer.display:
+        raise MessageRefused("the device has no display")
+    if not fd.paired:
+        raise MessageRefused("the display is no socket of a pair")
+    return Change(state=replace(state, display=fd), effects=(SetDisplay(fd),))
 
 
 def _send_rarp(state: State, offer: Offer, fields: Fields, fds: Fds) -> Change:
@@ -328,6 +348,8 @@ HANDLERS: dict[FrontendRequest, Handler] = {
     FrontendRequest.REM_MEM_REG: _rem_mem_reg,
     FrontendRequest.SET_STATUS: _set_status,
     FrontendRequest.GET_SHARED_OBJECT: _get_shared_object,
+    FrontendRequest.GPU_SET_SOCKET: _gpu_set_socket,
+    FrontendRequest.GET_SHMEM_CONFIG: _get_shmem_config,
     FrontendRequest.NET_SET_MTU: _net_set_mtu,
     FrontendRequest.SEND_RARP: _send_rarp,
     FrontendRequest.GET_STATUS: _get_status,

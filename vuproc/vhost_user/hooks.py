@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vuproc.device import Device
+from vuproc.mapping import regions_of
 from vuproc.sharing import SharingDevice
 from vuproc.spec.net import NetFeature
 from vuproc.spec.vhost_user import ProtocolFeature
@@ -23,6 +24,8 @@ def protocol_features_of(device: Device) -> ProtocolFeature:
         found |= ProtocolFeature.GET_VRING_BASE_INFLIGHT | ProtocolFeature.GET_VRING_BASE_SKIP_DRAIN
     if isinstance(device, SharingDevice):
         found |= ProtocolFeature.SHARED_OBJECT
+    if regions_of(device):
+        found |= ProtocolFeature.SHMEM | ProtocolFeature.BACKEND_SEND_FD
     return found
 
 

@@ -9,6 +9,7 @@ from vuproc.vhost_user.effects import (
     Effect,
     ForWorkers,
     Region,
+    SetDisplay,
     SetFeatures,
     SetMemory,
     SetMtu,
@@ -28,6 +29,8 @@ def replay(state: State, queues: Collection[int] | None = None) -> Iterator[ForW
         yield SetFeatures(state.ring_features)
     if state.mtu:
         yield SetMtu(state.mtu)
+    if state.display is not None and (queues is None or 0 in queues):
+        yield SetDisplay(state.display)
     yield from memory_of(state)
     if state.logging.area is not None:
         # Before the rings: what they are to recover is marked, too.

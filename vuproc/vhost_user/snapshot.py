@@ -15,7 +15,7 @@ from vuproc.errors import RestoreError
 from vuproc.fd import Fd, FdKind
 from vuproc.vhost_user.state import Offer, State, extra_bits
 
-VERSION = 3
+VERSION = 4
 """Rises with every change of the structures in `State`, or of what one of their fields means."""
 
 _T = TypeVar("_T")
@@ -26,6 +26,7 @@ _KINDS: dict[str, tuple[FdKind, ...]] = {
     "region": (FdKind.FILE,),
     "log": (FdKind.FILE,),
     "logcall": _BELLS,
+    "display": (FdKind.SOCKET,),
     "kick": _BELLS,
     "call": _BELLS,
     "err": _BELLS,

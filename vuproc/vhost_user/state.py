@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from vuproc.fd import Fd
@@ -26,7 +28,7 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
 
     `features` are device feature bits and include bit 30, `queue_size` is the largest number of
     descriptors that a driver may choose, `config_size` is in bytes, `max_regions` bounds the memory
-    table.
+    table. `shared_memory` has the size in bytes of each shared memory region, by id.
     """
 
     features: int
@@ -35,6 +37,9 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     queue_size: int
     config_size: int
     max_regions: int = 509
+    shared_memory: Mapping[int, int] = {}
+    display: bool = False
+    """Whether the device shows something on a display."""
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +63,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     log_call: Fd | None = None
     transferring: bool = False
     """The device's own state is being moved, or was and has not been checked."""
+    display: Fd | None = None
+    """The socket of GPU_SET_SOCKET."""
 
     @staticmethod
     def initial(num_queues: int) -> State:
@@ -98,8 +105,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     def roles(self) -> dict[Fd, str]:
         """Every descriptor that this state keeps open, and what it is for in a word.
 
-        The order is fixed: back-end channel, in-flight region, memory, dirty log, then ring by
-        ring.
+        The order is fixed: back-end channel, in-flight region, memory, dirty log, display, then
+        ring by ring.
         """
         roles: dict[Fd, str] = {}
         if self.backend_channel is not None:
@@ -112,6 +119,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
             roles.setdefault(self.log.fd, "log")
         if self.log_call is not None:
             roles.setdefault(self.log_call, "logcall")
+        if self.display is not None:
+            roles.setdefault(self.display, "display")
         # Of each ring, at every message: a name is made for what is there alone.
         for ring in self.rings:
             for role, fd in ring.roles():

@@ -51,18 +51,16 @@ class ChannelClosed(ChannelError):
 class Channel(Generic[Out, In]):
     """One end of a control channel: sends `Out`, receives `In`.
 
-    `accepts_fds` is false at the master's end: a worker has nothing to send, so a descriptor from
-    it is an error. The socket is ours alone, which is why it may be non-blocking.
+    The socket is ours alone, which is why it may be non-blocking.
     """
 
-    def __init__(self, sock: socket.socket, receives: object, *, accepts_fds: bool) -> None:
+    def __init__(self, sock: socket.socket, receives: object) -> None:
         sock.setblocking(False)
         self._sock = sock
         self._sent: list[Fd] = []
         self._came: dict[int, Fd] = {}
         self._encoder = msgspec.msgpack.Encoder(enc_hook=self._number_of)
         self._decoder = msgspec.msgpack.Decoder(receives, dec_hook=self._numbered)
-        self._accepts_fds = accepts_fds
 
     def fileno(self) -> int:
         """The socket's descriptor, for a poll set."""
@@ -102,7 +100,7 @@ class Channel(Generic[Out, In]):
         The descriptors are the caller's. Raises `ChannelClosed` at the end of the stream and
         `ChannelError` for a datagram that is not a message.
         """
-        space = socket.CMSG_SPACE(MAX_FDS * _FD_SIZE) if self._accepts_fds else 0
+        space = socket.CMSG_SPACE(MAX_FDS * _FD_SIZE)
         try:
             data, ancillary, flags, _ = self._sock.recvmsg(
                 MAX_DATAGRAM, space, socket.MSG_CMSG_CLOEXEC
@@ -114,7 +112,7 @@ class Channel(Generic[Out, In]):
         fds = _descriptors(ancillary)
         try:
             if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-                raise ChannelError("datagram too long, or descriptors where none belong")
+                raise ChannelError("datagram too long, or its descriptors found no room")
             if not data:
                 raise ChannelClosed("closed by the peer")
             return self._decoded(data, fds), fds

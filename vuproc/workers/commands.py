@@ -7,7 +7,9 @@ from uuid import UUID
 
 from vuproc import texts
 from vuproc.device import Device
+from vuproc.display import Display, DisplayDevice
 from vuproc.fd import Fd
+from vuproc.mapping import MappingDevice, ShmemMapping
 from vuproc.sharing import SharingDevice
 from vuproc.shm.dirty import DirtyLog
 from vuproc.shm.memory import GuestMemory
@@ -27,6 +29,7 @@ from vuproc.vhost_user.effects import (
     ResetDevice,
     SaveState,
     SetCall,
+    SetDisplay,
     SetErr,
     SetFeatures,
     SetKick,
@@ -48,10 +51,13 @@ from vuproc.workers.control import (
     Exit,
     ObjectFound,
     SetLogLevel,
+    ShmemDone,
+    ShmemKnown,
 )
 from vuproc.workers.device_code import DeviceCode
 from vuproc.workers.poller import Watcher
 from vuproc.workers.queue import Queue
+from vuproc.workers.shmem import HELD, ShmemRequests
 from vuproc.workers.state_bytes import StateError
 from vuproc.workers.state_transfer import StateTransfer
 
@@ -77,6 +83,7 @@ class Commands:
         """In the worker that speaks for the configuration space."""
         self.transfer: StateTransfer | None = None
         """In the same one."""
+        self.shmem: ShmemRequests | None = None
         self._device = device
         self._code = code
         self._watcher = watcher
@@ -84,6 +91,7 @@ class Commands:
         self._features = 0
         self._mtu = 0
         self._log_call: Fd | None = None
+        self._display: Display | None = None
 
     def begin(self, order: AnyOrder) -> None:
         """The order is the next to be carried out: have the device give back what it keeps."""
@@ -93,6 +101,12 @@ class Commands:
             if queue.started:
                 queue.hold()
                 self._code.hook(self._device.ring_stopping, queue.index)
+        if self.waits_for(order):
+            # What is in flight may wait for the front-end, and that for us.
+            if self.shmem is not None:
+                self.shmem.hold()
+            if self._display is not None:
+                self._display.hold(HELD)
 
     def waits_for(self, order: AnyOrder) -> bool:
         """Whether a ring that the order concerns has requests in flight still, or the transfer that
@@ -106,6 +120,10 @@ class Commands:
 
     def readmit(self) -> None:
         """Orders are carried out: what the device gave back may come to it again."""
+        if self.shmem is not None:
+            self.shmem.release()
+        if self._display is not None:
+            self._display.release()
         for queue in self.queues.values():
             queue.readmit()
 
@@ -170,6 +188,8 @@ class Commands:
                 self._set_mtu(mtu)
             case Announce(mac=mac):
                 self._code.hook(self._device.announce, mac)
+            case SetDisplay(fd=fd):
+                self._set_display(fd)
             case SaveState() | LoadState() | CheckTransfer() | EndTransfer():
                 self._move_state(command.order)
             case ResetDevice(keeps_state=keeps_state):
@@ -184,6 +204,11 @@ class Commands:
                 self._look_at_config()
             case ObjectFound(uuid=uuid, file=file):
                 self._object_found(UUID(bytes=uuid), file)
+            case ShmemDone(serial=serial, problem=problem):
+                if self.shmem is not None:
+                    self.shmem.answered(serial, problem)
+            case ShmemKnown(mappings=mappings):
+                self._shmem_known(mappings)
             case BlameUring(queue=index, looks=looks):
                 value = self._queue(index).blame(looks)
             case SetLogLevel(level=level):
@@ -208,6 +233,9 @@ class Commands:
             queue.unshared.said = False
         self._log_in(None, None)
         self._end_transfer()
+        if self.shmem is not None:
+            self.shmem.end()
+        self._close_display()
         self._memory = GuestMemory()
         self._features = 0
         if self._mtu:
@@ -288,6 +316,23 @@ class Commands:
     def _end_transfer(self) -> None:
         if self.transfer is not None:
             self.transfer.end()
+
+    def _set_display(self, fd: Fd) -> None:
+        self._close_display()
+        if isinstance(self._device, DisplayDevice):
+            self._display = Display(self._device, fd, self._code.hook)
+            self._code.hook(self._device.display_connected, self._display)
+        else:
+            fd.close()
+
+    def _close_display(self) -> None:
+        display, self._display = self._display, None
+        if display is not None:
+            display.close()
+
+    def _shmem_known(self, mappings: tuple[ShmemMapping, ...]) -> None:
+        if isinstance(self._device, MappingDevice):
+            self._code.hook(self._device.shmem_recovered, mappings)
 
     def _set_mtu(self, mtu: int) -> None:
         try:

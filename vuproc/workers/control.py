@@ -13,8 +13,9 @@ import msgspec
 from msgspec.structs import force_setattr
 
 from vuproc import texts
+from vuproc.asks import Ask
 from vuproc.fd import Fd
-from vuproc.sharing import Ask
+from vuproc.mapping import ShmemMapping
 from vuproc.vhost_user.effects import ForWorkers, Order
 from vuproc.workers.channel import Channel
 
@@ -83,6 +84,19 @@ class ObjectFound(Order, frozen=True, tag=True):
     file: Fd | None
 
 
+class ShmemDone(Order, frozen=True, tag=True):
+    """The answer to a `ShmemAsk`; `problem` says why it was not done, "" that it was."""
+
+    serial: int
+    problem: str = ""
+
+
+class ShmemKnown(Order, frozen=True, tag=True):
+    """What a worker before this one had mapped in the shared memory regions, and is there still."""
+
+    mappings: tuple[ShmemMapping, ...]
+
+
 class SetLogLevel(Order, frozen=True, tag=True):
     """What is worth a line in the log from now on; the logging module's number."""
 
@@ -103,6 +117,8 @@ AnyOrder = (
     | Assign
     | AskConfig
     | ObjectFound
+    | ShmemDone
+    | ShmemKnown
     | BlameUring
     | SetLogLevel
     | Detach
@@ -189,9 +205,9 @@ WorkerChannel = Channel[AnyReport, Command]
 
 def master_end(sock: socket.socket) -> MasterChannel:
     """The end that commands."""
-    return Channel(sock, AnyReport, accepts_fds=False)
+    return Channel(sock, AnyReport)
 
 
 def worker_end(sock: socket.socket) -> WorkerChannel:
     """The end that obeys."""
-    return Channel(sock, Command, accepts_fds=True)
+    return Channel(sock, Command)

@@ -6,13 +6,16 @@ import select
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from vuproc.sharing import Ask
+from vuproc.asks import Ask
+from vuproc.mapping import ShmemMapping
+from vuproc.outcome import Outcome
 from vuproc.shm.request import Request
 from vuproc.workers.config_report import ConfigReport
 from vuproc.workers.control import CONFIG_QUEUE
 from vuproc.workers.device_code import DeviceCode, name_of
 from vuproc.workers.poller import Callback, HasFileno, Watcher, is_ready
 from vuproc.workers.queue import Queue
+from vuproc.workers.shmem import ShmemRequests
 from vuproc.workers.timers import Soon, Timer, Timers
 
 if TYPE_CHECKING:
@@ -33,6 +36,7 @@ class DeviceLoop:
         say: Callable[[Ask], None],
     ) -> None:
         self._say = say
+        self.shmem = ShmemRequests(say, code)
         self.config: ConfigReport | None = None
         self.asyncio: AbstractEventLoop | None = None
         self._watcher = watcher
@@ -117,9 +121,24 @@ class DeviceLoop:
         """Have the master see to something at the front-end. Raises RuntimeError in a worker
         without queue 0.
         """
-        if CONFIG_QUEUE not in self._queues:
-            raise RuntimeError("shared objects are for the worker of queue 0")
+        self._check_speaker("shared objects are")
         self._say(ask)
+
+    def map_shmem(self, mapping: ShmemMapping, file: HasFileno, file_offset: int) -> Outcome[None]:
+        """Have a file mapped in a shared memory region. Raises RuntimeError in a worker without
+        queue 0.
+        """
+        self._check_speaker("shared memory is")
+        return self.shmem.map(mapping, file, file_offset)
+
+    def unmap_shmem(self, mapping: ShmemMapping) -> Outcome[None]:
+        """Have that taken away. Raises RuntimeError in a worker without queue 0."""
+        self._check_speaker("shared memory is")
+        return self.shmem.unmap(mapping)
+
+    def _check_speaker(self, what: str) -> None:
+        if CONFIG_QUEUE not in self._queues:
+            raise RuntimeError(f"{what} for the worker of queue 0")
 
     def take(self, queue: int) -> Request | None:
         """The next request of a queue that the device pulls from. Raises ValueError for another."""

@@ -57,7 +57,7 @@ def run(channel: int, parent: int, preload: Sequence[str]) -> None:
             importlib.import_module(name)
         except Exception:
             pass  # each worker tries for itself, and says why it cannot
-    _Loop(ServerForkChannel(socket.socket(fileno=channel), Fork, accepts_fds=True)).run()
+    _Loop(ServerForkChannel(socket.socket(fileno=channel), Fork)).run()
     os._exit(0)
 
 

@@ -14,10 +14,10 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NoReturn
 
+from vuproc.asks import Ask
 from vuproc.device import Device
 from vuproc.errors import MemoryFault, RingError
 from vuproc.fd import Fd
-from vuproc.sharing import Ask
 from vuproc.shm.counters import QueueCounters
 from vuproc.shm.native import NativeDevice
 from vuproc.shm.ring import SLICE_NS
@@ -74,6 +74,7 @@ class Worker:
         self._spin = Spin("off", lambda: 1)
         self._empty_looks = 0
         self._device_loop = DeviceLoop(self._watcher, self._code, self._queues, self._answer)
+        self._commands.shmem = self._device_loop.shmem
         self._before: dict[int, tuple[Queue, ...]] = {}
         """By queue, those whose requests its own may rely on (`_serve`)."""
         device.attach(self._device_loop)

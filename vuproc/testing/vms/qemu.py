@@ -12,6 +12,9 @@ from vuproc.testing.vms.linux import LinuxGuest
 
 MEMORY_MIB = 256
 FIRST_SLOT = 4
+EMULATED = "tcg,thread=multi"
+KVM = "kvm"
+"""How the processor is had."""
 # An emulated machine has next to no chance events: without this instruction the first program that
 # asks for random bytes (mke2fs does) waits seconds for them.
 PROCESSOR = "qemu64,+rdrand"
@@ -79,12 +82,12 @@ def _reconnect(seconds: int, program: Path) -> str:
 
 
 def machine_arguments(
-    devices: Sequence[VhostUserDevice], *, cpus: int, qemu: Qemu
+    devices: Sequence[VhostUserDevice], *, cpus: int, qemu: Qemu, accel: str = EMULATED
 ) -> list[str | Path]:
-    """The command line that halted and booted machines share: emulated, bare, memory shared."""
+    """The command line that halted and booted machines share: bare, memory shared."""
     program = clients.qemu(qemu)
     command: list[str | Path] = [program, "-nodefaults", "-no-user-config"]
-    command += ["-machine", "pc,memory-backend=ram", "-accel", "tcg,thread=multi"]
+    command += ["-machine", "pc,memory-backend=ram", "-accel", accel]
     command += ["-display", "none", "-smp", str(cpus), "-m", f"{MEMORY_MIB}M"]
     command += ["-object", f"memory-backend-memfd,id=ram,size={MEMORY_MIB}M,share=on"]
     for number, device in enumerate(devices):

@@ -13,7 +13,7 @@ from vuproc.testing.vms.clients import Qemu
 from vuproc.testing.vms.ending import Ending
 from vuproc.testing.vms.errors import GuestFailed
 from vuproc.testing.vms.process import GuestProcess
-from vuproc.testing.vms.qemu import MEMORY_MIB, VhostUserDevice, machine_arguments
+from vuproc.testing.vms.qemu import EMULATED, MEMORY_MIB, VhostUserDevice, machine_arguments
 
 # A firmware that does nothing: 64 KiB of the instruction `hlt`. Interrupts are off at reset, so the
 # processor never comes back from the first one.
@@ -38,6 +38,7 @@ class HaltedQemu(Ending):
         extra: Sequence[str] = (),
         *,
         qemu: Qemu = Qemu.INSTALLED,
+        accel: str = EMULATED,
     ) -> None:
         self._free = FIRST_FREE
         self._pending = b""
@@ -49,7 +50,7 @@ class HaltedQemu(Ending):
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
                 listener.bind(str(home / "qtest.sock"))
                 listener.listen(1)
-                command = machine_arguments(devices, cpus=1, qemu=qemu)
+                command = machine_arguments(devices, cpus=1, qemu=qemu, accel=accel)
                 command += ["-bios", firmware, "-qtest", f"unix:{home / 'qtest.sock'}"]
                 self.process = GuestProcess([*command, "-qtest-log", "none", *extra])
                 try:
