@@ -23,6 +23,9 @@ OFFERED: Mapping[str, str] = {
     "PROTOCOL_F_INBAND_NOTIFICATIONS": "`inband_notifications: true`",
     "PROTOCOL_F_CONFIGURE_MEM_SLOTS": ALWAYS,
     "PROTOCOL_F_STATUS": ALWAYS,
+    "PROTOCOL_F_DEVICE_STATE": "with `save_state` and `load_state`",
+    "PROTOCOL_F_GET_VRING_BASE_INFLIGHT": "blk, and with `leaves_in_flight`",
+    "PROTOCOL_F_GET_VRING_BASE_SKIP_DRAIN": "blk, and with `leaves_in_flight`",
     "PROTOCOL_F_SHARED_OBJECT": "a `SharingDevice`",
     "PROTOCOL_F_BACKEND_SEND_FD": "with shared memory",
     "PROTOCOL_F_SHMEM": "a `MappingDevice` with regions",
@@ -45,11 +48,7 @@ REFUSED: Mapping[str, str] = {
     " own: a page that is missing could not be waited for in all of them",
     "PROTOCOL_F_HOST_NOTIFIER": "there is no doorbell in hardware to give to the guest",
     "PROTOCOL_F_XEN_MMAP": "memory is mapped from files, not from Xen's devices",
-    "PROTOCOL_F_DEVICE_STATE": "devices cannot hand their own state over yet",
-    "PROTOCOL_F_GET_VRING_BASE_INFLIGHT": "a ring is stopped when its requests have ended; none"
-    " is handed over in flight",
     "PROTOCOL_F_GPA_ADDRESSES": "rings are found by the front-end's addresses",
-    "PROTOCOL_F_GET_VRING_BASE_SKIP_DRAIN": "a ring is stopped when its requests have ended",
     "VIRTIO_F_NOTIFY_ON_EMPTY": "for legacy drivers alone",
     "VIRTIO_F_ANY_LAYOUT": "for legacy drivers alone; every layout of a chain is taken",
     "VIRTIO_F_ACCESS_PLATFORM": "there is no table of an IOMMU's translations, so that guest"

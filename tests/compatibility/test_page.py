@@ -11,15 +11,17 @@ from tests.compatibility.page import PAGE, page
 from tests.compatibility.peers import PEERS, Peer
 from tests.devices.network import Asked
 from tests.devices.objects import Objects
+from tests.devices.slow import Slow
+from tests.devices.stateful import Notes
 from tests.devices.windows import Windows
 from vuproc import serve
-from vuproc.devices.net import Net
+from vuproc.devices.net import Net, NetOptions
 from vuproc.spec.vhost_user import FrontendRequest, ProtocolFeature
 from vuproc.spec.virtio import Feature
 from vuproc.vhost_user.handlers import HANDLERS
 from vuproc.vhost_user.hooks import protocol_features_of
 
-BY_HOOK = [Asked, Objects, Windows]
+BY_HOOK = [Asked(), Objects(), Windows(), Notes(), Slow(Slow.options_type(ledger="ledger"))]
 """Devices of which each has hooks that protocol features come by."""
 
 
@@ -48,9 +50,9 @@ def test_each_bit_is_offered_or_refused() -> None:
 def test_the_bits_said_to_be_offered_are_those_of_the_code() -> None:
     protocol = serve.PROTOCOL_FEATURES | ProtocolFeature.INBAND_NOTIFICATIONS
     for device in BY_HOOK:
-        protocol |= protocol_features_of(device(device.options_type()))
+        protocol |= protocol_features_of(device)
     offered = {protocol_name(bit) for bit in ProtocolFeature if protocol & bit}
-    ring = serve.RING_FEATURES | Net(Net.options_type()).offered_features()
+    ring = serve.RING_FEATURES | Net(NetOptions()).offered_features()
     offered |= {ring_name(bit) for bit in Feature if ring & bit}
     assert offered == {name for name in OFFERED if ITEMS[name].kind in (Kind.PROTOCOL, Kind.RING)}
 

@@ -82,6 +82,13 @@ class Numbered(Migrant):
             assert self.guest.wait(self.tokens.pop(word)).content == word
 
 
+@pytest.mark.proves(
+    "SET_INFLIGHT_FD",
+    "GET_VRING_BASE_SKIP_DRAIN",
+    "PROTOCOL_F_GET_VRING_BASE_INFLIGHT",
+    "PROTOCOL_F_GET_VRING_BASE_SKIP_DRAIN",
+    front_end="built-in",
+)
 @LAYOUTS
 def test_what_is_in_flight_runs_at_the_other_end(hosts: list[Host], packed: bool) -> None:
     source, _, target = hosts

@@ -59,6 +59,9 @@ def refused(served: Served, reason: str, message: str, before: int) -> None:
     assert reason in line
 
 
+@pytest.mark.proves(
+    "SET_DEVICE_STATE_FD", "CHECK_DEVICE_STATE", "PROTOCOL_F_DEVICE_STATE", front_end="built-in"
+)
 @pytest.mark.parametrize("size", [3, 70000, LARGE], ids=["small", "a pipe and more", "large"])
 def test_a_state_is_saved_and_loaded(notes: Served, size: int) -> None:
     with suspended(notes, b"abc") as one:
