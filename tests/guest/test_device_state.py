@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,8 @@ from vuproc.testing.vms import HaltedQemu, Qemu, VhostUserDevice
 
 pytestmark = pytest.mark.timeout(180)
 
+VERBOSE = {"log_level": "debug"}
+
 
 def halted_on(served: Served, qemu: Qemu) -> Callable[[list[str]], HaltedQemu]:
     """A way to start a machine with this device, in which nothing runs."""
@@ -24,11 +26,19 @@ def halted_on(served: Served, qemu: Qemu) -> Callable[[list[str]], HaltedQemu]:
     return lambda extra: HaltedQemu([disk], extra, qemu=qemu)
 
 
+@pytest.mark.proves(
+    "SET_DEVICE_STATE_FD",
+    "CHECK_DEVICE_STATE",
+    "PROTOCOL_F_DEVICE_STATE",
+    front_end="QEMU 10.0",
+)
 @pytest.mark.parametrize("qemu", newer())
-def test_a_device_takes_its_state_along(tmp_path: Path, qemu: Qemu) -> None:
+def test_a_device_takes_its_state_along(
+    tmp_path: Path, qemu: Qemu, shown: Callable[[Iterable[str]], None]
+) -> None:
     with (
-        serve(Word, word="hello") as one,
-        serve(Word) as two,
+        serve(Word, word="hello", file=VERBOSE) as one,
+        serve(Word, file=VERBOSE) as two,
         Machine(tmp_path / "first", halted_on(one, qemu)) as first,
     ):
         with Machine(tmp_path / "second", halted_on(two, qemu), waits=True) as second:
@@ -40,6 +50,8 @@ def test_a_device_takes_its_state_along(tmp_path: Path, qemu: Qemu) -> None:
                 before = len(one.lines)
                 second.migrate_at_once(third)
                 one.wait_for_line("the word is hello", after=before)
+    for served in (one, two):
+        shown(served.lines)
 
 
 def test_a_device_that_refuses_it_ends_the_migration(tmp_path: Path) -> None:
