@@ -98,6 +98,10 @@ def order_of(kind: type[Order], pipes: tuple[Fd, ...]) -> control.AnyOrder:
         effects.WriteConfig(3, b"abc"),
         effects.SetMtu(1500),
         effects.Announce(bytes(6)),
+        effects.SaveState(pipes[1]),
+        effects.LoadState(pipes[0]),
+        effects.CheckTransfer(),
+        effects.EndTransfer(),
         effects.SetDisplay(pipes[0]),
         effects.ResetDevice(),
         control.BlameUring(0, 5),
@@ -186,6 +190,8 @@ def test_what_is_true_of_an_order_stands_in_its_class() -> None:
         "SetErr",
         "SetLog",
         "SetDisplay",
+        "SaveState",
+        "LoadState",
     }
 
 
