@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 
 from tests import leaks
 from tests.compatibility import marks
+from tests.kernel import has_kvm
 
 # How long anything takes on a busy machine is no failure.
 settings.register_profile("long", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -52,3 +53,12 @@ def _fail_on(before: leaks.Holdings) -> None:
     leaked = before.leaked()
     if leaked:
         pytest.fail("left behind:\n" + "\n".join(leaked))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was not even collected (`tests/guest/conftest.py`)."""
+    if not has_kvm():
+        terminalreporter.line(
+            "not run: tests/guest/test_display.py, for QEMU's vhost-user-gpu wants KVM, and "
+            "/dev/kvm cannot be opened"
+        )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from vuproc.errors import UringUnavailable
 from vuproc.shm.uring import Uring
 
@@ -14,3 +16,8 @@ def has_uring() -> bool:
         print(f"no io_uring: {error}")
         return False
     return True
+
+
+def has_kvm() -> bool:
+    """Whether a VMM may use KVM here."""
+    return os.access("/dev/kvm", os.R_OK | os.W_OK)

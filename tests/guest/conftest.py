@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 
@@ -12,11 +11,12 @@ import pytest
 from tests.compatibility.heard import heard
 from tests.compatibility.marks import MARK
 from tests.guest.disk import Disk, serve_image
+from tests.kernel import has_kvm
 from vuproc.testing.vms import ClientMissing
 
 MIB = 1 << 20
 
-collect_ignore = [] if os.access("/dev/kvm", os.R_OK | os.W_OK) else ["test_display.py"]
+collect_ignore = [] if has_kvm() else ["test_display.py"]
 
 
 @pytest.hookimpl(wrapper=True)
