@@ -64,7 +64,6 @@ cdef class Completions(Layout):
     cdef void complete(
         self, uint16_t head, uint64_t written, uint64_t read, uint64_t nanoseconds
     ) noexcept nogil
-    cdef void put_in_batch(self, uint16_t head, uint32_t length) noexcept nogil
     cdef int flush(self) noexcept nogil
     cdef void show(self) noexcept nogil
     cdef void signal(self) noexcept nogil

@@ -41,6 +41,16 @@ cdef int notify(int fd) noexcept nogil:
     return ready
 
 
+cdef inline void put_in_batch(Completions ring, uint16_t head, uint32_t length) noexcept nogil:
+    if ring.batched == 0:
+        ring.batch_since = ring.now
+    ring.batch[ring.batched].head = head
+    ring.batch[ring.batched].length = length
+    ring.batched += 1
+    if ring.batched == BATCH:
+        ring.flush()
+
+
 cdef class Completions(Layout):
     """What a ring has completed; how it is published is the layout's affair."""
 
@@ -91,21 +101,12 @@ cdef class Completions(Layout):
         if self.counters is not None:
             self.counters.completed(read, written, nanoseconds)
         if self.line.heads == NULL:
-            self.put_in_batch(head, length)
+            put_in_batch(self, head, length)
             return
         await_turn(&self.line, head, length)
         while next_is_done(&self.line):
             head = leave_first(&self.line)
-            self.put_in_batch(head, self.line.lengths[head])
-
-    cdef void put_in_batch(self, uint16_t head, uint32_t length) noexcept nogil:
-        if self.batched == 0:
-            self.batch_since = self.now
-        self.batch[self.batched].head = head
-        self.batch[self.batched].length = length
-        self.batched += 1
-        if self.batched == BATCH:
-            self.flush()
+            put_in_batch(self, head, self.line.lengths[head])
 
     cdef int flush(self) noexcept nogil:
         cdef int count = self.batched

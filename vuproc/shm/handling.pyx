@@ -234,12 +234,12 @@ cdef class Handling(UringWork):
         return 0
 
     cdef void request_closed(self, Request request) noexcept:
-        # The one that is being handled is completed when its handler is done: one look at the
-        # clock ends its time and begins the next one's.
+        # The one that is being handled is completed when its handler is done, whoever finished it:
+        # one look at the clock ends its time and begins the next one's.
+        if self.current == <void *>request:
+            return
         if self.elsewhere():
             self.note_elsewhere(request)
-            return
-        if self.current == <void *>request:
             return
         self.now = clock_ns()
         self.complete(
