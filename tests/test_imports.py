@@ -25,6 +25,7 @@ FLOORS = (
         "vuproc.front_end",
         "vuproc.object_desk",
         "vuproc.shmem_desk",
+        "vuproc.translation_desk",
         "vuproc.arrivals",
         "vuproc.host",
     ),

@@ -84,6 +84,7 @@ class Daemon(AsyncForms):
         exit_on_disconnect: bool = False,
         workers: Sequence[Sequence[int]] | None = None,
         inband_notifications: bool = False,
+        iommu: bool = False,
         stall_timeout: float = 30.0,
         hook_timeout: float = 30.0,
         packed: bool = True,
@@ -100,8 +101,8 @@ class Daemon(AsyncForms):
         socket: a path to listen at; `Connect(path)` for a VMM that listens; or an open Unix stream
         socket, listening or connected, which stays the caller's.
         permissions, owner, group: of the socket that is made at a path.
-        exit_on_disconnect, workers, packed, inband_notifications, stall_timeout, hook_timeout
-        (seconds), log_level: as in a device file (docs/device-file.md).
+        exit_on_disconnect, workers, packed, inband_notifications, iommu, stall_timeout,
+        hook_timeout (seconds), log_level: as in a device file (docs/device-file.md).
         supervised: survive the death of the master too, as `vuproc run --supervised`.
         name: what the log calls it; default: the name of the socket, or that of the class.
         output: where standard output and error of its processes go; default: where the program's
@@ -114,6 +115,7 @@ class Daemon(AsyncForms):
             "exit_on_disconnect": exit_on_disconnect,
             "workers": queues_of(workers),
             "inband_notifications": inband_notifications,
+            "iommu": iommu,
             "stall_timeout": stall_timeout,
             "hook_timeout": hook_timeout,
             "packed": packed,

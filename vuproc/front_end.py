@@ -18,13 +18,14 @@ from vuproc.pool.slots import AskedShmem
 from vuproc.remedies import SHARE_MEMORY
 from vuproc.shmem_desk import ShmemDesk
 from vuproc.spec.vhost_user import ProtocolFeature
+from vuproc.translation_desk import TranslationDesk
 from vuproc.vhost_user import traffic
 from vuproc.vhost_user.backend_channel import BackendChannel
 from vuproc.vhost_user.effects import Effect, EffectFailed, SetBackendChannel
 from vuproc.vhost_user.inband_calls import InbandCalls
 from vuproc.vhost_user.session import Session
 from vuproc.vhost_user.wire import Message
-from vuproc.workers.control import ConfigSays, RingBroken
+from vuproc.workers.control import ConfigSays, Missing, RingBroken
 
 log = logging.getLogger("vuproc.master")
 
@@ -63,6 +64,7 @@ class FrontEnd:
             lambda: self.checkpoint.state_changed(self.session, self._pool),
         )
         self._applying = False
+        self._translations = TranslationDesk(pool, lambda: self._channel)
 
     def go_on(self, resumed: Resumed) -> None:
         """Go on where a predecessor was. Raises one of `ENDS`."""
@@ -71,7 +73,7 @@ class FrontEnd:
         if resumed.decision is Decision.SEND_REST:
             self.checkpoint.send_rest()
         if state.backend_channel is not None:
-            self._replace_channel(state.backend_channel)
+            self._replace_channel(state.backend_channel, resumed=True)
         self._calls.follow(state)
         self._pool.restore(state, resumed.pool)
         self._objects.follow(state)
@@ -178,6 +180,7 @@ class FrontEnd:
             self._pool.settled(self.session.state, undone=undone)
             self._calls.follow(self.session.state)
             self._objects.follow(self.session.state)
+            self._translations.follow(self.session.state)
             self.note_news()
             if step.refused is not None:
                 log.warning("refused %s: %s", message.name, step.refused)
@@ -213,6 +216,8 @@ class FrontEnd:
                     self.config_changed()
                 case AskedShmem():
                     self._shmem.ask(news)
+                case Missing() as missing:
+                    self._translations.ask(missing, self.session.state)
                 case ask:
                     self.checkpoint.state_changed(self.session, self._pool)
                     self._objects.ask(ask, self.session.state)
@@ -239,9 +244,9 @@ class FrontEnd:
 
     # The back-end channel.
 
-    def _replace_channel(self, fd: Fd) -> EffectFailed | None:
+    def _replace_channel(self, fd: Fd, *, resumed: bool = False) -> EffectFailed | None:
         try:
-            channel = BackendChannel(fd, self._polls)
+            channel = BackendChannel(fd, self._polls, resumed=resumed)
         except OSError as error:
             return EffectFailed(f"not a stream socket: {error.strerror}")
         self._close_channel()
@@ -287,6 +292,7 @@ class FrontEnd:
         self._calls.close()
         self._objects.close()
         self._shmem.close()
+        self._translations.close()
         self._pool.detach()
         self._close_channel()
         self.checkpoint.close()

@@ -94,6 +94,7 @@ PROTOCOL_FEATURES = (
     | ProtocolFeature.CONFIGURE_MEM_SLOTS
     | ProtocolFeature.STATUS
     | ProtocolFeature.LOG_SHMFD
+    | ProtocolFeature.GPA_ADDRESSES
 )
 """What every device offers, but CONFIG for one without a configuration space: QEMU has no use for
 it there, and warns.
@@ -219,7 +220,7 @@ class _Service:
         pool.history.objects.files = lambda: self._shared.fds
         pool.history.shmem.sizes = regions_of(device)
         offer = Offer(
-            features=_ring_features(file.keys.packed) | device.offered_features(),
+            features=_ring_features(file) | device.offered_features(),
             protocol_features=_protocol_features(file, device, len(config)),
             num_queues=device.num_queues(),
             queue_size=device.queue_size(),
@@ -411,8 +412,9 @@ class _Service:
         return listener
 
 
-def _ring_features(packed: bool) -> int:
-    return int(RING_FEATURES if packed else RING_FEATURES & ~Feature.RING_PACKED)
+def _ring_features(file: DeviceFile) -> int:
+    features = RING_FEATURES if file.keys.packed else RING_FEATURES & ~Feature.RING_PACKED
+    return int(features | Feature.ACCESS_PLATFORM if file.keys.iommu else features)
 
 
 def _protocol_features(file: DeviceFile, device: Device, config_size: int) -> int:

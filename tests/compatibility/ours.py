@@ -26,6 +26,7 @@ OFFERED: Mapping[str, str] = {
     "PROTOCOL_F_DEVICE_STATE": "with `save_state` and `load_state`",
     "PROTOCOL_F_GET_VRING_BASE_INFLIGHT": "blk, and with `leaves_in_flight`",
     "PROTOCOL_F_GET_VRING_BASE_SKIP_DRAIN": "blk, and with `leaves_in_flight`",
+    "PROTOCOL_F_GPA_ADDRESSES": ALWAYS,
     "PROTOCOL_F_SHARED_OBJECT": "a `SharingDevice`",
     "PROTOCOL_F_BACKEND_SEND_FD": "with shared memory",
     "PROTOCOL_F_SHMEM": "a `MappingDevice` with regions",
@@ -34,6 +35,7 @@ OFFERED: Mapping[str, str] = {
     "VIRTIO_F_EVENT_IDX": ALWAYS,
     "VHOST_USER_F_PROTOCOL_FEATURES": ALWAYS,
     "VIRTIO_F_VERSION_1": ALWAYS,
+    "VIRTIO_F_ACCESS_PLATFORM": "`iommu: true`",
     "VIRTIO_F_RING_PACKED": "unless `packed: false`",
     "VIRTIO_F_IN_ORDER": "net, blk, and if `features` have it",
     "GPU_SET_SOCKET": "a `DisplayDevice`",
@@ -48,11 +50,8 @@ REFUSED: Mapping[str, str] = {
     " own: a page that is missing could not be waited for in all of them",
     "PROTOCOL_F_HOST_NOTIFIER": "there is no doorbell in hardware to give to the guest",
     "PROTOCOL_F_XEN_MMAP": "memory is mapped from files, not from Xen's devices",
-    "PROTOCOL_F_GPA_ADDRESSES": "rings are found by the front-end's addresses",
     "VIRTIO_F_NOTIFY_ON_EMPTY": "for legacy drivers alone",
     "VIRTIO_F_ANY_LAYOUT": "for legacy drivers alone; every layout of a chain is taken",
-    "VIRTIO_F_ACCESS_PLATFORM": "there is no table of an IOMMU's translations, so that guest"
-    " addresses are taken as they are",
     "VIRTIO_F_ORDER_PLATFORM": "for devices that are hardware",
     "VIRTIO_F_SR_IOV": "for PCI devices with virtual functions: it is the VMM's",
     "VIRTIO_F_NOTIFICATION_DATA": "a kick says nothing but that there is something",
@@ -62,6 +61,7 @@ REFUSED: Mapping[str, str] = {
 
 SENT = frozenset(
     {
+        "BACKEND_IOTLB_MSG",
         "BACKEND_CONFIG_CHANGE_MSG",
         "BACKEND_VRING_CALL",
         "BACKEND_VRING_ERR",

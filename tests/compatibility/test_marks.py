@@ -44,7 +44,7 @@ FIXTURE = """
         ((), {"front_end": BUILT_IN}, "names no message"),
         (("SET_OWNERS",), {"front_end": BUILT_IN}, "no message and no bit 'SET_OWNERS'"),
         (("SET_OWNER", "SET_OWNER"), {"front_end": BUILT_IN}, "twice"),
-        (("SEND_RARP", "IOTLB_MSG"), {"front_end": BUILT_IN}, "IOTLB_MSG is refused"),
+        (("SEND_RARP", "SET_VRING_ENDIAN"), {"front_end": BUILT_IN}, "SET_VRING_ENDIAN is refused"),
     ],
 )
 def test_a_mark_that_is_not_in_the_tables_is_wrong(

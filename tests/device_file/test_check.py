@@ -600,6 +600,7 @@ exit_on_disconnect: false
 workers: [[0], [1], [2], [3]]
 packed: true
 inband_notifications: false
+iommu: false
 stall_timeout: 30.0
 hook_timeout: 30.0
 log_level: info"""

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from tests.shm.guest import BOUNDARY, DATA, END, HOLE, PARTS, Guest, take
 from vuproc.errors import MemoryFault
 from vuproc.shm.memory import GuestMemory, Mapping
+from vuproc.testing.memory import RamRegion
 
 PAGE = 4096
 TOP = 1 << 64
@@ -332,3 +333,35 @@ def test_translation_agrees_with_a_map_of_bytes(addr: int, length: int) -> None:
             assert position == addr + length
     finally:
         os.close(fd)
+
+
+PAGE = 4096
+USER = 0x7F00_0010_0000
+
+
+def test_pages_that_lie_apart_are_joined() -> None:
+    with RamRegion(1 << 20, 8 * PAGE, user_addr=USER) as region:
+        fields = region.guest_addr, region.size, region.user_addr, 0, region.fd.fileno()
+        plain = GuestMemory.from_regions([fields])
+        order = [5, 0, 3, 4]
+        joined, start = plain.joined([USER + page * PAGE for page in order])
+        view = joined.user_view(start, 4 * PAGE)
+        for place, page in enumerate(order):
+            region.buffer[page * PAGE + 7] = page + 1
+            assert view[place * PAGE + 7] == page + 1
+            view[place * PAGE + 9] = page + 100
+            assert region.buffer[page * PAGE + 9] == page + 100
+        # Other tables may have them, too, and all go when nobody has.
+        again = plain.with_joined_of(joined)
+        assert again.user_view(start, 4 * PAGE) == view
+        assert len(plain) == 1 and len(joined) == len(again) == 2
+        other, second = joined.joined([USER + PAGE])
+        assert second >= start + 4 * PAGE and len(other) == 3
+
+
+@pytest.mark.parametrize("pages", [[], [USER + 1], [USER + 8 * PAGE], [USER - PAGE], [0]])
+def test_what_is_no_page_is_not_joined(pages: list[int]) -> None:
+    with RamRegion(1 << 20, 8 * PAGE, user_addr=USER) as region:
+        fields = region.guest_addr, region.size, region.user_addr, 0, region.fd.fileno()
+        with pytest.raises(MemoryFault):
+            GuestMemory.from_regions([fields]).joined(pages)

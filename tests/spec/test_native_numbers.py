@@ -19,6 +19,7 @@ from vuproc.devices.blk_storage import DIRECT_ALIGNMENT
 from vuproc.options import MAX_QUEUES
 from vuproc.spec.blk import DISCARD_F_UNMAP, SECTOR_SIZE, BlkType
 from vuproc.spec.inflight import RECORD_ALIGN
+from vuproc.spec.iotlb import IOTLB_PAGE, Access
 from vuproc.spec.vhost_user import MEM_SLOTS_MAX, VRINGS_MAX
 from vuproc.spec.virtio import (
     AVAIL_F_NO_INTERRUPT,
@@ -46,6 +47,9 @@ WANTED = (
     ("shm", ("DESC_INDIRECT",), DESC_F_INDIRECT),
     ("shm", ("NO_INTERRUPT",), AVAIL_F_NO_INTERRUPT),
     ("shm", ("NO_NOTIFY",), USED_F_NO_NOTIFY),
+    ("shm", ("ACCESS_READ",), Access.READ),
+    ("shm", ("ACCESS_WRITE",), Access.WRITE),
+    ("shm", ("PAGE",), IOTLB_PAGE),
     ("shm", ("DIRECT_ALIGNMENT",), DIRECT_ALIGNMENT),
     ("shm", ("ALIGNMENT",), RECORD_ALIGN),
     ("devices", ("ALIGNMENT",), DIRECT_ALIGNMENT),

@@ -265,9 +265,11 @@ def test_a5_payloads_of_the_wrong_size_are_refused(name: str) -> None:
 def test_a13_descriptors_too_many_are_closed_and_the_message_refused(name: str) -> None:
     row = FRONT_END.named(name)
     protocol = PROTOCOL_FEATURES | row.gate.protocol
-    features = FEATURES | row.gate.offered
+    features = FEATURES | row.gate.offered | row.gate.features
     offer = replace(OFFER, features=features, protocol_features=protocol)
     with Dialogue(offer, protocol=protocol) as dialogue:
+        if row.gate.features:
+            assert dialogue.tell("SET_FEATURES", value=features).ok
         size = max((head.size for head in row.payload.heads), default=0)
         fds = [eventfd() for _ in range(7)]
         outcome = dialogue.deliver(row.number, bytes(size), fds)

@@ -31,6 +31,8 @@ class Busy:
     kick = None
     completions = -1
     ready = polling = active = False
+    due = None
+    rings = 0
 
     def __init__(self, base: int) -> None:
         self.index = 0

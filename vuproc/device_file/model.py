@@ -112,6 +112,13 @@ class File(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True
             "them (User-Mode Linux takes them). Each is a trip through the master.",
         ),
     ] = False
+    iommu: Annotated[
+        bool,
+        Meta(
+            description="Offer ACCESS_PLATFORM, for a VMM that has an IOMMU between guest and "
+            "device and translates addresses for us: QEMU with iommu_platform=on.",
+        ),
+    ] = False
     stall_timeout: Annotated[
         float,
         Meta(

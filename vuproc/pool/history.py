@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from msgspec.structs import replace
 
 from vuproc.fd import FdKind
-from vuproc.pool.inflight_file import InflightFile
+from vuproc.pool.inflight_file import InflightFile, is_blank
 from vuproc.pool.pool_state import PoolState
 from vuproc.pool.shared_objects import SharedObjects
 from vuproc.pool.shmem_table import ShmemTable
@@ -144,7 +144,7 @@ class History:
                 case StartRing(setup=setup):
                     if setup.index not in self.broken and setup.index not in self.stopped:
                         enabled = setup.enabled and setup.index != hold
-                        base = self.bases.get(setup.index)
+                        base = self._base_of(setup)
                         yield self.start_of(replace(setup, enabled=enabled), base)
                 case SetMemory() | AddRegion() if lost_memory:
                     for region in regions_of(effect):
@@ -154,6 +154,15 @@ class History:
                     pass
                 case _:
                     yield effect
+
+    def _base_of(self, setup: RingSetup) -> int | None:
+        """Where a ring that the front-end has started is to begin if its record is empty."""
+        base = self.bases.get(setup.index)
+        if base is None and self.state.translated:
+            # Behind an IOMMU a worker may have had it, and never have found where it lies.
+            record = setup.inflight or self.own_records.at(setup.index)
+            return setup.base if is_blank(record) else None
+        return base
 
     def truncation(self) -> str | None:
         """What is missing of the files of guest memory and of the dirty log, in words; None if

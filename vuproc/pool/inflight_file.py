@@ -15,6 +15,8 @@ from vuproc.vhost_user.effects import Inflight
 
 VERSION_AT = 8
 """Where a record has its version, 16 bits (vhost-user, QueueRegionSplit)."""
+SIZE_AT = 10
+"""And its number of descriptors, which a ring notes when it begins."""
 _EMPTY = bytes(2)
 _BLANK = bytes(RECORD_ALIGN)
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
@@ -35,6 +37,12 @@ def make_records(num_queues: int, record_bytes: int) -> tuple[Fd, int]:
         fd.close()
         raise
     return fd, size
+
+
+def is_blank(record: Inflight) -> bool:
+    """Whether no ring was ever on this record: it says nothing, not even where one has stopped."""
+    at = record.offset + SIZE_AT
+    return os.pread(record.fd.fileno(), len(_EMPTY), at) == _EMPTY
 
 
 class InflightFile:
@@ -62,7 +70,7 @@ class InflightFile:
     def clear(self, queue: int) -> bool:
         """Have the next start of a ring find nothing to recover; whether there was a record."""
         there = not self.is_clear(queue)
-        os.pwrite(self.file.fileno(), _EMPTY, self.at(queue).offset + VERSION_AT)
+        os.pwrite(self.file.fileno(), _BLANK, self.at(queue).offset)
         return there
 
     def forget_all(self) -> None:

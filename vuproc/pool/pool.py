@@ -10,6 +10,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from vuproc.pool.asked_translations import AskedTranslations
 from vuproc.pool.bells import make_bells
 from vuproc.pool.history import History
 from vuproc.pool.inflight_file import make_records
@@ -23,6 +24,7 @@ from vuproc.pool.process import (
     WorkerRefused,
 )
 from vuproc.pool.ring_orders import RingOrders
+from vuproc.pool.slot import WorkerSlot
 from vuproc.pool.slots import News, WorkerSlots
 from vuproc.pool.starts import OnReport
 from vuproc.spec.ring_layout import layout_of
@@ -37,6 +39,7 @@ from vuproc.vhost_user.effects import (
     EndTransfer,
     FindObject,
     ForWorkers,
+    InvalidateIotlb,
     KickRing,
     LoadState,
     LogUsedRing,
@@ -56,6 +59,7 @@ from vuproc.vhost_user.effects import (
     SetMtu,
     StartRing,
     StopRing,
+    UpdateIotlb,
     WriteConfig,
 )
 from vuproc.vhost_user.replay import memory_of
@@ -85,6 +89,8 @@ class WorkerPool:
         num_queues = sum(len(group) for group in groups)
         self.config = config
         self.history = History(config, num_queues, queue_size)
+        self.asked = AskedTranslations()
+        """Who waits for which of an IOMMU's translations."""
         self.slots = WorkerSlots(start, groups, work, self.history)
         self._orders = Orders(self.slots)
         self._rings = RingOrders(self.history, self.slots, self._orders)
@@ -172,6 +178,7 @@ class WorkerPool:
     def detach(self) -> None:
         """The session is over: no worker keeps a ring, a mapping or what the driver chose."""
         self.history.end()
+        self.asked.clear()
         for slot in self.slots:
             slot.close_breaker()
             self.slots.heard(slot)
@@ -246,6 +253,10 @@ class WorkerPool:
             case SetMtu():
                 before = self.history.state.mtu
                 self._orders.give_all(effect, (SetMtu(before),))
+            case UpdateIotlb():
+                self._orders.give_all(effect, (), only=self._askers(effect))
+            case InvalidateIotlb():
+                self._orders.give_all(effect, ())
             case Announce() | EndTransfer() | SetDisplay():
                 self._orders.tell(CONFIG_QUEUE, effect)
             case SaveState() | LoadState():
@@ -264,6 +275,13 @@ class WorkerPool:
             case _:
                 raise WorkerRefused(f"{type(effect).__name__} is not for workers")
         return None
+
+    def _askers(self, effect: UpdateIotlb) -> list[WorkerSlot] | None:
+        """The slots whose workers wait for a translation; None: nobody has asked for it, so that it
+        may be for any of them.
+        """
+        queues = self.asked.take(effect.iova, effect.iova + effect.size - 1)
+        return list(dict.fromkeys(map(self.slots.of, queues))) or None
 
     def _memory_before(self, effect: SetMemory | AddRegion | RemoveRegion) -> list[ForWorkers]:
         """The orders that take a memory change back: the table of the committed state."""
@@ -331,6 +349,18 @@ class WorkerPool:
         assert slot.worker is not None
         try:
             slot.worker.catch_up([order])
+        except WorkerLost as error:
+            self.slots.replace(slot, str(error))
+
+    def untranslated(self, queue: int, iova: int, access: int) -> None:
+        """The front-end does not know what a queue has asked for. Nobody waits for the answer, nor
+        for a worker if there is none at the moment: the next one asks by itself.
+        """
+        slot = self.slots.of(queue)
+        if slot.worker is None:
+            return
+        try:
+            slot.worker.catch_up([control.Untranslated(queue, iova, access)])
         except WorkerLost as error:
             self.slots.replace(slot, str(error))
 

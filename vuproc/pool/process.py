@@ -37,6 +37,7 @@ from vuproc.workers.control import (
     Done,
     Failed,
     MasterChannel,
+    Missing,
     RingBroken,
     Said,
     master_end,
@@ -291,7 +292,7 @@ class WorkerProcess:
                 answer = report.reason if isinstance(report, Failed) else report.value
                 self._log.answered(self._name, report.serial, answer)
                 return report
-            if isinstance(report, RingBroken) and report.queue not in self.queues:
+            if isinstance(report, RingBroken | Missing) and report.queue not in self.queues:
                 raise self._lost(f"reported queue {report.queue}, which is not its own")
             if isinstance(report, ConfigSays) and CONFIG_QUEUE not in self.queues:
                 raise self._lost("spoke for the configuration space, which is not its own")

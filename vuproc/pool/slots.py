@@ -31,7 +31,7 @@ from vuproc.pool.slot import BREAKER_DEATHS, LACK_FIRST_S, WorkerSlot
 from vuproc.pool.standby import Standby
 from vuproc.pool.starts import OnReport, WorkerStarts
 from vuproc.sharing import ObjectAsk, ShareFile, ShareObject, UnshareObject
-from vuproc.workers.control import CAUSE_BYTES, ConfigSays, Logged, RingBroken, Said
+from vuproc.workers.control import CAUSE_BYTES, ConfigSays, Logged, Missing, RingBroken, Said
 from vuproc.workers.log import MASTER_TAKES
 
 log = logging.getLogger("vuproc.master")
@@ -46,7 +46,7 @@ class AskedShmem(NamedTuple):
     ask: ShmemAsk
 
 
-News = RingBroken | ConfigSays | ObjectAsk | AskedShmem
+News = RingBroken | ConfigSays | Missing | ObjectAsk | AskedShmem
 
 
 class NoWorker(WorkerRefused):
@@ -74,7 +74,9 @@ class WorkerSlots:
         self.starts = WorkerStarts(start, self._report)
         self.standby = Standby(self.starts.another)
         self.news: deque[News] = deque()
-        """Rings that have broken, and changes of the configuration space, for the master."""
+        """Rings that have broken, changes of the configuration space, and what is asked, for the
+        master.
+        """
         self._slots = [WorkerSlot(queues, self.standby.take, work) for queues in groups]
         self._slot_of = {queue: slot for slot in self._slots for queue in slot.queues}
         self._history = history
@@ -282,6 +284,8 @@ class WorkerSlots:
             self._asked_shmem(worker, report)
         elif isinstance(report, Ask):
             self._asked(report)
+        elif isinstance(report, Missing):
+            self.news.append(report)
         else:
             self._break(report.queue, report.cause)
 

@@ -4,6 +4,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 from vuproc.shm.counters cimport QueueCounters
 from vuproc.shm.dirty cimport DirtyLog
+from vuproc.shm.iotlb cimport Iotlb
 from vuproc.shm.layout cimport Layout
 from vuproc.shm.line cimport Line
 
@@ -28,12 +29,15 @@ cdef struct Flight:
 
 
 cdef struct Span:
-    uint64_t addr                  # guest-physical
-    uint64_t length
+    uint64_t addr                  # guest-physical, of what the device may write
+    uint64_t length                # never 0 if there is an IOMMU
+    uint64_t iova                  # where the driver says it is, if there is one
+    bint writable
 
 
-cdef struct Writable:
-    # The device-writable buffers of one head, while writes are logged.
+cdef struct Spans:
+    # The buffers of one head, from its fetch to its completion: the device-writable ones while
+    # writes are logged, and all of them if there is an IOMMU.
     Span *spans
     uint32_t count
     uint32_t room
@@ -43,8 +47,9 @@ cdef class Completions(Layout):
     cdef QueueCounters counters
     cdef readonly Py_ssize_t size
     cdef Flight *flights           # by head
-    cdef Writable *writable        # by head; NULL: writes are not logged
-    cdef DirtyLog dirty            # not None then
+    cdef Spans *buffers            # by head; NULL: nobody has to know of them
+    cdef Iotlb iotlb               # what the addresses of descriptors mean; None: guest-physical
+    cdef DirtyLog dirty            # None: writes are not logged
     cdef uint64_t used_log         # where the used ring's writes are logged
     cdef bint used_logged          # whether they are
     cdef int log_fd                # told of marks; -1: none
@@ -71,8 +76,13 @@ cdef class Completions(Layout):
     cdef bint call_is_due(self, uint64_t step) noexcept nogil
 
     cdef bint mark_in(self, DirtyLog log, object used_ring) except -1
-    cdef void forget_writable(self) noexcept nogil
+    cdef int keep_buffers(self) except -1
+    cdef void forget_buffers(self) noexcept nogil
     cdef void note_writable(self, uint16_t head, uint64_t addr, uint64_t length) noexcept nogil
+    cdef void note_buffer(
+        self, uint16_t head, uint64_t addr, uint64_t length, uint64_t iova, bint writable
+    ) noexcept nogil
+    cdef void drop_buffers(self, uint16_t head) noexcept nogil
     cdef void mark_buffers(self, uint16_t head) noexcept nogil
     cdef void mark_used(self, uint64_t offset, uint64_t length) noexcept nogil
     cdef void mark_used_ring(self) noexcept nogil

@@ -59,7 +59,7 @@ cdef class Completions(Layout):
         self.log_fd = -1
 
     def __dealloc__(self):
-        self.forget_writable()
+        self.forget_buffers()
         free(self.flights)
         free(self.line.heads)
         free(self.line.lengths)
@@ -95,7 +95,7 @@ cdef class Completions(Layout):
         # 2^32 bytes are legal, and a used length of them is not to be had.
         cdef uint32_t length = <uint32_t>min(written, <uint64_t>0xffffffff)
         self.flying -= 1
-        if self.writable != NULL:
+        if self.buffers != NULL:
             # Before the batch is published: what a successor does not run again is marked.
             self.mark_buffers(head)
         if self.counters is not None:
@@ -165,7 +165,7 @@ cdef class Completions(Layout):
 
     cdef bint mark_in(self, DirtyLog log, object used_ring) except -1:
         # Have another log, or none; whether the buffers of what is in flight are not known.
-        cdef bint unknown = self.writable == NULL
+        cdef bint unknown = self.buffers == NULL
         cdef uint64_t at = 0 if used_ring is None else used_ring
         # As long as the old log is to have it.
         self.flush()
@@ -173,12 +173,11 @@ cdef class Completions(Layout):
         self.dirty = None
         self.used_logged = False
         if log is None:
-            self.forget_writable()
+            if self.iotlb is None:
+                self.forget_buffers()
             return False
         if unknown:
-            self.writable = <Writable *>calloc(self.size, sizeof(Writable))
-            if self.writable == NULL:
-                raise MemoryError
+            self.keep_buffers()
         self.dirty = log
         self.used_log = at
         self.used_logged = used_ring is not None
@@ -190,17 +189,30 @@ cdef class Completions(Layout):
         """Tell through `fd` (borrowed) that pages were marked; -1: tell nobody."""
         self.log_fd = fd if fd >= 0 else -1
 
-    cdef void forget_writable(self) noexcept nogil:
+    cdef int keep_buffers(self) except -1:
+        self.buffers = <Spans *>calloc(self.size, sizeof(Spans))
+        if self.buffers == NULL:
+            raise MemoryError
+        return 0
+
+    cdef void forget_buffers(self) noexcept nogil:
         cdef Py_ssize_t head
-        if self.writable == NULL:
+        if self.buffers == NULL:
             return
         for head in range(self.size):
-            free(self.writable[head].spans)
-        free(self.writable)
-        self.writable = NULL
+            free(self.buffers[head].spans)
+        free(self.buffers)
+        self.buffers = NULL
 
     cdef void note_writable(self, uint16_t head, uint64_t addr, uint64_t length) noexcept nogil:
-        cdef Writable *known = self.writable + head
+        # Behind an IOMMU the address says nothing yet: `Ring.look_up` notes what it finds.
+        if self.iotlb is None:
+            self.note_buffer(head, addr, length, 0, True)
+
+    cdef void note_buffer(
+        self, uint16_t head, uint64_t addr, uint64_t length, uint64_t iova, bint writable
+    ) noexcept nogil:
+        cdef Spans *known = self.buffers + head
         cdef Span *spans
         if known.count == known.room:
             spans = <Span *>realloc(known.spans, 2 * (known.room + 4) * sizeof(Span))
@@ -211,14 +223,22 @@ cdef class Completions(Layout):
             known.room = 2 * (known.room + 4)
         known.spans[known.count].addr = addr
         known.spans[known.count].length = length
+        known.spans[known.count].iova = iova
+        known.spans[known.count].writable = writable
         known.count += 1
 
     cdef void mark_buffers(self, uint16_t head) noexcept nogil:
         # All that the driver has made writable: who wrote what, and by which way, is not asked.
-        cdef Writable *known = self.writable + head
+        cdef Spans *known = self.buffers + head
         cdef uint32_t i
-        for i in range(known.count):
-            self.dirty.mark_range(known.spans[i].addr, known.spans[i].length)
+        if self.dirty is not None:
+            for i in range(known.count):
+                if known.spans[i].writable:
+                    self.dirty.mark_range(known.spans[i].addr, known.spans[i].length)
+        self.drop_buffers(head)
+
+    cdef void drop_buffers(self, uint16_t head) noexcept nogil:
+        cdef Spans *known = self.buffers + head
         known.count = 0
         if known.room > SPANS_KEPT:
             # The driver decides how many a chain has: what one needed is not kept for every head.

@@ -24,7 +24,10 @@ cdef struct Again:
 
 
 cdef class Fetching(Completions):
-    cdef GuestMemory memory
+    cdef GuestMemory memory        # all that is mapped
+    cdef GuestMemory direct        # where descriptors' addresses are looked up first: the same, or
+                                   # nowhere if there is an IOMMU
+    cdef bint missed               # a chain waits for translations: nothing is fetched before it
     cdef uint32_t limit            # most descriptors of one chain
     cdef uint64_t last_avail       # fetches, free-running; split: the index is its low 16 bits
     cdef uint16_t last_used        # next entry to complete; private, never read back (rule R3)
@@ -47,6 +50,8 @@ cdef class Fetching(Completions):
     cdef int allocate(self, Py_ssize_t size, uint32_t limit) except -1
     cdef void begin_at(self, uint16_t index) noexcept
     cdef void adopt(self, tuple found, Py_ssize_t last) noexcept
+    cdef void be_in(self, GuestMemory memory) noexcept
+    cdef int not_walked(self, uint16_t head) noexcept nogil
     cdef int resume(self, Chain *chain, Again *which) except -2
     cdef object reason_to_skip(self, uint8_t attempts, uint8_t stage)
     cdef void line_up(self) noexcept nogil

@@ -6,7 +6,7 @@ from libc.stdlib cimport calloc, free, malloc, qsort
 from libc.string cimport memcpy, memmove
 from posix.uio cimport iovec
 
-from vuproc.shm.completions cimport Completions, Flight
+from vuproc.shm.completions cimport Completions, Flight, Span
 from vuproc.shm.line cimport join, leave_last
 from vuproc.shm.memory cimport GuestMemory
 from vuproc.shm.request cimport DROP, FAIL, RUN_AGAIN, UNTOUCHED, Chain, Request
@@ -15,6 +15,14 @@ from vuproc.errors import RingError
 from vuproc.shm.inflight import POISON_ATTEMPTS
 
 cdef int POISON = POISON_ATTEMPTS
+
+cdef GuestMemory NOWHERE = GuestMemory()
+
+cdef enum:
+    # Pieces of a descriptor on average: each may cross from one region into the next; and behind an
+    # IOMMU each page may lie elsewhere, while Linux has segments of up to 64 KiB.
+    PIECES_EACH = 2
+    PIECES_EACH_TRANSLATED = 18
 
 cdef enum:
     # Where `last_avail` begins, beside the index itself: what was found before has room below.
@@ -36,9 +44,11 @@ cdef class Fetching(Completions):
         free(self.returned)
 
     cdef int allocate(self, Py_ssize_t size, uint32_t limit) except -1:
-        # Twice the descriptors: each may cross from one region into the next. What crosses more
-        # than that on average is no driver's buffer, and the room is not the guest's to choose.
-        self.piece_room = 2 * limit + 16
+        # What needs more than that on average is no driver's buffer, and the room is not the guest's
+        # to choose.
+        self.piece_room = 16 + limit * (
+            PIECES_EACH if self.iotlb is None else PIECES_EACH_TRANSLATED
+        )
         self.pieces = <iovec *>malloc(self.piece_room * sizeof(iovec))
         self.marks = <unsigned char *>calloc(size, 1)
         self.flights = <Flight *>calloc(size, sizeof(Flight))
@@ -57,14 +67,14 @@ cdef class Fetching(Completions):
     @property
     def pending(self):
         """True if there is something to drain."""
-        if self.failure is not None or self.stopped:
+        if self.failure is not None or self.stopped or self.missed:
             return False
         return self.again_next < self.again_end or self.available()
 
     @property
     def waiting(self):
         """How many requests could be fetched now."""
-        if self.failure is not None or self.stopped:
+        if self.failure is not None or self.stopped or self.missed:
             return 0
         return self.again_end - self.again_next + self.backlog()
 
@@ -120,6 +130,45 @@ cdef class Fetching(Completions):
         """Why the ring is broken; None while it is sound."""
         return self.failure
 
+    # Where it all lies.
+
+    cdef void be_in(self, GuestMemory memory) noexcept:
+        # Nowhere: no look-up of a ring without an IOMMU pays for one that has it.
+        self.memory = memory
+        self.direct = memory if self.iotlb is None else NOWHERE
+
+    cdef int not_walked(self, uint16_t head) noexcept nogil:
+        # A chain was not walked to its end: -1, it is malformed; 0, it waits for translations, and
+        # stays with the driver, or in the record.
+        if self.cause != NULL or not self.missed:
+            return -1
+        self.drop_buffers(head)
+        return 0
+
+    @property
+    def missing(self):
+        """True if the next chain waits for translations, which the Iotlb's misses are."""
+        return self.missed
+
+    def look_again(self):
+        """Some translations have come: the next chain may be fetched."""
+        self.missed = False
+
+    def uses(self, uint64_t first, uint64_t last):
+        """True if a request that the device has uses memory by I/O virtual addresses in a range."""
+        cdef Py_ssize_t head
+        cdef uint32_t i
+        cdef Span *span
+        if self.iotlb is None or self.buffers == NULL:
+            return False
+        for head in range(self.size):
+            for i in range(self.buffers[head].count):
+                span = self.buffers[head].spans + i
+                # No wrap: `find_pieces` has compared the end of the whole.
+                if span.iova <= last and first <= span.iova + (span.length - 1):
+                    return True
+        return False
+
     # What comes again.
 
     cdef void begin_at(self, uint16_t index) noexcept:
@@ -142,13 +191,13 @@ cdef class Fetching(Completions):
         self.again_end = count
 
     cdef int resume(self, Chain *chain, Again *which) except -2:
-        # The next of them, its chain read anew; -1: the chain is malformed.
+        # The next of them, its chain read anew; 0: it waits for translations; -1: it is malformed.
         which[0] = self.again[self.again_next]
         if which.attempts:
             # Should this one kill us too, what is done before it is not to be done again.
             self.flush()
         if self.fetch_again(which.head, chain) < 0:
-            return -1
+            return self.not_walked(which.head)
         self.again_next += 1
         self.flying += 1
         return 1
@@ -176,6 +225,8 @@ cdef class Fetching(Completions):
         returned.stage = UNTOUCHED
         self.returned_count += 1
         self.flying -= 1
+        if self.iotlb is not None:
+            self.drop_buffers(request._head)
         self.note_given_back(request._head)
 
     def readmit(self):
@@ -246,7 +297,7 @@ cdef class Fetching(Completions):
         """Ask for a kick at the next request; True if there is work already."""
         cdef int got
         self.check_sound()
-        if self.stopped:
+        if self.stopped or self.missed:
             return False
         got = self.ask_kicks()
         if got < 0:
@@ -284,4 +335,4 @@ cdef class Fetching(Completions):
         self.returned_count = 0
         self.again_next = self.again_end
         self.unbind()
-        self.memory = None
+        self.memory = self.direct = None

@@ -47,7 +47,7 @@ cdef class Handling(UringWork):
                 else:
                     which.order = self.last_avail
                     got = self.fetch(&chain)
-                if got == 0 and (self.batched or self.owed):
+                if got == 0 and not self.missed and (self.batched or self.owed):
                     # The driver may answer what it is shown with new work, without a kick.
                     self.flush()
                     got = self.fetch(&chain)
@@ -95,11 +95,11 @@ cdef class Handling(UringWork):
                 else:
                     which.order = self.last_avail
                     got = self.fetch(&chain)
-                if got == 0 and (self.batched or self.owed):
+                if got == 0 and not self.missed and (self.batched or self.owed):
                     # The driver may answer what it is shown with new work, without a kick.
                     self.flush()
                     got = self.fetch(&chain)
-                if got == 0:
+                if got == 0 and not self.missed:
                     # As `arm`: with the wish for a kick comes another look.
                     got = self.ask_kicks()
                     if got > 0:
@@ -167,6 +167,7 @@ cdef class Handling(UringWork):
         self.thread = PyThread_get_thread_ident()
         if self.from_threads:
             self.take_from_threads()
+        self.missed = False
         self.refuse_kicks()
         if self.call_after_recovery:
             self.call_after_recovery = False

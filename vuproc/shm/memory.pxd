@@ -34,6 +34,8 @@ cdef class GuestMemory:
     cdef int translate(
         self, uint64_t guest_addr, uint64_t length, iovec *out, int room
     ) noexcept nogil
+    cdef Py_ssize_t find_user(self, uint64_t user_addr) noexcept nogil
+    cdef uint64_t guest_of(self, void *host) noexcept nogil
     cdef unsigned char *user(self, uint64_t user_addr, uint64_t length) noexcept nogil
     cdef object view_host(self, unsigned char *start, Py_ssize_t length, bint readonly)
     cdef bint keeps(self, GuestMemory other)

@@ -1,4 +1,4 @@
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import final
 
 @final
@@ -39,6 +39,17 @@ class GuestMemory:
         Raises MemoryFault on size 0, wrap-around, overlap in guest or user addresses,
         a range past the file's end, a file that cannot be mapped read-write, or too many regions.
         """
+
+    def joined(self, pages: Sequence[int]) -> tuple[GuestMemory, int]:
+        """Return a table in which the whole pages at these user addresses follow one another, too,
+        and the user address at which they do. They are the same pages: a mapping more.
+
+        Raises MemoryFault if one is not a whole page of one region (of the host's, which a huge
+        page is not), or if it cannot be mapped.
+        """
+
+    def with_joined_of(self, other: GuestMemory) -> GuestMemory:
+        """Return a table that has what another has joined, too, at the same addresses."""
 
     def without_region(self, guest_addr: int, size: int, user_addr: int) -> GuestMemory:
         """Return a table without the region that has just these values; MemoryFault if none has."""

@@ -8,7 +8,18 @@ from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint64_t, uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport strerror
-from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, madvise, mmap, munmap
+from posix.mman cimport (
+    MAP_ANONYMOUS,
+    MAP_FAILED,
+    MAP_PRIVATE,
+    MAP_SHARED,
+    PROT_NONE,
+    PROT_READ,
+    PROT_WRITE,
+    madvise,
+    mmap,
+    munmap,
+)
 from posix.uio cimport iovec
 from posix.unistd cimport sysconf, _SC_PAGESIZE
 
@@ -18,6 +29,9 @@ cdef extern from "<sys/mman.h>" nogil:
     int MAP_NORESERVE
     int MADV_DONTDUMP
     int MADV_DONTFORK
+    int MREMAP_MAYMOVE
+    int MREMAP_FIXED
+    void *mremap(void *old, size_t old_size, size_t new_size, int flags, ...)
 
 cdef extern from "<sys/stat.h>" nogil:
     cdef struct c_stat "stat":
@@ -35,9 +49,13 @@ cdef extern from "<sys/vfs.h>" nogil:
 cdef enum:
     # vhost's own limit of memory slots (vhost-user, GET_MAX_MEM_SLOTS).
     MAX_REGIONS = 509
+    # In place of a descriptor: room in which nothing is mapped yet.
+    NO_FILE = -2
 
 cdef uint64_t FILE_END = 0x7fffffffffffffff
 """The largest file offset there is."""
+cdef uint64_t JOINED_FROM = 1 << 63
+"""Where the addresses of joined pages begin: no guest has memory there, and no front-end."""
 cdef long HUGETLBFS_MAGIC = 0x958458f6
 """statfs f_type of files whose mappings must be in units of f_bsize (linux/magic.h)."""
 
@@ -69,6 +87,18 @@ cdef class Mapping:
             raise MemoryFault(offset, size, "no possible range of a file")
         length = size
         position = offset
+        if fd == NO_FILE:
+            self._base = mmap(
+                NULL, length, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0
+            )
+            if self._base == MAP_FAILED:
+                failure = errno
+                self._base = NULL
+                raise MemoryFault(offset, size, f"mmap: {_reason(failure)}")
+            self._length = length
+            self.data = <unsigned char *>self._base
+            self.size = length
+            return
         if c_fstat(fd, &stat) != 0:
             raise MemoryFault(offset, size, f"fstat: {_reason(errno)}")
         # Past the end of a file there is SIGBUS. Devices have no size to compare with.
@@ -135,9 +165,6 @@ cdef class GuestMemory:
         self, object guest_addr, object size, object user_addr, object mmap_offset, int fd
     ):
         """Return a table with one region more."""
-        cdef GuestMemory made
-        cdef Region *known
-        cdef Py_ssize_t i, at
         if size <= 0:
             raise MemoryFault(guest_addr, size, "region without bytes")
         # Python's integers do not wrap: compared before they become C's.
@@ -147,26 +174,48 @@ cdef class GuestMemory:
             raise MemoryFault(user_addr, size, "user addresses wrap around")
         if self.count >= MAX_REGIONS:
             raise MemoryFault(guest_addr, size, f"more than {MAX_REGIONS} regions")
-        at = self.count
+        _check_disjoint(self, guest_addr, size, user_addr)
+        return _added(self, guest_addr, size, user_addr, Mapping(fd, size, mmap_offset))
+
+    def joined(self, pages):
+        """Return a table in which whole pages follow one another, and where: a user address."""
+        cdef uint64_t page, block = sysconf(_SC_PAGESIZE)
+        cdef size_t size = len(pages) * block, at = 0
+        cdef Mapping window
+        cdef unsigned char *host
+        cdef object place = JOINED_FROM
+        cdef Py_ssize_t i
         for i in range(self.count):
-            known = &self.table[i]
-            if _overlap(guest_addr, size, known.guest_addr, known.size):
-                raise MemoryFault(guest_addr, size, "guest addresses overlap another region")
-            if _overlap(user_addr, size, known.user_addr, known.size):
-                raise MemoryFault(user_addr, size, "user addresses overlap another region")
-            if at == self.count and guest_addr < known.guest_addr:
-                at = i
-        mapping = Mapping(fd, size, mmap_offset)
-        made = _table_of(self.count + 1)
-        for i in range(at):
-            made.table[i] = self.table[i]
-        made.table[at].guest_addr = guest_addr
-        made.table[at].size = size
-        made.table[at].user_addr = user_addr
-        made.table[at].host = (<Mapping>mapping).data
-        for i in range(at, self.count):
-            made.table[i + 1] = self.table[i]
-        made.mappings = self.mappings[:at] + (mapping,) + self.mappings[at:]
+            if self.table[i].user_addr + self.table[i].size > place:
+                place = self.table[i].user_addr + self.table[i].size
+            if self.table[i].guest_addr + self.table[i].size > place:
+                place = self.table[i].guest_addr + self.table[i].size
+        place = (place + block - 1) // block * block
+        if not size or place > (1 << 64) - size or self.count >= MAX_REGIONS:
+            raise MemoryFault(place, size, "no room to join pages")
+        window = Mapping(NO_FILE, size, 0)
+        for page in pages:
+            host = self.user(page, block)
+            if host == NULL or <uintptr_t>host % block:
+                raise MemoryFault(page, block, "no whole page of one region")
+            # SAFETY: the page is inside a mapping, and its new place inside the window, which
+            # nobody else knows of yet. An old size of 0 leaves the page where it is, too.
+            if mremap(
+                host, 0, block, MREMAP_MAYMOVE | MREMAP_FIXED, <void *>(window.data + at)
+            ) == MAP_FAILED:
+                raise MemoryFault(page, block, f"mremap: {_reason(errno)}")
+            at += block
+        return _added(self, place, size, place, window), place
+
+    def with_joined_of(self, GuestMemory other not None):
+        """Return a table that has the joined pages of another, too, where they are there."""
+        cdef GuestMemory made = self
+        cdef Py_ssize_t i
+        for i in range(other.count):
+            if other.table[i].user_addr >= JOINED_FROM:
+                guest, size, user = _fields(&other.table[i])
+                _check_disjoint(made, guest, size, user)
+                made = _added(made, guest, size, user, other.mappings[i])
         return made
 
     def without_region(self, object guest_addr, object size, object user_addr):
@@ -270,18 +319,36 @@ cdef class GuestMemory:
             if i == self.count or self.table[i].guest_addr != guest_addr:
                 return NOT_MAPPED
 
+    cdef Py_ssize_t find_user(self, uint64_t user_addr) noexcept nogil:
+        # The region that has this user address; -1: none.
+        cdef Py_ssize_t i
+        for i in range(self.count):
+            if user_addr >= self.table[i].user_addr:
+                if user_addr - self.table[i].user_addr < self.table[i].size:
+                    return i
+        return -1
+
+    cdef uint64_t guest_of(self, void *host) noexcept nogil:
+        # The guest address of a byte that `translate`, or another of our answers, has pointed to.
+        cdef Py_ssize_t i
+        cdef uintptr_t within
+        for i in range(self.count):
+            within = <uintptr_t>host - <uintptr_t>self.table[i].host
+            if within < self.table[i].size:
+                return self.table[i].guest_addr + within
+        return 0
+
     cdef unsigned char *user(self, uint64_t user_addr, uint64_t length) noexcept nogil:
         # Rings lie inside one region: no front-end has them straddle two. NULL if not covered.
-        cdef Py_ssize_t i
+        cdef Py_ssize_t i = self.find_user(user_addr)
         cdef uint64_t within
-        for i in range(self.count):
-            within = user_addr - self.table[i].user_addr
-            if user_addr >= self.table[i].user_addr and within < self.table[i].size:
-                if length > self.table[i].size - within:
-                    return NULL
-                # SAFETY: within + length <= size, both compared above without wrap-around.
-                return self.table[i].host + within
-        return NULL
+        if i < 0:
+            return NULL
+        within = user_addr - self.table[i].user_addr
+        if length > self.table[i].size - within:
+            return NULL
+        # SAFETY: within + length <= size, both compared above without wrap-around.
+        return self.table[i].host + within
 
     cdef object view_host(self, unsigned char *start, Py_ssize_t length, bint readonly):
         # `start` comes from `translate` or `user` of this table: find the mapping it lies in.
@@ -311,6 +378,36 @@ cdef GuestMemory _table_of(Py_ssize_t count):
         if made.table == NULL:
             raise MemoryError
     made.count = count
+    return made
+
+
+cdef int _check_disjoint(GuestMemory memory, guest_addr, size, user_addr) except -1:
+    cdef Py_ssize_t i
+    cdef Region *known
+    for i in range(memory.count):
+        known = &memory.table[i]
+        if _overlap(guest_addr, size, known.guest_addr, known.size):
+            raise MemoryFault(guest_addr, size, "guest addresses overlap another region")
+        if _overlap(user_addr, size, known.user_addr, known.size):
+            raise MemoryFault(user_addr, size, "user addresses overlap another region")
+    return 0
+
+
+cdef GuestMemory _added(GuestMemory memory, guest_addr, size, user_addr, Mapping mapping):
+    # The table with a region more, which was compared with the others.
+    cdef GuestMemory made = _table_of(memory.count + 1)
+    cdef Py_ssize_t i, at = 0
+    while at < memory.count and memory.table[at].guest_addr < guest_addr:
+        at += 1
+    for i in range(at):
+        made.table[i] = memory.table[i]
+    made.table[at].guest_addr = guest_addr
+    made.table[at].size = size
+    made.table[at].user_addr = user_addr
+    made.table[at].host = mapping.data
+    for i in range(at, memory.count):
+        made.table[i + 1] = memory.table[i]
+    made.mappings = memory.mappings[:at] + (mapping,) + memory.mappings[at:]
     return made
 
 

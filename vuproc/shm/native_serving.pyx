@@ -44,7 +44,7 @@ cdef class NativeServing(Handling):
                 self.attach(device)
             while self.again_next < self.again_end and fetched < budget:
                 got = self.resume(&chain, &which)
-                if got < 0:
+                if got <= 0:
                     break
                 fetched += 1
                 reason = self.reason_to_skip(which.attempts, which.stage)
@@ -139,7 +139,7 @@ cdef class NativeServing(Handling):
         # Look again and again for at most `spin_ns`, with kicks refused; True: there is something.
         cdef uint64_t end
         cdef int look
-        if spin_ns == 0:
+        if spin_ns == 0 or self.missed:
             return False
         self.now = clock_ns()
         end = self.now + spin_ns

@@ -1,6 +1,7 @@
 from typing import final
 
 from vuproc.shm.counters import QueueCounters
+from vuproc.shm.iotlb import Iotlb
 from vuproc.shm.memory import GuestMemory
 from vuproc.shm.packed_record import PackedRecord
 from vuproc.shm.ring import Ring
@@ -27,6 +28,7 @@ class PackedRing(Ring):
         counters: QueueCounters | None = None,
         record: PackedRecord | None = None,
         fresh: bool = False,
+        iotlb: Iotlb | None = None,
     ) -> None:
         """Take up a ring at front-end user addresses: descriptors (16n bytes), and the driver's and
         the device's event area (4 bytes each) as `avail` and `used`.
@@ -41,4 +43,7 @@ class PackedRing(Ring):
         With a `record` of version 1 the ring recovers: the positions come from the record, `base`
         is ignored. `fresh` initialises a record whatever is in it. Raises RingError if the record
         contradicts itself or the ring, ValueError if it is of another queue size.
+
+        `iotlb`: addresses in descriptors are I/O virtual, and this knows what they are; the ring's
+        own stay user addresses.
         """

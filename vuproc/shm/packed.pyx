@@ -125,7 +125,7 @@ cdef class PackedRing(PackedFetching):
         note_word(self.log, place, place)
         self.last_used = place
         self.room += slots
-        if self.writable != NULL:
+        if self.buffers != NULL:
             self.mark_published(old)
         self.batched = 0
         # Full fence: pairs with the driver's between its store of its event area and its next look

@@ -13,6 +13,7 @@ from vuproc.shm.atomics cimport (
 from vuproc.shm.counters cimport QueueCounters
 from vuproc.shm.fetching cimport FREE, TAKEN
 from vuproc.shm.line cimport join
+from vuproc.shm.iotlb cimport Iotlb
 from vuproc.shm.memory cimport GuestMemory, Region
 from vuproc.shm.packed_record cimport (
     PackedEntry,
@@ -61,17 +62,18 @@ cdef class PackedFetching(Ring):
         QueueCounters counters=None,
         PackedRecord record=None,
         bint fresh=False,
+        Iotlb iotlb=None,
     ):
         if not 0 < size <= MAX_SIZE:
             raise RingError(queue, 0, f"size {size} is not in 1 to {MAX_SIZE}")
         if record is not None and record.queue_size != size:
             raise ValueError(f"a record for {record.queue_size} entries and a ring of {size}")
-        self.prepare(queue, size, chain_limit, counters, features)
+        self.prepare(queue, size, chain_limit, counters, features, iotlb)
         self.desc_addr = desc
         self.driver_addr = avail
         self.device_addr = used
         self.bind(memory)
-        self.memory = memory
+        self.be_in(memory)
         # Without a record to outlive us it is our own: the descriptors are nowhere else.
         self.record = PackedRecord(-1, 0, size) if record is None else record
         if fresh or self.record.load_version() == 0:
@@ -234,7 +236,7 @@ cdef class PackedFetching(Ring):
         if not is_available(flags, self.avail):
             return 0
         if walk_slots(self, head, flags, chain) < 0:
-            return -1
+            return self.not_walked(head)
         slot = self.slots + head
         chain.head = head
         # The record first: whoever comes after us must find what we are going to have.
@@ -258,7 +260,7 @@ cdef class PackedFetching(Ring):
         # decided on what is read for it.
         cdef iovec first
         cdef unsigned char *at = slot_at(self, self.avail)
-        if is_available(vu_load_relaxed16(at + FLAGS_AT), self.avail) and self.memory.translate(
+        if is_available(vu_load_relaxed16(at + FLAGS_AT), self.avail) and self.direct.translate(
             vu_load_relaxed64(at), 1, &first, 1
         ) == 1:
             vu_prefetch(first.iov_base)

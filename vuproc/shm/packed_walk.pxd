@@ -88,8 +88,7 @@ cdef inline int walk_slots(
     ring.slots[head].num = <uint16_t>count
     ring.slots[head].id = id
     chain.descriptors = <uint16_t>count
-    end_walk(ring, &walk, chain)
-    return 0
+    return end_walk(ring, &walk, chain)
 
 
 cdef inline int walk_copies(PackedFetching ring, uint16_t head, Chain *chain) noexcept nogil:
@@ -99,8 +98,8 @@ cdef inline int walk_copies(PackedFetching ring, uint16_t head, Chain *chain) no
     cdef uint32_t i
     cdef uint64_t rest
     cdef Walk walk
-    if ring.writable != NULL:
-        ring.writable[head].count = 0
+    if ring.buffers != NULL:
+        ring.drop_buffers(head)
     memset(&walk, 0, sizeof(walk))
     for i in range(ring.slots[head].num):
         # SAFETY: the entries of a request in flight are linked inside the record.
@@ -118,5 +117,4 @@ cdef inline int walk_copies(PackedFetching ring, uint16_t head, Chain *chain) no
         entry = ring.slots[entry].next
     chain.head = head
     chain.descriptors = ring.slots[head].num
-    end_walk(ring, &walk, chain)
-    return 1
+    return -1 if end_walk(ring, &walk, chain) < 0 else 1

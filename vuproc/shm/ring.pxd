@@ -1,8 +1,10 @@
 """C interface of what split and packed rings share; a layout fills in the methods of layout.pxd."""
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from posix.uio cimport iovec
 
 from vuproc.shm.counters cimport QueueCounters
+from vuproc.shm.iotlb cimport Iotlb
 from vuproc.shm.native_serving cimport NativeServing
 
 
@@ -26,8 +28,11 @@ cdef class Ring(NativeServing):
 
     cdef int prepare(
         self, int queue, Py_ssize_t size, Py_ssize_t chain_limit, QueueCounters counters,
-        uint64_t features,
+        uint64_t features, Iotlb iotlb,
     ) except -1
     cdef int fault(self, const char *cause) noexcept nogil
+    cdef int look_up(
+        self, uint16_t head, uint64_t addr, uint64_t length, bint write, iovec *out, int room
+    ) noexcept nogil
     cdef int copy_table(self, uint64_t addr, uint32_t length) noexcept nogil
     cdef int note_outstanding(self) except -1

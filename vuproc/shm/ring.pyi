@@ -227,6 +227,19 @@ class Ring:
         broken, if the table does not cover the ring.
         """
 
+    @property
+    def missing(self) -> bool:
+        """True if the next chain waits for translations: its Iotlb's misses are what they are.
+
+        It was not fetched, and nothing is before it; `drain` and its like look at it anew.
+        """
+
+    def look_again(self) -> None:
+        """Some translations have come: `pending`, `waiting` and `arm` count the chain again."""
+
+    def uses(self, first: int, last: int) -> bool:
+        """True if a request that the device has uses memory by I/O virtual addresses in a range."""
+
     def stop(self, *, keep: bool = False) -> int:
         """Let go of guest memory without touching it; return `next_avail`, the base.
 

@@ -10,7 +10,8 @@ from vuproc.shm.atomics cimport vu_compiler_barrier
 from vuproc.shm.counters cimport QueueCounters, set_busy
 from vuproc.shm.dirty cimport DirtyLog
 from vuproc.shm.fetching cimport FREE
-from vuproc.shm.memory cimport NO_ROOM, GuestMemory
+from vuproc.shm.iotlb cimport ACCESS_READ, ACCESS_WRITE, MISSED, Iotlb
+from vuproc.shm.memory cimport NO_ROOM, NOT_MAPPED, GuestMemory
 from vuproc.shm.native_serving cimport NativeServing
 from vuproc.shm.request cimport Chain
 
@@ -34,14 +35,17 @@ cdef class Ring(NativeServing):
 
     cdef int prepare(
         self, int queue, Py_ssize_t size, Py_ssize_t chain_limit, QueueCounters counters,
-        uint64_t features,
+        uint64_t features, Iotlb iotlb,
     ) except -1:
         # All that comes before the ring's memory, with what of the features matters to both
         # layouts. The layout has checked the size.
         if not 0 <= chain_limit <= MAX_CHAIN:
             raise ValueError(f"chain limit {chain_limit} is not in 0..{MAX_CHAIN}")
         self.queue = queue
+        self.iotlb = iotlb
         self.allocate(size, max(size, chain_limit))
+        if iotlb is not None:
+            self.keep_buffers()
         self.counters = counters
         if counters is not None:
             # A predecessor may have died inside a request.
@@ -60,6 +64,32 @@ cdef class Ring(NativeServing):
         self.cause = cause
         return -1
 
+    cdef int look_up(
+        self, uint16_t head, uint64_t addr, uint64_t length, bint write, iovec *out, int room
+    ) noexcept nogil:
+        # The pieces of a buffer that is not where it would be without an IOMMU; none, and `missed`,
+        # if a translation is not known: the walk goes on, to find out what else is not.
+        cdef int made, i
+        cdef uint64_t guest = 0
+        if self.iotlb is None:
+            return self.fault(b"buffer is not guest memory")
+        made = self.iotlb.find_pieces(
+            self.memory, addr, length, ACCESS_WRITE if write else ACCESS_READ, out, room
+        )
+        if made == MISSED:
+            self.missed = True
+            return 0
+        if made == NO_ROOM:
+            return self.fault(b"buffers in too many pieces")
+        if made < 0:
+            return self.fault(b"buffer is not guest memory")
+        for i in range(made):
+            if write:
+                guest = self.memory.guest_of(out[i].iov_base)
+            self.note_buffer(head, guest, out[i].iov_len, addr, write)
+            addr += out[i].iov_len
+        return made
+
     cdef int copy_table(self, uint64_t addr, uint32_t length) noexcept nogil:
         # The whole table, once: it may lie in several regions and change while it is read.
         cdef iovec pieces[TABLE_PIECES]
@@ -70,7 +100,14 @@ cdef class Ring(NativeServing):
             return self.fault(b"indirect table is no whole number of descriptors")
         if (length >> 4) > self.limit:
             return self.fault(b"indirect table is too long")
-        count = self.memory.translate(addr, length, pieces, TABLE_PIECES)
+        count = self.direct.translate(addr, length, pieces, TABLE_PIECES)
+        if count == NOT_MAPPED and self.iotlb is not None:
+            count = self.iotlb.find_pieces(
+                self.memory, addr, length, ACCESS_READ, pieces, TABLE_PIECES
+            )
+            if count == MISSED:
+                self.missed = True
+                return -1
         if count == NO_ROOM:
             return self.fault(b"indirect table in too many pieces")
         if count < 0:
@@ -97,7 +134,7 @@ cdef class Ring(NativeServing):
         except Exception as error:
             self.cause = b"ring not covered by the new memory table"
             raise self.break_ring() from error
-        self.memory = memory
+        self.be_in(memory)
 
     def log_writes(self, DirtyLog log, object used_ring=None):
         """Mark in `log` what is written from now on; None: mark nothing any more."""

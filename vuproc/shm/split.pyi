@@ -2,6 +2,7 @@ from typing import final
 
 from vuproc.shm.counters import QueueCounters
 from vuproc.shm.inflight import SplitRecord
+from vuproc.shm.iotlb import Iotlb
 from vuproc.shm.memory import GuestMemory
 from vuproc.shm.ring import Ring
 
@@ -24,6 +25,7 @@ class SplitRing(Ring):
         counters: QueueCounters | None = None,
         record: SplitRecord | None = None,
         fresh: bool = False,
+        iotlb: Iotlb | None = None,
     ) -> None:
         """Take up a ring at front-end user addresses (desc 16n, avail 6+2n, used 6+8n bytes).
 
@@ -38,4 +40,7 @@ class SplitRing(Ring):
         first ring on it was made, and None when a worker is replaced. `fresh` initialises
         a record whatever is in it. Raises RingError if the record and the ring contradict each
         other, ValueError if the record is of another queue size.
+
+        `iotlb`: addresses in descriptors are I/O virtual, and this knows what they are; the ring's
+        own stay user addresses.
         """

@@ -28,6 +28,7 @@ from vuproc.shm.inflight cimport (
     note_used,
 )
 from vuproc.shm.line cimport join
+from vuproc.shm.iotlb cimport Iotlb
 from vuproc.shm.memory cimport GuestMemory
 from vuproc.shm.request cimport Chain
 from vuproc.shm.ring cimport MAX_SIZE, Ring
@@ -61,18 +62,19 @@ cdef class SplitRing(Ring):
         QueueCounters counters=None,
         SplitRecord record=None,
         bint fresh=False,
+        Iotlb iotlb=None,
     ):
         if not 0 < size <= MAX_SIZE or size & (size - 1):
             raise RingError(queue, 0, f"size {size} is no power of two up to {MAX_SIZE}")
         if record is not None and record.queue_size != size:
             raise ValueError(f"a record for {record.queue_size} entries and a ring of {size}")
-        self.prepare(queue, size, chain_limit, counters, features)
+        self.prepare(queue, size, chain_limit, counters, features, iotlb)
         self.mask = size - 1
         self.desc_addr = desc
         self.avail_addr = avail
         self.used_addr = used
         self.bind(memory)
-        self.memory = memory
+        self.be_in(memory)
         # The one time that the used index is read (vhost-user, SET_VRING_ADDR).
         self.last_used = vu_load_relaxed16(self.used + 2)
         self.begin_at(self.last_used if base is None else <uint16_t>(base & 0xffff))
@@ -188,7 +190,7 @@ cdef class SplitRing(Ring):
         if self.marks[head]:
             return self.fault(b"descriptor head is in flight already")
         if self.walk(head, chain) < 0:
-            return -1
+            return self.not_walked(head)
         chain.head = head
         self.mark_fetched(head)
         return 1
@@ -206,7 +208,7 @@ cdef class SplitRing(Ring):
         if head < self.size:
             vu_prefetch(self.desc + 16 * <size_t>head)
         head = vu_load_relaxed16(self.avail + 4 + 2 * <size_t>(self.last_avail & self.mask))
-        if head < self.size and self.memory.translate(
+        if head < self.size and self.direct.translate(
             vu_load_relaxed64(self.desc + 16 * <size_t>head), 1, &first, 1
         ) == 1:
             vu_prefetch(first.iov_base)
@@ -224,8 +226,8 @@ cdef class SplitRing(Ring):
 
     cdef int fetch_again(self, uint16_t head, Chain *chain) noexcept nogil:
         # A head that the record has: it lies inside the table, and is marked.
-        if self.writable != NULL:
-            self.writable[head].count = 0
+        if self.buffers != NULL:
+            self.drop_buffers(head)
         if self.walk(head, chain) < 0:
             return -1
         chain.head = head
@@ -295,7 +297,7 @@ cdef class SplitRing(Ring):
         # C5.
         if self.entries != NULL:
             note_used(self.log, self.last_used)
-        if self.writable != NULL:
+        if self.buffers != NULL:
             self.mark_published(old)
         self.batched = 0
         # Full fence: pairs with the driver's between its store of used_event (or flags) and its

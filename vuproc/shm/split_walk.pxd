@@ -69,5 +69,4 @@ cdef inline int walk_table(
         index = one.next
     if not inside:
         chain.descriptors = <uint16_t>passed
-    end_walk(ring, &walk, chain)
-    return 0
+    return end_walk(ring, &walk, chain)

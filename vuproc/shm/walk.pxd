@@ -43,7 +43,7 @@ cdef inline int take_descriptor(
             walk.writing = True
             walk.readable_count = walk.count
         walk.writable += length
-        if ring.writable != NULL:
+        if ring.buffers != NULL:
             ring.note_writable(head, addr, length)
     elif walk.writing:
         return ring.fault(b"device-readable descriptor after a device-writable one")
@@ -59,22 +59,29 @@ cdef inline int take_descriptor(
         ring.pieces[walk.count].iov_len = 0
         walk.count += 1
         return 0
-    made = ring.memory.translate(
+    made = ring.direct.translate(
         addr, length, ring.pieces + walk.count, ring.piece_room - <int>walk.count
     )
     if made == NO_ROOM:
         return ring.fault(b"buffers in too many pieces")
     if made < 0:
-        return ring.fault(b"buffer is not guest memory")
+        made = ring.look_up(
+            head, addr, length, write, ring.pieces + walk.count,
+            ring.piece_room - <int>walk.count,
+        )
+        if made < 0:
+            return -1
     walk.count += made
     return 0
 
 
-cdef inline void end_walk(Ring ring, const Walk *walk, Chain *chain) noexcept nogil:
-    # `chain` but for its head, its queue and its number of descriptors.
+cdef inline int end_walk(Ring ring, const Walk *walk, Chain *chain) noexcept nogil:
+    # `chain` but for its head, its queue and its number of descriptors; -1 if it waits for
+    # translations.
     cdef uint32_t readable_count = walk.readable_count if walk.writing else walk.count
     chain.pieces = ring.pieces
     chain.readable_count = readable_count
     chain.writable_count = walk.count - readable_count
     chain.readable = walk.readable
     chain.writable = walk.writable
+    return -1 if ring.missed else 0

@@ -6,6 +6,7 @@ import select
 import socket
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 from uuid import UUID
 
 from vuproc.fd import Fd
@@ -28,6 +29,8 @@ class BackEndChannel:
         """What SHARED_OBJECT_LOOKUP finds; the descriptors stay the caller's."""
         self.regions = SharedRegions()
         """Where SHMEM_MAP maps; `FrontEnd.get_shmem_config` says how large they are."""
+        self.on_miss: Callable[[BackEndChannel, Message], None] | None = None
+        """Takes each IOTLB_MSG, and answers it; None: they are as all others."""
         self._receiver = Receiver(sock, REPLY_TIMEOUT, table=BACK_END)
         self._others: deque[Message] = deque()
 
@@ -45,6 +48,9 @@ class BackEndChannel:
         message = receive_from(self.socket, self._receiver, timeout_s)
         if message is None:
             return False
+        if message.request == BackendRequest.IOTLB_MSG and self.on_miss is not None:
+            self.on_miss(self, message)
+            return True
         if message.request == BackendRequest.SHARED_OBJECT_LOOKUP:
             self._look_up(message)
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from uuid import UUID
 
 from vuproc.errors import VuprocError
 from vuproc.fd import Fd
+from vuproc.spec.iotlb import IotlbType
 from vuproc.spec.vhost_user import (
     FLAG_NEED_REPLY,
     FRONT_END,
@@ -20,6 +22,7 @@ from vuproc.spec.vhost_user import (
     VERSION,
     BackendRequest,
     FrontendRequest,
+    MessageSpec,
     ProtocolFeature,
 )
 from vuproc.spec.virtio import Feature
@@ -39,17 +42,26 @@ class FrontEnd:
     """One connection to a back-end.
 
     path: where it listens, or a connected stream socket, which is owned from then on.
+    translates: accept ACCESS_PLATFORM with all else that is offered. guest_addresses: likewise
+    GPA_ADDRESSES, and say where memory is in that way.
     Nothing is negotiated by itself: call `negotiate`, or send what you like.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str] | socket.socket, *, timeout_s: float = REPLY_TIMEOUT
+        self,
+        path: str | os.PathLike[str] | socket.socket,
+        *,
+        timeout_s: float = REPLY_TIMEOUT,
+        translates: bool = False,
+        guest_addresses: bool = False,
     ) -> None:
         if isinstance(path, socket.socket):
             self.socket = path
         else:
             self.socket = connect(path)
         self.timeout_s = timeout_s
+        self.translates = translates
+        self.guest_addresses = guest_addresses
         self.features = 0
         """Device features acknowledged with SET_FEATURES."""
         self.protocol_features = ProtocolFeature(0)
@@ -57,6 +69,7 @@ class FrontEnd:
         self.channel: BackEndChannel | None = None
         """Where the back-end's own messages come in; None before `open_channel`."""
         self._receiver = Receiver(self.socket, timeout_s, replies=True)
+        self._lock = threading.RLock()
 
     # Any message.
 
@@ -81,7 +94,15 @@ class FrontEnd:
             need_reply = ProtocolFeature.REPLY_ACK in self.protocol_features
         body = row.payload.encode(**fields) if payload is None else payload
         flags = VERSION | (FLAG_NEED_REPLY if need_reply else 0)
-        self.send(encode(row.number, body, flags=flags), fds)
+        with self._lock:
+            return self._exchange(row, encode(row.number, body, flags=flags), fds, need_reply)
+
+    def _exchange(
+        self, row: MessageSpec, data: bytes, fds: Sequence[Fd], need_reply: bool
+    ) -> dict[str, Any]:
+        """One message and its reply. An IOMMU has messages of its own, from another thread."""
+        name = row.name
+        self.send(data, fds)
         acked = need_reply and ProtocolFeature.REPLY_ACK in self.protocol_features
         replies = row.replies(self.protocol_features)
         if not replies and not acked:
@@ -135,17 +156,27 @@ class FrontEnd:
         """Own the device and settle both sets of features; None takes all that is offered.
 
         `without` removes device features. SET_FEATURES comes last, as QEMU has it. LOG_ALL is not
-        among those of None: a front-end takes it while it migrates (`log_writes`).
+        among those of None: a front-end takes it while it migrates (`log_writes`). Nor are
+        ACCESS_PLATFORM and GPA_ADDRESSES, unless the front-end was made for them.
         """
         offered = self.request("GET_FEATURES")["value"]
         if offered & Feature.PROTOCOL_FEATURES:
             there = ProtocolFeature(self.request("GET_PROTOCOL_FEATURES")["value"])
             self.set_protocol_features(
-                there if protocol_features is None else there & protocol_features
+                there & (self._usual_protocol if protocol_features is None else protocol_features)
             )
         self.request("SET_OWNER")
-        wanted = ~Feature.LOG_ALL if features is None else features
+        wanted = self._usual if features is None else features
         self.set_features(offered & wanted & ~without)
+
+    @property
+    def _usual(self) -> int:
+        """The features that are taken if they are offered."""
+        return ~int(Feature.LOG_ALL | (0 if self.translates else Feature.ACCESS_PLATFORM))
+
+    @property
+    def _usual_protocol(self) -> int:
+        return -1 if self.guest_addresses else ~int(ProtocolFeature.GPA_ADDRESSES)
 
     def set_features(self, features: int) -> None:
         """SET_FEATURES."""
@@ -160,16 +191,23 @@ class FrontEnd:
     def set_memory(self, regions: Sequence[RamRegion], *, padding: int = 0) -> None:
         """SET_MEM_TABLE; `padding` bytes follow the regions, as User-Mode Linux has it."""
         row = FRONT_END.named("SET_MEM_TABLE")
-        body = row.payload.encode(items=[region.fields for region in regions]) + bytes(padding)
+        body = row.payload.encode(items=[self._fields(region) for region in regions]) + bytes(
+            padding
+        )
         self.request("SET_MEM_TABLE", [region.fd for region in regions], payload=body)
 
     def add_region(self, region: RamRegion) -> None:
         """ADD_MEM_REG."""
-        self.request("ADD_MEM_REG", [region.fd], **region.fields)
+        self.request("ADD_MEM_REG", [region.fd], **self._fields(region))
 
     def remove_region(self, region: RamRegion, *, with_fd: bool = False) -> None:
         """REM_MEM_REG; `with_fd` attaches the region's fd, as libblkio does."""
-        self.request("REM_MEM_REG", [region.fd] if with_fd else [], **region.fields)
+        self.request("REM_MEM_REG", [region.fd] if with_fd else [], **self._fields(region))
+
+    def _fields(self, region: RamRegion) -> dict[str, Any]:
+        if not self.guest_addresses:
+            return region.fields
+        return {**region.fields, "user_addr": region.guest_addr}
 
     def set_inflight(self, region: InflightRegion) -> None:
         """SET_INFLIGHT_FD: the records of the rings that start from now on are there."""
@@ -193,6 +231,18 @@ class FrontEnd:
         """SET_FEATURES with LOG_ALL, or without, on rings that run, as QEMU has it."""
         features = self.features | Feature.LOG_ALL if wanted else self.features & ~Feature.LOG_ALL
         self.set_features(features)
+
+    def iotlb(
+        self, kind: IotlbType, iova: int, size: int, *, user_addr: int = 0, access: int = 0
+    ) -> None:
+        """IOTLB_MSG: what I/O virtual addresses are, or that they are not that any more. Raises
+        Refused.
+        """
+        answer = self.request(
+            "IOTLB_MSG", iova=iova, size=size, user_addr=user_addr, perm=access, type=kind
+        )
+        if answer["value"]:
+            raise Refused("IOTLB_MSG", answer["value"])
 
     def get_config(self, offset: int = 0, size: int = 256) -> bytes:
         """GET_CONFIG: `size` bytes of config space. An error reply gives b""."""

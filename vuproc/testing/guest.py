@@ -14,6 +14,7 @@ from vuproc.testing.dirty import DirtyBitmap
 from vuproc.testing.errors import NotOffered
 from vuproc.testing.frontend import FrontEnd
 from vuproc.testing.inband import InbandCall, InbandKick
+from vuproc.testing.iommu import Iommu
 from vuproc.testing.job import Job, Stats
 from vuproc.testing.memory import Ram, RamRegion
 from vuproc.testing.queue import Completion, DriverQueue
@@ -31,8 +32,11 @@ class Guest:
     taken only if `features` has RING_PACKED. call: what the call descriptors are. kick: what
     the kick descriptors are, None for a device that polls. channel: open the back-end channel, as
     QEMU does, for `wait_config_change`. inband: kicks and calls are messages, if the
-    back-end offers that; the channel is open then. start: negotiate, tell the memory and start
-    every queue at once; else do it with `setup`, `start_queue`.
+    back-end offers that; the channel is open then. iommu: put one between the memory and the
+    device, if the back-end offers that; the channel is open then, and the IOMMU alone listens to
+    it. guest_addresses: tell where rings and regions lie by guest-physical addresses. start:
+    negotiate, tell the memory and start every queue at once; else do it with `setup`,
+    `start_queue`.
     """
 
     def __init__(
@@ -50,6 +54,8 @@ class Guest:
         kick: BellKind | None = BellKind.EVENTFD,
         channel: bool = False,
         inband: bool = False,
+        iommu: bool = False,
+        guest_addresses: bool = False,
         start: bool = True,
         timeout_s: float = 30.0,
     ) -> None:
@@ -57,14 +63,17 @@ class Guest:
         self._call = call
         self._kick = kick
         self._packed = packed
-        self._channel = channel or inband
+        self._channel = channel or inband or iommu
         self._inband = inband
         self._queue_size = queue_size
         self.queues: dict[int, DriverQueue] = {}
         with ExitStack() as undo:
             self.ram = memory if isinstance(memory, Ram) else Ram(memory)
             undo.callback(self.ram.close)
-            self.front_end = FrontEnd(path, timeout_s=timeout_s)
+            self.front_end = FrontEnd(
+                path, timeout_s=timeout_s, translates=iommu, guest_addresses=guest_addresses
+            )
+            self.iommu = Iommu(self.front_end) if iommu else None
             undo.callback(self.close)
             if start:
                 self.setup(features, protocol_features, without=without)
@@ -84,7 +93,8 @@ class Guest:
     ) -> None:
         """Negotiate, open the channel if it is wanted, and tell the back-end of the memory.
 
-        Raises NotOffered if the guest was to use packed rings and the device has none.
+        Raises NotOffered if the guest was to use packed rings, or to have an IOMMU, and the device
+        does not.
         """
         if self._packed:
             features = None if features is None else features | Feature.RING_PACKED
@@ -93,8 +103,12 @@ class Guest:
         self.front_end.negotiate(features, protocol_features, without=without)
         if self._packed and not self.packed:
             raise NotOffered("RING_PACKED")
+        if self.iommu is not None and not self.front_end.features & Feature.ACCESS_PLATFORM:
+            raise NotOffered("ACCESS_PLATFORM")
         if self._channel:
-            self.front_end.open_channel()
+            channel = self.front_end.open_channel()
+            if self.iommu is not None:
+                self.iommu.listen(channel)
         self.set_status(Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK)
         self.front_end.set_memory(self.ram.regions)
 
@@ -129,6 +143,8 @@ class Guest:
             event_idx=bool(self.front_end.features & Feature.EVENT_IDX),
             call=InbandCall(self.front_end, index) if self._inband else self._call,
             kick=InbandKick(self.front_end, index) if self._inband else self._kick,
+            iommu=self.iommu,
+            guest_addresses=self.front_end.guest_addresses,
         )
         earlier = self.queues.get(index)
         self.queues[index] = queue
@@ -279,6 +295,8 @@ class Guest:
 
     def close(self) -> None:
         """Disconnect without a word and give everything back."""
+        if self.iommu is not None:
+            self.iommu.close()
         self.front_end.close()
         for queue in self.queues.values():
             queue.close()

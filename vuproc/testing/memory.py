@@ -25,6 +25,8 @@ class Allocation:
     offset: int
     size: int
     view: memoryview = field(repr=False)
+    iova: int | None = None
+    """Its I/O virtual address, while it has one."""
 
     @property
     def guest_addr(self) -> int:

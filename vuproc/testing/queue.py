@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from vuproc.testing.bell import Bell, BellKind
 from vuproc.testing.errors import NoCompletion, RingFull
 from vuproc.testing.inband import InbandCall, InbandKick
+from vuproc.testing.iommu import Iommu
 from vuproc.testing.job import SECTOR, Job, Stats
 from vuproc.testing.load import LoadGenerator
 from vuproc.testing.memory import Allocation, Ram
@@ -51,7 +52,9 @@ class DriverQueue:
 
     The ring and its descriptors exist from the start; the back-end knows of them when
     `Guest.start_queue` has told it. packed: the ring's layout. base: where it starts, as
-    SET_VRING_BASE has it; None: at its very beginning.
+    SET_VRING_BASE has it; None: at its very beginning. iommu: between the memory and the device,
+    with a mapping for the ring and one for each segment while its request is in flight.
+    guest_addresses: the ring's are guest-physical.
     """
 
     def __init__(
@@ -65,19 +68,29 @@ class DriverQueue:
         event_idx: bool = False,
         call: BellKind | InbandCall = BellKind.EVENTFD,
         kick: BellKind | InbandKick | None = BellKind.EVENTFD,
+        iommu: Iommu | None = None,
+        guest_addresses: bool = False,
     ) -> None:
         self.index = index
         self.size = size
         self._ram = ram
+        self._iommu = iommu
         placed = place_ring(ram, size, packed=packed, base=base, event_idx=event_idx)
         self.ring = placed.ring
         self.base = placed.base
-        self.desc = placed.desc
-        """User address of the descriptors; `avail`, `used` likewise of the other two areas."""
-        self.avail = placed.avail
-        self.used = placed.used
         self.block = placed.block
-        self.used_guest_addr = self.block.guest_addr + self.used - self.block.user_addr
+        self._guest_addresses = guest_addresses
+        user = self.block.user_addr
+        moved = self._told(self.block) - user
+        if iommu is not None:
+            moved = iommu.map(self._told(self.block), self.block.size) - user
+        self.desc = placed.desc + moved
+        """Address of the descriptors as SET_VRING_ADDR has it: the user address, unless there is an
+        IOMMU; `avail`, `used` likewise of the other two areas.
+        """
+        self.avail = placed.avail + moved
+        self.used = placed.used + moved
+        self.used_guest_addr = self.block.guest_addr + placed.used - user
         """Guest-physical address of `used`, for the device's writes there in a dirty log."""
         with ExitStack() as undo:
             self.kick_bell = Bell(kick, rings=False) if isinstance(kick, BellKind) else kick
@@ -206,8 +219,7 @@ class DriverQueue:
             receiving = self._receiving
             if receiving is None or not receiving.completed(request.token, completion.content):
                 self._done[request.token] = completion
-            for block in request.blocks:
-                block.free()
+            self._give_back(request.blocks)
         return len(elements)
 
     def loader(self, job: Job) -> tuple[LoadGenerator, Allocation]:
@@ -222,7 +234,7 @@ class DriverQueue:
                 self.ring,
                 arena.region.buffer,
                 arena=arena.offset,
-                address=arena.guest_addr,
+                address=self._address(arena),
                 kick=kick,
                 call=-1 if job.poll else call_bell.ours.fileno(),
                 job=job,
@@ -237,7 +249,7 @@ class DriverQueue:
         generator, arena = self.loader(job)
         stats = generator.run()
         # After a stall the device may still write there, so a failed run keeps its memory.
-        arena.free()
+        self._give_back([arena])
         return stats
 
     def close(self) -> None:
@@ -266,20 +278,19 @@ class DriverQueue:
                 block = self._segment(blocks, len(content))
                 if block is not None:
                     block.view[:] = content
-                segments.append((_address(block), len(content), False))
+                segments.append((self._address(block), len(content), False))
             for size in in_:
                 block = self._segment(blocks, size)
                 writable.append(block)
-                segments.append((_address(block), size, True))
+                segments.append((self._address(block), size, True))
             table = None
             if indirect:
                 block = self._ram.allocate(16 * len(segments))
                 blocks.append(block)
-                table = (block.guest_addr, block.view)
+                table = (self._address(block), block.view)
             head = self.ring.add(segments, table)
         except BaseException:
-            for block in blocks:
-                block.free()
+            self._give_back(blocks)
             raise
         self._serial += 1
         self._in_flight[head] = _InFlight(self._serial, blocks, writable)
@@ -293,6 +304,23 @@ class DriverQueue:
         blocks.append(block)
         return block
 
+    def _address(self, block: Allocation | None) -> int:
+        """Of a segment, as its descriptor has it."""
+        if block is None:
+            return 0
+        if self._iommu is None:
+            return block.guest_addr
+        if block.iova is None:
+            block.iova = self._iommu.map(self._told(block), block.size)
+        return block.iova
 
-def _address(block: Allocation | None) -> int:
-    return 0 if block is None else block.guest_addr
+    def _told(self, block: Allocation) -> int:
+        """Where a block is, as the front-end says it to the back-end."""
+        return block.guest_addr if self._guest_addresses else block.user_addr
+
+    def _give_back(self, blocks: Sequence[Allocation]) -> None:
+        """Nobody needs them any more, not the device either."""
+        for block in blocks:
+            if self._iommu is not None and block.iova is not None:
+                self._iommu.unmap(block.iova, block.size)
+            block.free()

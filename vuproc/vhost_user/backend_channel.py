@@ -60,9 +60,10 @@ class BackendChannel:
     is none.
 
     It is polled by `polls` from now on, and closes by itself when the front-end has ended it.
+    `resumed`: a predecessor has used it, and may have been owed answers.
     """
 
-    def __init__(self, fd: Fd, polls: PollSet) -> None:
+    def __init__(self, fd: Fd, polls: PollSet, *, resumed: bool = False) -> None:
         # O_NONBLOCK would change the front-end's end of the description too: each call says
         # MSG_DONTWAIT instead.
         copy = fd.dup()
@@ -73,9 +74,11 @@ class BackendChannel:
             raise
         copy.take()
         self._closed = False
+        self._resumed = resumed
         self._polls = polls
         self._receiver = Receiver(self._socket, table=BACK_END, replies=True)
-        # Each at most once, so that there are never more than some for each ring and object.
+        # Each at most once, so that there are never more than some for each ring, object and
+        # translation.
         self._waiting: dict[bytes, _Waiting] = {}
         self._asked: deque[tuple[BackendRequest, OnAnswer]] = deque()
         polls.refresh()  # the number may be one that a dead worker had
@@ -101,6 +104,18 @@ class BackendChannel:
     def post(self, request: BackendRequest, payload: bytes = b"") -> None:
         """Send a message, as soon as there is room. One that waits already counts for both."""
         self._send(encode(request, payload), _Waiting(request, None))
+
+    def ask(self, request: BackendRequest, payload: bytes, on_answer: OnAnswer) -> bool:
+        """As `request`; whether it is going to be told. Not on a channel that a predecessor has
+        used: whose an acknowledgement is could not be known.
+        """
+        if self._resumed:
+            self.post(request, payload)
+            return False
+        if self._closed:
+            return False
+        self.request(request, payload, on_answer)
+        return True
 
     def request(
         self,
@@ -188,6 +203,8 @@ class BackendChannel:
     def _answered(self, message: Message) -> None:
         if not self._asked or message.request != self._asked[0][0]:
             message.close()
+            if self._resumed and message.request == BackendRequest.IOTLB_MSG:
+                return  # the predecessor's
             self._end(f"{message.name} answers nothing", logging.WARNING)
             return
         _, on_answer = self._asked.popleft()

@@ -24,6 +24,7 @@ class Idle(Enum):
     NONE = "none"
     ITS_RING = "its ring"
     EVERY_RING = "every ring"
+    ITS_USERS = "rings that use its addresses"
 
 
 class Order(msgspec.Struct, frozen=True, tag=True):
@@ -89,13 +90,13 @@ class LogArea(msgspec.Struct, frozen=True):
 class RingSetup(msgspec.Struct, frozen=True, kw_only=True):
     """All that a worker must know to run a ring.
 
-    `size` is in descriptors; `desc`, `avail` and `used` are front-end user addresses. `base` is the
-    position at which a ring begins whose record is empty, as the layout counts it (`RingLayout`);
-    None: where the ring stopped. Without `kick` the ring is polled, without `call` the driver is
-    not notified. `inflight` says where a worker that died had come to: the record in the
-    front-end's region, or None if it set none; then the pool has one. `used_log` is the
-    guest-physical address at which writes to the used ring are logged, as long as there is a dirty
-    log; None: they are not.
+    `size` is in descriptors; `desc`, `avail` and `used` are front-end user addresses, or I/O
+    virtual ones if ACCESS_PLATFORM is acknowledged. `base` is the position at which a ring begins
+    whose record is empty, as the layout counts it (`RingLayout`); None: where the ring stopped.
+    Without `kick` the ring is polled, without `call` the driver is not notified. `inflight` says
+    where a worker that died had come to: the record in the front-end's region, or None if it set
+    none; then the pool has one. `used_log` is the guest-physical address at which writes to the
+    used ring are logged, as long as there is a dirty log; None: they are not.
     """
 
     index: int
@@ -225,6 +226,28 @@ class LogUsedRing(Order, frozen=True, tag=True):
 
     index: int
     address: int | None
+
+
+class UpdateIotlb(Order, frozen=True, tag=True):
+    """`size` bytes from the I/O virtual address `iova` on are those at the front-end's `user_addr`,
+    from now on and for `access`, as `Access` has it. Whoever waits for them goes on.
+    """
+
+    iova: int
+    size: int
+    user_addr: int
+    access: int
+
+
+class InvalidateIotlb(Order, frozen=True, tag=True):
+    """Forget what the I/O virtual addresses from `first` to `last` are, and use no memory by them
+    any more: requests that do are finished, or given back by the device, first.
+    """
+
+    needs_idle = Idle.ITS_USERS
+
+    first: int
+    last: int
 
 
 class ReadConfig(Order, frozen=True, tag=True):
@@ -375,6 +398,8 @@ ForWorkers = (
     | SetErr
     | SetLog
     | LogUsedRing
+    | UpdateIotlb
+    | InvalidateIotlb
     | WriteConfig
     | SetMtu
     | Announce

@@ -43,8 +43,10 @@ from vuproc.vhost_user.effects import (
     WriteConfig,
 )
 from vuproc.vhost_user.inflight_handlers import INFLIGHT_HANDLERS
+from vuproc.vhost_user.iotlb import IOTLB_HANDLERS, check_can_miss
 from vuproc.vhost_user.memory_table import (
     TABLE_REGIONS_MAX,
+    addresses_of,
     check_disjoint,
     make_region,
     same_place,
@@ -74,6 +76,7 @@ def _set_features(state: State, offer: Offer, fields: Fields, fds: Fds) -> Chang
     extra = extra_bits(features, offer.features)
     if extra:
         raise MessageRefused(f"features {extra:#x} were not offered")
+    check_can_miss(features, state.protocol_features)
     before, state = state, replace(state, features=features)
     if state.started and state.ring_features != (before.ring_features or 0):
         raise MessageRefused("features cannot change while rings run")
@@ -148,7 +151,7 @@ def _set_backend_req_fd(state: State, offer: Offer, fields: Fields, fds: Fds) ->
 
 
 def _set_mem_table(state: State, offer: Offer, fields: Fields, fds: Fds) -> Change:
-    items = fields["items"]
+    items = [addresses_of(item, state.protocol_features) for item in fields["items"]]
     limit = min(TABLE_REGIONS_MAX, offer.max_regions)
     if len(items) != len(fds):
         raise MessageRefused(f"{len(items)} regions came with {len(fds)} descriptors")
@@ -166,14 +169,15 @@ def _get_max_mem_slots(state: State, offer: Offer, fields: Fields, fds: Fds) -> 
 def _add_mem_reg(state: State, offer: Offer, fields: Fields, fds: Fds) -> Change:
     if len(state.regions) >= offer.max_regions:
         raise MessageRefused(f"all {offer.max_regions} memory slots are taken")
-    region = make_region(fields, fds[0])
+    region = make_region(addresses_of(fields, state.protocol_features), fds[0])
     regions = (*state.regions, region)
     check_disjoint(regions)
     return start_covered(replace(state, regions=regions), (AddRegion(region),))
 
 
 def _rem_mem_reg(state: State, offer: Offer, fields: Fields, fds: Fds) -> Change:
-    region = next((known for known in state.regions if same_place(known, fields)), None)
+    wanted = addresses_of(fields, state.protocol_features)
+    region = next((known for known in state.regions if same_place(known, wanted)), None)
     if region is None:
         raise MessageRefused(f"no such region at {fields['guest_addr']:#x}")
     regions = tuple(known for known in state.regions if known is not region)
@@ -329,6 +333,7 @@ HANDLERS: dict[FrontendRequest, Handler] = {
     **RING_HANDLERS,
     **INFLIGHT_HANDLERS,
     **TRANSFER_HANDLERS,
+    **IOTLB_HANDLERS,
     FrontendRequest.GET_FEATURES: _get_features,
     FrontendRequest.SET_FEATURES: _set_features,
     FrontendRequest.SET_OWNER: _set_owner,

@@ -6,12 +6,24 @@ from collections.abc import Iterable, Mapping
 
 from vuproc.errors import MessageRefused
 from vuproc.fd import Fd, FdKind
+from vuproc.spec.vhost_user import ProtocolFeature
 from vuproc.vhost_user.effects import Region
 
 TABLE_REGIONS_MAX = 64
 """Regions in one SET_MEM_TABLE: QEMU sends at most 8 and rust-vmm 32; more come by ADD_MEM_REG."""
 
 _ADDRESS_END = 1 << 64
+
+
+def addresses_of(fields: Mapping[str, int], protocol_features: int) -> Mapping[str, int]:
+    """A region's fields with the addresses that all other messages mean.
+
+    With GPA_ADDRESSES those of rings and translations are guest-physical, and a region's user
+    address repeats its guest address: it is not asked.
+    """
+    if not protocol_features & ProtocolFeature.GPA_ADDRESSES:
+        return fields
+    return {**fields, "user_addr": fields["guest_addr"]}
 
 
 def make_region(fields: Mapping[str, int], fd: Fd) -> Region:
@@ -61,6 +73,16 @@ def covers(regions: Iterable[Region], user_addr: int, length: int) -> bool:
         region.user_addr <= user_addr and user_addr + length <= region.user_addr + region.size
         for region in regions
     )
+
+
+def covers_together(regions: Iterable[Region], user_addr: int, length: int) -> bool:
+    """Whether `length` bytes at a front-end user address lie inside regions, one after another."""
+    for region in sorted(regions, key=lambda region: region.user_addr):
+        end = region.user_addr + region.size
+        if length and region.user_addr <= user_addr < end:
+            here = min(length, end - user_addr)
+            user_addr, length = user_addr + here, length - here
+    return length == 0
 
 
 def same_place(region: Region, fields: Mapping[str, int]) -> bool:

@@ -65,14 +65,16 @@ def _start_if_ready(state: State, ring: Vring, *, base_needed: bool = True) -> C
     """Put `ring` into the state, and start it if the message was the last that it waited for.
 
     Any order of NUM, BASE, ADDR and KICK is legal. Without a memory table the ring waits for one;
-    with a table that does not cover it, the message which completes it is refused.
+    with a table that does not cover it, the message which completes it is refused. Where an IOMMU
+    has put it is for its worker to ask, which may have to wait for the answer.
     """
     ready = ring.placed and not ring.started and (ring.base_known or not base_needed)
     if not (ready and state.regions and ring.addresses is not None):
         doubt = NO_MEMORY.format(ring.index) if ready and not state.regions else ""
         return Change(state=state.with_ring(ring), doubt=doubt)
     layout = state.layout
-    ring.addresses.check_covered(layout, state.regions, ring.size)
+    if not state.translated:
+        ring.addresses.check_covered(layout, state.regions, ring.size)
     record = state.inflight.record(layout, ring.index, ring.size) if state.inflight else None
     ring = replace(ring, started=True, inflight=record)
     effects: tuple[Effect, ...] = (StartRing(ring.setup()),)
@@ -135,7 +137,7 @@ def _set_vring_addr(state: State, offer: Offer, fields: Fields, fds: Fds) -> Cha
             effects = (LogUsedRing(ring.index, addresses.used_log),)
         return Change(state=state.with_ring(replace(ring, addresses=addresses)), effects=effects)
     _refuse_if_running(ring, "the addresses")
-    if state.regions:
+    if state.regions and not state.translated:
         addresses.check_covered(state.layout, state.regions, ring.size or 1)
     return _reconfigured(state, ring, addresses=addresses)
 

@@ -89,6 +89,11 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
         return SetLog(self.log, self.log_call)
 
     @property
+    def translated(self) -> bool:
+        """Whether rings and descriptors have I/O virtual addresses, behind an IOMMU."""
+        return bool((self.features or 0) & Feature.ACCESS_PLATFORM)
+
+    @property
     def layout(self) -> RingLayout:
         """How this session's rings lie in memory."""
         return layout_of(self.features)

@@ -16,7 +16,9 @@ from vuproc.vhost_user.memory_table import covers
 
 
 class Addresses(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a ring's areas lie, in front-end user addresses; `log` is guest-physical."""
+    """Where a ring's areas lie, in front-end user addresses, or in I/O virtual ones if there is an
+    IOMMU; `log` is guest-physical.
+    """
 
     desc: int
     used: int

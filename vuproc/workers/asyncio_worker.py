@@ -55,7 +55,7 @@ class AsyncioWorker(Worker):
         """
         for queue in self._queues.values():
             queue.publish()
-        return soonest(self._patience(), self._said.due(), self._device_loop.due())
+        return soonest(self._patience(), self._due())
 
     def set_asleep(self, asleep: bool) -> None:
         """Say in the counters whether the worker sleeps."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from uuid import UUID
 
 from vuproc import texts
@@ -12,8 +13,10 @@ from vuproc.fd import Fd
 from vuproc.mapping import MappingDevice, ShmemMapping
 from vuproc.sharing import SharingDevice
 from vuproc.shm.dirty import DirtyLog
+from vuproc.shm.iotlb import Iotlb
 from vuproc.shm.memory import GuestMemory
 from vuproc.spec.ring_layout import layout_of
+from vuproc.spec.virtio import Feature
 from vuproc.vhost_user.effects import (
     AddRegion,
     Announce,
@@ -21,6 +24,7 @@ from vuproc.vhost_user.effects import (
     EnableRing,
     EndTransfer,
     Idle,
+    InvalidateIotlb,
     LoadState,
     LogArea,
     LogUsedRing,
@@ -38,6 +42,7 @@ from vuproc.vhost_user.effects import (
     SetMtu,
     StartRing,
     StopRing,
+    UpdateIotlb,
     WriteConfig,
 )
 from vuproc.workers.config_report import ConfigReport
@@ -53,6 +58,7 @@ from vuproc.workers.control import (
     SetLogLevel,
     ShmemDone,
     ShmemKnown,
+    Untranslated,
 )
 from vuproc.workers.device_code import DeviceCode
 from vuproc.workers.poller import Watcher
@@ -89,6 +95,7 @@ class Commands:
         self._watcher = watcher
         self._memory = GuestMemory()
         self._features = 0
+        self._iotlb: Iotlb | None = None
         self._mtu = 0
         self._log_call: Fd | None = None
         self._display: Display | None = None
@@ -116,6 +123,8 @@ class Commands:
             return False
         if isinstance(order, CheckTransfer):
             return self.transfer is not None and self.transfer.moving
+        if isinstance(order, InvalidateIotlb):
+            return bool(self._concerned(order))
         return any(queue.in_flight for queue in self._concerned(order))
 
     def readmit(self) -> None:
@@ -134,6 +143,9 @@ class Commands:
                 return list(self.queues.values())
             case Idle.ITS_RING if isinstance(order, StopRing) and order.index in self.queues:
                 return [self.queues[order.index]]
+            case Idle.ITS_USERS if isinstance(order, InvalidateIotlb):
+                queues = self.queues.values()
+                return [queue for queue in queues if queue.uses(order.first, order.last)]
             case _:
                 return []
 
@@ -147,9 +159,11 @@ class Commands:
         Raises Refusal, RingError, MemoryFault or OSError if it cannot be, and Leave for `Exit`.
         """
         value, kept = 0, 0
-        match command.order:
+        order = command.order
+        match order:
             case SetFeatures(features=features):
                 self._features = features
+                self._iotlb = Iotlb() if features & Feature.ACCESS_PLATFORM else None
                 self._code.hook(self._device.features_acked, features)
             case SetMemory(regions=regions):
                 memory = GuestMemory()
@@ -163,11 +177,13 @@ class Commands:
             case StartRing(setup=setup):
                 queue = self._queue(setup.index)
                 queue.unwatch_in(self._watcher)
-                queue.start(setup, layout_of(self._features), self._memory, self._features)
-                queue.watch_in(self._watcher)
+                layout, features = layout_of(self._features), self._features
+                queue.start(setup, layout, self._memory, features, self._iotlb)
+                if not queue.broken:
+                    queue.watch_in(self._watcher)
                 self._code.hook(self._device.ring_started, setup.index)
             case StopRing():
-                value, kept = self._stop(command.order)
+                value, kept = self._stop(order)
             case EnableRing(index=index, enabled=enabled):
                 self._queue(index).set_enabled(enabled)
             case SetKick(index=index, fd=fd):
@@ -180,6 +196,14 @@ class Commands:
                 self._set_log(area, call)
             case LogUsedRing(index=index, address=address):
                 self._queue(index).log_used_ring(address)
+            case UpdateIotlb():
+                self._update_iotlb(order)
+            case InvalidateIotlb(first=first, last=last):
+                if self._iotlb is not None:
+                    self._iotlb.invalidate(first, last)
+                self._for_each(lambda queue: queue.invalidated(first, last))
+            case Untranslated(queue=index, iova=iova, access=access):
+                self._queue(index).untranslated((iova, access))
             case WriteConfig(offset=offset, data=data):
                 self._write_config(offset, data)
                 if self.config is not None:
@@ -191,9 +215,9 @@ class Commands:
             case SetDisplay(fd=fd):
                 self._set_display(fd)
             case SaveState() | LoadState() | CheckTransfer() | EndTransfer():
-                self._move_state(command.order)
+                self._move_state(order)
             case ResetDevice(keeps_state=keeps_state):
-                self._features = 0
+                self._features, self._iotlb = 0, None
                 if not keeps_state:
                     self._end_transfer()
                     self._code.hook(self._device.reset)
@@ -220,7 +244,7 @@ class Commands:
                 self.detach()
                 self._code.hook(self._device.teardown)
                 raise Leave(0)
-            case order:
+            case _:
                 raise Refusal(f"{type(order).__name__} does not belong here")
         return Done(command.serial, value, kept)
 
@@ -237,7 +261,7 @@ class Commands:
             self.shmem.end()
         self._close_display()
         self._memory = GuestMemory()
-        self._features = 0
+        self._features, self._iotlb = 0, None
         if self._mtu:
             self._mtu = 0
             self._code.hook(self._device.mtu_changed, 0)
@@ -250,9 +274,25 @@ class Commands:
             raise Refusal(f"queue {index} is not served by this worker") from None
 
     def _change_memory(self, memory: GuestMemory) -> None:
-        for queue in self.queues.values():
-            queue.rebind(memory)
+        self._for_each(lambda queue: queue.rebind(memory))
         self._memory = memory
+
+    def _update_iotlb(self, order: UpdateIotlb) -> None:
+        if self._iotlb is None:
+            return
+        self._iotlb.update(order.iova, order.size, order.user_addr, order.access)
+        last = order.iova + order.size - 1
+        if order.access:
+            self._for_each(lambda queue: queue.translated(order.iova, last))
+
+    def _for_each(self, change: Callable[[Queue], None]) -> None:
+        """Do what may end the ring of a queue, or begin it, and with it what the loop waits for."""
+        for queue in self.queues.values():
+            before = queue.rings
+            change(queue)
+            if queue.rings != before and not queue.broken:
+                queue.unwatch_in(self._watcher)
+                queue.watch_in(self._watcher)
 
     def _set_log(self, area: LogArea | None, call: Fd | None) -> None:
         if area is None:

@@ -25,6 +25,9 @@ hold some for every ring.
 """
 
 
+MISSES_MOST = 4096
+"""Translations that a queue may ask for at a time."""
+
 CONFIG_QUEUE = 0
 """The queue whose worker speaks for the device's configuration space."""
 
@@ -97,6 +100,14 @@ class ShmemKnown(Order, frozen=True, tag=True):
     mappings: tuple[ShmemMapping, ...]
 
 
+class Untranslated(Order, frozen=True, tag=True):
+    """What this queue's ring has asked about is not to be had, as far as the front-end knows."""
+
+    queue: int
+    iova: int
+    access: int
+
+
 class SetLogLevel(Order, frozen=True, tag=True):
     """What is worth a line in the log from now on; the logging module's number."""
 
@@ -120,6 +131,7 @@ AnyOrder = (
     | ShmemDone
     | ShmemKnown
     | BlameUring
+    | Untranslated
     | SetLogLevel
     | Detach
     | Exit
@@ -194,7 +206,16 @@ class ConfigSays(msgspec.Struct, frozen=True, tag=True):
     repeated: bool = False
 
 
-Said = RingBroken | Logged | ConfigSays | Ask
+class Missing(msgspec.Struct, frozen=True, tag=True):
+    """This queue's ring waits for translations: of each the I/O virtual address of a page, and the
+    `Access` that is wanted. At most `MISSES_MOST`.
+    """
+
+    queue: int
+    misses: tuple[tuple[int, int], ...]
+
+
+Said = RingBroken | Logged | ConfigSays | Missing | Ask
 """What a worker says unasked."""
 
 AnyReport = Done | Failed | Said

@@ -31,6 +31,7 @@ from vuproc.workers.control import (
     ConfigSays,
     Done,
     Failed,
+    Missing,
     RingBroken,
     WorkerChannel,
 )
@@ -39,6 +40,7 @@ from vuproc.workers.device_loop import DeviceLoop
 from vuproc.workers.log import WorkerLog
 from vuproc.workers.poller import Watcher
 from vuproc.workers.queue import ALONE_NS, BUDGET, Queue
+from vuproc.workers.queue_place import Miss
 from vuproc.workers.spin import LONGEST_NS, Spin
 from vuproc.workers.state_transfer import StateTransfer
 
@@ -107,6 +109,7 @@ class Worker:
                 self._code.request_skipped,
                 self._ring_broken,
                 self._available,
+                self._ask_for,
             )
         for index in queues:
             self._device.setup(index)
@@ -179,6 +182,7 @@ class Worker:
         self._device_loop.tend()
         for queue in self._queues.values():
             queue.publish()
+            queue.ask_again()
             if queue.polling:
                 queue.ready = True
             if queue.ready and not self._waiting:
@@ -221,7 +225,7 @@ class Worker:
         if patience == 0.0:
             self._watcher.poll(0.0)
             return
-        due = soonest(self._said.due(), self._device_loop.due())
+        due = self._due()
         if patience is not None:
             self._watcher.poll(soonest(patience, due))
             return
@@ -232,6 +236,11 @@ class Worker:
         if self._counters:
             self._counters[0].set_awake(True)
         self._spin.slept(time.monotonic_ns() - began)
+
+    def _due(self) -> float | None:
+        """Seconds until there is something to do that no descriptor announces, or None."""
+        asking = (queue.due for queue in self._queues.values())
+        return soonest(self._said.due(), self._device_loop.due(), *asking)
 
     def _look_around(self) -> bool:
         """Look at all queues again and again before a sleep, as `Ring.spin` does for a single one;
@@ -331,7 +340,7 @@ class Worker:
 
     # What goes to the master.
 
-    def _answer(self, report: Done | Failed | RingBroken | ConfigSays | Ask) -> None:
+    def _answer(self, report: Done | Failed | RingBroken | ConfigSays | Missing | Ask) -> None:
         try:
             self._channel.send(report)
         except ChannelClosed:
@@ -340,6 +349,9 @@ class Worker:
     def _ring_broken(self, queue: int, cause: str) -> None:
         self._queues[queue].unwatch_in(self._watcher)
         self._answer(RingBroken(queue, cause))
+
+    def _ask_for(self, queue: int, misses: Sequence[Miss]) -> None:
+        self._answer(Missing(queue, tuple(misses)))
 
     def _take_native(self, index: int, native: NativeDevice | None) -> None:
         known = any(queue.native is native for queue in self._queues.values())

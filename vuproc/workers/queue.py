@@ -11,6 +11,7 @@ from vuproc.errors import RingError
 from vuproc.shm.counters import QueueCounters
 from vuproc.shm.request import Request
 from vuproc.shm.ring import SLICE_NS
+from vuproc.workers.queue_place import OnMiss
 from vuproc.workers.queue_ring import OnSkip, QueueRing
 from vuproc.workers.rings import AnyRing
 
@@ -43,8 +44,9 @@ class Queue(QueueRing):
         on_skip: OnSkip,
         on_broken: Callable[[int, str], None],
         on_available: Callable[[int], bool] = lambda _queue: False,
+        on_miss: OnMiss = lambda _queue, _misses: None,
     ) -> None:
-        super().__init__(index, device, counters, chain_limit, on_skip, on_broken)
+        super().__init__(index, device, counters, chain_limit, on_skip, on_broken, on_miss)
         self.handle: Callable[[Request], object] = device.handle
         self.held = False
         """An order waits for the ring to be idle."""
@@ -86,8 +88,10 @@ class Queue(QueueRing):
                 fetched = ring.drain(self.handle, self._on_error, budget)
                 more = 0 < fetched == budget or (spin_ns > 0 and ring.spin(spin_ns))
             self.ready = more or ((not ring.pending or not self.pulled) and ring.arm())
+            self._note_missing(ring)
         except RingError as error:
             self.break_ring(str(error))
+        self._mark_ring()
 
     def _announce(self, ring: AnyRing) -> bool:
         """Tell a device that pulls of what there is. What it leaves there asks for no kick."""
@@ -102,7 +106,9 @@ class Queue(QueueRing):
         if ring is None or not self.active or self.held:
             return None
         try:
-            return ring.take()
+            request = ring.take()
+            self._note_missing(ring)
+            return request
         except RingError as error:
             self.break_ring(str(error))
             return None
@@ -152,7 +158,10 @@ class Queue(QueueRing):
         if self._ring is None or self._broken:
             return 0
         collected = self._ring.collect(self._on_error)
-        return collected + self._ring.publish()
+        published = collected + self._ring.publish()
+        if published:
+            self._mark_ring()
+        return published
 
     def blame(self, looks: int) -> int:
         """As `Ring.blame`, for what io_uring has; 0 if there is none."""

@@ -20,7 +20,9 @@ class QueueLog:
         self.call: Fd | None = None
         self.used_ring: int | None = None
 
-    def apply(self, ring: AnyRing) -> None:
-        """Have the ring mark from now on as this says. Raises RingError as `Ring.log_writes`."""
+    def apply(self, ring: AnyRing, used_ring: int | None) -> None:
+        """Have the ring mark from now on as this says, and writes to the used ring there. Raises
+        RingError as `Ring.log_writes`.
+        """
         ring.set_log_call(-1 if self.call is None else self.call.fileno())
-        ring.log_writes(self.log, self.used_ring)
+        ring.log_writes(self.log, used_ring)

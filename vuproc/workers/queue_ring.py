@@ -1,7 +1,8 @@
 """The ring of one virtqueue as its worker has it: set up, stopped, broken; and its descriptors.
 
 A queue is *stopped* (no ring), *started*, or *broken* (the driver broke a rule; nothing touches the
-ring until the front-end sets it up anew).
+ring until the front-end sets it up anew). Behind an IOMMU a started one may have no ring either, as
+long as nobody has said where that lies.
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ from vuproc.errors import MemoryFault, RingError
 from vuproc.fd import Fd
 from vuproc.shm.counters import QueueCounters
 from vuproc.shm.dirty import DirtyLog
+from vuproc.shm.iotlb import Iotlb
 from vuproc.shm.memory import GuestMemory
 from vuproc.shm.native import NativeDevice
 from vuproc.shm.request import Request
+from vuproc.spec.iotlb import Access
 from vuproc.spec.ring_layout import SPLIT, RingLayout
-from vuproc.vhost_user.effects import RingSetup
+from vuproc.vhost_user.effects import Inflight, RingSetup
 from vuproc.workers.poller import Watcher
 from vuproc.workers.queue_log import QueueLog
+from vuproc.workers.queue_place import Miss, OnMiss, QueuePlace
 from vuproc.workers.queue_uring import QueueUring
 from vuproc.workers.ring_fds import KickGone, RingFds
 from vuproc.workers.rings import AnyRing, make_ring
@@ -43,11 +47,14 @@ class QueueRing:
         chain_limit: int,
         on_skip: OnSkip,
         on_broken: Callable[[int, str], None],
+        on_miss: OnMiss = lambda _queue, _misses: None,
     ) -> None:
         self.index = index
         self.enabled = False
         self.ready = False
         """There may be work: drain before the next sleep."""
+        self.rings = 0
+        """Rings that the queue has had."""
         self.waker = -1
         """An eventfd of the loop, for requests that other threads finish."""
         self.native: NativeDevice | None = None
@@ -62,13 +69,20 @@ class QueueRing:
         self._layout = SPLIT
         self._uring = QueueUring(index, device, counters)
         self._log = QueueLog()
+        self._place = QueuePlace(index, on_miss)
+        self._features = 0
         self._fds = RingFds()
         self._broken = False
 
     @property
     def started(self) -> bool:
         """The front-end has started the ring and not stopped it since (a broken one counts)."""
-        return self._ring is not None
+        return self._ring is not None or self._place.waits
+
+    @property
+    def broken(self) -> bool:
+        """The ring is not touched any more."""
+        return self._broken
 
     @property
     def active(self) -> bool:
@@ -86,13 +100,19 @@ class QueueRing:
         return self._uring.completions
 
     def start(
-        self, setup: RingSetup, layout: RingLayout, memory: GuestMemory, features: int
+        self,
+        setup: RingSetup,
+        layout: RingLayout,
+        memory: GuestMemory,
+        features: int,
+        iotlb: Iotlb | None = None,
     ) -> None:
         """Build the ring over `memory` and mark it for one immediate pass.
 
         Takes the descriptors of `setup` on success. Raises `MemoryFault` or `RingError`, and then
         has taken none; if the kernel is at work still for a worker that died, the queue has no
-        ring.
+        ring. With an `iotlb` the addresses are I/O virtual: the ring is built once all of them are
+        known, and breaks if it cannot be.
         """
         inflight = setup.inflight
         if inflight is None:
@@ -100,34 +120,54 @@ class QueueRing:
         # A ring of our own that is there waits for the kernel by itself. It leaves the record as it
         # is, and before the new one reads it.
         self.drop(keep=True)
+        self._layout, self._features = layout, features
+        if iotlb is None:
+            ring = self._made(setup, inflight, memory, None)
+            inflight.fd.close()  # the record is mapped
+        self._fds.take(setup)
+        self.enabled = setup.enabled
+        self.ready = True
+        self._log.used_ring = setup.used_log
+        if iotlb is None:
+            self._go_on(ring, setup, memory)
+        else:
+            self._place.begin(setup, layout, memory, iotlb)
+            self._find_place()
+
+    def _made(
+        self, setup: RingSetup, inflight: Inflight, memory: GuestMemory, iotlb: Iotlb | None
+    ) -> AnyRing:
+        """A ring at user addresses. Raises `MemoryFault` or `RingError`."""
         ring = make_ring(
-            layout,
+            self._layout,
             setup,
             inflight,
             memory,
-            features=features,
+            features=self._features,
             chain_limit=max(self._chain_limit, setup.size),
             counters=self._counters,
+            iotlb=iotlb,
         )
         ring.resubmit = resubmit_of(self._device, self.index)
         ring.on_skip = self._on_skip
         try:
-            record_bytes = layout.record_bytes(setup.size)
+            record_bytes = self._layout.record_bytes(setup.size)
             self._uring.open(ring, self.native, setup.size, inflight, record_bytes)
         except RingError:
             ring.stop(keep=True)
             raise
-        inflight.fd.close()  # the record is mapped
-        self._fds.take(setup)
-        self._ring, self._layout = ring, layout
-        desc = setup.desc, layout.desc.length(setup.size)
-        avail = setup.avail, layout.avail.length(setup.size)
-        self.unshared.begin((desc, avail), memory, enabled=setup.enabled)
+        return ring
+
+    def _go_on(self, ring: AnyRing, setup: RingSetup, memory: GuestMemory) -> None:
+        """Have this ring from now on."""
+        self._ring = ring
+        self.rings += 1
+        desc = setup.desc, self._layout.desc.length(setup.size)
+        avail = setup.avail, self._layout.avail.length(setup.size)
+        self.unshared.begin((desc, avail), memory, enabled=self.enabled)
         ring.set_call(self._fds.call_number)
         ring.waker = self.waker
-        self.enabled = setup.enabled
-        self.ready = True
-        self.log_used_ring(setup.used_log)
+        self._apply_log()
 
     def stop(self, *, keep: bool = False) -> tuple[int, int]:
         """Stop the ring: its base, and the number of requests that its record still holds. `keep`:
@@ -138,9 +178,12 @@ class QueueRing:
         """
         ring = self._ring
         if ring is None:
-            return 0, 0
+            stopped = self._place.stopped_at() if self._place.waits else (0, 0)
+            self.drop()
+            return stopped
         if not self._broken:
             ring.publish()
+        self._mark_ring()
         base = ring.stop(keep=keep)
         kept = 0 if self._broken else ring.kept
         self.drop()
@@ -156,6 +199,7 @@ class QueueRing:
             self._ring = None
         self._fds.close()
         self._uring.close()
+        self._place.end()
         self.unshared.end()
         self._broken = False
         self.ready = False
@@ -212,20 +256,119 @@ class QueueRing:
     def _apply_log(self) -> None:
         if self._ring is None or self._broken:
             return
+        # Behind an IOMMU it is not known from the front-end where the used ring is: QEMU says its
+        # I/O virtual address. `_mark_ring` marks it.
+        used_ring = None if self._place.iotlb is not None else self._log.used_ring
         try:
-            self._log.apply(self._ring)
+            self._log.apply(self._ring, used_ring)
         except RingError as error:
             self.break_ring(str(error))
+        self._mark_ring()
+
+    def _mark_ring(self) -> None:
+        """Behind an IOMMU: mark what of the ring was written to, in a turn or before one's end."""
+        log = self._log.log
+        if log is not None and self._place.iotlb is not None and self._log.used_ring is not None:
+            self._place.mark(log)
 
     def rebind(self, memory: GuestMemory) -> None:
         """Move the ring to a changed memory table; it breaks if that lacks its addresses."""
+        self._place.remember(memory)
+        self._find_place()
         if self._ring is None or self._broken:
+            return
+        memory, find_anew = self._place.moved(memory)
+        if find_anew and not self._ring.in_flight:
+            self._lose_place(self._ring)
             return
         self.unshared.rebind(memory)
         try:
             self._ring.rebind(memory)
         except (RingError, MemoryFault) as error:
             self.break_ring(str(error))
+
+    # Behind an IOMMU.
+
+    def _find_place(self) -> None:
+        """Have the ring that waits for it, if it is known by now where it lies; else ask."""
+        if not self._place.waits or self._broken:
+            return
+        try:
+            found = self._place.find()
+            if found is not None:
+                setup, memory = found
+                assert setup.inflight is not None
+                ring = self._made(setup, setup.inflight, memory, self._place.iotlb)
+                self._place.waits = False
+                self._place.settled()
+                self._go_on(ring, setup, memory)
+                self.ready = True
+        except (RingError, MemoryFault) as error:
+            self.break_ring(str(error))
+        self._place.ask()
+
+    def translated(self, first: int, last: int) -> None:
+        """It is known by now what these I/O virtual addresses are."""
+        answered = self._place.answered(first, last)
+        self._find_place()
+        if answered and self._ring is not None and not self._broken and self._ring.missing:
+            self._ring.look_again()
+            self.ready = True
+
+    def untranslated(self, miss: Miss) -> None:
+        """The front-end says that there is no such address, or not for this. A request that needs
+        it breaks the ring; the ring itself may come to lie there later, so it is asked again.
+        """
+        if self._ring is not None and self._ring.missing and self._place.was_asked(miss):
+            self.break_ring(f"I/O virtual address {miss[0]:#x} is not for us to {use_of(miss[1])}")
+
+    def uses(self, first: int, last: int) -> bool:
+        """Whether the device has a request that needs the memory at these I/O virtual addresses."""
+        if self._ring is None or self._broken:
+            return False
+        if self._place.lies_in(first, last):
+            return self._ring.in_flight > 0
+        return self._ring.uses(first, last)
+
+    def invalidated(self, first: int, last: int) -> None:
+        """Nobody knows any more what these are, and the device has nothing of it: a ring that lies
+        there has to be found again.
+        """
+        ring = self._ring
+        if ring is None or self._broken or not self._place.lies_in(first, last):
+            return
+        self._lose_place(ring)
+
+    def _lose_place(self, ring: AnyRing) -> None:
+        """The ring is idle, and has to be found again."""
+        ring.publish()
+        self._mark_ring()
+        # The record stays in use: whoever comes after us, and cannot look at the ring either, has
+        # its position from there.
+        base = ring.stop(keep=True)
+        self._ring = None
+        self._uring.close()
+        self.unshared.end()
+        self._place.lost(base, ring.kept)
+        self._find_place()
+
+    def ask_again(self) -> None:
+        """About addresses, if nobody has answered for a while."""
+        self._place.ask_again()
+
+    @property
+    def due(self) -> float | None:
+        """Seconds until that is to be done, or None."""
+        return self._place.due()
+
+    def _note_missing(self, ring: AnyRing) -> None:
+        """It was run: ask for the translations that its next request waits for."""
+        if self._place.iotlb is None:
+            return
+        if not ring.missing:
+            self._place.settled()
+        elif not self._place.ask():
+            self.break_ring("the translations that a request needs do not stay")
 
     def watch_in(self, watcher: Watcher) -> None:
         """Have the loop wake up for kicks, and for what io_uring completes."""
@@ -260,16 +403,23 @@ class QueueRing:
         """Stop touching the ring for good, tell the front-end by the error descriptor and the
         master by message.
         """
-        if self._broken or self._ring is None:
+        if self._broken or not self.started:
             return
         self._broken = True
         self.unshared.end()
         self.ready = False
-        # Not only if its content broke it: what the device still finishes must not be shown.
-        self._ring.stop()
+        self._place.settled()
+        if self._ring is not None:
+            # Not only if its content broke it: what the device still finishes must not be shown.
+            self._ring.stop()
         self._fds.signal_err()
         self._on_broken(self.index, cause)
         self._uring.close()
+
+
+def use_of(access: int) -> str:
+    """What an `Access` lets a device do, in words."""
+    return " and ".join(bit.name.lower() for bit in Access(access) if bit.name)
 
 
 def resubmit_of(device: Device, queue: int) -> Resubmit:

@@ -6,6 +6,7 @@ from functools import partial
 
 from vuproc.shm.counters import QueueCounters
 from vuproc.shm.inflight import SplitRecord
+from vuproc.shm.iotlb import Iotlb
 from vuproc.shm.memory import GuestMemory
 from vuproc.shm.packed import PackedRing
 from vuproc.shm.packed_record import PackedRecord
@@ -25,8 +26,12 @@ def make_ring(
     features: int,
     chain_limit: int,
     counters: QueueCounters | None,
+    iotlb: Iotlb | None,
 ) -> AnyRing:
-    """The ring that `setup` describes, on its record; raises `RingError` or `MemoryFault`."""
+    """The ring that `setup` describes, on its record; raises `RingError` or `MemoryFault`.
+
+    iotlb: what the addresses in its descriptors are; None: guest-physical.
+    """
     place = inflight.fd.fileno(), inflight.offset, setup.size
     make = (
         partial(PackedRing, record=PackedRecord(*place))
@@ -44,4 +49,5 @@ def make_ring(
         features=features,
         chain_limit=chain_limit,
         counters=counters,
+        iotlb=iotlb,
     )

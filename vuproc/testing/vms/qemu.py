@@ -81,15 +81,30 @@ def _reconnect(seconds: int, program: Path) -> str:
     return f"reconnect={seconds}" if old else f"reconnect-ms={seconds * 1000}"
 
 
+IOMMU = {"iommu_platform": "on", "disable-legacy": "on"}
+"""Properties of a device that reaches memory through the machine's IOMMU."""
+
+
 def machine_arguments(
-    devices: Sequence[VhostUserDevice], *, cpus: int, qemu: Qemu, accel: str = EMULATED
+    devices: Sequence[VhostUserDevice],
+    *,
+    cpus: int,
+    qemu: Qemu,
+    accel: str = EMULATED,
+    iommu: bool = False,
 ) -> list[str | Path]:
-    """The command line that halted and booted machines share: bare, memory shared."""
+    """The command line that halted and booted machines share: bare, memory shared.
+
+    iommu: with Intel's, which is there for devices with the properties `IOMMU`.
+    """
     program = clients.qemu(qemu)
     command: list[str | Path] = [program, "-nodefaults", "-no-user-config"]
-    command += ["-machine", "pc,memory-backend=ram", "-accel", accel]
+    machine = "q35,vmport=off" if iommu else "pc"
+    command += ["-machine", f"{machine},memory-backend=ram", "-accel", accel]
     command += ["-display", "none", "-smp", str(cpus), "-m", f"{MEMORY_MIB}M"]
     command += ["-object", f"memory-backend-memfd,id=ram,size={MEMORY_MIB}M,share=on"]
+    if iommu:
+        command += ["-device", "intel-iommu,intremap=off"]  # before what is behind it
     for number, device in enumerate(devices):
         command += device.arguments(number, program)
     return command
@@ -105,18 +120,22 @@ def boot_qemu(
     reboots: bool = False,
     qemu: Qemu = Qemu.INSTALLED,
     extra: Sequence[str] = (),
+    iommu: str | None = None,
 ) -> LinuxGuest:
     """Boots Linux under emulation on vhost-user devices and runs `script` in it.
 
     With `reboots` a guest that reboots starts again from the beginning, with the same memory and
-    devices; otherwise that ends it. `extra` are further options of QEMU's. `ClientMissing` if QEMU
-    or a kernel is not on this machine.
+    devices; otherwise that ends it. `extra` are further options of QEMU's. `iommu`: there is one,
+    and what the kernel is told of it ("iommu.strict=1"). `ClientMissing` if QEMU or a kernel is not
+    on this machine.
     """
-    command = machine_arguments(devices, cpus=cpus, qemu=qemu)
+    command = machine_arguments(devices, cpus=cpus, qemu=qemu, iommu=iommu is not None)
     kernel = clients.qemu_kernel()
 
     def complete(home: Path, initramfs: Path) -> list[str | Path]:
         append = f"console=ttyS0 quiet loglevel=3 panic=-1 {FAST}"
+        if iommu is not None:
+            append += f" intel_iommu=on {iommu}"
         boot: list[str | Path] = ["-kernel", kernel.image, "-initrd", initramfs, "-append", append]
         ends = [] if reboots else ["-no-reboot"]
         return [*command, *boot, *ends, "-cpu", PROCESSOR, "-serial", "stdio", *extra]

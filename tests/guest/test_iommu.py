@@ -1,0 +1,53 @@
+"""A Linux guest whose disk reaches memory through QEMU's emulation of Intel's IOMMU."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.guest.files import SAY_SUMS, WRITE_FILES, check_file_system, sums_of
+from tests.guest.qemus import QUEUE_SIZE, newer
+from vuproc.testing import serve
+from vuproc.testing.vms import Qemu, VhostUserDevice, boot_qemu, clients
+from vuproc.testing.vms.qemu import IOMMU
+
+pytestmark = pytest.mark.timeout(300)
+
+SCRIPT = f"""
+say groups $(ls /sys/kernel/iommu_groups | wc -l)
+say platform $(cut -c34 /sys/bus/virtio/devices/virtio0/features)
+{WRITE_FILES}
+umount /mnt
+say written yes
+mount -t ext4 /dev/vda /mnt
+{SAY_SUMS}
+umount /mnt
+"""
+
+
+@pytest.mark.parametrize("mode", ["iommu.strict=1", "iommu.strict=0"])
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("qemu", [Qemu.INSTALLED, *newer()])
+def test_files_that_the_guest_writes_are_in_the_image(
+    tmp_path: Path, qemu: Qemu, packed: bool, mode: str
+) -> None:
+    image = tmp_path / "disk.raw"
+    image.touch()
+    os.truncate(image, 64 << 20)
+    properties = {**IOMMU, "num-queues": 2, "packed": "on" if packed else "off"}
+    properties["queue-size"] = QUEUE_SIZE
+    device = {"type": "blk", "image": image, "queues": 2, "queue_size": QUEUE_SIZE}
+    with serve(device, file={"iommu": True}) as served:
+        disk = VhostUserDevice(socket=served.socket, properties=properties)
+        programs = [clients.mke2fs()]
+        with boot_qemu([disk], script=SCRIPT, programs=programs, qemu=qemu, iommu=mode) as guest:
+            guest.wait_for("written", timeout_s=250)
+            served.kill_worker(0)
+            said = dict(guest.finish(timeout_s=250).values)
+    assert (said.pop("platform"), said.pop("written")) == ("1", "yes")
+    assert int(said.pop("groups")) > 0
+    check_file_system(image)
+    assert sums_of(image) == said
+    assert not [line for line in served.lines if "ERROR" in line], served.lines
