@@ -7,10 +7,10 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from tests.guest import load
+from vuproc.testing.vms.ending import Ending
 from vuproc.testing.vms.linux import LinuxGuest
 from vuproc.testing.vms.process import GuestProcess
 from vuproc.testing.vms.qmp import Qmp
@@ -36,7 +36,7 @@ class Running(Protocol):
 Guest = TypeVar("Guest", bound=Running)
 
 
-class Machine(Generic[Guest]):
+class Machine(Ending, Generic[Guest]):
     """One QEMU with its monitor: the guest begins in it, or it waits for one to come, or it is
     given one with all its memory (`transfer_to`), and then has no monitor before.
 
@@ -135,17 +135,6 @@ class Machine(Generic[Guest]):
         """End QEMU."""
         self.qmp.close()
         self.guest.kill()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.kill()
 
 
 def channel(kind: str, path: Path) -> dict[str, Any]:

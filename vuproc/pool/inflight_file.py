@@ -18,6 +18,8 @@ VERSION_AT = 8
 SIZE_AT = 10
 """And its number of descriptors, which a ring notes when it begins."""
 _EMPTY = bytes(2)
+_NOBODYS = bytes(SIZE_AT + 2 - VERSION_AT)
+"""A version and a number of descriptors."""
 _BLANK = bytes(RECORD_ALIGN)
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
@@ -68,9 +70,13 @@ class InflightFile:
         return Inflight(self.file, queue * self._stride, self._queue_size)
 
     def clear(self, queue: int) -> bool:
-        """Have the next start of a ring find nothing to recover; whether there was a record."""
+        """Have the next start of a ring find nothing to recover; whether there was a record.
+
+        That the last ring was stopped in order, and where, stays: of a packed ring at base 0 it
+        tells a new one from one that goes on.
+        """
         there = not self.is_clear(queue)
-        os.pwrite(self.file.fileno(), _BLANK, self.at(queue).offset)
+        os.pwrite(self.file.fileno(), _NOBODYS, self.at(queue).offset + VERSION_AT)
         return there
 
     def forget_all(self) -> None:

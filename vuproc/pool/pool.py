@@ -11,58 +11,25 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from vuproc.pool.asked_translations import AskedTranslations
-from vuproc.pool.bells import make_bells
 from vuproc.pool.history import History
-from vuproc.pool.inflight_file import make_records
 from vuproc.pool.orders import Orders
+from vuproc.pool.performer import Performer
 from vuproc.pool.pool_state import PoolState
 from vuproc.pool.process import (
     EXIT_DEADLINE,
-    TRANSFER_DEADLINE,
     WorkerLost,
     WorkerProcess,
     WorkerRefused,
 )
 from vuproc.pool.ring_orders import RingOrders
-from vuproc.pool.slot import WorkerSlot
 from vuproc.pool.slots import News, WorkerSlots
 from vuproc.pool.starts import OnReport
-from vuproc.spec.ring_layout import layout_of
 from vuproc.vhost_user.config_space import ConfigSpace
 from vuproc.vhost_user.effects import (
-    AddRegion,
-    Announce,
-    CheckTransfer,
     Effect,
-    EffectFailed,
-    EnableRing,
-    EndTransfer,
-    FindObject,
-    ForWorkers,
-    InvalidateIotlb,
-    KickRing,
-    LoadState,
-    LogUsedRing,
-    MakeBells,
-    MakeInflight,
-    ReadConfig,
-    RemoveRegion,
-    ResetDevice,
-    SaveState,
-    SetCall,
-    SetDisplay,
-    SetErr,
-    SetFeatures,
-    SetKick,
-    SetLog,
-    SetMemory,
-    SetMtu,
     StartRing,
     StopRing,
-    UpdateIotlb,
-    WriteConfig,
 )
-from vuproc.vhost_user.replay import memory_of
 from vuproc.vhost_user.state import State
 from vuproc.workers import control
 from vuproc.workers.control import CONFIG_QUEUE, AnyOrder
@@ -94,6 +61,7 @@ class WorkerPool:
         self.slots = WorkerSlots(start, groups, work, self.history)
         self._orders = Orders(self.slots)
         self._rings = RingOrders(self.history, self.slots, self._orders)
+        self._performer = Performer(self.history, self.slots, self._orders, self._rings, self.asked)
         self._answers: deque[tuple[int, control.ShmemDone]] = deque()
 
     def start(self, *, succeeds: bool = False) -> None:
@@ -202,11 +170,8 @@ class WorkerPool:
             self._rings.clear_record(effect.setup)
 
     def perform(self, effect: Effect) -> object:
-        """Carry out one effect everywhere it matters; the result is what `Step.finish` takes."""
-        try:
-            return self._perform(effect)
-        except (WorkerRefused, WorkerLost, OSError) as error:
-            return EffectFailed(str(error))
+        """As `Performer.perform`."""
+        return self._performer.perform(effect)
 
     def perform_at_end(self, effect: Effect) -> object:
         """The same for what ends a session: a ring has not run yet with a worker that is setting
@@ -218,102 +183,6 @@ class WorkerPool:
             if slot.worker is None or slot.worker.setting_up:
                 return 0
         return self.perform(effect)
-
-    def _perform(self, effect: Effect) -> object:
-        match effect:
-            case ReadConfig(offset=offset, size=size):
-                return self.config.read(offset, size)
-            case MakeInflight(num_queues=num_queues, record_bytes=record_bytes):
-                return make_records(num_queues, record_bytes)
-            case FindObject(uuid=uuid):
-                return self.history.objects.find(uuid)
-            case MakeBells(num_queues=num_queues):
-                return make_bells(num_queues)
-            case KickRing(fd=fd):
-                fd.notify()  # one that takes no more has kicks that the worker has not read
-            case StopRing():
-                return self._rings.stop(effect)
-            case StartRing(setup=setup):
-                self._rings.start(setup)
-            case (
-                EnableRing(index=index)
-                | SetKick(index=index)
-                | SetCall(index=index)
-                | LogUsedRing(index=index)
-            ):
-                if index not in self.history.broken:
-                    self._orders.tell(index, effect)
-            case SetErr(index=index):
-                if index not in self.history.broken:
-                    self._orders.tell(index, effect, wait=effect.barrier)
-            case WriteConfig():
-                self._write_config(effect)
-            case SetMemory() | AddRegion() | RemoveRegion():
-                self._orders.give_all(effect, self._memory_before(effect))
-            case SetMtu():
-                before = self.history.state.mtu
-                self._orders.give_all(effect, (SetMtu(before),))
-            case UpdateIotlb():
-                self._orders.give_all(effect, (), only=self._askers(effect))
-            case InvalidateIotlb():
-                self._orders.give_all(effect, ())
-            case Announce() | EndTransfer() | SetDisplay():
-                self._orders.tell(CONFIG_QUEUE, effect)
-            case SaveState() | LoadState():
-                # One that is lost over it has moved no byte: it answers first.
-                self._orders.give(CONFIG_QUEUE, effect)
-            case CheckTransfer():
-                self._orders.give(CONFIG_QUEUE, effect, timeout=TRANSFER_DEADLINE)
-            case SetFeatures(features=features):
-                self._orders.give_all(effect, ())
-                if layout_of(features) is not self.history.state.layout:
-                    self.history.own_records.forget_all()
-            case SetLog():
-                self._orders.give_all(effect, (self.history.state.logging,))
-            case ResetDevice():
-                self._reset(effect)
-            case _:
-                raise WorkerRefused(f"{type(effect).__name__} is not for workers")
-        return None
-
-    def _askers(self, effect: UpdateIotlb) -> list[WorkerSlot] | None:
-        """The slots whose workers wait for a translation; None: nobody has asked for it, so that it
-        may be for any of them.
-        """
-        queues = self.asked.take(effect.iova, effect.iova + effect.size - 1)
-        return list(dict.fromkeys(map(self.slots.of, queues))) or None
-
-    def _memory_before(self, effect: SetMemory | AddRegion | RemoveRegion) -> list[ForWorkers]:
-        """The orders that take a memory change back: the table of the committed state."""
-        match effect:
-            case AddRegion(region=region):
-                return [RemoveRegion(region)]
-            case RemoveRegion(region=region):
-                return [AddRegion(region)]
-            case _:
-                return memory_of(self.history.state) or [SetMemory(())]
-
-    def _write_config(self, effect: WriteConfig) -> None:
-        """The workers may have it that the driver is to read something else from then on, and say
-        so before they obey.
-        """
-        before = self.config.state()
-        undo = WriteConfig(effect.offset, self.config.read(effect.offset, len(effect.data)))
-        self.config.write(effect.offset, effect.data)
-        try:
-            self._orders.give_all(effect, (undo,))
-        except BaseException:
-            self.config.back_to(before)
-            raise
-
-    def _reset(self, effect: ResetDevice) -> None:
-        self.history.shmem.forget()
-        if not effect.keeps_state:
-            self.config.reset()
-        self._orders.give_all(effect, ())
-        self.history.forget_positions()
-        for slot in self.slots:
-            slot.close_breaker()
 
     @property
     def speaker(self) -> int:

@@ -1,4 +1,4 @@
-"""The ring of one virtqueue as its worker has it: set up, stopped, broken; and its descriptors.
+"""The ring of one virtqueue as its worker has it: set up, stopped, broken.
 
 A queue is *stopped* (no ring), *started*, or *broken* (the driver broke a rule; nothing touches the
 ring until the front-end sets it up anew). Behind an IOMMU a started one may have no ring either, as
@@ -21,19 +21,17 @@ from vuproc.shm.request import Request
 from vuproc.spec.iotlb import Access
 from vuproc.spec.ring_layout import SPLIT, RingLayout
 from vuproc.vhost_user.effects import Inflight, RingSetup
-from vuproc.workers.poller import Watcher
+from vuproc.workers.queue_fds import QueueFds
 from vuproc.workers.queue_log import QueueLog
 from vuproc.workers.queue_place import Miss, OnMiss, QueuePlace
 from vuproc.workers.queue_uring import QueueUring
-from vuproc.workers.ring_fds import KickGone, RingFds
 from vuproc.workers.rings import AnyRing, make_ring
-from vuproc.workers.unshared import UnsharedMemory
 
 OnSkip = Callable[[Request, str, int], None]
 
 
-class QueueRing:
-    """The ring of virtqueue `index`, its descriptors, and whether it may run.
+class QueueRing(QueueFds):
+    """The ring of virtqueue `index`: as `QueueFds`, and where it lies.
 
     `on_broken(queue, cause)` is called once for each ring that breaks, after its error descriptor
     was signalled.
@@ -49,55 +47,26 @@ class QueueRing:
         on_broken: Callable[[int, str], None],
         on_miss: OnMiss = lambda _queue, _misses: None,
     ) -> None:
-        self.index = index
-        self.enabled = False
-        self.ready = False
-        """There may be work: drain before the next sleep."""
+        super().__init__(index, QueueUring(index, device, counters), counters)
         self.rings = 0
         """Rings that the queue has had."""
         self.waker = -1
         """An eventfd of the loop, for requests that other threads finish."""
         self.native: NativeDevice | None = None
         """What serves the requests, if it is not the device's `handle`."""
-        self.unshared = UnsharedMemory(index)
         self._device = device
-        self._counters = counters
         self._chain_limit = chain_limit
         self._on_skip = on_skip
         self._on_broken = on_broken
-        self._ring: AnyRing | None = None
         self._layout = SPLIT
-        self._uring = QueueUring(index, device, counters)
         self._log = QueueLog()
         self._place = QueuePlace(index, on_miss)
         self._features = 0
-        self._fds = RingFds()
-        self._broken = False
 
     @property
     def started(self) -> bool:
         """The front-end has started the ring and not stopped it since (a broken one counts)."""
         return self._ring is not None or self._place.waits
-
-    @property
-    def broken(self) -> bool:
-        """The ring is not touched any more."""
-        return self._broken
-
-    @property
-    def active(self) -> bool:
-        """The ring may be processed."""
-        return self._ring is not None and self.enabled and not self._broken
-
-    @property
-    def polling(self) -> bool:
-        """The ring has no kick descriptor, so somebody has to look at it."""
-        return self.active and self._fds.kick is None
-
-    @property
-    def completions(self) -> int:
-        """Readable while io_uring has completed something; -1: there is no io_uring."""
-        return self._uring.completions
 
     def start(
         self,
@@ -203,43 +172,6 @@ class QueueRing:
         self.unshared.end()
         self._broken = False
         self.ready = False
-
-    def set_enabled(self, enabled: bool) -> None:
-        """Enable or hold the ring; enabling looks at the ring again, for kicks that came in
-        between.
-        """
-        if enabled and not self.enabled:
-            self.unshared.enable(kick_waits=self._fds.kick_waits())
-        self.enabled = enabled
-        self.ready = True
-
-    def set_kick(self, fd: Fd | None) -> Fd | None:
-        """Replace the kick descriptor and return the old one; what it may have carried is looked
-        for in the ring.
-        """
-        old, self._fds.kick = self._fds.kick, fd
-        self.ready = True
-        return old
-
-    def set_call(self, fd: Fd | None) -> None:
-        """Replace the call descriptor; the new one is signalled at once, since the old one's last
-        may be lost.
-        """
-        old, self._fds.call = self._fds.call, fd
-        if self._ring is not None:
-            self._ring.set_call(self._fds.call_number)
-            if self.active:
-                self._ring.notify_always()
-        if old is not None:
-            old.close()
-
-    def set_err(self, fd: Fd | None) -> None:
-        """Replace the error descriptor."""
-        old, self._fds.err = self._fds.err, fd
-        if self._broken:
-            self._fds.signal_err()
-        if old is not None:
-            old.close()
 
     def log_writes(self, log: DirtyLog | None, call: Fd | None) -> None:
         """Mark in `log` what is written from now on, by rings that start later too, and signal
@@ -369,35 +301,6 @@ class QueueRing:
             self._place.settled()
         elif not self._place.ask():
             self.break_ring("the translations that a request needs do not stay")
-
-    def watch_in(self, watcher: Watcher) -> None:
-        """Have the loop wake up for kicks, and for what io_uring completes."""
-        if self._uring.completions >= 0:
-            # It only has to wake the loop, which publishes in every turn.
-            watcher.add(self._uring.completions, lambda _mask: None)
-        self._fds.watch_kick(watcher, self.take_kick, self.break_ring)
-
-    def unwatch_in(self, watcher: Watcher) -> None:
-        """The opposite."""
-        if self._uring.completions >= 0:
-            watcher.remove(self._uring.completions)
-        self._fds.unwatch_kick(watcher)
-
-    def take_kick(self) -> None:
-        """Read the kick descriptor, which poll says is ready. Its end, or an error, breaks the
-        ring.
-        """
-        if self._counters is not None:
-            self._counters.count_kick()
-        try:
-            kicks = self._fds.read_kick()
-        except KickGone as error:
-            self.break_ring(str(error))
-            return
-        if kicks and self._ring is not None:
-            self.ready = True
-            # As long as nothing was fetched it is 0, but for a packed ring's wrap counter.
-            self.unshared.kicked(kicks, self._ring.next_avail & 0x7FFF)
 
     def break_ring(self, cause: str) -> None:
         """Stop touching the ring for good, tell the front-end by the error descriptor and the
