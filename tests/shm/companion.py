@@ -14,12 +14,15 @@ END_S = 30
 
 
 @contextmanager
-def beside(guest: Guest, script: str, *arguments: int) -> Iterator[None]:
-    """`script` of this folder runs with the guest's memory and `arguments` till its input ends."""
+def beside(guest: Guest, script: str, *arguments: int, fds: tuple[int, ...] = ()) -> Iterator[None]:
+    """`script` of this folder runs with the guest's memory and `arguments` till its input ends.
+
+    fds: descriptors that it is given, too, by their numbers.
+    """
     path = Path(__file__).with_name(script)
     with subprocess.Popen(
         [sys.executable, str(path), *map(str, (guest.fd, *arguments))],
-        pass_fds=[guest.fd],
+        pass_fds=[guest.fd, *fds],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     ) as process:

@@ -370,6 +370,20 @@ def test_an_entry_that_contradicts_the_others_breaks_the_ring(
     assert (memory.bytes[:], guest.bytes[:]) == before
 
 
+def test_what_changes_in_the_record_after_the_recovery_is_not_followed(
+    guest: PackedGuest, memory: PackedMemory
+) -> None:
+    ring = start(guest, memory)
+    guest.send(0, BOTH)
+    take(ring)
+    ring = restart(guest, memory)
+    memory.set_entry(0, next=0x7FFF, last=0x7FFF, num=SIZE)
+    memory.set_header(free_head=0x7FFF, old_free_head=0x7FFF, used_idx=0x7FFF)
+    assert lengths(ring) == [8]
+    assert guest.back_again() == [(0, 0)]
+    assert memory.header.used_idx == 2
+
+
 @pytest.mark.parametrize("seed", range(100))
 def test_no_record_leads_out_of_memory(seed: int) -> None:
     """Each word of it anything at all: it recovers, or it says why not."""

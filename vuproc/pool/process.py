@@ -26,6 +26,7 @@ from vuproc.pool.forkserver import (
     Forkserver,
     poll_until_readable,
 )
+from vuproc.vhost_user.effects import StartRing
 from vuproc.vhost_user.traffic import CommandLog
 from vuproc.workers import control, stack
 from vuproc.workers.channel import ChannelError
@@ -100,6 +101,15 @@ class WorkerRefused(VuprocError):
     """The worker refused a command and changed nothing."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Unwaited:
+    """A command whose answer nobody waits for. `setup`: it is the device's set-up."""
+
+    serial: int
+    order: AnyOrder
+    setup: bool
+
+
 class WorkerProcess:
     """One worker process and its control channel: a standby until `assign` gives it its queues.
 
@@ -124,8 +134,7 @@ class WorkerProcess:
         self._serial = 0
         self._log = CommandLog()
         self._backlog: deque[AnyOrder] = deque()
-        self._unanswered: deque[tuple[int, bool]] = deque()
-        """Serial of each command that nobody waits for, and whether it is the device's set-up."""
+        self._unanswered: deque[_Unwaited] = deque()
         self._process, self._channel, self._stack = _forked(host.forkserver)
         self.pid, self.pidfd = self._process.pid, self._process.pidfd
         try:
@@ -161,7 +170,7 @@ class WorkerProcess:
     @property
     def setting_up(self) -> bool:
         """The device's own code is at it, and the session has to wait."""
-        return any(setup for _, setup in self._unanswered)
+        return any(command.setup for command in self._unanswered)
 
     @property
     def overdue(self) -> float | None:
@@ -178,7 +187,7 @@ class WorkerProcess:
     @property
     def _patience(self) -> float:
         """Seconds for the first of the answers that nobody waits for."""
-        return self._host.hook_timeout if self._unanswered[0][1] else COMMAND_DEADLINE
+        return self._host.hook_timeout if self._unanswered[0].setup else COMMAND_DEADLINE
 
     def _allowed(self, timeout: float) -> float:
         """Seconds for an answer: `timeout`, or more while the device's own code is at it."""
@@ -188,7 +197,7 @@ class WorkerProcess:
     def _post_unwaited(self, order: AnyOrder, *, setup: bool = False) -> None:
         if self.ready:
             self._since = time.monotonic()
-        self._unanswered.append((self.post(order), setup))
+        self._unanswered.append(_Unwaited(self.post(order), order, setup))
 
     def _post_backlog(self) -> None:
         while self._backlog and len(self._unanswered) < UNANSWERED_MOST:
@@ -196,15 +205,24 @@ class WorkerProcess:
 
     def _take_unwaited(self, answer: Done | Failed) -> None:
         """The answer to the first of the commands that nobody waits for."""
-        if not self._unanswered or answer.serial != self._unanswered[0][0]:
+        if not self._unanswered or answer.serial != self._unanswered[0].serial:
             raise self._lost(f"answered command {answer.serial} out of turn")
-        _, setup = self._unanswered.popleft()
+        command = self._unanswered.popleft()
         if isinstance(answer, Failed):
-            if setup:
-                raise WorkerSetupError(answer.reason)
-            raise self._lost(f"could not resume: {answer.reason}")
+            self._did_not_resume(command, answer)
         self._since = time.monotonic()
         self._post_backlog()
+
+    def _did_not_resume(self, command: _Unwaited, answer: Failed) -> None:
+        """A command that nobody waits for has failed. Raises `WorkerSetupError` or `WorkerLost`.
+
+        A ring that holds what it must not is broken, and the worker is as good as any.
+        """
+        if command.setup:
+            raise WorkerSetupError(answer.reason)
+        if not (answer.lasting and isinstance(command.order, StartRing)):
+            raise self._lost(f"could not resume: {answer.reason}")
+        self._on_report(RingBroken(command.order.setup.index, answer.reason, told=False))
 
     def fileno(self) -> int:
         """The control channel's descriptor, for the master's poll set."""

@@ -74,7 +74,8 @@ class RingOrders:
         try:
             done = self._orders.give(index, order, timeout=STOP_DEADLINE)
         except WorkerRefused:
-            if broken is None:
+            # It may have broken just now: its new worker could not go on with it.
+            if history.broken.pop(index, broken) is None:
                 raise
             return 0 if setup is None else setup.base or 0
         except WorkerLost:

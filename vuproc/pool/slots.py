@@ -259,12 +259,9 @@ class WorkerSlots:
     def _give_up(self, slot: WorkerSlot, cause: str) -> None:
         """No worker is to touch the rings of this slot: tell the driver in their place."""
         for queue in slot.queues:
-            setup = self._history.setup(queue)
-            if setup is None:
+            if self._history.setup(queue) is None:
                 continue
-            if setup.err is not None and queue not in self._history.broken:
-                setup.err.notify()
-            self._break(queue, cause)
+            self._break(queue, cause, told=False)
 
     def _report(self, worker: int, report: Said) -> None:
         if isinstance(report, Logged):
@@ -287,7 +284,7 @@ class WorkerSlots:
         elif isinstance(report, Missing):
             self.news.append(report)
         else:
-            self._break(report.queue, report.cause)
+            self._break(report.queue, report.cause, told=report.told)
 
     def _asked_shmem(self, worker: int, ask: ShmemAsk) -> None:
         """A worker that keeps to its bounds has not so many open."""
@@ -312,8 +309,12 @@ class WorkerSlots:
             return
         self.news.append(ask)
 
-    def _break(self, queue: int, cause: str) -> None:
+    def _break(self, queue: int, cause: str, *, told: bool) -> None:
+        """`told`: by the ring's error descriptor."""
         if queue not in self._history.broken:
+            setup = self._history.setup(queue)
+            if not told and setup is not None and setup.err is not None:
+                setup.err.notify()
             cause = texts.line(cause, CAUSE_BYTES)
             self._history.broken[queue] = cause
             self.news.append(RingBroken(queue, cause))

@@ -162,10 +162,14 @@ class Done(msgspec.Struct, frozen=True, tag=True):
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
-    """The command `serial` was refused and changed nothing. `reason` is a `texts.line`."""
+    """The command `serial` was refused and changed nothing. `reason` is a `texts.line`.
+
+    `lasting`: it is what a ring holds, so that no other worker would get any further.
+    """
 
     serial: int
     reason: str
+    lasting: bool = False
 
     def __post_init__(self) -> None:
         force_setattr(self, "reason", texts.line(self.reason))
@@ -174,11 +178,13 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 class RingBroken(msgspec.Struct, frozen=True, tag=True):
     """The driver broke the rules of this ring; the worker no longer touches it.
 
-    `cause` is a `texts.line` of at most `CAUSE_BYTES`.
+    `cause` is a `texts.line` of at most `CAUSE_BYTES`. `told`: the worker has signalled the ring's
+    error descriptor; it has none of a ring that it could not start.
     """
 
     queue: int
     cause: str
+    told: bool = True
 
     def __post_init__(self) -> None:
         force_setattr(self, "cause", texts.line(self.cause, CAUSE_BYTES))

@@ -41,6 +41,7 @@ from vuproc.workers.log import WorkerLog
 from vuproc.workers.poller import Watcher
 from vuproc.workers.queue import ALONE_NS, BUDGET, Queue
 from vuproc.workers.queue_place import Miss
+from vuproc.workers.queue_uring import RingBusy
 from vuproc.workers.spin import LONGEST_NS, Spin
 from vuproc.workers.state_transfer import StateTransfer
 
@@ -330,7 +331,8 @@ class Worker:
             self._answer(Done(command.serial))
             raise
         except (RingError, MemoryFault, OSError, Refusal) as error:
-            self._answer(Failed(command.serial, str(error)))
+            lasting = isinstance(error, RingError) and not isinstance(error, RingBusy)
+            self._answer(Failed(command.serial, str(error), lasting))
         else:
             self._answer(done)
         finally:

@@ -16,6 +16,12 @@ from vuproc.workers.rings import AnyRing
 log = logging.getLogger("vuproc.worker")
 
 
+class RingBusy(RingError):
+    """The kernel has not finished with the ring's requests yet: another worker may have to wait
+    no more.
+    """
+
+
 class QueueUring:
     """What queue `index` has the kernel do; nothing unless the device wants that."""
 
@@ -48,7 +54,7 @@ class QueueUring:
             try:
                 uring_lock.wait(inflight.fd, *extent)
             except uring_lock.StillBusy as error:
-                raise RingError(self._index, ring.next_avail, str(error)) from error
+                raise RingBusy(self._index, ring.next_avail, str(error)) from error
         files = self._device.uring_files(self._index)
         if not files:
             return
