@@ -92,7 +92,7 @@ def test_a_reset_forgets_what_a_stop_keeps(notes: Served) -> None:
 
 
 def test_without_the_means_to_say_otherwise_a_stop_is_a_reset(notes: Served) -> None:
-    features = ~ProtocolFeature.RESET_DEVICE
+    features = ~(ProtocolFeature.RESET_DEVICE | ProtocolFeature.GPA_ADDRESSES)
     with notes.guest(queues=2, protocol_features=features) as guest:
         guest.do(out=[b"gone"])
         guest.stop_queue(0)
