@@ -61,6 +61,8 @@ class QueueRing(QueueFds):
         self._layout = SPLIT
         self._log = QueueLog()
         self._place = QueuePlace(index, on_miss)
+        self._missed_at: tuple[int, int, int] | None = None
+        """How far the ring had come when it last waited for translations."""
         self._features = 0
 
     @property
@@ -297,10 +299,14 @@ class QueueRing(QueueFds):
         """It was run: ask for the translations that its next request waits for."""
         if self._place.iotlb is None:
             return
-        if not ring.missing:
+        at = ring.next_avail, ring.in_flight, ring.outstanding
+        if ring.missing:
+            self._missed_at = at
+            if not self._place.ask():
+                self.break_ring("the translations that a request needs do not stay")
+        elif at != self._missed_at:
+            # An order may have ended the turn before the request was looked at again.
             self._place.settled()
-        elif not self._place.ask():
-            self.break_ring("the translations that a request needs do not stay")
 
     def break_ring(self, cause: str) -> None:
         """Stop touching the ring for good, tell the front-end by the error descriptor and the
