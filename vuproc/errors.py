@@ -13,6 +13,17 @@ class VuprocError(Exception):
     """The base of all: nothing outside `vuproc` raises a subclass of it."""
 
 
+class ReasonedError(VuprocError):
+    """The base of those which are known by their class and a `reason`, in words."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
 class RingError(VuprocError):
     """The driver's ring holds what no driver may write: the ring is broken until it is set up anew.
 
@@ -217,15 +228,8 @@ class ConfigErrors(VuprocError):
         return "\n".join(str(error) for error in self.errors)
 
 
-class DaemonError(VuprocError):
+class DaemonError(ReasonedError):
     """A `vuproc.Daemon` cannot do what was asked of it; `reason` says why, in words."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return self.reason
 
 
 class StartRefused(DaemonError):
@@ -271,58 +275,30 @@ class Disconnected(ProtocolError):
         return "the peer closed the connection"
 
 
-class ConnectionBroken(ProtocolError):
+class ConnectionBroken(ReasonedError, ProtocolError):
     """The connection cannot go on: it ended inside a message, stalled, or the system refused.
 
     `reason` says what happened, in words.
     """
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return self.reason
 
 
 class FramingError(ConnectionBroken):
     """A header that breaks the framing rules: where the next message begins cannot be trusted."""
 
 
-class MessageRefused(VuprocError):
+class MessageRefused(ReasonedError):
     """The VMM's mistake in one message: that message fails and the device is as it was before.
 
     `reason` is the rule that was broken, in words.
     """
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
-    def __str__(self) -> str:
-        return self.reason
-
-
-class DisplayLost(VuprocError):
+class DisplayLost(ReasonedError):
     """The display has gone, or what came from it made no sense; `reason` says why."""
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
-    def __str__(self) -> str:
-        return self.reason
-
-
-class ReplyGivenUp(VuprocError):
+class ReplyGivenUp(ReasonedError):
     """A reply of the display's is not waited for any longer; `reason` says why."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return self.reason
 
 
 class DisplayBusy(VuprocError):
@@ -338,15 +314,8 @@ class DisplayBusy(VuprocError):
         return f"{self.waiting} bytes for the display wait already"
 
 
-class ShmemRefused(VuprocError):
+class ShmemRefused(ReasonedError):
     """What a device asked for in a shared memory region was not done; `reason` says why."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return self.reason
 
 
 class RestoreError(VuprocError):
@@ -365,18 +334,11 @@ class RestoreError(VuprocError):
         return f"the session's snapshot: {self.reason}{names}"
 
 
-class CloseConnection(ProtocolError):
+class CloseConnection(ReasonedError, ProtocolError):
     """The VMM's mistake where no reply can say so: this connection ends, the listener goes on.
 
     `reason` is the message's name and the rule that was broken, in words.
     """
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return self.reason
 
 
 def in_words(error: Exception) -> str:

@@ -13,7 +13,9 @@ from vuproc.spec.vhost_user import CONFIG_SIZE_MAX
 from vuproc.spec.virtio import QUEUE_SIZE_MAX, Feature
 
 DEVICE_FEATURES = (1 << 24) - 1 | Feature.IN_ORDER | ((1 << 64) - 1) ^ ((1 << 50) - 1)
-"""Bits a device type may use, 0 to 23 and 50 to 63: the others are the ring's (virtio 1.3, 2.2)."""
+"""Bits a device type may use: 0 to 23 and 50 to 63 (virtio 1.3, 2.2), and IN_ORDER, since it is the
+device that knows its order. The others are the ring's.
+"""
 
 
 def description_problems(device: Device) -> Iterator[str]:

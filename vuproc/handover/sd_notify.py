@@ -18,7 +18,7 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Protocol
 
 from vuproc import texts
-from vuproc.errors import VuprocError
+from vuproc.errors import ReasonedError
 from vuproc.fd import Fd
 
 log = logging.getLogger("vuproc.master")
@@ -46,12 +46,8 @@ class HasFileno(Protocol):
         """Its descriptor, borrowed."""
 
 
-class InheritError(VuprocError):
+class InheritError(ReasonedError):
     """The environment announces descriptors that are not there; `reason` says what is wrong."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
 
 def inherit(environ: MutableMapping[str, str] = os.environ) -> dict[str, tuple[Fd, ...]]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from vuproc.errors import VuprocError
+from vuproc.errors import ReasonedError
 from vuproc.fd import Fd
 from vuproc.handover.session_fds import SessionFds
 from vuproc.pool.pool_state import PoolState
@@ -16,15 +16,8 @@ VERSION = 1
 """Of what is in a snapshot beside the session's own part."""
 
 
-class Lost(VuprocError):
+class Lost(ReasonedError):
     """The predecessor's session cannot be resumed; `reason` says why."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return self.reason
 
 
 class SessionSnapshot(msgspec.Struct, frozen=True):

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import multiprocess.util
 
 import vuproc
-from vuproc.errors import VuprocError
+from vuproc.errors import ReasonedError
 from vuproc.fd import Fd
 from vuproc.workers.channel import Channel, ChannelClosed, ChannelError
 from vuproc.workers.fork_loop import FOR_THE_MASTER
@@ -63,18 +63,11 @@ def poll_until_readable(number: int, timeout: float) -> bool:
     return bool(poller.poll(max(0.0, timeout) * 1000))
 
 
-class CannotStart(VuprocError):
+class CannotStart(ReasonedError):
     """The system has no process to give, or not what one needs; `reason` says which call failed.
 
     It says nothing against the device, and may be different in a moment.
     """
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return self.reason
 
 
 class ForkedProcess(NamedTuple):

@@ -42,7 +42,9 @@ def make_records(num_queues: int, record_bytes: int) -> tuple[Fd, int]:
 
 
 def is_blank(record: Inflight) -> bool:
-    """Whether no ring was ever on this record: it says nothing, not even where one has stopped."""
+    """Whether no ring has been on this record since it was made or cleared: then it does not say
+    where the next one begins.
+    """
     at = record.offset + SIZE_AT
     return os.pread(record.fd.fileno(), len(_EMPTY), at) == _EMPTY
 

@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, auto_pickle=False
 """The near end of a packed virtqueue (virtio 1.3, section 2.8): where it is, and what is fetched."""
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t, uintptr_t
 from posix.uio cimport iovec
 
 from vuproc.shm.atomics cimport (
@@ -12,16 +12,10 @@ from vuproc.shm.atomics cimport (
 )
 from vuproc.shm.counters cimport QueueCounters
 from vuproc.shm.fetching cimport FREE, TAKEN
-from vuproc.shm.line cimport join
 from vuproc.shm.iotlb cimport Iotlb
-from vuproc.shm.memory cimport GuestMemory, Region
-from vuproc.shm.packed_record cimport (
-    PackedEntry,
-    PackedRecord,
-    note_heads,
-    note_out,
-    note_taken_out,
-)
+from vuproc.shm.line cimport join
+from vuproc.shm.memory cimport GuestMemory
+from vuproc.shm.packed_record cimport PackedRecord, note_heads, note_out, note_taken_out
 from vuproc.shm.packed_walk cimport walk_copies, walk_slots
 from vuproc.shm.place cimport (
     F_AVAIL,
@@ -280,10 +274,7 @@ cdef class PackedFetching(Ring):
 
 cdef uint64_t guest_address(GuestMemory memory, uint64_t user_addr) noexcept:
     # Of something that lies inside the memory.
-    cdef Py_ssize_t i
-    cdef Region *region
-    for i in range(memory.count):
-        region = memory.table + i
-        if user_addr >= region.user_addr and user_addr - region.user_addr < region.size:
-            return region.guest_addr + (user_addr - region.user_addr)
-    return 0
+    cdef Py_ssize_t i = memory.find_user(user_addr)
+    if i < 0:
+        return 0
+    return memory.table[i].guest_addr + (user_addr - memory.table[i].user_addr)

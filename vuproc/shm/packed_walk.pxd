@@ -1,6 +1,7 @@
 """A chain of a packed ring: slots one after the other, and their copies in the record.
 
-Each answers 0 or, for `walk_copies`, 1; -1: it is no chain, and the ring has the cause.
+Each answers 0 or, for `walk_copies`, 1; -1: it is no chain, and the ring has the cause, or it waits
+for translations (`Iotlb`).
 """
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t

@@ -19,16 +19,16 @@ from vuproc.shm.counters cimport QueueCounters
 from vuproc.shm.fetching cimport FREE, TAKEN
 from vuproc.shm.inflight cimport (
     SplitRecord,
-    note_deaths,
     note_cleared,
+    note_deaths,
     note_fetched,
     note_linked,
     note_own_stage,
     note_returned,
     note_used,
 )
-from vuproc.shm.line cimport join
 from vuproc.shm.iotlb cimport Iotlb
+from vuproc.shm.line cimport join
 from vuproc.shm.memory cimport GuestMemory
 from vuproc.shm.request cimport Chain
 from vuproc.shm.ring cimport MAX_SIZE, Ring

@@ -1,4 +1,4 @@
-"""A chain of a split ring: descriptors of a table that are linked by their `next` (virtio 1.3, 2.7.5).
+"""A chain of a split ring: descriptors of a table, linked by their `next` (virtio 1.3, 2.7.5).
 
 `head` is below the ring's size, and the table has as many descriptors as the ring has entries.
 """
@@ -23,7 +23,7 @@ cdef inline int walk_table(
     Ring ring, unsigned char *table, uint16_t head, Chain *chain
 ) noexcept nogil:
     # Fill `chain` from the descriptors; each is read once and only its copy is used. 0, or -1: it is
-    # none, and the ring has the cause.
+    # none, and the ring has the cause, or it waits for translations (`Iotlb`).
     cdef uint32_t entries = <uint32_t>ring.size
     cdef uint32_t index = head
     cdef uint32_t passed = 0

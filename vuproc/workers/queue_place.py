@@ -219,8 +219,7 @@ class QueuePlace:
 
     def ask_again(self) -> None:
         """Do so, if it is due."""
-        now = time.monotonic()
-        if not self._asked or now < self._again_at:
+        if not self._asked or (now := time.monotonic()) < self._again_at:
             return
         self._pause = min(2 * self._pause, ASK_AGAIN_MOST_S)
         self._again_at = now + self._pause

@@ -17,7 +17,7 @@ from typing import TypeVar
 import msgspec
 
 from vuproc import texts
-from vuproc.errors import VuprocError
+from vuproc.errors import ReasonedError
 
 _T = TypeVar("_T")
 
@@ -35,15 +35,8 @@ NAME_BYTES = 128
 """Bytes of a device's name."""
 
 
-class StateError(VuprocError):
+class StateError(ReasonedError):
     """A state that cannot be given or taken; `reason` says why."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return self.reason
 
 
 class Kind(msgspec.Struct, frozen=True):
