@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from tests.devices.objects import CONTENT, MANY, Objects
 from vuproc.fd import Fd
 from vuproc.pool.shared_objects import OWN_FILES_MAX
 from vuproc.spec.vhost_user import SHARED, BackendRequest, FrontendRequest, ProtocolFeature
-from vuproc.testing.channel import BackEndChannel
+from vuproc.testing.channel import BackEndChannel, wait_readable
 from vuproc.testing.guest import Guest
 from vuproc.testing.serve import Served, serve
 from vuproc.vhost_user.wire import encode
@@ -160,11 +161,12 @@ def test_a_front_end_may_ask_us_before_it_answers_what_we_ask(served: Served) ->
     ours, theirs = uuid4(), uuid4()
     with served.guest(channel=True) as guest, a_file(b"theirs") as file:
         say(guest, b"share", ours)
+        assert heard(guest) == (ADD, ours)
         say(guest, b"find", theirs)
         # The question is there, and unanswered, while we have one of our own.
+        assert wait_readable(channel_of(guest).socket, time.monotonic() + 30.0)
         assert content_of(guest.front_end.get_shared_object(ours)) == CONTENT
         channel_of(guest).objects[theirs] = file
-        assert heard(guest) == (ADD, ours)
         assert heard(guest) == (LOOKUP, theirs)
         served.wait_for_line(f"found as {theirs}: theirs")
 
