@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -28,6 +29,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     marks.check(items)
+    # Files are given out as wholes: one that takes long must not be the last to begin.
+    bounds: dict[Path, float] = {}
+    for item in items:
+        mark = item.get_closest_marker("timeout")
+        if mark is not None:
+            bounds[item.path] = max(bounds.get(item.path, 0.0), float(mark.args[0]))
+    items.sort(key=lambda item: -bounds.get(item.path, 0.0))
 
 
 @pytest.fixture(autouse=True, scope="module")
