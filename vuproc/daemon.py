@@ -88,6 +88,7 @@ class Daemon(AsyncForms):
         stall_timeout: float = 30.0,
         hook_timeout: float = 30.0,
         packed: bool = True,
+        postcopy: bool = False,
         log_level: LogLevel = "info",
         supervised: bool = False,
         name: str | None = None,
@@ -101,7 +102,7 @@ class Daemon(AsyncForms):
         socket: a path to listen at; `Connect(path)` for a VMM that listens; or an open Unix stream
         socket, listening or connected, which stays the caller's.
         permissions, owner, group: of the socket that is made at a path.
-        exit_on_disconnect, workers, packed, inband_notifications, iommu, stall_timeout,
+        exit_on_disconnect, workers, packed, inband_notifications, iommu, postcopy, stall_timeout,
         hook_timeout (seconds), log_level: as in a device file (docs/device-file.md).
         supervised: survive the death of the master too, as `vuproc run --supervised`.
         name: what the log calls it; default: the name of the socket, or that of the class.
@@ -119,6 +120,7 @@ class Daemon(AsyncForms):
             "stall_timeout": stall_timeout,
             "hook_timeout": hook_timeout,
             "packed": packed,
+            "postcopy": postcopy,
             "log_level": log_level,
         }
         wanted = WantedObject(device, socket, access, keys)

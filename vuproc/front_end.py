@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import select
 import selectors
 import time
 
@@ -101,6 +102,13 @@ class FrontEnd:
         if self._receiver.deadline is not None:
             return self._receiver.deadline
         return None if self._spoken else self._since + SILENCE_DEADLINE
+
+    @property
+    def is_gone(self) -> bool:
+        """It has closed its end, whatever it has sent before. May be asked at any time."""
+        poller = select.poll()
+        poller.register(self.socket, select.POLLRDHUP)
+        return bool(poller.poll(0))
 
     @property
     def is_silent(self) -> bool:

@@ -105,6 +105,12 @@ class Master:
         return None if self._front_end is None else self._front_end.session
 
     @property
+    def in_postcopy(self) -> bool:
+        """Whether pages of guest memory may be missing, and somebody is there who sends them."""
+        front_end = self._front_end
+        return self.pool.history.in_postcopy and front_end is not None and not front_end.is_gone
+
+    @property
     def other_waits(self) -> bool:
         """Whether a front-end waits for the one that is connected to leave."""
         return self._arrivals.other_waits

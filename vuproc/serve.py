@@ -49,7 +49,7 @@ from vuproc.mapping import regions_of
 from vuproc.master import Master
 from vuproc.ops.admin import PERMISSIONS, AdminServer
 from vuproc.ops.operations import Operations
-from vuproc.ops.reload import Reloader
+from vuproc.ops.reload import IN_POSTCOPY, Reloader
 from vuproc.poll_set import PollSet
 from vuproc.pool.forkserver import Forkserver
 from vuproc.pool.orphans import ZombieReaper, channel_name, retire
@@ -237,6 +237,7 @@ class _Service:
             polls,
             exit_on_disconnect=file.keys.exit_on_disconnect,
         )
+        self._host.in_postcopy = lambda: master.in_postcopy
         master.on_cut = forkserver.kill
         stack.callback(master.close)
         fd_store.live = master.pool.pids
@@ -289,7 +290,7 @@ class _Service:
         )
         master.add_chore(reloader)
         if again.check:
-            trial = Trial(again.check, master.selector, self._become)
+            trial = Trial(again.check, master.selector, self._become, self._obstacle)
             master.add_chore(trial)
             master.on_signal(signal.SIGHUP, reloader.signalled)
             master.on_signal(signal.SIGUSR2, trial.start)
@@ -313,6 +314,10 @@ class _Service:
         retire(workers, self._fd_store.take_all(CHANNEL))
         for name, _ in workers:
             self._fd_store.notifier.remove(name)
+
+    def _obstacle(self) -> str:
+        """Why the workers cannot be replaced now."""
+        return IN_POSTCOPY if self.master.pool.history.in_postcopy else ""
 
     def _become(self) -> None:
         """Have the program as it is installed now take this one's place."""
@@ -422,6 +427,10 @@ def _protocol_features(file: DeviceFile, device: Device, config_size: int) -> in
     features = PROTOCOL_FEATURES if config_size else PROTOCOL_FEATURES & ~ProtocolFeature.CONFIG
     if file.keys.inband_notifications:
         features |= ProtocolFeature.INBAND_NOTIFICATIONS
+    if file.keys.postcopy:
+        # Regions that come singly are not mapped in the mode of postcopy.
+        features |= ProtocolFeature.PAGEFAULT
+        features &= ~ProtocolFeature.CONFIGURE_MEM_SLOTS
     return int(features | protocol_features_of(device))
 
 

@@ -17,11 +17,12 @@ OFFERED: Mapping[str, str] = {
     "PROTOCOL_F_REPLY_ACK": ALWAYS,
     "PROTOCOL_F_MTU": "net devices with `mtu_changed`",
     "PROTOCOL_F_BACKEND_REQ": ALWAYS,
+    "PROTOCOL_F_PAGEFAULT": "`postcopy: true`",
     "PROTOCOL_F_CONFIG": "with a configuration space",
     "PROTOCOL_F_INFLIGHT_SHMFD": ALWAYS,
     "PROTOCOL_F_RESET_DEVICE": ALWAYS,
     "PROTOCOL_F_INBAND_NOTIFICATIONS": "`inband_notifications: true`",
-    "PROTOCOL_F_CONFIGURE_MEM_SLOTS": ALWAYS,
+    "PROTOCOL_F_CONFIGURE_MEM_SLOTS": "unless `postcopy: true`",
     "PROTOCOL_F_STATUS": ALWAYS,
     "PROTOCOL_F_DEVICE_STATE": "with `save_state` and `load_state`",
     "PROTOCOL_F_GET_VRING_BASE_INFLIGHT": "blk, and with `leaves_in_flight`",
@@ -46,8 +47,6 @@ REFUSED: Mapping[str, str] = {
     "PROTOCOL_F_CROSS_ENDIAN": "only guests of legacy virtio have another byte order than the"
     " host's; every ring here is one of virtio 1.0 or later",
     "PROTOCOL_F_CRYPTO_SESSION": "there is no crypto device yet",
-    "PROTOCOL_F_PAGEFAULT": "a userfaultfd belongs to one address space, and each worker has its"
-    " own: a page that is missing could not be waited for in all of them",
     "PROTOCOL_F_HOST_NOTIFIER": "there is no doorbell in hardware to give to the guest",
     "PROTOCOL_F_XEN_MMAP": "memory is mapped from files, not from Xen's devices",
     "VIRTIO_F_NOTIFY_ON_EMPTY": "for legacy drivers alone",

@@ -90,6 +90,19 @@ class Machine(Ending, Generic[Guest]):
         self.qmp.execute("migrate-set-parameters", max_bandwidth=1 << 34)
         self._await_ends(other)
 
+    def finish_by_postcopy(self, other: Machine[Guest]) -> None:
+        """Move the guest while it runs: it goes on in the other QEMU when a small part of its
+        memory is there, and asks for the rest as it needs it.
+        """
+        for machine in (self, other):
+            machine.set_capability("postcopy-ram")
+        self.qmp.execute("migrate-set-parameters", max_bandwidth=SLOW // 4)
+        self.qmp.execute("migrate-set-parameters", max_postcopy_bandwidth=SLOW)
+        self.begin_to(other)
+        self.qmp.wait_event("MIGRATION", lambda data: data["status"] == "active", MIGRATION_S)
+        self.qmp.execute("migrate-start-postcopy")
+        self._await_ends(other)
+
     def migrate_at_once(self, other: Machine[Guest]) -> None:
         """Move a guest that does nothing."""
         self.begin_to(other)

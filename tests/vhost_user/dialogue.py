@@ -12,7 +12,16 @@ from vuproc.errors import CloseConnection
 from vuproc.fd import Fd
 from vuproc.spec.vhost_user import FRONT_END, HEADER, U64, VERSION, ProtocolFeature
 from vuproc.spec.virtio import Feature
-from vuproc.vhost_user.effects import Bells, Effect, MakeBells, MakeInflight, ReadConfig, StopRing
+from vuproc.vhost_user.effects import (
+    Bells,
+    Effect,
+    MakeBells,
+    MakeInflight,
+    OpenUserfault,
+    ReadConfig,
+    StageMemory,
+    StopRing,
+)
 from vuproc.vhost_user.session import Offer, Session, State
 from vuproc.vhost_user.wire import Message
 
@@ -49,6 +58,8 @@ RAM = 1 << 20
 GUEST = 0x4000_0000
 USER = 0x7F00_0000_0000
 CONFIG = bytes(range(1, 61))
+MAPPED = 0x7A00_0000_0000
+"""Where the worker has the first region of a table that is staged."""
 
 
 def memory(size: int = RAM) -> Fd:
@@ -128,6 +139,10 @@ class Dialogue:
             return memory(size), size
         if isinstance(effect, MakeBells):
             return tuple(Bells(eventfd(), eventfd()) for _ in range(effect.num_queues))
+        if isinstance(effect, OpenUserfault):
+            return eventfd()
+        if isinstance(effect, StageMemory):
+            return tuple(MAPPED + (number << 32) for number in range(len(effect.regions)))
         return None
 
     def tell(
@@ -172,7 +187,9 @@ class Dialogue:
         row = FRONT_END.get(number)
         layout = U64
         fields: Fields | None
-        if row is None or not row.replies(self.session.state.protocol_features):
+        if row is not None and row.name == "SET_MEM_TABLE" and len(payload) != U64.size:
+            fields = row.payload.decode(payload)  # the table once more, as in postcopy
+        elif row is None or not row.replies(self.session.state.protocol_features):
             fields = layout.unpack(payload)
             assert (fields["value"] == 0) == (refused is None)
         else:

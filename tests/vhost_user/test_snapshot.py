@@ -248,10 +248,10 @@ def test_the_structures_are_those_of_the_version() -> None:
         kind.__name__: kind.__struct_fields__
         for kind in (State, Vring, Addresses, Region, Inflight, InflightRegion, Bells, LogArea)
     }
-    assert VERSION == 4
+    assert VERSION == 5
     assert {name: " ".join(fields) for name, fields in shapes.items()} == {
         "State": "rings owned features protocol_features status regions inflight backend_channel"
-        " mtu log log_call transferring display",
+        " mtu log log_call transferring display postcopy staged",
         "Vring": "index size addresses base base_known kicked kick call err enabled started broken"
         " inflight bells polled muted",
         "Addresses": "desc used avail flags log",

@@ -18,6 +18,7 @@ from msgspec import Meta
 
 from vuproc.device import Device
 from vuproc.device_file.check import DeviceFile
+from vuproc.device_file.description import units_of
 from vuproc.device_file.model import RELOAD, File, Socket
 from vuproc.device_file.yaml_text import (
     MAX_BYTES,
@@ -180,7 +181,8 @@ def _outside(old: DeviceFile, new: DeviceFile) -> Iterator[_Found]:
 def _by_default(*files: DeviceFile) -> bool:
     """Whether the workers only follow from the devices."""
     return all(
-        file.workers == tuple(map(tuple, file.make_device().queue_groups())) for file in files
+        file.workers == tuple(units_of(file.make_device(), postcopy=file.keys.postcopy))
+        for file in files
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from vuproc.device_file.description import (
     description_problems,
     grouping_problems,
     ignored,
+    units_of,
 )
 from vuproc.device_file.device_class import class_problems
 from vuproc.device_file.fixed import fixed_options
@@ -202,7 +203,7 @@ class _Check:
         fields = self._converter.struct(root, File, skip=("device",))
         socket = self._socket(root, fields.get("socket", FAILED))
         device, type_ref = self._device(root)
-        workers = self._workers(root, fields.get("workers"), device)
+        workers = self._workers(root, fields, device)
         self._stop_on_errors()
         assert isinstance(socket, Socket)
         assert device is not None
@@ -380,11 +381,12 @@ class _Check:
                 self._report(section.items[keys[name]].mark, text)
 
     def _workers(
-        self, root: MapValue, wanted: Any, device: Device | None
+        self, root: MapValue, fields: Mapping[str, Any], device: Device | None
     ) -> tuple[tuple[int, ...], ...]:
+        wanted = fields.get("workers")
         if device is None or wanted is FAILED:
             return ()
-        units = [tuple(group) for group in device.queue_groups()]
+        units = units_of(device, postcopy=fields.get("postcopy") is True)
         if wanted is None:
             return tuple(units)
         section = root.items["workers"]

@@ -116,6 +116,15 @@ def _replaced(device: Device, option: str, value: int) -> Options:
     return msgspec.structs.replace(device.options, **{option: value})
 
 
+def units_of(device: Device, *, postcopy: bool) -> list[tuple[int, ...]]:
+    """The queues which must share a worker: as the device says, or, for a userfaultfd belongs to
+    one address space, all of them.
+    """
+    if postcopy:
+        return [tuple(range(device.num_queues()))]
+    return [tuple(group) for group in device.queue_groups()]
+
+
 def grouping_problems(
     groups: Iterable[Sequence[int]], units: Sequence[tuple[int, ...]]
 ) -> Iterator[tuple[tuple[int, int] | None, str]]:

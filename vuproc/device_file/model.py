@@ -119,6 +119,13 @@ class File(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True
             "device and translates addresses for us: QEMU with iommu_platform=on.",
         ),
     ] = False
+    postcopy: Annotated[
+        bool,
+        Meta(
+            description="Offer migration by postcopy, for which one worker serves all queues, and "
+            "memory slots are not offered.",
+        ),
+    ] = False
     stall_timeout: Annotated[
         float,
         Meta(

@@ -52,10 +52,13 @@ class Trial:
         command: tuple[str, ...],
         selector: selectors.BaseSelector,
         on_good: Callable[[], None],
+        obstacle: Callable[[], str] = lambda: "",
     ) -> None:
+        """`obstacle` says why it cannot be now; "" if it can."""
         self._command = command
         self._selector = selector
         self._on_good = on_good
+        self._obstacle = obstacle
         self._process: subprocess.Popen[bytes] | None = None
         self._output: Fd | None = None
         self._pidfd: Fd | None = None
@@ -66,6 +69,9 @@ class Trial:
     def start(self) -> None:
         """Begin, unless one is under way."""
         if self._process is not None:
+            return
+        if obstacle := self._obstacle():
+            self._refuse(obstacle)
             return
         log.info("upgrade: trying the new program")
         self.state = "trying"
@@ -114,8 +120,12 @@ class Trial:
 
     def _ended(self) -> None:
         code, output = self._forget()
-        if code == 0:
+        obstacle = self._obstacle()
+        if code == 0 and not obstacle:
             self._on_good()
+            return
+        if code == 0:
+            self._refuse(obstacle)
             return
         lines = output.decode(errors="replace").strip().splitlines()
         self._refuse(lines[-1] if lines else f"the check ended with {code}")

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("vuproc.master")
 
 
+IN_POSTCOPY = "a migration by postcopy is under way, and needs its worker: try again later"
+
+
 class Restart(Protocol):
     """How to begin anew."""
 
@@ -89,6 +92,8 @@ class Reloader:
         """
         if self._rolling.under_way:
             raise ReloadRefused(["a reload is under way"])
+        if self._master.pool.history.in_postcopy:
+            raise ReloadRefused([IN_POSTCOPY])
         plan, device = self._plan()
         if plan.later is not None and not self._can_restart:
             text = "and this device, on an inherited descriptor, cannot begin anew"

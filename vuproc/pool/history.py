@@ -24,7 +24,7 @@ from vuproc.vhost_user.effects import (
     WriteConfig,
 )
 from vuproc.vhost_user.replay import regions_of, replay
-from vuproc.vhost_user.state import State
+from vuproc.vhost_user.state import Postcopy, State
 from vuproc.workers.control import CONFIG_QUEUE, AnyOrder, AskConfig, ShmemKnown
 
 
@@ -46,6 +46,10 @@ class History:
         self.kept: dict[int, int] = {}
         self.objects = SharedObjects()
         self.shmem = ShmemTable()
+        self.userfault_lost = ""
+        """Why nobody can wait for the pages that guest memory lacks; "" if that can be done."""
+        self.ending = False
+        """The front-end is gone: no page of its comes any more."""
         self.records: InflightFile | None = None
         """Our own in-flight records, as long as there is a session."""
         self._num_queues = num_queues
@@ -54,6 +58,7 @@ class History:
     def begin(self, state: State) -> None:
         """A session begins. Raises OSError if there is no room for its records."""
         self.state = state
+        self.userfault_lost, self.ending = "", False
         if self.records is None:
             room = record_room(Feature.RING_PACKED, self._queue_size)
             self.records = InflightFile.create(self._num_queues, self._queue_size, room)
@@ -61,6 +66,7 @@ class History:
     def end(self) -> None:
         """The session is over: a fresh worker is told nothing of it."""
         self.state = State.initial(self._num_queues)
+        self.userfault_lost, self.ending = "", False
         self.broken.clear()
         self.stopped.clear()
         self.config.reset()
@@ -101,6 +107,11 @@ class History:
             self.records = InflightFile(known.records, self._num_queues, self._queue_size)
         self.broken = {ring.index: ring.broken for ring in state.rings if ring.broken}
 
+    @property
+    def in_postcopy(self) -> bool:
+        """Whether pages of guest memory may be missing that the front-end will send."""
+        return self.state.postcopy is not Postcopy.OFF and not self.ending
+
     def forget_positions(self) -> None:
         """No ring goes on where it was."""
         self.kept.clear()
@@ -138,9 +149,12 @@ class History:
             yield AskConfig(self.config.said is not None)
             if self.shmem.mapped:
                 yield ShmemKnown(self.shmem.known()[0])
+        lacks_pages = self.state.postcopy is Postcopy.LISTENING
         lost_memory = any(queue in self.broken for queue in queues)
         for effect in replay(self.state, queues):
             match effect:
+                case SetMemory() | AddRegion() | StartRing() | SetLog() if lacks_pages:
+                    pass  # it would read zeros where a page is missing
                 case StartRing(setup=setup):
                     if setup.index not in self.broken and setup.index not in self.stopped:
                         enabled = setup.enabled and setup.index != hold

@@ -16,18 +16,21 @@ from vuproc.vhost_user.effects import (
     AddRegion,
     Announce,
     CheckTransfer,
+    CloseUserfault,
     Effect,
     EffectFailed,
     EnableRing,
     EndTransfer,
     FindObject,
     ForWorkers,
+    GuardMemory,
     InvalidateIotlb,
     KickRing,
     LoadState,
     LogUsedRing,
     MakeBells,
     MakeInflight,
+    OpenUserfault,
     ReadConfig,
     RemoveRegion,
     ResetDevice,
@@ -40,6 +43,7 @@ from vuproc.vhost_user.effects import (
     SetLog,
     SetMemory,
     SetMtu,
+    StageMemory,
     StartRing,
     StopRing,
     UpdateIotlb,
@@ -104,6 +108,14 @@ class Performer:
                 self._write_config(effect)
             case SetMemory() | AddRegion() | RemoveRegion():
                 self._orders.give_all(effect, self._memory_before(effect))
+            case OpenUserfault():
+                return self._orders.give(CONFIG_QUEUE, effect).file
+            case StageMemory():
+                return self._orders.give(CONFIG_QUEUE, effect).addresses
+            case GuardMemory():
+                self._orders.give(CONFIG_QUEUE, effect)
+            case CloseUserfault():
+                self._end_postcopy(effect)
             case SetMtu():
                 before = self._history.state.mtu
                 self._orders.give_all(effect, (SetMtu(before),))
@@ -146,6 +158,22 @@ class Performer:
                 return [AddRegion(region)]
             case _:
                 return memory_of(self._history.state) or [SetMemory(())]
+
+    def _end_postcopy(self, effect: CloseUserfault) -> None:
+        """All of guest memory is there: a worker that took the place of the one which could wait
+        for pages has it from now on, as any other.
+        """
+        history = self._history
+        try:
+            if not history.userfault_lost:
+                self._orders.give(CONFIG_QUEUE, effect)
+                return
+        except WorkerRefused:
+            if not history.userfault_lost:
+                raise
+        for order in memory_of(history.state):
+            self._orders.give(CONFIG_QUEUE, order)
+        history.userfault_lost = ""
 
     def _write_config(self, effect: WriteConfig) -> None:
         """The workers may have it that the driver is to read something else from then on, and say

@@ -30,7 +30,7 @@ from vuproc.vhost_user.effects import (
     StartRing,
     StopRing,
 )
-from vuproc.vhost_user.state import State
+from vuproc.vhost_user.state import Postcopy, State
 from vuproc.workers import control
 from vuproc.workers.control import CONFIG_QUEUE, AnyOrder
 
@@ -124,6 +124,9 @@ class WorkerPool:
         Nobody else may touch the rings by now.
         """
         self.history.restore(state, known)
+        if state.postcopy is not Postcopy.OFF:
+            for slot in self.slots:
+                self.slots.lose_userfault(slot)
         for slot in self.slots:
             if slot.worker is None:
                 continue
@@ -177,6 +180,7 @@ class WorkerPool:
         """The same for what ends a session: a ring has not run yet with a worker that is setting
         up, and nobody waits for that.
         """
+        self.history.ending = True
         if isinstance(effect, StopRing):
             slot = self.slots.of(effect.index)
             self.slots.heard(slot)  # it may have said that it has set up

@@ -26,7 +26,7 @@ from vuproc.pool.forkserver import (
     Forkserver,
     poll_until_readable,
 )
-from vuproc.vhost_user.effects import StartRing
+from vuproc.vhost_user.effects import OpenUserfault, StartRing
 from vuproc.vhost_user.traffic import CommandLog
 from vuproc.workers import control, stack
 from vuproc.workers.channel import ChannelError
@@ -50,6 +50,10 @@ own code is at it, in a hook, it has the device file's `hook_timeout`.
 """
 STOP_DEADLINE = 3.0
 """Seconds a worker has to finish what is in flight before its ring stops; then it is killed."""
+POSTCOPY_DEADLINE = 600.0
+"""Seconds a worker has for anything while pages of guest memory are missing: one that it waits for
+comes over a network, which may fail for a while, and no other worker could take its place.
+"""
 TRANSFER_DEADLINE = 5.0
 """Seconds a worker has to end the transfer of a state: more than it gives the front-end for its
 part (`state_transfer.CHECK_S`).
@@ -81,6 +85,8 @@ class WorkerHost:
     """A queue's word of hooks: odd while its worker is inside one of the device's (counters)."""
     hook_timeout: float
     """Seconds that a hook may take, and so may the imports of the device's code (device file)."""
+    in_postcopy: Callable[[], bool] = lambda: False
+    """Whether a page that a worker touches may be missing, and come later."""
     wait: Callable[[int, float], bool] = poll_until_readable
     """Waits until a descriptor is readable, or for so many seconds; whether it is."""
 
@@ -132,6 +138,8 @@ class WorkerProcess:
         self._since = 0.0
         self._asked_at = 0.0
         self._serial = 0
+        self._gives_file = False
+        """The command given last is answered with a descriptor."""
         self._log = CommandLog()
         self._backlog: deque[AnyOrder] = deque()
         self._unanswered: deque[_Unwaited] = deque()
@@ -190,7 +198,11 @@ class WorkerProcess:
         return self._host.hook_timeout if self._unanswered[0].setup else COMMAND_DEADLINE
 
     def _allowed(self, timeout: float) -> float:
-        """Seconds for an answer: `timeout`, or more while the device's own code is at it."""
+        """Seconds for an answer: `timeout`, or more while the device's own code is at it, or a page
+        may be missing.
+        """
+        if self._host.in_postcopy():
+            timeout = max(timeout, POSTCOPY_DEADLINE)
         in_hook = any(self._host.hooks(queue) % 2 for queue in self.queues)
         return max(timeout, self._host.hook_timeout) if in_hook else timeout
 
@@ -240,6 +252,7 @@ class WorkerProcess:
     def post(self, order: AnyOrder) -> int:
         """Send one order and return its serial for `wait`; it is `ready`. Raises `WorkerLost`."""
         self._serial += 1
+        self._gives_file = isinstance(order, OpenUserfault)
         self._log.posted(self._serial, order)
         try:
             self._channel.send(Command(self._serial, order))
@@ -253,6 +266,8 @@ class WorkerProcess:
         """Wait for the answer to `serial`, the command given last, once it was `ready`."""
         answer = self._answer(time.monotonic(), timeout)
         if answer.serial != serial:
+            if isinstance(answer, Done) and answer.file is not None:
+                answer.file.close()
             raise self._lost(f"answered command {answer.serial} instead of {serial}")
         if isinstance(answer, Failed):
             raise WorkerRefused(answer.reason)
@@ -306,6 +321,9 @@ class WorkerProcess:
             if received is None:
                 return None
             report, fds = received
+            if isinstance(report, Done) and report.file is not None and not self._gives_file:
+                report.file.close()
+                raise self._lost("sent a descriptor that nobody had asked for")
             if isinstance(report, Done | Failed):
                 answer = report.reason if isinstance(report, Failed) else report.value
                 self._log.answered(self._name, report.serial, answer)

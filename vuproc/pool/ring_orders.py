@@ -41,6 +41,8 @@ class RingOrders:
         Raises `WorkerRefused` or `WorkerLost`.
         """
         history, index = self._history, setup.index
+        if history.userfault_lost:
+            raise WorkerRefused(history.userfault_lost)
         cause = history.broken.pop(index, None)
         self._slots.of(index).close_breaker()
         order = history.start_of(setup, setup.base)
@@ -91,6 +93,8 @@ class RingOrders:
         history = self._history
         if queue not in history.broken:
             return f"queue {queue} is not broken"
+        if history.userfault_lost:
+            return history.userfault_lost
         self._slots.of(queue).close_breaker()
         setup = history.setup(queue)
         if setup is not None:

@@ -57,7 +57,7 @@ class RollingRestart:
 
     def due(self) -> float | None:
         """Nothing is due that no descriptor announces, once a standby is ready."""
-        if not self._left:
+        if not self._left or self._pool.history.in_postcopy:
             return None
         standby = self._pool.slots.standby
         ready = standby.worker is not None and standby.worker.ready
@@ -65,8 +65,8 @@ class RollingRestart:
 
     def tend(self) -> None:
         """Replace the next one, if there is a standby for it."""
-        if not self._left:
-            return
+        if not self._left or self._pool.history.in_postcopy:
+            return  # put off: another worker could not wait for the pages that are missing
         standby = self._pool.slots.standby
         if standby.restarts != self._lost_before:
             self._go_back()

@@ -37,6 +37,12 @@ from vuproc.workers.log import MASTER_TAKES
 log = logging.getLogger("vuproc.master")
 
 
+USERFAULT_LOST = (
+    "its worker ended in postcopy, and nobody else can wait for pages of guest memory that are "
+    "missing; once POSTCOPY_END has come, vuproc queue restart has it served again"
+)
+
+
 class AskedShmem(NamedTuple):
     """What a worker asks for in shared memory. `worker` is its number, `ask` is whose it becomes
     that takes the news, with the descriptor in it.
@@ -247,8 +253,17 @@ class WorkerSlots:
             reason = self._history.truncation()
         if slot.crash_looping:
             reason = f"{BREAKER_DEATHS} deaths without work in between, the last: {slot.causes[-1]}"
-        if reason is not None:
+        if self._history.in_postcopy:
+            self.lose_userfault(slot)
+        elif reason is not None:
             self._give_up(slot, reason)
+
+    def lose_userfault(self, slot: WorkerSlot) -> None:
+        """The worker that had the userfaultfd is gone, and with it the address space: no other can
+        wait for the pages that are missing.
+        """
+        self._history.userfault_lost = USERFAULT_LOST
+        self._give_up(slot, USERFAULT_LOST)
 
     def _not_set_up(self, slot: WorkerSlot, error: WorkerSetupError) -> None:
         """Another try comes later, unless there were too many."""

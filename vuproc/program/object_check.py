@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from vuproc import loader, place
 from vuproc.device import Device
 from vuproc.device_file.check import check_socket_path, kept_options_problems
-from vuproc.device_file.description import description_problems, grouping_problems
+from vuproc.device_file.description import description_problems, grouping_problems, units_of
 from vuproc.device_file.device_class import class_problems
 from vuproc.device_file.model import Socket
 from vuproc.device_file.owner import owner_problems
@@ -23,9 +23,11 @@ def check_device(device: Device) -> None:
             raise DeviceRefused("\n".join(found))
 
 
-def grouped(device: Device, wanted: Sequence[Sequence[int]] | None) -> tuple[tuple[int, ...], ...]:
+def grouped(
+    device: Device, wanted: Sequence[Sequence[int]] | None, *, postcopy: bool
+) -> tuple[tuple[int, ...], ...]:
     """The queues of each worker: as wanted, or as the device says. Raises DeviceRefused."""
-    units = [tuple(group) for group in device.queue_groups()]
+    units = units_of(device, postcopy=postcopy)
     if wanted is None:
         return tuple(units)
     found = [f"workers: {text}" for _, text in grouping_problems(wanted, units)]

@@ -62,7 +62,7 @@ class WantedObject:
             kind=type(device).__qualname__.rpartition("<locals>.")[2],
             device=pickled,
             keys=keys,
-            workers=object_check.grouped(device, keys.workers),
+            workers=object_check.grouped(device, keys.workers, postcopy=keys.postcopy),
         )
 
 

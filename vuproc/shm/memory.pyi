@@ -58,6 +58,10 @@ class GuestMemory:
     def regions(self) -> tuple[tuple[int, int, int], ...]:
         """(guest_addr, size, user_addr) of each region, by guest address."""
 
+    @property
+    def hosts(self) -> tuple[int, ...]:
+        """Where each region is mapped in this process, in the order of `regions`."""
+
     def __len__(self) -> int: ...
     def view(self, guest_addr: int, length: int) -> memoryview:
         """Return a writable view of a range inside one region; MemoryFault otherwise."""

@@ -241,6 +241,12 @@ cdef class GuestMemory:
         cdef Py_ssize_t i
         return tuple([_fields(&self.table[i]) for i in range(self.count)])
 
+    @property
+    def hosts(self):
+        """Where each region is mapped in this process, in the order of `regions`."""
+        cdef Py_ssize_t i
+        return tuple([<uintptr_t>self.table[i].host for i in range(self.count)])
+
     def __len__(self):
         return self.count
 

@@ -110,7 +110,8 @@ U64 = Layout("u64", "=Q", "value")
 VRING_STATE = Layout("vring_state", "=II", "index", "num")
 # The order on the wire is descriptor table, used ring, available ring.
 VRING_ADDR = Layout("vring_addr", "=IIQQQQ", "index", "flags", "desc", "used", "avail", "log")
-MEM_TABLE_HEADER = Layout("mem_table_hdr", "=I4x", "nregions")
+# A u64 of 0 is an empty table, too: so the second message of postcopy looks.
+MEM_TABLE_HEADER = Layout("mem_table_hdr", "=II", "nregions", "padding")
 MEM_REGION = Layout("mem_region", "=QQQQ", "guest_addr", "size", "user_addr", "mmap_offset")
 MEM_REGION_XEN = Layout(
     "mem_region_xen",
@@ -363,8 +364,9 @@ FRONT_END = MessageTable(
     MessageSpec(_F.SET_FEATURES, VALUE, barrier=True),
     MessageSpec(_F.SET_OWNER),
     MessageSpec(_F.RESET_OWNER, barrier=True),
-    # In postcopy mode it has a reply of its own, the same payload with our addresses.
-    MessageSpec(_F.SET_MEM_TABLE, REGIONS, fds=(1, FDS_MAX), barrier=True),
+    # In postcopy mode it has a reply of its own, the same payload with our addresses, and comes
+    # once more with a u64 of 0 and no descriptors.
+    MessageSpec(_F.SET_MEM_TABLE, REGIONS, fds=(0, FDS_MAX), barrier=True),
     # The 16-byte echo is the one reply which every front-end accepts.
     MessageSpec(
         _F.SET_LOG_BASE,

@@ -144,6 +144,35 @@ class RemoveRegion(Order, frozen=True, tag=True):
     region: Region
 
 
+class OpenUserfault(Order, frozen=True, tag=True):
+    """Make a userfaultfd of the worker's address space. Result: a copy of it, which is the step's.
+
+    It replaces one from before. Only a device that is served by a single worker can do this.
+    """
+
+
+class StageMemory(Order, frozen=True, tag=True):
+    """Map this table without touching it, beside the one that is in use, and have the rings wait
+    for `GuardMemory`. Result: where each region is mapped in the worker, a tuple of int.
+    """
+
+    needs_idle = Idle.EVERY_RING
+
+    regions: tuple[Region, ...]
+
+
+class GuardMemory(Order, frozen=True, tag=True):
+    """Use the table of `StageMemory`, and no other: the userfaultfd tells of the pages that its
+    files lack, and whoever touches one waits for it.
+    """
+
+    needs_idle = Idle.EVERY_RING
+
+
+class CloseUserfault(Order, frozen=True, tag=True):
+    """All of guest memory is there: whoever waits for a page goes on, and nobody will again."""
+
+
 class StartRing(Order, frozen=True, tag=True):
     """Start a ring and pass over it once without waiting for a kick."""
 
@@ -390,6 +419,10 @@ ForWorkers = (
     | SetMemory
     | AddRegion
     | RemoveRegion
+    | OpenUserfault
+    | StageMemory
+    | GuardMemory
+    | CloseUserfault
     | StartRing
     | StopRing
     | EnableRing

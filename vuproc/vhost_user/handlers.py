@@ -51,8 +51,9 @@ from vuproc.vhost_user.memory_table import (
     make_region,
     same_place,
 )
+from vuproc.vhost_user.postcopy_handlers import POSTCOPY_HANDLERS, guard_table, stage_table
 from vuproc.vhost_user.ring_handlers import RING_HANDLERS, bell_of, start_covered, stop_all
-from vuproc.vhost_user.state import Offer, State, extra_bits
+from vuproc.vhost_user.state import Offer, Postcopy, State, extra_bits
 from vuproc.vhost_user.transfer_handlers import TRANSFER_HANDLERS, keeps_its_state
 from vuproc.vhost_user.vring import Vring
 
@@ -151,6 +152,8 @@ def _set_backend_req_fd(state: State, offer: Offer, fields: Fields, fds: Fds) ->
 
 
 def _set_mem_table(state: State, offer: Offer, fields: Fields, fds: Fds) -> Change:
+    if state.staged:
+        return guard_table(state, fields, fds)
     items = [addresses_of(item, state.protocol_features) for item in fields["items"]]
     limit = min(TABLE_REGIONS_MAX, offer.max_regions)
     if len(items) != len(fds):
@@ -159,6 +162,8 @@ def _set_mem_table(state: State, offer: Offer, fields: Fields, fds: Fds) -> Chan
         raise MessageRefused(f"{len(items)} regions, 1 to {limit} are allowed")
     regions = tuple(make_region(item, fd) for item, fd in zip(items, fds, strict=True))
     check_disjoint(regions)
+    if state.postcopy is Postcopy.LISTENING:
+        return stage_table(state, regions, fields)
     return start_covered(replace(state, regions=regions), (SetMemory(regions),))
 
 
@@ -334,6 +339,7 @@ HANDLERS: dict[FrontendRequest, Handler] = {
     **INFLIGHT_HANDLERS,
     **TRANSFER_HANDLERS,
     **IOTLB_HANDLERS,
+    **POSTCOPY_HANDLERS,
     FrontendRequest.GET_FEATURES: _get_features,
     FrontendRequest.SET_FEATURES: _set_features,
     FrontendRequest.SET_OWNER: _set_owner,

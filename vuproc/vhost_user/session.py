@@ -28,10 +28,13 @@ from vuproc.vhost_user.effects import (
     FindObject,
     MakeBells,
     MakeInflight,
+    OpenUserfault,
     ReadConfig,
+    StageMemory,
     StopRing,
 )
 from vuproc.vhost_user.handlers import HANDLERS
+from vuproc.vhost_user.postcopy_handlers import UNACKNOWLEDGED
 from vuproc.vhost_user.snapshot import Names, restore, snapshot
 from vuproc.vhost_user.state import Offer, State, extra_bits
 from vuproc.vhost_user.wire import Message, reply
@@ -206,6 +209,8 @@ class Session:
     def _change(self, message: Message) -> Change:
         """What a message brings about; MessageRefused or CloseConnection if nothing."""
         row = message.spec
+        if self._state.staged and message.request != FrontendRequest.SET_MEM_TABLE:
+            raise CloseConnection(UNACKNOWLEDGED)
         if row is None:
             raise MessageRefused("unknown message number")
         handler = HANDLERS.get(FrontendRequest(row.number))
@@ -265,6 +270,9 @@ class Session:
     def _refusal(self, message: Message, reason: str) -> bytes | None:
         """The reply that says "failed"; CloseConnection if there is no such form."""
         row = message.spec
+        if self._state.staged:
+            # Rings wait for the front-end, which would not know.
+            raise CloseConnection(f"{message.name}: {reason}")
         if row is not None and row.replies(self._state.protocol_features):
             if row.error_reply is not None:
                 return reply(message, row.error_reply)
@@ -315,7 +323,7 @@ def _made(effects: Sequence[Effect], results: Sequence[object]) -> tuple[Fd, ...
     for effect, result in zip(effects, results, strict=False):
         if isinstance(effect, MakeInflight) and isinstance(result, tuple):
             made += [part for part in result if isinstance(part, Fd)]
-        elif isinstance(effect, FindObject) and isinstance(result, Fd):
+        elif isinstance(effect, FindObject | OpenUserfault) and isinstance(result, Fd):
             made.append(result)
     return tuple(made)
 
@@ -334,6 +342,10 @@ def _failure(state: State, effects: Sequence[Effect], results: Sequence[object])
             return f"{name} gave {result!r}, not a file and its size"
         if isinstance(effect, FindObject) and not isinstance(result, Fd | None):
             return f"{name} gave {result!r}, not a file"
+        if isinstance(effect, OpenUserfault) and not isinstance(result, Fd):
+            return f"{name} gave {result!r}, not a userfaultfd"
+        if isinstance(effect, StageMemory) and not _are_addresses(len(effect.regions), result):
+            return f"{name} gave {result!r}, not addresses of {len(effect.regions)} regions"
         if isinstance(effect, MakeBells) and not _are_bells(effect.num_queues, result):
             return f"{name} gave {result!r}, not bells for {effect.num_queues} rings"
     if len(results) != len(effects):
@@ -351,6 +363,14 @@ def _is_region(result: object) -> bool:
             return size > 0
         case _:
             return False
+
+
+def _are_addresses(count: int, result: object) -> bool:
+    return (
+        isinstance(result, tuple)
+        and len(result) == count
+        and all(isinstance(address, int) and 0 < address < 1 << 64 for address in result)
+    )
 
 
 def _are_bells(count: int, result: object) -> bool:

@@ -15,7 +15,7 @@ from vuproc.errors import RestoreError
 from vuproc.fd import Fd, FdKind
 from vuproc.vhost_user.state import Offer, State, extra_bits
 
-VERSION = 4
+VERSION = 5
 """Rises with every change of the structures in `State`, or of what one of their fields means."""
 
 _T = TypeVar("_T")
@@ -24,6 +24,7 @@ _KINDS: dict[str, tuple[FdKind, ...]] = {
     "backend": (FdKind.SOCKET,),
     "inflight": (FdKind.FILE,),
     "region": (FdKind.FILE,),
+    "staged": (FdKind.FILE,),
     "log": (FdKind.FILE,),
     "logcall": _BELLS,
     "display": (FdKind.SOCKET,),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import Enum
 
 import msgspec
 
@@ -42,6 +43,17 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the device shows something on a display."""
 
 
+class Postcopy(Enum):
+    """How far the front-end is in a migration whose memory comes after the guest has begun to run.
+
+    ADVISED: it has the worker's userfaultfd. LISTENING: memory tables from now on lack pages.
+    """
+
+    OFF = "off"
+    ADVISED = "advised"
+    LISTENING = "listening"
+
+
 class State(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that one front-end has told us and that a fresh worker would have to know.
 
@@ -65,6 +77,11 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     """The device's own state is being moved, or was and has not been checked."""
     display: Fd | None = None
     """The socket of GPU_SET_SOCKET."""
+    postcopy: Postcopy = Postcopy.OFF
+    staged: tuple[Region, ...] = ()
+    """A memory table that the worker has mapped, and whose addresses the front-end was told: it has
+    to say that it knows them before the table is used.
+    """
 
     @staticmethod
     def initial(num_queues: int) -> State:
@@ -110,8 +127,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     def roles(self) -> dict[Fd, str]:
         """Every descriptor that this state keeps open, and what it is for in a word.
 
-        The order is fixed: back-end channel, in-flight region, memory, dirty log, display, then
-        ring by ring.
+        The order is fixed: back-end channel, in-flight region, memory, dirty log, display, staged
+        memory, then ring by ring.
         """
         roles: dict[Fd, str] = {}
         if self.backend_channel is not None:
@@ -126,6 +143,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
             roles.setdefault(self.log_call, "logcall")
         if self.display is not None:
             roles.setdefault(self.display, "display")
+        for i, region in enumerate(self.staged):
+            roles.setdefault(region.fd, f"staged-{i}")
         # Of each ring, at every message: a name is made for what is there alone.
         for ring in self.rings:
             for role, fd in ring.roles():

@@ -21,13 +21,16 @@ from vuproc.vhost_user.effects import (
     AddRegion,
     Announce,
     CheckTransfer,
+    CloseUserfault,
     EnableRing,
     EndTransfer,
+    GuardMemory,
     Idle,
     InvalidateIotlb,
     LoadState,
     LogArea,
     LogUsedRing,
+    OpenUserfault,
     Region,
     RemoveRegion,
     ResetDevice,
@@ -40,6 +43,7 @@ from vuproc.vhost_user.effects import (
     SetLog,
     SetMemory,
     SetMtu,
+    StageMemory,
     StartRing,
     StopRing,
     UpdateIotlb,
@@ -66,6 +70,7 @@ from vuproc.workers.queue import Queue
 from vuproc.workers.shmem import HELD, ShmemRequests
 from vuproc.workers.state_bytes import StateError
 from vuproc.workers.state_transfer import StateTransfer
+from vuproc.workers.userfault import Userfault
 
 
 class Refusal(Exception):
@@ -94,6 +99,9 @@ class Commands:
         self._code = code
         self._watcher = watcher
         self._memory = GuestMemory()
+        self._staged: GuestMemory | None = None
+        """Mapped, and neither touched nor used."""
+        self._userfault: Userfault | None = None
         self._features = 0
         self._iotlb: Iotlb | None = None
         self._mtu = 0
@@ -129,6 +137,8 @@ class Commands:
 
     def readmit(self) -> None:
         """Orders are carried out: what the device gave back may come to it again."""
+        if self._staged is not None:
+            return  # the front-end is about to say that it knows of the new table
         if self.shmem is not None:
             self.shmem.release()
         if self._display is not None:
@@ -159,6 +169,8 @@ class Commands:
         Raises Refusal, RingError, MemoryFault or OSError if it cannot be, and Leave for `Exit`.
         """
         value, kept = 0, 0
+        file: Fd | None = None
+        addresses: tuple[int, ...] = ()
         order = command.order
         match order:
             case SetFeatures(features=features):
@@ -174,6 +186,15 @@ class Commands:
                 self._change_memory(_extended(self._memory, region))
             case RemoveRegion(region=region):
                 self._remove(region)
+            case OpenUserfault():
+                file = self._open_userfault()
+            case StageMemory(regions=regions):
+                addresses = self._stage(regions)
+            case GuardMemory():
+                self._guard()
+            case CloseUserfault():
+                self._needed_userfault()
+                self._close_userfault()
             case StartRing(setup=setup):
                 queue = self._queue(setup.index)
                 queue.unwatch_in(self._watcher)
@@ -246,7 +267,7 @@ class Commands:
                 raise Leave(0)
             case _:
                 raise Refusal(f"{type(order).__name__} does not belong here")
-        return Done(command.serial, value, kept)
+        return Done(command.serial, value, kept, file, addresses)
 
     def detach(self) -> None:
         """The session is over: drop every ring and all guest memory, without touching it."""
@@ -260,6 +281,7 @@ class Commands:
         if self.shmem is not None:
             self.shmem.end()
         self._close_display()
+        self._close_userfault()
         self._memory = GuestMemory()
         self._features, self._iotlb = 0, None
         if self._mtu:
@@ -293,6 +315,42 @@ class Commands:
             if queue.rings != before and not queue.broken:
                 queue.unwatch_in(self._watcher)
                 queue.watch_in(self._watcher)
+
+    def _open_userfault(self) -> Fd:
+        """For the answer: it stays ours."""
+        self._close_userfault()
+        self._userfault = Userfault()
+        return self._userfault.fd
+
+    def _needed_userfault(self) -> Userfault:
+        if self._userfault is None:
+            raise Refusal("this worker has no userfaultfd: it is not the one that made it")
+        return self._userfault
+
+    def _stage(self, regions: tuple[Region, ...]) -> tuple[int, ...]:
+        """Map a table beside the one that is in use: where each region is."""
+        self._needed_userfault()
+        memory = GuestMemory()
+        for region in regions:
+            memory = _extended(memory, region)
+        self._staged = memory
+        hosts = {fields[0]: host for fields, host in zip(memory.regions, memory.hosts, strict=True)}
+        return tuple(hosts[region.guest_addr] for region in regions)
+
+    def _guard(self) -> None:
+        """Use the staged table. The one before it is given up first: nobody knows its pages now."""
+        userfault, memory = self._needed_userfault(), self._staged
+        if memory is None:
+            raise Refusal("no memory was staged")
+        self._staged = None
+        userfault.guard(memory)
+        self._change_memory(memory)
+
+    def _close_userfault(self) -> None:
+        self._staged = None
+        userfault, self._userfault = self._userfault, None
+        if userfault is not None:
+            userfault.close()
 
     def _set_log(self, area: LogArea | None, call: Fd | None) -> None:
         if area is None:

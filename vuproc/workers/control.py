@@ -149,12 +149,15 @@ class Done(msgspec.Struct, frozen=True, tag=True):
     """The command `serial` has taken effect.
 
     `value` is its result: for `StopRing` the base. `kept` is how many requests that a dead worker
-    had fetched a stopped ring's record still holds; they were not completed.
+    had fetched a stopped ring's record still holds; they were not completed. `file` is that of
+    `OpenUserfault`, and `addresses` those of `StageMemory`.
     """
 
     serial: int
     value: int = 0
     kept: int = 0
+    file: Fd | None = None
+    addresses: tuple[int, ...] = ()
 
 
 # What is text here may be a device author's, or the guest's. Each message makes its own fit, when
