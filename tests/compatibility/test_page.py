@@ -48,7 +48,8 @@ def test_each_bit_is_offered_or_refused() -> None:
 
 
 def test_the_bits_said_to_be_offered_are_those_of_the_code() -> None:
-    protocol = serve.PROTOCOL_FEATURES | ProtocolFeature.INBAND_NOTIFICATIONS
+    by_key = ProtocolFeature.INBAND_NOTIFICATIONS | ProtocolFeature.PAGEFAULT
+    protocol = serve.PROTOCOL_FEATURES | by_key
     for device in BY_HOOK:
         protocol |= protocol_features_of(device)
     offered = {protocol_name(bit) for bit in ProtocolFeature if protocol & bit}

@@ -575,6 +575,11 @@ def test_resolved_file_means_the_same(folder: Folder, text: str, tmp_path: Path)
     assert resolved(again) == resolved(file)
 
 
+def test_postcopy_goes_without_an_iommu(folder: Folder) -> None:
+    (error,) = folder.check(f"{GOOD}iommu: true\npostcopy: true\n")
+    assert error.endswith("postcopy: not together with iommu: true")
+
+
 def test_resolved_file_has_every_default(folder: Folder) -> None:
     assert (
         resolved(folder.load(GOOD))
@@ -601,6 +606,7 @@ workers: [[0], [1], [2], [3]]
 packed: true
 inband_notifications: false
 iommu: false
+postcopy: false
 stall_timeout: 30.0
 hook_timeout: 30.0
 log_level: info"""

@@ -194,7 +194,9 @@ def test_reload_and_upgrade_wait_for_the_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["another message", "another value", "another table"])
-def test_a56_what_does_not_acknowledge_the_table_ends_the_connection(tmp_path: Path, what: str) -> None:
+def test_a56_what_does_not_acknowledge_the_table_ends_the_connection(
+    tmp_path: Path, what: str
+) -> None:
     with disk(tmp_path) as served, arriving(served) as guest:
         front_end = guest.front_end
         with advise(front_end):

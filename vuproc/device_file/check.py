@@ -204,6 +204,7 @@ class _Check:
         socket = self._socket(root, fields.get("socket", FAILED))
         device, type_ref = self._device(root)
         workers = self._workers(root, fields, device)
+        self._postcopy(root, fields)
         self._stop_on_errors()
         assert isinstance(socket, Socket)
         assert device is not None
@@ -379,6 +380,13 @@ class _Check:
                 says = f"{type(device).__name__}.{method}() is {getattr(device, method)()}"
                 text = f"{keys[name]}: {says} whatever this says; leave the line out"
                 self._report(section.items[keys[name]].mark, text)
+
+    def _postcopy(self, root: MapValue, fields: Mapping[str, Any]) -> None:
+        """A worker that waits for a translation may not be able to say so while it waits for a
+        page.
+        """
+        if fields.get("postcopy") is True and fields.get("iommu") is True:
+            self._report(root.items["postcopy"].mark, "postcopy: not together with iommu: true")
 
     def _workers(
         self, root: MapValue, fields: Mapping[str, Any], device: Device | None
