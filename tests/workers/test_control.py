@@ -87,6 +87,10 @@ def order_of(kind: type[Order], pipes: tuple[Fd, ...]) -> control.AnyOrder:
         effects.SetMemory(regions),
         effects.AddRegion(regions[0]),
         effects.RemoveRegion(regions[1]),
+        effects.OpenUserfault(),
+        effects.StageMemory(regions),
+        effects.GuardMemory(),
+        effects.CloseUserfault(),
         effects.StartRing(setup_of(pipes)),
         effects.StopRing(0),
         effects.EnableRing(0, False),
@@ -180,7 +184,7 @@ def test_what_is_true_of_an_order_stands_in_its_class() -> None:
     """A worker decides by these; the names are those of the specification's messages."""
     rings = {kind.__name__: kind.needs_idle for kind in get_args(control.AnyOrder)}
     assert {name for name, idle in rings.items() if idle is Idle.EVERY_RING} == {
-        *("SetMemory", "RemoveRegion", "ResetDevice")
+        *("SetMemory", "RemoveRegion", "StageMemory", "GuardMemory", "ResetDevice")
     }
     assert {name for name, idle in rings.items() if idle is Idle.ITS_RING} == {"StopRing"}
     kept = {kind.__name__ for kind in get_args(control.AnyOrder) if kind.keeps_fds}
