@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
@@ -12,8 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.devices.lazy import TABLE, LazyMemory, acknowledge, advise, stage
+import vuproc
+from tests.devices.lazy import ADVISE, TABLE, LazyMemory, acknowledge, advise, stage
+from tests.field import without_call
 from vuproc.errors import Disconnected
+from vuproc.ops.admin import AdminError, Request, ask
 from vuproc.spec.blk import BlkType
 from vuproc.spec.vhost_user import FRONT_END, ProtocolFeature
 from vuproc.spec.virtio import Feature
@@ -183,14 +187,108 @@ def test_a_worker_that_dies_is_not_replaced_before_the_end(tmp_path: Path) -> No
         assert pid is not None
 
 
+def test_rings_that_broke_go_on_once_all_memory_is_there(tmp_path: Path) -> None:
+    with disk(tmp_path) as served, arriving(served) as guest:
+        data = os.urandom(BLOCK)
+        token = Block(guest).submit(BlkType.OUT, 0, [data], queue=LAST)
+        with LazyMemory(guest.ram.regions[0], hold=[data]) as lazy:
+            settle(guest, lazy)
+            lazy.wait_held()
+            served.kill_worker()
+            served.wait_for_line("broken")
+            with pytest.raises(AdminError, match="ended in postcopy"):
+                ask(served.socket, Request("queue-restart", LAST))
+            end(guest, lazy)
+        for queue in range(QUEUES):
+            ask(served.socket, Request("queue-restart", queue))
+        # What the one that died had in its hands, by the record.
+        assert outcome(guest.wait(token)).status == 0
+        assert Block(guest).read(0, BLOCK) == data
+
+
 def test_reload_and_upgrade_wait_for_the_end(tmp_path: Path) -> None:
     with disk(tmp_path) as served, arriving(served) as guest:
         with LazyMemory(guest.ram.regions[0]) as lazy:
             settle(guest, lazy)
             with pytest.raises(ServeFailed, match="by postcopy is under way"):
                 served.reload()
+            os.kill(served.pid, signal.SIGUSR2)
+            assert "by postcopy is under way" in served.wait_for_line("upgrade refused")
             end(guest, lazy)
         served.reload()
+        assert not any("becoming the new program" in line for line in served.lines)
+        os.kill(served.pid, signal.SIGUSR2)
+        served.wait_for_line("becoming the new program")
+        assert Block(guest).read(0, 512) == (tmp_path / "disk.raw").read_bytes()[:512]
+
+
+GATED = """
+import logging
+import pathlib
+import time
+
+import vuproc
+
+
+class Gated(vuproc.Device):
+    device_id = 42
+
+    def setup(self, queue):
+        log = logging.getLogger("vuproc.worker")
+        log.info("at the gate")
+        while pathlib.Path(__file__).with_name("gate").exists():
+            time.sleep(0.01)
+        log.info("through the gate")
+
+    def handle(self, request):
+        request.finish()
+"""
+
+
+def test_a_reload_that_is_under_way_waits_for_the_end(tmp_path: Path) -> None:
+    script, file, gate = (tmp_path / name for name in ("gated.py", "gated.yaml", "gate"))
+    script.write_text(GATED)
+    file.write_text("socket: ./gated.sock\npostcopy: true\ndevice: {type: './gated.py:Gated'}\n")
+    with serve(file) as served, served.connect() as front_end:
+        front_end.negotiate()
+        pid = served.wait_worker()
+        gate.touch()
+        script.write_text(GATED + "# another\n")
+        before = len(served.lines)
+        served.reload()
+        served.wait_for_line("at the gate", after=before)
+        with advise(front_end):
+            gate.unlink()
+            served.wait_for_line("through the gate", after=before)
+            for _ in range(20):
+                assert served.status().queues[0].pid == pid
+            assert front_end.request("POSTCOPY_END") == {"value": 0}
+        served.wait_worker(other_than=pid)
+
+
+class Unprivileged(vuproc.Device):
+    """One that gives up the right to a userfaultfd."""
+
+    device_id = 42
+
+    def setup(self, queue: int) -> None:
+        without_call.refuse(without_call.NUMBERS[os.uname().machine]["userfaultfd"], errno.EPERM)
+        if os.geteuid() == 0:
+            os.seteuid(65534)
+
+    def handle(self, request: vuproc.Request) -> None:
+        request.finish()
+
+
+def test_without_the_right_to_a_userfaultfd_the_advice_ends_the_connection() -> None:
+    with serve(Unprivileged, file=FILE) as served:
+        with served.connect() as front_end:
+            front_end.negotiate()
+            front_end.send(encode(ADVISE.number))
+            assert front_end.closed_by_peer()
+        assert "sysctl vm.unprivileged_userfaultfd" in served.wait_for_line("userfaultfd: ")
+        with served.guest() as guest:
+            assert guest.do(in_=[1]).content == b""
 
 
 @pytest.mark.parametrize("what", ["another message", "another value", "another table"])

@@ -11,8 +11,8 @@ import struct
 import sys
 
 NUMBERS = {
-    "x86_64": {"memfd_create": 319, "pidfd_open": 434, "splice": 275},
-    "aarch64": {"memfd_create": 279, "pidfd_open": 434, "splice": 76},
+    "x86_64": {"memfd_create": 319, "pidfd_open": 434, "splice": 275, "userfaultfd": 323},
+    "aarch64": {"memfd_create": 279, "pidfd_open": 434, "splice": 76, "userfaultfd": 282},
 }
 """By the machine's name (os.uname)."""
 NO_FILTER = 77
