@@ -17,7 +17,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 UNITS = (
-    *(f"vuproc/shm/{name}" for name in ("memory", "counters", "uring", "dirty", "iotlb")),
+    *(
+        f"vuproc/shm/{name}"
+        for name in ("memory", "counters", "transfers", "uring", "dirty", "iotlb")
+    ),
     *(f"vuproc/shm/{name}" for name in ("request", "inflight", "native", "layout", "completions")),
     *(f"vuproc/shm/{name}" for name in ("fetching", "uring_work", "handling", "native_serving")),
     *(f"vuproc/shm/{name}" for name in ("ring", "split", "packed_record", "packed_fetching")),

@@ -93,10 +93,10 @@ def test_stops_of_two_queues_wait_for_both(pair: tuple[MasterChannel, Worker]) -
         worker._watcher.poll(0.0)
     assert answers(master) == []
     second.in_flight = 0
-    worker._settle()
+    worker._orders.settle()
     assert answers(master) == []  # in their order
     first.in_flight = 0
-    worker._settle()
+    worker._orders.settle()
     assert answers(master) == [(1, 7), (2, 9)]
 
 
@@ -130,5 +130,5 @@ def test_a_stop_ends_the_record_if_its_base_is_told(
     worker._queues.update({0: queue})  # type: ignore[dict-item]
     master.send(Command(1, StopRing(0, keeps_record=keeps)))
     worker._watcher.poll(0.0)
-    worker._settle()
+    worker._orders.settle()
     assert answers(master) == [(1, 7)] and queue.kept is keeps

@@ -5,7 +5,7 @@ from posix.uio cimport iovec
 
 from vuproc.devices.blk_native cimport NativeBlk
 from vuproc.shm.request cimport Chain
-from vuproc.shm.uring cimport Operation
+from vuproc.shm.transfers cimport Operation
 
 
 cdef struct Pending:

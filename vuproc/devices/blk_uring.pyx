@@ -9,7 +9,8 @@ from posix.uio cimport iovec
 from vuproc.devices.blk_native cimport STATUS_IOERR, NativeBlk
 from vuproc.shm.native cimport DEFERRED, IOV_MAX, cut_pieces
 from vuproc.shm.request cimport Chain, RequestOwner
-from vuproc.shm.uring cimport READ, SYNC, WRITE, Operation, Outcome, Uring
+from vuproc.shm.transfers cimport READ, SYNC, WRITE, Operation, Outcome
+from vuproc.shm.uring cimport Uring
 
 from os import RWF_DSYNC
 

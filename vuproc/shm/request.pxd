@@ -5,13 +5,14 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from posix.uio cimport iovec
 
 from vuproc.shm.cursor cimport Cursor
+from vuproc.shm.extents cimport Extents
 from vuproc.shm.memory cimport GuestMemory
-from vuproc.shm.uring cimport Operation, Outcome, Uring
+from vuproc.shm.transfers cimport Operation
+from vuproc.shm.uring cimport Uring
 
 
 cdef enum:
     INLINE_PIECES = 8              # pieces kept inside the object: most requests have 3
-    EXTENTS = 4                    # separate areas of `put` that the used length accounts for
 
 
 cdef enum:
@@ -40,11 +41,6 @@ cdef struct Chain:
     uint16_t head
     uint16_t queue                 # the number of its ring, for a native device
     uint16_t descriptors           # entries of the ring that it takes; an indirect table is one
-
-
-cdef struct Extent:
-    uint64_t start
-    uint64_t end
 
 
 cdef class RequestOwner:
@@ -87,8 +83,7 @@ cdef class Request:
     cdef uint32_t writable_count
     cdef Cursor reading
     cdef Cursor writing
-    cdef Extent extents[EXTENTS]   # disjoint areas written by `put`
-    cdef int extent_count
+    cdef Extents put_there         # areas written by `put`
     cdef int number                # of the queue
     cdef uint16_t _head
     cdef uint8_t state
@@ -103,19 +98,5 @@ cdef class Request:
     cdef void close(self, uint64_t used) noexcept
     cdef bint is_open(self) noexcept
     cdef uint64_t count_written(self) noexcept
-    cdef void note_extent(self, uint64_t start, uint64_t end) noexcept
     cdef int check(self) except -1
-    cdef void drop_views(self) noexcept
-    cdef tuple views(self, uint32_t first, uint32_t count, bint readonly)
-    cdef int hand_over(
-        self, Operation operation, object given, object buffered, int64_t offset, uint64_t wanted,
-        bytes done, bint durable,
-    ) except -1
-    cdef int finish_now(
-        self, Operation operation, int fd, int64_t offset, uint64_t wanted, bytes done,
-        bint durable,
-    ) except -1
-    cdef object take_back(self, const Outcome *outcome)
-    cdef void give_up(self) noexcept
     cdef int finish_with(self, bytes done) except -1
-    cdef object transfer(self, Cursor *cursor, bint out, int fd, int64_t offset, Py_ssize_t n)

@@ -4,30 +4,24 @@
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from cpython.exc cimport PyErr_CheckSignals
-from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.errno cimport EBUSY, EINTR, EIO, ENOMEM, errno
-from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
-from posix.uio cimport iovec, preadv, pwritev
+from posix.uio cimport iovec
 
-from vuproc.shm.cursor cimport IOV_MAX, Cursor, advance, aligned, copy_in, copy_out, cut
+from vuproc.shm.cursor cimport Cursor, advance, copy_in, copy_out
+from vuproc.shm.extents cimport bytes_behind, note_extent
 from vuproc.shm.missing cimport vu_missing
-from vuproc.shm.uring cimport READ, SYNC, WRITE, Operation, Outcome
-
-from os import RWF_DSYNC, strerror
+from vuproc.shm.request_files cimport hand_over
+from vuproc.shm.request_views cimport drop_views, hand_out_views
+from vuproc.shm.blocking cimport transfer
+from vuproc.shm.transfers cimport READ, SYNC, WRITE
 
 from vuproc.errors import RequestFinished
 
 cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident() nogil
     int PyObject_AsFileDescriptor(object file) except -1
-
-cdef extern from "<unistd.h>" nogil:
-    int fdatasync(int fd)
-
-cdef uint32_t DURABLY = RWF_DSYNC
 
 STAGES = ("run", "drop", "fail")
 """What `resubmit` takes: RUN_AGAIN, DROP and FAIL in the record."""
@@ -66,7 +60,7 @@ cdef class RequestOwner:
         # Each takes itself off the list.
         while self.viewed != NULL:
             # SAFETY: a request that is deallocated takes itself off the list before.
-            (<Request>self.viewed).drop_views()
+            drop_views(<Request>self.viewed)
 
 
 @cython.final
@@ -84,7 +78,7 @@ cdef class Request:
         if self.state == OPEN and self.epoch == self.owner.epoch:
             self.owner.lost += 1
         if self.handed_out != NULL:
-            self.drop_views()
+            drop_views(self)
         if self.pieces != self.inline_pieces:
             free(self.pieces)
 
@@ -117,36 +111,19 @@ cdef class Request:
         self.used = used
         self.state = CLOSED
         if self.handed_out != NULL:
-            self.drop_views()
+            drop_views(self)
         self.owner.request_closed(self)
 
     cdef uint64_t count_written(self) noexcept:
         # The cursor's bytes and those of `put` beyond it, each once.
         cdef uint64_t position = self.total_writable - self.writing.left
-        cdef uint64_t total = position
-        cdef int i
-        for i in range(self.extent_count):
-            if self.extents[i].end > position:
-                total += self.extents[i].end - max(self.extents[i].start, position)
-        return total
+        return position + bytes_behind(&self.put_there, position)
 
-    cdef void note_extent(self, uint64_t start, uint64_t end) noexcept:
-        # Join it with all it touches. One too many is not counted: a used length that is too small
-        # is lawful (virtio 1.2, 2.7.8.2), one that is too large shows the driver stale bytes.
-        cdef int i = 0
-        while i < self.extent_count:
-            if start <= self.extents[i].end and self.extents[i].start <= end:
-                start = min(start, self.extents[i].start)
-                end = max(end, self.extents[i].end)
-                self.extent_count -= 1
-                self.extents[i] = self.extents[self.extent_count]
-                i = 0
-            else:
-                i += 1
-        if self.extent_count < EXTENTS:
-            self.extents[self.extent_count].start = start
-            self.extents[self.extent_count].end = end
-            self.extent_count += 1
+    cdef int finish_with(self, bytes done) except -1:
+        if done:
+            self.put(-<int64_t>len(done), done)
+        self.close(self.count_written())
+        return 0
 
     cdef int check(self) except -1:
         if not self.is_open():
@@ -205,52 +182,14 @@ cdef class Request:
     @property
     def readable_segments(self):
         """Read-only views of guest memory: the whole readable area."""
-        return self.views(0, self.readable_count, True)
+        self.check()
+        return hand_out_views(self, 0, self.readable_count, True)
 
     @property
     def writable_segments(self):
         """Writable views of guest memory, the whole area."""
-        return self.views(self.readable_count, self.writable_count, False)
-
-    cdef tuple views(self, uint32_t first, uint32_t count, bint readonly):
-        cdef uint32_t i
         self.check()
-        made = tuple([
-            self.memory.view_host(
-                <unsigned char *>self.pieces[i].iov_base, self.pieces[i].iov_len, readonly
-            )
-            for i in range(first, first + count)
-        ])
-        if self.handed_out == NULL:
-            views = []
-            Py_INCREF(views)
-            self.handed_out = <void *>views
-            self.older = self.owner.viewed
-            if self.older != NULL:
-                (<Request>self.older).newer = <void *>self
-            self.owner.viewed = <void *>self
-        (<list>self.handed_out).extend(made)
-        return made
-
-    cdef void drop_views(self) noexcept:
-        # They must not outlive the request: from now on the memory is the driver's, or somebody
-        # else's. One that is in use as a buffer itself (a numpy array over it) cannot be released,
-        # and a slice is a view of its own that nobody knows of.
-        cdef list views = <list>self.handed_out
-        Py_DECREF(views)
-        self.handed_out = NULL
-        if self.newer != NULL:
-            (<Request>self.newer).older = self.older
-        else:
-            self.owner.viewed = self.older
-        if self.older != NULL:
-            (<Request>self.older).newer = self.newer
-        self.newer = self.older = NULL
-        for view in views:
-            try:
-                view.release()
-            except BufferError:
-                pass
+        return hand_out_views(self, self.readable_count, self.writable_count, False)
 
     def read(self, Py_ssize_t n=-1):
         """Copy up to `n` bytes (-1: all that are left) and move the cursor."""
@@ -314,19 +253,21 @@ cdef class Request:
             else:
                 advance(self.pieces, &at, start)
             copy_in(self.pieces, &at, <const char *>view.buf, n)
-            self.note_extent(start, start + n)
+            note_extent(&self.put_there, start, start + n)
         PyBuffer_Release(&view)
         return n
 
     def preadv(self, file, int64_t offset, Py_ssize_t n=-1):
         """Read `n` bytes (-1: as many as fit) of a file into the writable area at the cursor."""
         self.check()
-        return self.transfer(&self.writing, False, PyObject_AsFileDescriptor(file), offset, n)
+        cdef int fd = PyObject_AsFileDescriptor(file)
+        return transfer(self.pieces, &self.writing, False, fd, offset, n)
 
     def pwritev(self, file, int64_t offset, Py_ssize_t n=-1):
         """Write `n` bytes (-1: all that are left) at the read cursor to a file."""
         self.check()
-        return self.transfer(&self.reading, True, PyObject_AsFileDescriptor(file), offset, n)
+        cdef int fd = PyObject_AsFileDescriptor(file)
+        return transfer(self.pieces, &self.reading, True, fd, offset, n)
 
     def finish_preadv(
         self, file, int64_t offset, Py_ssize_t n=-1, *, bytes done not None=b"", buffered=None
@@ -338,7 +279,7 @@ cdef class Request:
         wanted = room if n < 0 else n
         if wanted > room:
             raise ValueError(f"{n} bytes and {len(done)} to end with, of {self.writing.left}")
-        self.hand_over(READ, file, buffered, offset, wanted, done, False)
+        hand_over(self, READ, file, buffered, offset, wanted, done, False)
 
     def finish_pwritev(
         self, file, int64_t offset, Py_ssize_t n=-1, *, bytes done not None=b"",
@@ -350,134 +291,12 @@ cdef class Request:
         wanted = self.reading.left if n < 0 else n
         if wanted > self.reading.left:
             raise ValueError(f"{n} bytes wanted of {self.reading.left}")
-        self.hand_over(WRITE, file, buffered, offset, wanted, done, durable)
+        hand_over(self, WRITE, file, buffered, offset, wanted, done, durable)
 
     def finish_fdatasync(self, file, *, bytes done not None=b""):
         """Bring what was written to stable storage, end with `done`, complete the request."""
         self.check()
-        self.hand_over(SYNC, file, None, 0, 0, done, True)
-
-    cdef int hand_over(
-        self, Operation operation, object given, object buffered, int64_t offset, uint64_t wanted,
-        bytes done, bint durable,
-    ) except -1:
-        cdef iovec block[IOV_MAX]
-        cdef Cursor *cursor = &self.writing if operation == READ else &self.reading
-        cdef int fd = PyObject_AsFileDescriptor(given)
-        cdef int file = -1, count = 0, answer
-        if <uint64_t>len(done) > self.total_writable:
-            raise ValueError(f"{len(done)} bytes to end with, of {self.total_writable}")
-        # Another thread has its requests block: io_uring is the one of the ring's own.
-        if self.owner.uring is not None and not self.owner.elsewhere():
-            file = self.owner.uring.index_of(fd)
-        if wanted and (file >= 0 or buffered is not None):
-            count = cut(self.pieces, cursor, wanted, block)
-            if count == IOV_MAX:
-                # Perhaps not all of it.
-                file = -1
-            if buffered is not None and not aligned(block, count):
-                fd = PyObject_AsFileDescriptor(buffered)
-                file = -1
-        if file < 0:
-            return self.finish_now(operation, fd, offset, wanted, done, durable)
-        answer = self.owner.uring.begin(
-            operation, file, block, count, offset, DURABLY if durable and wanted else 0,
-            <uint64_t><void *>self,
-        )
-        if answer in (-EBUSY, -ENOMEM):
-            return self.finish_now(operation, fd, offset, wanted, done, durable)
-        if answer < 0:
-            raise OSError(-answer, strerror(-answer))
-        # `take_back` or `give_up` answers it; until then the kernel has our address.
-        Py_INCREF(self)
-        self.operation = operation
-        self.wanted = wanted
-        self.done = done
-        self.state = HANDED
-        return 0
-
-    cdef int finish_now(
-        self, Operation operation, int fd, int64_t offset, uint64_t wanted, bytes done,
-        bint durable,
-    ) except -1:
-        # The same by blocking calls.
-        cdef Cursor *cursor = &self.writing if operation == READ else &self.reading
-        cdef uint64_t moved, left = wanted
-        cdef int failure = 0
-        while left:
-            moved = self.transfer(cursor, operation == WRITE, fd, offset, left)
-            if moved == 0:
-                raise OSError(EIO, f"{left} of {wanted} bytes are behind the end of the file")
-            offset += <int64_t>moved
-            left -= moved
-        if durable:
-            with nogil:
-                if fdatasync(fd):
-                    failure = errno
-            if failure:
-                raise OSError(failure, strerror(failure))
-        return self.finish_with(done)
-
-    cdef object take_back(self, const Outcome *outcome):
-        # The kernel has finished. The request is complete, or the handler's again: the OSError.
-        cdef Cursor *cursor = &self.writing if self.operation == READ else &self.reading
-        cdef uint64_t left = self.wanted - outcome.moved
-        Py_DECREF(self)
-        self.state = OPEN
-        self.is_deferred = True
-        advance(self.pieces, cursor, outcome.moved)
-        if outcome.error:
-            return OSError(outcome.error, strerror(outcome.error))
-        if left:
-            return OSError(EIO, f"{left} of {self.wanted} bytes are behind the end of the file")
-        self.finish_with(self.done)
-        return None
-
-    cdef void give_up(self) noexcept:
-        # The kernel has finished, and nobody wants the request any more.
-        self.state = CLOSED
-        if self.handed_out != NULL:
-            self.drop_views()
-        Py_DECREF(self)
-
-    cdef int finish_with(self, bytes done) except -1:
-        if done:
-            self.put(-<int64_t>len(done), done)
-        self.close(self.count_written())
-        return 0
-
-    cdef object transfer(self, Cursor *cursor, bint out, int fd, int64_t offset, Py_ssize_t n):
-        cdef iovec block[IOV_MAX]
-        cdef uint64_t wanted, done = 0
-        cdef Py_ssize_t moved
-        cdef int count, failure
-        if n < 0:
-            wanted = cursor.left
-        else:
-            wanted = n
-            if wanted > cursor.left:
-                raise ValueError(f"{n} bytes wanted of {cursor.left}")
-        while done < wanted:
-            count = cut(self.pieces, cursor, wanted - done, block)
-            # The kernel copies: guest memory that went away is EFAULT here and no SIGBUS.
-            with nogil:
-                if out:
-                    moved = pwritev(fd, block, count, offset + <int64_t>done)
-                else:
-                    moved = preadv(fd, block, count, offset + <int64_t>done)
-                failure = errno
-            if moved < 0:
-                if failure == EINTR:
-                    PyErr_CheckSignals()
-                    continue
-                if done:
-                    break
-                raise OSError(failure, strerror(failure))
-            if moved == 0:
-                break
-            advance(self.pieces, cursor, moved)
-            done += moved
-        return done
+        hand_over(self, SYNC, file, None, 0, 0, done, True)
 
     def defer(self):
         """Keep the request open after `handle` returns, to be finished later."""
@@ -491,7 +310,7 @@ cdef class Request:
             raise RuntimeError("release is for the worker's thread: use call_soon")
         self.state = RELEASED
         if self.handed_out != NULL:
-            self.drop_views()
+            drop_views(self)
         self.owner.request_released(self)
 
     @property

@@ -8,7 +8,9 @@ from vuproc.shm.atomics cimport vu_load_relaxed64
 from vuproc.shm.counters cimport EPOCHS, add
 from vuproc.shm.fetching cimport Fetching
 from vuproc.shm.request cimport Request
-from vuproc.shm.uring cimport Outcome, Transfer, Uring
+from vuproc.shm.request_files cimport give_up, take_back
+from vuproc.shm.transfers cimport Outcome, Transfer
+from vuproc.shm.uring cimport Uring
 
 from os import strerror
 
@@ -47,7 +49,7 @@ cdef class UringWork(Fetching):
                 # SAFETY: a tag of `hand_over`, which keeps the request until this.
                 request = <Request><void *>outcomes[i].tag
                 try:
-                    error = request.take_back(&outcomes[i])
+                    error = take_back(request, &outcomes[i])
                     if error is not None:
                         self.request_failed(request, on_error, error)
                 except BaseException as raised:
@@ -102,7 +104,7 @@ cdef class UringWork(Fetching):
                 count = self.uring.reap(outcomes, OUTCOMES)
             for i in range(count):
                 # SAFETY: as in `collect`.
-                (<Request><void *>outcomes[i].tag).give_up()
+                give_up(<Request><void *>outcomes[i].tag)
         if count < 0:
             abort()
 

@@ -31,7 +31,6 @@ from vuproc.vhost_user.effects import (
     LogArea,
     LogUsedRing,
     OpenUserfault,
-    Region,
     RemoveRegion,
     ResetDevice,
     SaveState,
@@ -59,6 +58,7 @@ from vuproc.workers.control import (
     Done,
     Exit,
     ObjectFound,
+    Refusal,
     SetLogLevel,
     ShmemDone,
     ShmemKnown,
@@ -70,11 +70,7 @@ from vuproc.workers.queue import Queue
 from vuproc.workers.shmem import HELD, ShmemRequests
 from vuproc.workers.state_bytes import StateError
 from vuproc.workers.state_transfer import StateTransfer
-from vuproc.workers.userfault import Userfault
-
-
-class Refusal(Exception):
-    """An order that cannot be carried out, with the reason for the answer."""
+from vuproc.workers.worker_memory import WorkerMemory
 
 
 class Leave(Exception):
@@ -98,10 +94,7 @@ class Commands:
         self._device = device
         self._code = code
         self._watcher = watcher
-        self._memory = GuestMemory()
-        self._staged: GuestMemory | None = None
-        """Mapped, and neither touched nor used."""
-        self._userfault: Userfault | None = None
+        self._memory = WorkerMemory(self._rebind)
         self._features = 0
         self._iotlb: Iotlb | None = None
         self._mtu = 0
@@ -137,7 +130,7 @@ class Commands:
 
     def readmit(self) -> None:
         """Orders are carried out: what the device gave back may come to it again."""
-        if self._staged is not None:
+        if self._memory.unacknowledged:
             return  # the front-end is about to say that it knows of the new table
         if self.shmem is not None:
             self.shmem.release()
@@ -178,28 +171,24 @@ class Commands:
                 self._iotlb = Iotlb() if features & Feature.ACCESS_PLATFORM else None
                 self._code.hook(self._device.features_acked, features)
             case SetMemory(regions=regions):
-                memory = GuestMemory()
-                for region in regions:
-                    memory = _extended(memory, region)
-                self._change_memory(memory)
+                self._memory.replace(regions)
             case AddRegion(region=region):
-                self._change_memory(_extended(self._memory, region))
+                self._memory.add(region)
             case RemoveRegion(region=region):
-                self._remove(region)
+                self._memory.remove(region)
             case OpenUserfault():
-                file = self._open_userfault()
+                file = self._memory.open_userfault()
             case StageMemory(regions=regions):
-                addresses = self._stage(regions)
+                addresses = self._memory.stage(regions)
             case GuardMemory():
-                self._guard()
+                self._memory.guard()
             case CloseUserfault():
-                self._needed_userfault()
-                self._close_userfault()
+                self._memory.close_userfault()
             case StartRing(setup=setup):
                 queue = self._queue(setup.index)
                 queue.unwatch_in(self._watcher)
                 layout, features = layout_of(self._features), self._features
-                queue.start(setup, layout, self._memory, features, self._iotlb)
+                queue.start(setup, layout, self._memory.table, features, self._iotlb)
                 if not queue.broken:
                     queue.watch_in(self._watcher)
                 self._code.hook(self._device.ring_started, setup.index)
@@ -281,8 +270,7 @@ class Commands:
         if self.shmem is not None:
             self.shmem.end()
         self._close_display()
-        self._close_userfault()
-        self._memory = GuestMemory()
+        self._memory.drop()
         self._features, self._iotlb = 0, None
         if self._mtu:
             self._mtu = 0
@@ -295,9 +283,8 @@ class Commands:
         except KeyError:
             raise Refusal(f"queue {index} is not served by this worker") from None
 
-    def _change_memory(self, memory: GuestMemory) -> None:
+    def _rebind(self, memory: GuestMemory) -> None:
         self._for_each(lambda queue: queue.rebind(memory))
-        self._memory = memory
 
     def _update_iotlb(self, order: UpdateIotlb) -> None:
         if self._iotlb is None:
@@ -316,42 +303,6 @@ class Commands:
                 queue.unwatch_in(self._watcher)
                 queue.watch_in(self._watcher)
 
-    def _open_userfault(self) -> Fd:
-        """For the answer: it stays ours."""
-        self._close_userfault()
-        self._userfault = Userfault()
-        return self._userfault.fd
-
-    def _needed_userfault(self) -> Userfault:
-        if self._userfault is None:
-            raise Refusal("this worker has no userfaultfd: it is not the one that made it")
-        return self._userfault
-
-    def _stage(self, regions: tuple[Region, ...]) -> tuple[int, ...]:
-        """Map a table beside the one that is in use: where each region is."""
-        self._needed_userfault()
-        memory = GuestMemory()
-        for region in regions:
-            memory = _extended(memory, region)
-        self._staged = memory
-        hosts = {fields[0]: host for fields, host in zip(memory.regions, memory.hosts, strict=True)}
-        return tuple(hosts[region.guest_addr] for region in regions)
-
-    def _guard(self) -> None:
-        """Use the staged table. The one before it is given up first: nobody knows its pages now."""
-        userfault, memory = self._needed_userfault(), self._staged
-        if memory is None:
-            raise Refusal("no memory was staged")
-        self._staged = None
-        userfault.guard(memory)
-        self._change_memory(memory)
-
-    def _close_userfault(self) -> None:
-        self._staged = None
-        userfault, self._userfault = self._userfault, None
-        if userfault is not None:
-            userfault.close()
-
     def _set_log(self, area: LogArea | None, call: Fd | None) -> None:
         if area is None:
             self._log_in(None, call)
@@ -366,12 +317,6 @@ class Commands:
         old, self._log_call = self._log_call, call
         if old is not None:
             old.close()
-
-    def _remove(self, region: Region) -> None:
-        key = region.guest_addr, region.size, region.user_addr
-        # A worker that was started after a region lost its file never had it.
-        if key in self._memory.regions:
-            self._change_memory(self._memory.without_region(*key))
 
     def _stop(self, order: StopRing) -> tuple[int, int]:
         queue = self._queue(order.index)
@@ -446,9 +391,3 @@ class Commands:
                 self._device.config_written(offset, data)
         except Exception as error:
             raise Refusal(f"config_written: {texts.described(error)}") from error
-
-
-def _extended(memory: GuestMemory, region: Region) -> GuestMemory:
-    return memory.with_region(
-        region.guest_addr, region.size, region.user_addr, region.mmap_offset, region.fd.fileno()
-    )

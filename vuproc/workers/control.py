@@ -178,6 +178,10 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
         force_setattr(self, "reason", texts.line(self.reason))
 
 
+class Refusal(Exception):
+    """An order that cannot be carried out, with the reason for the answer."""
+
+
 class RingBroken(msgspec.Struct, frozen=True, tag=True):
     """The driver broke the rules of this ring; the worker no longer touches it.
 

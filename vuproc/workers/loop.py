@@ -10,24 +10,21 @@ from __future__ import annotations
 
 import os
 import time
-from collections import deque
 from collections.abc import Sequence
 from typing import NoReturn
 
 from vuproc.asks import Ask
 from vuproc.device import Device
-from vuproc.errors import MemoryFault, RingError
-from vuproc.fd import Fd
 from vuproc.shm.counters import QueueCounters
 from vuproc.shm.native import NativeDevice
 from vuproc.shm.ring import SLICE_NS
 from vuproc.shm.segment import Segment
 from vuproc.workers.channel import ChannelClosed
-from vuproc.workers.commands import Commands, Leave, Refusal
+from vuproc.workers.command_queue import CommandQueue
+from vuproc.workers.commands import Commands, Leave
 from vuproc.workers.config_report import ConfigReport
 from vuproc.workers.control import (
     CONFIG_QUEUE,
-    Command,
     ConfigSays,
     Done,
     Failed,
@@ -41,7 +38,6 @@ from vuproc.workers.log import WorkerLog
 from vuproc.workers.poller import Watcher
 from vuproc.workers.queue import ALONE_NS, BUDGET, Queue
 from vuproc.workers.queue_place import Miss
-from vuproc.workers.queue_uring import RingBusy
 from vuproc.workers.spin import LONGEST_NS, Spin
 from vuproc.workers.state_transfer import StateTransfer
 
@@ -69,11 +65,8 @@ class Worker:
         self._code = DeviceCode(device, said)
         self._commands = Commands(device, self._code, self._watcher)
         self._queues = self._commands.queues
-        self._waiting: deque[tuple[Command, tuple[Fd, ...]]] = deque()
-        self._begun = False
-        """The device knows of the command that waits first."""
         self._counters = self._code.counters
-        self._took_over = False
+        self._orders = CommandQueue(channel, self._commands, self._counters, said, self._answer)
         self._spin = Spin("off", lambda: 1)
         self._empty_looks = 0
         self._device_loop = DeviceLoop(self._watcher, self._code, self._queues, self._answer)
@@ -81,7 +74,7 @@ class Worker:
         self._before: dict[int, tuple[Queue, ...]] = {}
         """By queue, those whose requests its own may rely on (`_serve`)."""
         device.attach(self._device_loop)
-        self._watcher.add(channel.fileno(), self._control)
+        self._watcher.add(channel.fileno(), self._orders.receive)
 
     # The loop.
 
@@ -186,10 +179,10 @@ class Worker:
             queue.ask_again()
             if queue.polling:
                 queue.ready = True
-            if queue.ready and not self._waiting:
+            if queue.ready and not self._orders.waits:
                 self._serve(queue)
             self._code.look_at_failures(queue)
-        self._settle()
+        self._orders.settle()
         self._said.tend()
 
     def _serve(self, queue: Queue) -> None:
@@ -221,7 +214,12 @@ class Worker:
             # Another queue's handler, or a hook, has finished requests since their queue's turn; a
             # command may wait for just these.
             patience = 0.0
-        if patience is None and len(self._queues) > 1 and not self._waiting and self._look_around():
+        if (
+            patience is None
+            and len(self._queues) > 1
+            and not self._orders.waits
+            and self._look_around()
+        ):
             patience = 0.0
         if patience == 0.0:
             self._watcher.poll(0.0)
@@ -247,6 +245,8 @@ class Worker:
         """Look at all queues again and again before a sleep, as `Ring.spin` does for a single one;
         whether one has something.
         """
+        if len(self._queues) == 1 or self._orders.waits:
+            return False
         end = time.monotonic_ns() + self._spin.window_ns
         while time.monotonic_ns() < end:
             for queue in self._queues.values():
@@ -274,9 +274,9 @@ class Worker:
         """
         if [queue for queue in self._queues.values() if not queue.submit()]:
             return POLL_BUSY_S
-        if self._waiting:
+        if self._orders.waits:
             # Held rings do not run; the device's own descriptors move things on.
-            return None if self._commands.waits_for(self._waiting[0][0].order) else 0.0
+            return None if self._orders.held_up else 0.0
         if any(queue.ready and queue.active for queue in self._queues.values()):
             self._empty_looks = 0
             return 0.0
@@ -284,61 +284,6 @@ class Worker:
             self._empty_looks += 1
             return 0.0 if self._empty_looks < POLL_SPINS else POLL_BUSY_S
         return None
-
-    def _control(self, _mask: int) -> None:
-        try:
-            received = self._channel.receive()
-        except ChannelClosed:
-            # The master has gone, and with it the right to touch guest memory.
-            raise Leave(0) from None
-        if received is None:
-            return
-        for counters in self._counters:
-            counters.note_command()
-        self._waiting.append(received)
-        self._settle()
-
-    def _settle(self) -> None:
-        """Carry out the waiting commands in their order, each as soon as the rings it concerns are
-        idle, and answer them.
-        """
-        if not self._waiting:
-            return
-        while self._waiting:
-            order = self._waiting[0][0].order
-            if not self._begun:
-                self._begun = True
-                self._commands.begin(order)
-            if self._commands.waits_for(order):
-                return
-            self._begun = False
-            self._carry_out(*self._waiting.popleft())
-        self._commands.readmit()
-
-    def _carry_out(self, command: Command, fds: tuple[Fd, ...]) -> None:
-        if not self._took_over:
-            self._took_over = True
-            # Our predecessor is gone, whatever it was doing: while we set up it may have lived.
-            for counters in self._counters:
-                counters.hand_none()
-                counters.leave_hooks()
-        kept = False
-        try:
-            done = self._commands.carry_out(command)
-            kept = command.order.keeps_fds
-        except Leave:
-            self._said.tend(at_last=True)  # nobody listens after the answer
-            self._answer(Done(command.serial))
-            raise
-        except (RingError, MemoryFault, OSError, Refusal) as error:
-            lasting = isinstance(error, RingError) and not isinstance(error, RingBusy)
-            self._answer(Failed(command.serial, str(error), lasting))
-        else:
-            self._answer(done)
-        finally:
-            if not kept:
-                for fd in fds:
-                    fd.close()
 
     # What goes to the master.
 
