@@ -17,7 +17,8 @@ from collections.abc import Sequence
 
 from vuproc.errors import VuprocError
 from vuproc.fd import Fd
-from vuproc.pool.process import KILL_DEADLINE, STOP_DEADLINE
+from vuproc.pool.ending_process import KILL_DEADLINE
+from vuproc.pool.process import STOP_DEADLINE
 from vuproc.vhost_user.effects import StopRing
 from vuproc.workers.channel import ChannelError
 from vuproc.workers.control import Command, Done, Failed, MasterChannel, master_end

@@ -7,7 +7,6 @@ of the first is readable.
 
 from __future__ import annotations
 
-import signal
 import socket
 import time
 from collections import deque
@@ -19,6 +18,7 @@ from vuproc import texts
 from vuproc.asks import Ask
 from vuproc.errors import VuprocError
 from vuproc.fd import Fd
+from vuproc.pool.ending_process import EndingProcess
 from vuproc.pool.forkserver import (
     ATTENTIVE_S,
     CannotStart,
@@ -62,8 +62,6 @@ EXIT_DEADLINE = 5.0
 """Seconds a worker has to leave at our own end."""
 REPORTS_PER_TURN = 256
 """What a worker says unasked that is heard before deadlines and others get their turn."""
-KILL_DEADLINE = 5.0
-"""Seconds after SIGKILL by which the process must be gone; one stuck in the kernel is given up."""
 END_GRACE = 0.25
 """Seconds in which a worker that is lost may end by itself, before it is killed. One that is dying
 is waited for no longer than it takes, which on a busy machine may be a while.
@@ -116,7 +114,7 @@ class _Unwaited:
     setup: bool
 
 
-class WorkerProcess:
+class WorkerProcess(EndingProcess):
     """One worker process and its control channel: a standby until `assign` gives it its queues.
 
     `on_report` gets what it says unasked.
@@ -134,7 +132,6 @@ class WorkerProcess:
         """Which of the device's workers it is, counted from the first."""
         self._host = host
         self._on_report = on_report
-        self._code: int | None = None
         self._since = 0.0
         self._asked_at = 0.0
         self._serial = 0
@@ -143,8 +140,8 @@ class WorkerProcess:
         self._log = CommandLog()
         self._backlog: deque[AnyOrder] = deque()
         self._unanswered: deque[_Unwaited] = deque()
-        self._process, self._channel, self._stack = _forked(host.forkserver)
-        self.pid, self.pidfd = self._process.pid, self._process.pidfd
+        process, self._channel, stack_file = _forked(host.forkserver)
+        super().__init__(process, stack_file)
         try:
             self._post_unwaited(prepare, setup=True)
         except WorkerLost as error:
@@ -347,58 +344,6 @@ class WorkerProcess:
         self._log.lost(self._name, cause)
         return WorkerLost(self.queues, self.pid, cause)
 
-    def kill(self) -> bool:
-        """SIGKILL the process and wait until it is gone; False if the kernel will not."""
-        self.kill_at_once()
-        return self.wait_end(KILL_DEADLINE)
-
-    @property
-    def closed(self) -> bool:
-        """Whether `close` was called."""
-        return self.pidfd.closed
-
-    def kill_at_once(self) -> None:
-        """SIGKILL the process, if it is there; does not wait."""
-        if self.closed:
-            return
-        try:
-            signal.pidfd_send_signal(self.pidfd.fileno(), signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-
-    def wait_end(self, timeout: float) -> bool:
-        """Wait until the process has ended; False after `timeout` seconds."""
-        return poll_until_readable(self.pidfd.fileno(), timeout)
-
-    def stack(self) -> str:
-        """End it; what its Python code was doing, a line a call, the latest first. "" if it does
-        not say, and then it may still be there.
-        """
-        return stack.of(self.pidfd, self._stack)
-
-    def ending(self) -> str:
-        """How the process ended, in words: the signal's name or the exit code."""
-        return describe_exit(self._exit_code())
-
-    def ended_by_signal(self) -> signal.Signals | None:
-        """The signal that ended the process, or None."""
-        code = self._exit_code()
-        try:
-            return None if code is None or code >= 0 else signal.Signals(-code)
-        except ValueError:  # a real-time one, which has no name
-            return None
-
-    def ended_from_outside(self) -> bool:
-        """It has ended by no doing of its own: by a SIGKILL, or together with its forkserver, and
-        then nobody knows.
-        """
-        return self._exit_code() in (None, -signal.SIGKILL)
-
-    def _exit_code(self) -> int | None:
-        if self._code is None:
-            self._code = self._process.exit_code(KILL_DEADLINE)
-        return self._code
-
     def ask_to_exit(self) -> None:
         """Ask the process to end, unless that was done; `exit` sees to it."""
         if self._asked_at:
@@ -447,18 +392,6 @@ def _forked(forkserver: Forkserver) -> tuple[ForkedProcess, MasterChannel, Fd]:
         process = forkserver.start(theirs, file)
         undo.pop_all()
         return process, channel, file
-
-
-def describe_exit(code: int | None) -> str:
-    """An exit code of multiprocess in words; negative ones are signals."""
-    if code is None:
-        return "in a way that is not known"
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        return f"killed by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"killed by signal {-code}"
 
 
 def name_queues(queues: tuple[int, ...]) -> str:

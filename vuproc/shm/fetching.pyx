@@ -207,11 +207,7 @@ cdef class Fetching(Completions):
             return "poison"
         if stage == UNTOUCHED or stage == RUN_AGAIN:
             return None
-        if stage == DROP:
-            return "drop"
-        if stage == FAIL:
-            return "fail"
-        return self.policy
+        return "drop" if stage == DROP else "fail" if stage == FAIL else self.policy
 
     cdef void request_staged(self, Request request) noexcept:
         self.note_stage(request._head, request.stage)

@@ -1,0 +1,88 @@
+"""A worker process as something that ends: by itself, killed, or not at all."""
+
+from __future__ import annotations
+
+import signal
+
+from vuproc.fd import Fd
+from vuproc.pool.forkserver import ForkedProcess, poll_until_readable
+from vuproc.workers import stack
+
+KILL_DEADLINE = 5.0
+"""Seconds after SIGKILL by which the process must be gone; one stuck in the kernel is given up."""
+
+
+class EndingProcess:
+    """One that was forked for us. `stack_file` is what it may write its stack to; it stays the
+    caller's.
+    """
+
+    def __init__(self, process: ForkedProcess, stack_file: Fd) -> None:
+        self.pid, self.pidfd = process.pid, process.pidfd
+        self._process = process
+        self._stack = stack_file
+        self._code: int | None = None
+
+    def kill(self) -> bool:
+        """SIGKILL the process and wait until it is gone; False if the kernel will not."""
+        self.kill_at_once()
+        return self.wait_end(KILL_DEADLINE)
+
+    @property
+    def closed(self) -> bool:
+        """Whether its pidfd is."""
+        return self.pidfd.closed
+
+    def kill_at_once(self) -> None:
+        """SIGKILL the process, if it is there; does not wait."""
+        if self.closed:
+            return
+        try:
+            signal.pidfd_send_signal(self.pidfd.fileno(), signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+    def wait_end(self, timeout: float) -> bool:
+        """Wait until the process has ended; False after `timeout` seconds."""
+        return poll_until_readable(self.pidfd.fileno(), timeout)
+
+    def stack(self) -> str:
+        """End it; what its Python code was doing, a line a call, the latest first. "" if it does
+        not say, and then it may still be there.
+        """
+        return stack.of(self.pidfd, self._stack)
+
+    def ending(self) -> str:
+        """How the process ended, in words: the signal's name or the exit code."""
+        return describe_exit(self._exit_code())
+
+    def ended_by_signal(self) -> signal.Signals | None:
+        """The signal that ended the process, or None."""
+        code = self._exit_code()
+        try:
+            return None if code is None or code >= 0 else signal.Signals(-code)
+        except ValueError:  # a real-time one, which has no name
+            return None
+
+    def ended_from_outside(self) -> bool:
+        """It has ended by no doing of its own: by a SIGKILL, or together with its forkserver, and
+        then nobody knows.
+        """
+        return self._exit_code() in (None, -signal.SIGKILL)
+
+    def _exit_code(self) -> int | None:
+        if self._code is None:
+            self._code = self._process.exit_code(KILL_DEADLINE)
+        return self._code
+
+
+def describe_exit(code: int | None) -> str:
+    """An exit code of multiprocess in words; negative ones are signals."""
+    if code is None:
+        return "in a way that is not known"
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"
