@@ -169,9 +169,14 @@ class ReferenceRing:
             self._word(self.avail + 4 + 2 * ((start + i) % self.size))
             for i in range(len(self.again))
         ]
+        # Of those at the end that are what was fetched last, it is known when that was.
+        last = 0
+        while last < len(entries) and entries[-1 - last] == self.again[-1 - last]:
+            last += 1
         first = self.fetched - len(self.again)
         self.places = {
-            head: first + i if entries == self.again else -1 for i, head in enumerate(self.again)
+            head: first + i if i >= len(self.again) - last else -1
+            for i, head in enumerate(self.again)
         }
         self.seen = self.last_avail
         self.finished = []

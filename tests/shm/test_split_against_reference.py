@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import TracebackType
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.shm.guest import (
@@ -472,9 +472,23 @@ def test_lawful_drivers(
     run_lawful(size, base, features, recorded, steps)
 
 
+ONE_OF_TWO_COMES_AGAIN: list[tuple[object, ...]] = [
+    *[("submit", [(1304576, 0)], 0, False)] * 3,
+    ("drain", [("defer", 3), ("write", 3)], 2),
+    ("drain", [("release", 0)], 20),
+    ("stop",),
+    ("reap",),
+    ("drain", [("write", 3)], 1),
+    ("drain", [("release", 0)], 20),
+    ("stop",),
+]
+"""What is left at the end was fetched last, and is all that is taken back."""
+
+
 @pytest.mark.timeout(300)
 @settings(max_examples=200, deadline=None)
 @given(sizes, bases, all_features, goings_and_ends)
+@example(4, 0, 0, ONE_OF_TWO_COMES_AGAIN)
 def test_devices_that_give_back(
     size: int, base: int, features: int, steps: list[tuple[object, ...]]
 ) -> None:
