@@ -23,7 +23,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import msgspec
 
@@ -89,6 +89,7 @@ class Daemon(AsyncForms):
         hook_timeout: float = 30.0,
         packed: bool = True,
         postcopy: bool = False,
+        xen: Literal["off", "on", "auto"] = "off",
         log_level: LogLevel = "info",
         supervised: bool = False,
         name: str | None = None,
@@ -102,8 +103,8 @@ class Daemon(AsyncForms):
         socket: a path to listen at; `Connect(path)` for a VMM that listens; or an open Unix stream
         socket, listening or connected, which stays the caller's.
         permissions, owner, group: of the socket that is made at a path.
-        exit_on_disconnect, workers, packed, inband_notifications, iommu, postcopy, stall_timeout,
-        hook_timeout (seconds), log_level: as in a device file (docs/device-file.md).
+        exit_on_disconnect, workers, packed, inband_notifications, iommu, postcopy, xen,
+        stall_timeout, hook_timeout (seconds), log_level: as in a device file (docs/device-file.md).
         supervised: survive the death of the master too, as `vuproc run --supervised`.
         name: what the log calls it; default: the name of the socket, or that of the class.
         output: where standard output and error of its processes go; default: where the program's
@@ -121,6 +122,7 @@ class Daemon(AsyncForms):
             "hook_timeout": hook_timeout,
             "packed": packed,
             "postcopy": postcopy,
+            "xen": xen,
             "log_level": log_level,
         }
         wanted = WantedObject(device, socket, access, keys)

@@ -417,6 +417,9 @@ class _Service:
         return listener
 
 
+_XEN_DEVICES = ("/dev/xen/gntdev", "/dev/xen/privcmd")
+
+
 def _ring_features(file: DeviceFile) -> int:
     features = RING_FEATURES if file.keys.packed else RING_FEATURES & ~Feature.RING_PACKED
     return int(features | Feature.ACCESS_PLATFORM if file.keys.iommu else features)
@@ -431,6 +434,9 @@ def _protocol_features(file: DeviceFile, device: Device, config_size: int) -> in
         # Regions that come singly are not mapped in the mode of postcopy.
         features |= ProtocolFeature.PAGEFAULT
         features &= ~ProtocolFeature.CONFIGURE_MEM_SLOTS
+    there = file.keys.xen == "auto" and any(map(os.path.exists, _XEN_DEVICES))
+    if there or file.keys.xen == "on":
+        features |= ProtocolFeature.XEN_MMAP
     return int(features | protocol_features_of(device))
 
 

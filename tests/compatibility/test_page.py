@@ -48,7 +48,9 @@ def test_each_bit_is_offered_or_refused() -> None:
 
 
 def test_the_bits_said_to_be_offered_are_those_of_the_code() -> None:
-    by_key = ProtocolFeature.INBAND_NOTIFICATIONS | ProtocolFeature.PAGEFAULT
+    by_key = (
+        ProtocolFeature.INBAND_NOTIFICATIONS | ProtocolFeature.PAGEFAULT | ProtocolFeature.XEN_MMAP
+    )
     protocol = serve.PROTOCOL_FEATURES | by_key
     for device in BY_HOOK:
         protocol |= protocol_features_of(device)

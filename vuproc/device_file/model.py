@@ -126,6 +126,13 @@ class File(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True
             "memory slots are not offered.",
         ),
     ] = False
+    xen: Annotated[
+        Literal["off", "on", "auto"],
+        Meta(
+            description="Offer XEN_MMAP, for a front-end that shares the memory of a Xen domain; "
+            "auto: where there is /dev/xen/gntdev or /dev/xen/privcmd.",
+        ),
+    ] = "off"
     stall_timeout: Annotated[
         float,
         Meta(

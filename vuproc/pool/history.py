@@ -199,6 +199,8 @@ def log_truncation(state: State) -> str | None:
 
 def truncation(region: Region) -> str | None:
     """What the region's file lacks by now, in words; None if it is whole or has no size."""
+    if region.xen is not None:
+        return None
     size, end = region.fd.size, region.mmap_offset + region.size
     if size >= end or (size == 0 and region.fd.kind is not FdKind.FILE):
         return None

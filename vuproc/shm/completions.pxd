@@ -53,6 +53,7 @@ cdef class Completions(Layout):
     cdef uint64_t used_log         # where the used ring's writes are logged
     cdef bint used_logged          # whether they are
     cdef int log_fd                # told of marks; -1: none
+    cdef dict granted              # by head, what is mapped for it alone (Xen); None: nothing is
     cdef Py_ssize_t flying         # fetched and not completed
     cdef Line line                 # with IN_ORDER; else there is none
     cdef Completion batch[BATCH]   # completed and not published
@@ -83,6 +84,7 @@ cdef class Completions(Layout):
         self, uint16_t head, uint64_t addr, uint64_t length, uint64_t iova, bint writable
     ) noexcept nogil
     cdef void drop_buffers(self, uint16_t head) noexcept nogil
+    cdef void drop_granted(self, uint16_t head) noexcept
     cdef void mark_buffers(self, uint16_t head) noexcept nogil
     cdef void mark_used(self, uint64_t offset, uint64_t length) noexcept nogil
     cdef void mark_used_ring(self) noexcept nogil

@@ -173,7 +173,7 @@ cdef class Completions(Layout):
         self.dirty = None
         self.used_logged = False
         if log is None:
-            if self.iotlb is None:
+            if self.iotlb is None and self.granted is None:
                 self.forget_buffers()
             return False
         if unknown:
@@ -233,18 +233,26 @@ cdef class Completions(Layout):
         cdef uint32_t i
         if self.dirty is not None:
             for i in range(known.count):
-                if known.spans[i].writable:
+                # The log is by guest-physical address, which a grant (Xen, bit 63) has none of.
+                if known.spans[i].writable and not known.spans[i].addr >> 63:
                     self.dirty.mark_range(known.spans[i].addr, known.spans[i].length)
         self.drop_buffers(head)
 
     cdef void drop_buffers(self, uint16_t head) noexcept nogil:
         cdef Spans *known = self.buffers + head
+        if self.granted is not None:
+            with gil:
+                self.drop_granted(head)
         known.count = 0
         if known.room > SPANS_KEPT:
             # The driver decides how many a chain has: what one needed is not kept for every head.
             free(known.spans)
             known.spans = NULL
             known.room = 0
+
+    cdef void drop_granted(self, uint16_t head) noexcept:
+        # Unmapped, unless a slice of a view is alive: that is seen to by its owner.
+        self.granted.pop(head, None)
 
     cdef void mark_used(self, uint64_t offset, uint64_t length) noexcept nogil:
         cdef uint64_t at = self.used_log + offset

@@ -50,7 +50,7 @@ cdef class Fetching(Completions):
     cdef int allocate(self, Py_ssize_t size, uint32_t limit) except -1
     cdef void begin_at(self, uint16_t index) noexcept
     cdef void adopt(self, tuple found, Py_ssize_t last) noexcept
-    cdef void be_in(self, GuestMemory memory) noexcept
+    cdef int be_in(self, GuestMemory memory) except -1
     cdef int not_walked(self, uint16_t head) noexcept nogil
     cdef int resume(self, Chain *chain, Again *which) except -2
     cdef object reason_to_skip(self, uint8_t attempts, uint8_t stage)

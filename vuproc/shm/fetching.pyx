@@ -132,10 +132,15 @@ cdef class Fetching(Completions):
 
     # Where it all lies.
 
-    cdef void be_in(self, GuestMemory memory) noexcept:
+    cdef int be_in(self, GuestMemory memory) except -1:
         # Nowhere: no look-up of a ring without an IOMMU pays for one that has it.
+        if memory.on_demand and self.granted is None:
+            if self.buffers == NULL:
+                self.keep_buffers()
+            self.granted = {}
         self.memory = memory
         self.direct = memory if self.iotlb is None else NOWHERE
+        return 0
 
     cdef int not_walked(self, uint16_t head) noexcept nogil:
         # A chain was not walked to its end: -1, it is malformed; 0, it waits for translations, and
@@ -331,4 +336,6 @@ cdef class Fetching(Completions):
         self.returned_count = 0
         self.again_next = self.again_end
         self.unbind()
+        if self.granted is not None:
+            self.granted.clear()
         self.memory = self.direct = None

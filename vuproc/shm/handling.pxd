@@ -1,7 +1,8 @@
 """C interface of the loop over requests that handlers in Python serve."""
 
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint64_t
 
+from vuproc.shm.memory cimport GuestMemory
 from vuproc.shm.request cimport Chain, Request
 from vuproc.shm.uring_work cimport UringWork
 
@@ -16,6 +17,7 @@ cdef class Handling(UringWork):
     cdef bint begin(self, str what) except -1
     cdef bint wanted(self) noexcept nogil
     cdef Request request_of(self, Chain *chain, uint64_t order)
+    cdef GuestMemory memory_of(self, uint16_t head)
     cdef int serve(
         self, Request request, object handle, object on_error, uint8_t attempts, object reason
     ) except -1

@@ -8,6 +8,7 @@ from vuproc.shm.clock cimport clock_ns
 from vuproc.shm.completions cimport BATCH
 from vuproc.shm.counters cimport add, set_busy
 from vuproc.shm.fetching cimport Again, note_begun, note_taken
+from vuproc.shm.memory cimport GuestMemory
 from vuproc.shm.request cimport CLOSED, OPEN, RELEASED, Chain, Request
 from vuproc.shm.uring_work cimport UringWork
 
@@ -18,6 +19,19 @@ cdef enum:
     # Requests after which the kernel is told of what there is for it, in the middle of a batch: the
     # disk is not to wait for the last of them.
     SUBMIT = 16
+
+
+cdef inline void complete_finished(Handling ring, Request request) noexcept:
+    # It is finished, and the thread has the ring's turn.
+    if ring.granted is not None:
+        # What was mapped for it goes before the driver hears of its end.
+        request.memory = None
+    ring.complete(
+        request._head,
+        request.used,
+        request.total_readable - request.reading.left,
+        ring.now - request.started,
+    )
 
 
 cdef class Handling(UringWork):
@@ -183,7 +197,7 @@ cdef class Handling(UringWork):
         cdef Request request
         try:
             request = Request.__new__(Request)
-            request.open(self, self.memory, chain)
+            request.open(self, self.memory_of(chain.head), chain)
         except MemoryError:
             # A fetched head is completed or in flight, never forgotten (rule R2).
             self.complete(chain.head, 0, 0, 0)
@@ -191,6 +205,11 @@ cdef class Handling(UringWork):
         request.started = self.now
         request.order = order
         return request
+
+    cdef GuestMemory memory_of(self, uint16_t head):
+        # Where the views of its pieces are found.
+        mappings = None if self.granted is None else self.granted.get(head)
+        return self.memory if mappings is None else self.memory.holding(mappings)
 
     cdef int serve(
         self, Request request, object handle, object on_error, uint8_t attempts, object reason
@@ -226,12 +245,7 @@ cdef class Handling(UringWork):
                 if reason is None and request.state != RELEASED:
                     self.note_attempts(head, attempts)
                 if request.state == CLOSED and not request.finished_elsewhere:
-                    self.complete(
-                        head,
-                        request.used,
-                        request.total_readable - request.reading.left,
-                        self.now - request.started,
-                    )
+                    complete_finished(self, request)
         return 0
 
     cdef void request_closed(self, Request request) noexcept:
@@ -243,12 +257,7 @@ cdef class Handling(UringWork):
             self.note_elsewhere(request)
             return
         self.now = clock_ns()
-        self.complete(
-            request._head,
-            request.used,
-            request.total_readable - request.reading.left,
-            self.now - request.started,
-        )
+        complete_finished(self, request)
 
     cdef void note_elsewhere(self, Request request) noexcept:
         # By another thread, which has the GIL: the ring is not its to touch.
@@ -271,12 +280,7 @@ cdef class Handling(UringWork):
         self.now = clock_ns()
         for request in finished:
             if request.epoch == self.epoch:
-                self.complete(
-                    request._head,
-                    request.used,
-                    request.total_readable - request.reading.left,
-                    self.now - request.started,
-                )
+                complete_finished(self, request)
         return 0
 
     cdef void detach(self) noexcept:

@@ -7,6 +7,7 @@ from posix.uio cimport iovec
 cdef enum:
     NOT_MAPPED = -1                # what `translate` answers for a range with a hole in it
     NO_ROOM = -2                   # and for a range of more pieces than the caller takes
+    NO_MAPPING = -3                # in place of a descriptor: whoever derives from Mapping maps
 
 
 cdef struct Region:
@@ -29,6 +30,7 @@ cdef class GuestMemory:
     cdef Region *table             # by guest address, no overlaps
     cdef Py_ssize_t count
     cdef tuple mappings            # mappings[i] holds table[i].host
+    cdef readonly tuple on_demand  # what is mapped while a request needs it (`xen.OnDemand`)
 
     cdef Py_ssize_t find(self, uint64_t guest_addr) noexcept nogil
     cdef int translate(
@@ -38,4 +40,5 @@ cdef class GuestMemory:
     cdef uint64_t guest_of(self, void *host) noexcept nogil
     cdef unsigned char *user(self, uint64_t user_addr, uint64_t length) noexcept nogil
     cdef object view_host(self, unsigned char *start, Py_ssize_t length, bint readonly)
+    cdef GuestMemory holding(self, list mappings)
     cdef bint keeps(self, GuestMemory other)

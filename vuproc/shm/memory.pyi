@@ -1,7 +1,8 @@
 from collections.abc import Iterable, Sequence
 from typing import final
 
-@final
+from vuproc.shm.xen import OnDemand
+
 class Mapping:
     """One shared mapping of a part of a file; a buffer of `size` bytes.
 
@@ -57,6 +58,20 @@ class GuestMemory:
     @property
     def regions(self) -> tuple[tuple[int, int, int], ...]:
         """(guest_addr, size, user_addr) of each region, by guest address."""
+
+    def with_mapping(self, guest_addr: int, user_addr: int, mapping: Mapping) -> GuestMemory:
+        """Return a table with one region more, which is mapped already. Raises MemoryFault as
+        `with_region` does.
+        """
+
+    def with_on_demand(self, regions: tuple[OnDemand, ...]) -> GuestMemory:
+        """Return a table with the same mappings, and with these regions whose pages are mapped when
+        a request needs them, in place of any it had. They are in none of its answers.
+        """
+
+    @property
+    def on_demand(self) -> tuple[OnDemand, ...]:
+        """Those regions."""
 
     @property
     def hosts(self) -> tuple[int, ...]:

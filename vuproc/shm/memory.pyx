@@ -74,7 +74,6 @@ cdef class _Window:
         PyBuffer_FillInfo(buffer, self, self.start, self.length, self.readonly, flags)
 
 
-@cython.final
 cdef class Mapping:
     """One shared mapping of a part of a file. Views of it keep it mapped."""
 
@@ -87,6 +86,9 @@ cdef class Mapping:
             raise MemoryFault(offset, size, "no possible range of a file")
         length = size
         position = offset
+        if fd == NO_MAPPING:
+            self.size = length
+            return
         if fd == NO_FILE:
             self._base = mmap(
                 NULL, length, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0
@@ -149,6 +151,7 @@ cdef class GuestMemory:
 
     def __cinit__(self):
         self.mappings = ()
+        self.on_demand = ()
 
     def __dealloc__(self):
         free(self.table)
@@ -165,17 +168,21 @@ cdef class GuestMemory:
         self, object guest_addr, object size, object user_addr, object mmap_offset, int fd
     ):
         """Return a table with one region more."""
-        if size <= 0:
-            raise MemoryFault(guest_addr, size, "region without bytes")
-        # Python's integers do not wrap: compared before they become C's.
-        if not 0 <= guest_addr <= (1 << 64) - size:
-            raise MemoryFault(guest_addr, size, "guest addresses wrap around")
-        if not 0 <= user_addr <= (1 << 64) - size:
-            raise MemoryFault(user_addr, size, "user addresses wrap around")
-        if self.count >= MAX_REGIONS:
-            raise MemoryFault(guest_addr, size, f"more than {MAX_REGIONS} regions")
-        _check_disjoint(self, guest_addr, size, user_addr)
+        _check_region(self, guest_addr, size, user_addr)
         return _added(self, guest_addr, size, user_addr, Mapping(fd, size, mmap_offset))
+
+    def with_mapping(self, object guest_addr, object user_addr, Mapping mapping not None):
+        """Return a table with one region more, which is mapped already."""
+        _check_region(self, guest_addr, mapping.size, user_addr)
+        return _added(self, guest_addr, mapping.size, user_addr, mapping)
+
+    def with_on_demand(self, tuple regions not None):
+        """Return a table with the same mappings and other regions whose pages are mapped when a
+        request needs them.
+        """
+        cdef GuestMemory made = _copied(self, 0)
+        made.on_demand = regions
+        return made
 
     def joined(self, pages):
         """Return a table in which whole pages follow one another, and where: a user address."""
@@ -233,6 +240,7 @@ cdef class GuestMemory:
         for i in range(at, made.count):
             made.table[i] = self.table[i + 1]
         made.mappings = self.mappings[:at] + self.mappings[at + 1:]
+        made.on_demand = self.on_demand
         return made
 
     @property
@@ -364,6 +372,19 @@ cdef class GuestMemory:
                 return (<Mapping>self.mappings[i]).view_of(start, length, readonly)
         return memoryview(b"") if readonly else memoryview(bytearray())
 
+    cdef GuestMemory holding(self, list mappings):
+        # For `view_host` alone: the table does not say where in the guest these are.
+        cdef GuestMemory made = _copied(self, len(mappings))
+        cdef Mapping mapping
+        cdef Py_ssize_t i = self.count
+        for mapping in mappings:
+            made.table[i].host = mapping.data
+            made.table[i].size = mapping.size
+            made.table[i].guest_addr = made.table[i].user_addr = 0
+            i += 1
+        made.mappings = self.mappings + tuple(mappings)
+        return made
+
     cdef bint keeps(self, GuestMemory other):
         # True if each mapping of `other` is one of this table's, at the same addresses.
         cdef Py_ssize_t i, j
@@ -385,6 +406,30 @@ cdef GuestMemory _table_of(Py_ssize_t count):
             raise MemoryError
     made.count = count
     return made
+
+
+cdef GuestMemory _copied(GuestMemory memory, Py_ssize_t more):
+    # The same table, with room for some regions more behind it, to be filled in at once.
+    cdef GuestMemory made = _table_of(memory.count + more)
+    cdef Py_ssize_t i
+    for i in range(memory.count):
+        made.table[i] = memory.table[i]
+    made.mappings = memory.mappings
+    made.on_demand = memory.on_demand
+    return made
+
+
+cdef int _check_region(GuestMemory memory, guest_addr, size, user_addr) except -1:
+    if size <= 0:
+        raise MemoryFault(guest_addr, size, "region without bytes")
+    # Python's integers do not wrap: compared before they become C's.
+    if not 0 <= guest_addr <= (1 << 64) - size:
+        raise MemoryFault(guest_addr, size, "guest addresses wrap around")
+    if not 0 <= user_addr <= (1 << 64) - size:
+        raise MemoryFault(user_addr, size, "user addresses wrap around")
+    if memory.count >= MAX_REGIONS:
+        raise MemoryFault(guest_addr, size, f"more than {MAX_REGIONS} regions")
+    return _check_disjoint(memory, guest_addr, size, user_addr)
 
 
 cdef int _check_disjoint(GuestMemory memory, guest_addr, size, user_addr) except -1:
@@ -414,6 +459,7 @@ cdef GuestMemory _added(GuestMemory memory, guest_addr, size, user_addr, Mapping
     for i in range(at, memory.count):
         made.table[i + 1] = memory.table[i]
     made.mappings = memory.mappings[:at] + (mapping,) + memory.mappings[at:]
+    made.on_demand = memory.on_demand
     return made
 
 

@@ -35,4 +35,8 @@ cdef class Ring(NativeServing):
         self, uint16_t head, uint64_t addr, uint64_t length, bint write, iovec *out, int room
     ) noexcept nogil
     cdef int copy_table(self, uint64_t addr, uint32_t length) noexcept nogil
+    cdef int map_granted(
+        self, uint16_t head, uint64_t addr, uint64_t length, bint write, iovec *out
+    ) noexcept
+    cdef int copy_granted(self, uint64_t addr, uint32_t length) noexcept
     cdef int note_outstanding(self) except -1

@@ -14,7 +14,9 @@ from vuproc.shm.iotlb cimport ACCESS_READ, ACCESS_WRITE, MISSED, Iotlb
 from vuproc.shm.memory cimport NO_ROOM, NOT_MAPPED, GuestMemory
 from vuproc.shm.native_serving cimport NativeServing
 from vuproc.shm.request cimport Chain
+from vuproc.shm.xen cimport XenMapping, map_buffer
 
+from vuproc.errors import MemoryFault
 from vuproc.shm.native_serving import SLICE_NS
 
 cdef enum:
@@ -72,7 +74,12 @@ cdef class Ring(NativeServing):
         cdef int made, i
         cdef uint64_t guest = 0
         if self.iotlb is None:
-            return self.fault(b"buffer is not guest memory")
+            if self.granted is None:
+                return self.fault(b"buffer is not guest memory")
+            if room < 1:
+                return self.fault(b"buffers in too many pieces")
+            with gil:
+                return self.map_granted(head, addr, length, write, out)
         made = self.iotlb.find_pieces(
             self.memory, addr, length, ACCESS_WRITE if write else ACCESS_READ, out, room
         )
@@ -108,6 +115,9 @@ cdef class Ring(NativeServing):
             if count == MISSED:
                 self.missed = True
                 return -1
+        if count == NOT_MAPPED and self.granted is not None:
+            with gil:
+                return self.copy_granted(addr, length)
         if count == NO_ROOM:
             return self.fault(b"indirect table in too many pieces")
         if count < 0:
@@ -117,6 +127,39 @@ cdef class Ring(NativeServing):
             memcpy(to, pieces[i].iov_base, pieces[i].iov_len)
             to += pieces[i].iov_len
         # Or the compiler might read guest memory again instead of the copy.
+        vu_compiler_barrier()
+        return 0
+
+    # What is mapped for one request alone.
+
+    cdef int map_granted(
+        self, uint16_t head, uint64_t addr, uint64_t length, bint write, iovec *out
+    ) noexcept:
+        # The piece of a buffer; it stays mapped until `drop_buffers` of its head. The caller has
+        # room for one.
+        cdef XenMapping mapping
+        try:
+            mapping = map_buffer(self.memory, addr, length, write)
+            if mapping is None:
+                return self.fault(b"buffer is not guest memory")
+            self.granted.setdefault(head, []).append(mapping)
+        except (MemoryError, MemoryFault):
+            return self.fault(b"the grants of a buffer cannot be mapped")
+        out.iov_base = mapping.data
+        out.iov_len = length
+        return 1
+
+    cdef int copy_granted(self, uint64_t addr, uint32_t length) noexcept:
+        # An indirect table, which is mapped for just this.
+        cdef XenMapping mapping
+        try:
+            mapping = map_buffer(self.memory, addr, length, False)
+        except (MemoryError, MemoryFault):
+            return self.fault(b"the grants of an indirect table cannot be mapped")
+        if mapping is None:
+            return self.fault(b"indirect table is not guest memory")
+        # SAFETY: `length` is at most 16 * limit, the copy's room, and the mapping's size.
+        memcpy(self.copied, mapping.data, length)
         vu_compiler_barrier()
         return 0
 

@@ -109,13 +109,15 @@ class Payload:
 
     `heads`: the structures it may begin with, told apart by their size (none: no payload at all).
     `item` and `count`: structures that follow, and the head's field which says how many; decoded
-    into `items`. `raw`: the head's field which says how many plain bytes follow; decoded into
-    `data`. `padded`: bytes past the end are legal and ignored. `optional`: may be absent.
+    into `items`. `other_item`: they are these if that is just what the length says. `raw`: the
+    head's field which says how many plain bytes follow; decoded into `data`. `padded`: bytes past
+    the end are legal and ignored. `optional`: may be absent.
     """
 
     name: str
     heads: tuple[Layout, ...] = ()
     item: Layout | None = None
+    other_item: Layout | None = None
     count: str = ""
     raw: str = ""
     padded: bool = False
@@ -132,11 +134,14 @@ class Payload:
         values = head.unpack(data)
         end = head.size
         if self.item is not None:
-            count, size = values[self.count], self.item.size
+            count, item = values[self.count], self.item
+            if self.other_item is not None and len(data) - end == count * self.other_item.size:
+                item = self.other_item
+            size = item.size
             # Bounded by the bytes that are there before anything is made of the sender's count.
             if count > (len(data) - end) // size:
                 raise LayoutError(f"{self.name}: {count} items do not fit in {len(data)} bytes")
-            values["items"] = [self.item.unpack(data, end + i * size) for i in range(count)]
+            values["items"] = [item.unpack(data, end + i * size) for i in range(count)]
             end += count * size
         if self.raw:
             count = values[self.raw]
@@ -165,8 +170,14 @@ class Payload:
         if self.raw:
             values.setdefault(self.raw, len(data))
         head = next((h for h in self.heads if set(values) <= set(h.fields)), self.heads[0])
-        packed = [self.item.pack(**item) for item in items] if self.item else []
+        packed = [self._item_of(item).pack(**item) for item in items]
         return b"".join((head.pack(**values), *packed, bytes(data)))
+
+    def _item_of(self, values: dict[str, Any]) -> Layout:
+        assert self.item is not None
+        if self.other_item is None or set(values) <= set(self.item.fields):
+            return self.item
+        return self.other_item
 
     def _head_of(self, length: int) -> Layout:
         if not self.heads:

@@ -102,6 +102,15 @@ class ProtocolFeature(IntFlag):
     GET_VRING_BASE_SKIP_DRAIN = 1 << 23
 
 
+class XenFlag(IntFlag):
+    """How a region of a Xen domain is to be mapped; with XEN_MMAP alone."""
+
+    FOREIGN = 1 << 0
+    GRANT = 1 << 1
+    NO_ADVANCE = 1 << 3
+    NO_ADVANCE_8 = 1 << 8
+
+
 _NOTHING = ProtocolFeature(0)
 
 # ---- structures ----------------------------------------------------------------------------------
@@ -176,8 +185,17 @@ VALUE = Payload("u64", (U64,))
 STATE = Payload("vring_state", (VRING_STATE,))
 ADDRESSES = Payload("vring_addr", (VRING_ADDR,))
 # User-Mode Linux 6.1 always sends room for two regions: 72 bytes, whatever the count.
-REGIONS = Payload("mem_table", (MEM_TABLE_HEADER,), item=MEM_REGION, count="nregions", padded=True)
-REGION = Payload("mem_single", (MEM_SINGLE,))
+# A QEMU that knows SHARED_OBJECT acknowledges XEN_MMAP, too, to whoever offers it, and sends
+# regions as ever. So the size tells.
+REGIONS = Payload(
+    "mem_table",
+    (MEM_TABLE_HEADER,),
+    item=MEM_REGION,
+    other_item=MEM_REGION_XEN,
+    count="nregions",
+    padded=True,
+)
+REGION = Payload("mem_single", (MEM_SINGLE, MEM_SINGLE_XEN))
 LOG_BASE = Payload("log", (LOG, U64))
 TRANSLATION = Payload("iotlb", (IOTLB,))
 CONFIG = Payload("config", (CONFIG_HEADER,), raw="size")

@@ -42,11 +42,29 @@ class Order(msgspec.Struct, frozen=True, tag=True):
     repeatable: ClassVar[bool] = True
 
 
+class XenKind(Enum):
+    """How memory of a Xen domain is mapped: its frames, pages that it has granted, or such pages
+    each time that a request needs them, and no longer.
+    """
+
+    FOREIGN = "foreign"
+    GRANT = "grant"
+    ON_DEMAND = "on demand"
+
+
+class Xen(msgspec.Struct, frozen=True):
+    """The memory is that of the Xen domain `domain`."""
+
+    kind: XenKind
+    domain: int
+
+
 class Region(msgspec.Struct, frozen=True):
     """One region of guest memory.
 
     `guest_addr` is guest-physical and `user_addr` the front-end's own address of the same bytes;
-    `size` is in bytes; `mmap_offset` says where in the file `fd` the region begins.
+    `size` is in bytes; `mmap_offset` says where in the file `fd` the region begins. With `xen` the
+    file is a device of Xen's, and the guest address may be that of grants.
     """
 
     guest_addr: int
@@ -54,6 +72,12 @@ class Region(msgspec.Struct, frozen=True):
     user_addr: int
     mmap_offset: int
     fd: Fd
+    xen: Xen | None = None
+
+    @property
+    def on_demand(self) -> bool:
+        """It is nowhere, but for the pages of requests; its user address means nothing."""
+        return self.xen is not None and self.xen.kind is XenKind.ON_DEMAND
 
 
 class Inflight(msgspec.Struct, frozen=True):

@@ -160,7 +160,9 @@ def _set_mem_table(state: State, offer: Offer, fields: Fields, fds: Fds) -> Chan
         raise MessageRefused(f"{len(items)} regions came with {len(fds)} descriptors")
     if not 0 < len(items) <= limit:
         raise MessageRefused(f"{len(items)} regions, 1 to {limit} are allowed")
-    regions = tuple(make_region(item, fd) for item, fd in zip(items, fds, strict=True))
+    regions = tuple(
+        make_region(item, fd, state.protocol_features) for item, fd in zip(items, fds, strict=True)
+    )
     check_disjoint(regions)
     if state.postcopy is Postcopy.LISTENING:
         return stage_table(state, regions, fields)
@@ -174,7 +176,8 @@ def _get_max_mem_slots(state: State, offer: Offer, fields: Fields, fds: Fds) -> 
 def _add_mem_reg(state: State, offer: Offer, fields: Fields, fds: Fds) -> Change:
     if len(state.regions) >= offer.max_regions:
         raise MessageRefused(f"all {offer.max_regions} memory slots are taken")
-    region = make_region(addresses_of(fields, state.protocol_features), fds[0])
+    wanted = addresses_of(fields, state.protocol_features)
+    region = make_region(wanted, fds[0], state.protocol_features)
     regions = (*state.regions, region)
     check_disjoint(regions)
     return start_covered(replace(state, regions=regions), (AddRegion(region),))

@@ -34,6 +34,7 @@ from vuproc.vhost_user.effects import (
     StartRing,
     StopRing,
 )
+from vuproc.vhost_user.memory_table import user_of
 from vuproc.vhost_user.state import Offer, State
 from vuproc.vhost_user.vring import Addresses, Vring
 
@@ -121,10 +122,13 @@ def _set_vring_addr(state: State, offer: Offer, fields: Fields, fds: Fds) -> Cha
     ring = _ring(state, fields["index"])
     if fields["flags"] & ~VRING_ADDR_F_LOG:
         raise MessageRefused(f"unknown flags {fields['flags']:#x}")
+    desc, used, avail = (fields[area] for area in ("desc", "used", "avail"))
+    if state.protocol_features & ProtocolFeature.XEN_MMAP:
+        desc, used, avail = (user_of(state.regions, each) for each in (desc, used, avail))
     addresses = Addresses(
-        desc=fields["desc"],
-        used=fields["used"],
-        avail=fields["avail"],
+        desc=desc,
+        used=used,
+        avail=avail,
         flags=fields["flags"],
         log=fields["log"],
     )

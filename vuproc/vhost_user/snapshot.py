@@ -23,7 +23,7 @@ _BELLS = (FdKind.EVENTFD, FdKind.PIPE, FdKind.SOCKET)
 _KINDS: dict[str, tuple[FdKind, ...]] = {
     "backend": (FdKind.SOCKET,),
     "inflight": (FdKind.FILE,),
-    "region": (FdKind.FILE,),
+    "region": (FdKind.FILE, FdKind.OTHER),
     "staged": (FdKind.FILE,),
     "log": (FdKind.FILE,),
     "logcall": _BELLS,

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 
 from vuproc.fd import Fd
 from vuproc.shm.memory import GuestMemory
-from vuproc.vhost_user.effects import Region
+from vuproc.shm.xen import OnDemand, XenDevice, foreign, granted
+from vuproc.vhost_user.effects import Region, XenKind
 from vuproc.workers.control import Refusal
 from vuproc.workers.userfault import Userfault
 
@@ -42,7 +43,9 @@ class WorkerMemory:
         """One region less; nothing if it is not there."""
         key = region.guest_addr, region.size, region.user_addr
         # A worker that was started after a region lost its file never had it.
-        if key in self.table.regions:
+        if region.on_demand:
+            self._use(self.table.with_on_demand(_without(self.table.on_demand, region)))
+        elif key in self.table.regions:
             self._use(self.table.without_region(*key))
 
     def drop(self) -> None:
@@ -100,7 +103,27 @@ class WorkerMemory:
 def _mapped(memory: GuestMemory, regions: Iterable[Region]) -> GuestMemory:
     """The table with these regions, too."""
     for region in regions:
-        memory = memory.with_region(
-            region.guest_addr, region.size, region.user_addr, region.mmap_offset, region.fd.fileno()
-        )
+        place = region.guest_addr, region.size
+        if region.xen is None:
+            memory = memory.with_region(
+                *place, region.user_addr, region.mmap_offset, region.fd.fileno()
+            )
+            continue
+        device, domain = XenDevice(region.fd.fileno()), region.xen.domain
+        match region.xen.kind:
+            case XenKind.ON_DEMAND:
+                more = OnDemand(*place, device, domain)
+                memory = memory.with_on_demand((*memory.on_demand, more))
+            case XenKind.GRANT:
+                mapping = granted(device, domain, *place)
+                memory = memory.with_mapping(region.guest_addr, region.user_addr, mapping)
+            case XenKind.FOREIGN:
+                mapping = foreign(device, domain, *place)
+                memory = memory.with_mapping(region.guest_addr, region.user_addr, mapping)
     return memory
+
+
+def _without(known: tuple[OnDemand, ...], region: Region) -> tuple[OnDemand, ...]:
+    """All but this one."""
+    place = region.guest_addr, region.size
+    return tuple(each for each in known if (each.guest_addr, each.size) != place)
