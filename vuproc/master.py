@@ -105,10 +105,9 @@ class Master:
         return None if self._front_end is None else self._front_end.session
 
     @property
-    def in_postcopy(self) -> bool:
-        """Whether pages of guest memory may be missing, and somebody is there who sends them."""
-        front_end = self._front_end
-        return self.pool.history.in_postcopy and front_end is not None and not front_end.is_gone
+    def front_end_is_there(self) -> bool:
+        """Whether one is connected, and has not closed its end."""
+        return self._front_end is not None and not self._front_end.is_gone
 
     @property
     def other_waits(self) -> bool:

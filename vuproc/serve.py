@@ -237,7 +237,9 @@ class _Service:
             polls,
             exit_on_disconnect=file.keys.exit_on_disconnect,
         )
-        self._host.in_postcopy = lambda: master.in_postcopy
+        self._host.in_postcopy = lambda: (
+            master.pool.history.in_postcopy and master.front_end_is_there
+        )
         master.on_cut = forkserver.kill
         stack.callback(master.close)
         fd_store.live = master.pool.pids

@@ -4,8 +4,9 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from posix.uio cimport iovec
 
 from vuproc.shm.completions cimport Completions
+from vuproc.shm.inflight cimport POISON
 from vuproc.shm.memory cimport GuestMemory
-from vuproc.shm.request cimport BY_POLICY, Chain
+from vuproc.shm.request cimport BY_POLICY, DROP, FAIL, RUN_AGAIN, UNTOUCHED, Chain
 
 
 cdef enum:
@@ -53,7 +54,6 @@ cdef class Fetching(Completions):
     cdef int be_in(self, GuestMemory memory) except -1
     cdef int not_walked(self, uint16_t head) noexcept nogil
     cdef int resume(self, Chain *chain, Again *which) except -2
-    cdef object reason_to_skip(self, uint8_t attempts, uint8_t stage)
     cdef void line_up(self) noexcept nogil
     cdef bint can_unfetch(self)
     cdef void unfetch_all(self) noexcept
@@ -62,6 +62,15 @@ cdef class Fetching(Completions):
     # From here on no pointer into guest memory is left in the ring. Derived classes first end what
     # is theirs.
     cdef void detach(self) noexcept
+
+
+cdef inline object reason_to_skip(Fetching ring, uint8_t attempts, uint8_t stage):
+    # Why a request that comes again is not to be run; None: it is.
+    if attempts >= POISON:
+        return "poison"
+    if stage == UNTOUCHED or stage == RUN_AGAIN:
+        return None
+    return "drop" if stage == DROP else "fail" if stage == FAIL else ring.policy
 
 
 # Around the device's code. Inline: they run for each request.

@@ -9,12 +9,9 @@ from posix.uio cimport iovec
 from vuproc.shm.completions cimport Completions, Flight, Span
 from vuproc.shm.line cimport join, leave_last
 from vuproc.shm.memory cimport GuestMemory
-from vuproc.shm.request cimport DROP, FAIL, RUN_AGAIN, UNTOUCHED, Chain, Request
+from vuproc.shm.request cimport UNTOUCHED, Chain, Request
 
 from vuproc.errors import RingError
-from vuproc.shm.inflight import POISON_ATTEMPTS
-
-cdef int POISON = POISON_ATTEMPTS
 
 cdef GuestMemory NOWHERE = GuestMemory()
 
@@ -207,13 +204,6 @@ cdef class Fetching(Completions):
         self.flying += 1
         return 1
 
-    cdef object reason_to_skip(self, uint8_t attempts, uint8_t stage):
-        if attempts >= POISON:
-            return "poison"
-        if stage == UNTOUCHED or stage == RUN_AGAIN:
-            return None
-        return "drop" if stage == DROP else "fail" if stage == FAIL else self.policy
-
     cdef void request_staged(self, Request request) noexcept:
         self.note_stage(request._head, request.stage)
 
@@ -280,7 +270,7 @@ cdef class Fetching(Completions):
             again = self.again + i
             if again.order < first or again.attempts:
                 return False
-            if self.reason_to_skip(0, again.stage) is not None:
+            if reason_to_skip(self, 0, again.stage) is not None:
                 return False
         return True
 

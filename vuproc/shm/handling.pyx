@@ -7,7 +7,7 @@ from posix.unistd cimport write
 from vuproc.shm.clock cimport clock_ns
 from vuproc.shm.completions cimport BATCH
 from vuproc.shm.counters cimport add, set_busy
-from vuproc.shm.fetching cimport Again, note_begun, note_taken
+from vuproc.shm.fetching cimport Again, note_begun, note_taken, reason_to_skip
 from vuproc.shm.memory cimport GuestMemory
 from vuproc.shm.request cimport CLOSED, OPEN, RELEASED, Chain, Request
 from vuproc.shm.uring_work cimport UringWork
@@ -57,7 +57,7 @@ cdef class Handling(UringWork):
                 reason = None
                 if self.again_next < self.again_end:
                     got = self.resume(&chain, &which)
-                    reason = self.reason_to_skip(which.attempts, which.stage)
+                    reason = reason_to_skip(self, which.attempts, which.stage)
                 else:
                     which.order = self.last_avail
                     got = self.fetch(&chain)
@@ -105,7 +105,7 @@ cdef class Handling(UringWork):
                 reason = None
                 if self.again_next < self.again_end:
                     got = self.resume(&chain, &which)
-                    reason = self.reason_to_skip(which.attempts, which.stage)
+                    reason = reason_to_skip(self, which.attempts, which.stage)
                 else:
                     which.order = self.last_avail
                     got = self.fetch(&chain)

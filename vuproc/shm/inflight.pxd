@@ -12,6 +12,11 @@ from vuproc.shm.atomics cimport vu_note8, vu_note16, vu_note64
 from vuproc.shm.memory cimport Mapping
 
 
+cdef enum:
+    # Deaths inside the device's code after which a request is not run any more.
+    POISON = 3
+
+
 cdef struct Header:
     # QueueRegionSplit of the vhost-user specification, up to its entries.
     uint64_t features              # 0

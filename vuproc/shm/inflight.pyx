@@ -20,7 +20,7 @@ from vuproc.shm.memory cimport Mapping
 
 from vuproc.errors import MemoryFault, RingError
 
-POISON_ATTEMPTS = 3
+POISON_ATTEMPTS = POISON
 
 cdef enum:
     # virtio 1.2, 2.7: the largest queue.

@@ -6,7 +6,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from vuproc.shm.atomics cimport vu_pause
 from vuproc.shm.clock cimport clock_ns
 from vuproc.shm.counters cimport add, set_busy
-from vuproc.shm.fetching cimport HELD, TAKEN, Again, note_begun
+from vuproc.shm.fetching cimport HELD, TAKEN, Again, note_begun, reason_to_skip
 from vuproc.shm.handling cimport Handling
 from vuproc.shm.native cimport NativeDevice
 from vuproc.shm.request cimport Chain, Request
@@ -47,7 +47,7 @@ cdef class NativeServing(Handling):
                 if got <= 0:
                     break
                 fetched += 1
-                reason = self.reason_to_skip(which.attempts, which.stage)
+                reason = reason_to_skip(self, which.attempts, which.stage)
                 began = self.now
                 if reason is not None:
                     request = self.request_of(&chain, which.order)

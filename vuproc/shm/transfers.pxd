@@ -79,4 +79,3 @@ cdef class Transfers:
     cdef void push_or_queue(self, uint32_t slot) noexcept nogil
     cdef bint push(self, uint32_t slot) noexcept nogil
     cdef int enter(self, unsigned complete, unsigned flags) noexcept nogil
-    cdef bint settle(self, uint32_t slot, int32_t result, int *error) noexcept nogil

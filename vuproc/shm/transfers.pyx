@@ -61,6 +61,40 @@ cdef uint64_t CANCELLED = <uint64_t>-1
 assert EPOCHS < 9, "Transfers.unseen has room for so many, and for the epoch"
 
 
+cdef bint settle(Transfer *transfer, int32_t result, bint finishing, int *error) noexcept nogil:
+    # Book what an operation moved; True if the transfer is over.
+    cdef iovec *piece
+    cdef uint64_t n
+    if result < 0:
+        transfer.vain += 1
+        if (
+            result in (-EINTR, -EAGAIN)
+            and transfer.vain < VAIN_TRIES
+            and not finishing
+        ):
+            return False
+        error[0] = -result
+        return True
+    if transfer.operation == SYNC or result == 0:
+        return True
+    n = min(<uint64_t>result, transfer.left)
+    transfer.vain = 0
+    transfer.moved += n
+    transfer.offset += n
+    transfer.left -= n
+    if transfer.left == 0 or finishing:
+        return True
+    while n:
+        piece = transfer.pieces + transfer.first
+        if n < piece.iov_len:
+            piece.iov_base = <char *>piece.iov_base + n
+            piece.iov_len -= n
+            break
+        n -= piece.iov_len
+        transfer.first += 1
+    return False
+
+
 @cython.no_gc
 cdef class Transfers:
     """What native callers do with one io_uring; `Uring` is all of them, Python's too."""
@@ -254,7 +288,7 @@ cdef class Transfers:
             # SAFETY: slot < entries, the array's length.
             transfer = self.transfers + slot
             outcomes[count].error = 0
-            if not self.settle(slot, result, &outcomes[count].error):
+            if not settle(transfer, result, self.finishing, &outcomes[count].error):
                 self.push_or_queue(slot)
                 again = True
                 continue
@@ -274,40 +308,6 @@ cdef class Transfers:
             if answer < 0:
                 return answer
         return count
-
-    cdef bint settle(self, uint32_t slot, int32_t result, int *error) noexcept nogil:
-        # Book what an operation moved; True if the transfer is over.
-        cdef Transfer *transfer = self.transfers + slot
-        cdef iovec *piece
-        cdef uint64_t n
-        if result < 0:
-            transfer.vain += 1
-            if (
-                result in (-EINTR, -EAGAIN)
-                and transfer.vain < VAIN_TRIES
-                and not self.finishing
-            ):
-                return False
-            error[0] = -result
-            return True
-        if transfer.operation == SYNC or result == 0:
-            return True
-        n = min(<uint64_t>result, transfer.left)
-        transfer.vain = 0
-        transfer.moved += n
-        transfer.offset += n
-        transfer.left -= n
-        if transfer.left == 0 or self.finishing:
-            return True
-        while n:
-            piece = transfer.pieces + transfer.first
-            if n < piece.iov_len:
-                piece.iov_base = <char *>piece.iov_base + n
-                piece.iov_len -= n
-                break
-            n -= piece.iov_len
-            transfer.first += 1
-        return False
 
     cdef int wait(self) noexcept nogil:
         # Submit, and sleep until there is something to reap. 0 or -errno as `submit`.

@@ -68,7 +68,6 @@ from vuproc.workers.device_code import DeviceCode
 from vuproc.workers.poller import Watcher
 from vuproc.workers.queue import Queue
 from vuproc.workers.shmem import HELD, ShmemRequests
-from vuproc.workers.state_bytes import StateError
 from vuproc.workers.state_transfer import StateTransfer
 from vuproc.workers.worker_memory import WorkerMemory
 
@@ -225,7 +224,9 @@ class Commands:
             case SetDisplay(fd=fd):
                 self._set_display(fd)
             case SaveState() | LoadState() | CheckTransfer() | EndTransfer():
-                self._move_state(order)
+                if self.transfer is None:
+                    raise Refusal("the worker of queue 0 has the device's state")
+                self.transfer.carry_out(order)
             case ResetDevice(keeps_state=keeps_state):
                 self._features, self._iotlb = 0, None
                 if not keeps_state:
@@ -339,22 +340,6 @@ class Commands:
             self._code.hook(self._device.object_found, uuid, file)
         elif file is not None:
             file.close()
-
-    def _move_state(self, order: SaveState | LoadState | CheckTransfer | EndTransfer) -> None:
-        if self.transfer is None:
-            raise Refusal("the worker of queue 0 has the device's state")
-        try:
-            match order:
-                case SaveState(fd=fd):
-                    self.transfer.save(fd)
-                case LoadState(fd=fd):
-                    self.transfer.load(fd)
-                case CheckTransfer():
-                    self.transfer.check()
-                case EndTransfer():
-                    self.transfer.end()
-        except StateError as error:
-            raise Refusal(str(error)) from error
 
     def _end_transfer(self) -> None:
         if self.transfer is not None:

@@ -17,7 +17,9 @@ from typing import Protocol
 from vuproc import texts
 from vuproc.device import Device
 from vuproc.fd import Fd
+from vuproc.vhost_user.effects import CheckTransfer, EndTransfer, LoadState, SaveState
 from vuproc.workers import state_bytes
+from vuproc.workers.control import Refusal
 from vuproc.workers.device_code import DeviceCode
 from vuproc.workers.poller import Watcher
 from vuproc.workers.state_bytes import StateError
@@ -110,6 +112,21 @@ class StateTransfer:
     def moving(self) -> bool:
         """Whether bytes are to be written or read still."""
         return self._pipe is not None
+
+    def carry_out(self, order: SaveState | LoadState | CheckTransfer | EndTransfer) -> None:
+        """What the front-end wants of it. Raises Refusal where a method below raises StateError."""
+        try:
+            match order:
+                case SaveState(fd=fd):
+                    self.save(fd)
+                case LoadState(fd=fd):
+                    self.load(fd)
+                case CheckTransfer():
+                    self.check()
+                case EndTransfer():
+                    self.end()
+        except StateError as error:
+            raise Refusal(str(error)) from error
 
     def save(self, pipe: Fd) -> None:
         """Begin to write the device's state into `pipe`, which is ours from then on; instead of any
