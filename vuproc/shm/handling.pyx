@@ -40,6 +40,7 @@ cdef class Handling(UringWork):
     def __cinit__(self):
         self.from_threads = []
         self.waker = -1
+        self.opening = -1
 
     def drain(self, object handle, object on_error, int budget):
         """Fetch and handle up to `budget` requests; return how many were fetched."""
@@ -80,7 +81,7 @@ cdef class Handling(UringWork):
                 if self.wanted():
                     break
         finally:
-            self.draining = False
+            self.end_turn()
             self.flush()
             if self.uring is not None:
                 self.submit()
@@ -131,7 +132,7 @@ cdef class Handling(UringWork):
                     # `on_skip` has stopped the ring.
                     return None
         finally:
-            self.draining = False
+            self.end_turn()
             if got <= 0:
                 self.flush()
         if got < 0:
@@ -195,20 +196,28 @@ cdef class Handling(UringWork):
 
     cdef Request request_of(self, Chain *chain, uint64_t order):
         cdef Request request
-        try:
-            request = Request.__new__(Request)
+        self.opening = chain.head
+        request = Request.__new__(Request)
+        if self.granted is None:
+            request.open(self, self.memory, chain)
+        else:
             request.open(self, self.memory_of(chain.head), chain)
-        except MemoryError:
-            # A fetched head is completed or in flight, never forgotten (rule R2).
-            self.complete(chain.head, 0, 0, 0)
-            raise
+        self.opening = -1
         request.started = self.now
         request.order = order
         return request
 
+    cdef void end_turn(self) noexcept:
+        self.draining = False
+        if self.opening >= 0:
+            # There was no memory for its request. A fetched head is completed or in flight, never
+            # forgotten (rule R2).
+            self.complete(<uint16_t>self.opening, 0, 0, 0)
+            self.opening = -1
+
     cdef GuestMemory memory_of(self, uint16_t head):
         # Where the views of its pieces are found.
-        mappings = None if self.granted is None else self.granted.get(head)
+        mappings = self.granted.get(head)
         return self.memory if mappings is None else self.memory.holding(mappings)
 
     cdef int serve(

@@ -63,7 +63,7 @@ cdef class NativeServing(Handling):
                     got = self.serve_batch(budget, slice_ns, spin_ns, &fetched)
                 device.submit(self.queue)
         finally:
-            self.draining = False
+            self.end_turn()
             self.flush()
             if self.counters is not None and device.failures != failures:
                 add(&self.counters.block.errors, device.failures - failures)
@@ -125,8 +125,10 @@ cdef class NativeServing(Handling):
             set_busy(self.counters.block, 0)
             add(&self.counters.block.heartbeat, 1)
         self.note_attempts(head, attempts)
-        if written >= 0:
-            self.native_done(head, written)
+        if written >= 0 and self.marks[head] == HELD:
+            # As `native_done`, without a call.
+            self.marks[head] = TAKEN
+            self.complete(head, written, self.flights[head].readable, self.now - began)
 
     cdef void native_done(self, uint16_t head, uint64_t written) noexcept nogil:
         # Not HELD: completed already, or the ring has gone on without it.
