@@ -194,9 +194,9 @@ def test_a_front_end_may_ask_us_before_it_answers(guest: Guest) -> None:
     token = say(guest, "map 0 4 1 b")
     guest.front_end.request("GET_FEATURES")
     assert heard(guest) == (MAP, 0, 1, 2)
-    assert heard(guest) == (MAP, 0, 4, 1)
+    # Nobody wants that any more, and what is wanted may be asked for before it is taken back.
+    assert {heard(guest), heard(guest)} == {(MAP, 0, 4, 1), (UNMAP, 0, 1, 2)}
     assert answer(guest, token) == b"done"
-    assert heard(guest) == (UNMAP, 0, 1, 2)
     assert regions(guest).read(0, 4 * PAGE, 1) == b"b"
 
 

@@ -41,7 +41,10 @@ def test_c2_each_message_and_each_command_is_one_line() -> None:
         where = f"index=0 flags=0 desc={queue.desc:#x} used={queue.used:#x} avail={queue.avail:#x}"
         find(served, f"SET_VRING_ADDR {where} log={queue.used_guest_addr:#x} NEED_REPLY")
         find(served, r"SET_VRING_KICK value=0 NEED_REPLY fds=\[\d+ eventfd\] -> value=0" + MS)
-        find(served, r"SET_MEM_TABLE nregions=1 items=\[\(guest_addr=.*\)\] .*fds=\[\d+ file\]")
+        find(
+            served,
+            r"SET_MEM_TABLE nregions=1 padding=0 items=\[\(guest_addr=.*\)\] .*fds=\[\d+ file\]",
+        )
         refused = r"refused: ring size 3 is not a power of two" + MS
         find(served, r"SET_VRING_NUM index=0 num=3 NEED_REPLY fds=\[\] -> value=1, " + refused)
         find(served, r"GET_VRING_BASE index=0 num=0 .*-> index=0 num=1" + MS)
