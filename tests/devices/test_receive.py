@@ -8,6 +8,7 @@ import pytest
 
 from tests.devices.holding import RX, TX, Keeps, Pulls
 from vuproc.testing import Guest, Served, serve
+from vuproc.testing.bell import Bell
 from vuproc.testing.memory import RamRegion
 
 HELD = 120
@@ -175,3 +176,17 @@ def test_a_pulling_device_loses_no_buffer_by_a_death(pulls: Served, packed: bool
         for number in range(2 * HELD):
             word = b"then %d" % number
             assert echoed(guest, word) == word
+
+
+def test_a_driver_is_called_after_a_death_whatever_waits(pulls: Served, packed: bool) -> None:
+    """The call for what a dead worker has completed may have died with it."""
+    with pulls.guest(queues=2, packed=packed) as guest:
+        guest.keep_filled(RX, count=HELD, size=SIZE)
+        assert echoed(guest, b"first") == b"first"
+        bells = [guest.queues[queue].call_bell for queue in (RX, TX)]
+        for bell in bells:
+            assert isinstance(bell, Bell)
+            while bell.wait(0.0):
+                pass
+        pulls.wait_worker(other_than=pulls.kill_worker())
+        assert all(isinstance(bell, Bell) and bell.wait(20.0) for bell in bells)

@@ -185,10 +185,15 @@ cdef class Handling(UringWork):
         self.missed = False
         self.refuse_kicks()
         if self.call_after_recovery:
-            self.call_after_recovery = False
-            self.signal()
+            self.call_after_death()
         self.now = clock_ns()
         return True
+
+    def call_after_death(self):
+        """Call the driver once if a worker before us may have died before it did so."""
+        if self.call_after_recovery:
+            self.call_after_recovery = False
+            self.signal()
 
     cdef bint wanted(self) noexcept nogil:
         # The worker's loop has something to do besides the requests.

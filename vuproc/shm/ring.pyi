@@ -207,6 +207,11 @@ class Ring:
         Those which a native device has ended in the meantime are among them.
         """
 
+    def call_after_death(self) -> None:
+        """Call the driver, once, if a worker before us may have died before it did so. The other
+        turns do so by themselves; for a device that pulls, and may take nothing.
+        """
+
     def notify_always(self) -> None:
         """Notify the driver whether it wants that or not (after a restart or a new call fd)."""
 

@@ -79,6 +79,8 @@ class Queue(QueueRing):
             # What the device gave back without a stop gets another try with each turn.
             ring.readmit()
             if self.pulled:
+                # Nothing may be taken, for a long time.
+                ring.call_after_death()
                 more = self._announce(ring)
             elif self.native is not None:
                 more = ring.serve_native(
