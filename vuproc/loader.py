@@ -168,7 +168,8 @@ def _check_class(ref: str, device: type[Device]) -> None:
 
 def class_problem(device: type[Device]) -> tuple[str, str] | None:
     """What is wrong with a class, and the attribute where."""
-    if device.handle is Device.handle and device.native is Device.native:
+    others = device.native is not Device.native or device.pulls is not Device.pulls
+    if device.handle is Device.handle and not others:
         return "handle", " has no method handle"
     number = getattr(device, "device_id", None)
     if number is None:
