@@ -183,9 +183,9 @@ class Master:
             self._turn()
 
     def _turn(self) -> None:
-        self._arrivals.arm(serving=self._front_end is not None)
-        if self._front_end is not None:
-            front_end = self._front_end
+        front_end = self._front_end
+        self._arrivals.arm(serving=front_end is not None)
+        if front_end is not None:
             self._polls.selector.modify(front_end.socket, front_end.waits_for, self._ready)
         self._polls.turn(self._patience())
         self._note_news()
@@ -307,10 +307,8 @@ class Master:
 
     def _enforce_deadlines(self) -> None:
         front_end = self._front_end
-        if front_end is None:
-            return
-        limit = front_end.limit()
-        if limit is None or time.monotonic() < limit:
+        limit = None if front_end is None else front_end.limit()
+        if front_end is None or limit is None or time.monotonic() < limit:
             return
         if not front_end.is_silent:
             self._ready()  # whoever waits says that it was for too long
