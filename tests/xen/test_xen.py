@@ -96,7 +96,7 @@ def test_a_domain_is_served_by_its_frames(tmp_path: Path, engine: str) -> None:
 
 @pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
 @pytest.mark.parametrize("engine", ["sync", "io_uring", "python"])
-@pytest.mark.parametrize("flag", [0, XenFlag.NO_ADVANCE, XenFlag.NO_ADVANCE_8])
+@pytest.mark.parametrize("flag", [0, ON_DEMAND], ids=["in advance", "on demand"])
 @pytest.mark.usefixtures("xen")
 def test_a_domain_is_served_by_its_grants(
     tmp_path: Path, engine: str, flag: int, packed: bool
