@@ -165,7 +165,7 @@ class Device:
     def pulls(self, queue: int) -> bool:
         """Whether the device takes requests of `queue` by itself (`take`), instead of being given
         each of them by `handle`: as with buffers to receive into, which are of no use before there
-        is something to put there.
+        is something to put there. A device that pulls from all of its queues needs no `handle`.
         """
         return False
 

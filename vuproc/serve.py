@@ -74,6 +74,7 @@ log = logging.getLogger("vuproc.master")
 
 EXIT_OK = 0
 EXIT_FAILURE = 1
+_XEN_DEVICES = ("/dev/xen/gntdev", "/dev/xen/privcmd")
 
 RING_FEATURES = (
     Feature.VERSION_1
@@ -417,9 +418,6 @@ class _Service:
         self._fd_store.keep(names[0], kept_socket)
         self._fd_store.keep(names[1], kept_lock)
         return listener
-
-
-_XEN_DEVICES = ("/dev/xen/gntdev", "/dev/xen/privcmd")
 
 
 def _ring_features(file: DeviceFile) -> int:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from vuproc.devices.rng import MOST, RngOptions
+from vuproc.devices.rng import MOST, Rng, RngOptions
 from vuproc.testing import Served, serve
 from vuproc.testing.errors import ServeFailed
 from vuproc.testing.guest import Guest
@@ -18,7 +20,7 @@ from vuproc.testing.guest import Guest
 pytestmark = pytest.mark.timeout(90)
 
 
-def rng(**options: Any) -> Any:
+def rng(**options: Any) -> AbstractContextManager[Served]:
     return serve({"type": "rng", **options})
 
 
@@ -65,8 +67,31 @@ def test_what_was_given_is_not_given_again_whoever_dies() -> None:
             assert read(guest, 100) == stream(7, 100)
             served.wait_worker(other_than=served.kill_worker())
             assert read(guest, 100) == stream(7, 200)[100:]
+            before = served.status().pid
+            os.kill(before, signal.SIGKILL)
+            assert read(guest, 100) == stream(7, 300)[200:]
+            assert served.status().pid != before
         with served.guest() as guest:
-            assert read(guest, 10) == stream(7, 210)[200:]
+            assert read(guest, 10) == stream(7, 310)[300:]
+
+
+def test_nobody_goes_on_with_the_place_of_another_stream(tmp_path: Path) -> None:
+    """A master that follows another may have other options."""
+    for name in ("one", "two"):
+        (tmp_path / name).write_bytes(os.urandom(100))
+    streams = [
+        RngOptions(),
+        RngOptions(seed=1),
+        RngOptions(seed=2),
+        RngOptions(file=str(tmp_path / "one")),
+        RngOptions(file=str(tmp_path / "two")),
+    ]
+    for one in streams:
+        left = Rng(one).shared_files()
+        for other in streams:
+            assert Rng(other).goes_on_with(left) == (one == other)
+        for file in left.values():
+            file.close()
 
 
 def test_a_file_begins_again_at_its_end(tmp_path: Path) -> None:
@@ -88,7 +113,8 @@ def test_a_device_that_ends_is_said_and_its_request_stays() -> None:
         guest.submit(0, [], [64])
         served.wait_for_line("/dev/null has come to its end")
         guest.stop_queue(0)
-        assert served.status().queues[0].restarts == 0
+        queue = served.status().queues[0]
+        assert (queue.restarts, queue.requests) == (0, 0)
 
 
 def test_a_rate_is_kept() -> None:
@@ -139,5 +165,4 @@ def test_an_empty_file_is_refused(tmp_path: Path) -> None:
 
 def test_served_is_one_worker() -> None:
     with rng() as served:
-        assert isinstance(served, Served)
         assert len(served.status().queues) == 1

@@ -20,7 +20,7 @@ from vuproc.options import MAX_QUEUES
 from vuproc.spec.blk import DISCARD_F_UNMAP, SECTOR_SIZE, BlkType
 from vuproc.spec.inflight import RECORD_ALIGN
 from vuproc.spec.iotlb import IOTLB_PAGE, Access
-from vuproc.spec.vhost_user import MEM_SLOTS_MAX, VRINGS_MAX
+from vuproc.spec.vhost_user import MEM_SLOTS_MAX, VRINGS_MAX, XEN_PAGE
 from vuproc.spec.virtio import (
     AVAIL_F_NO_INTERRUPT,
     DESC_F_INDIRECT,
@@ -50,6 +50,7 @@ WANTED = (
     ("shm", ("ACCESS_READ",), Access.READ),
     ("shm", ("ACCESS_WRITE",), Access.WRITE),
     ("shm", ("PAGE",), IOTLB_PAGE),
+    ("shm", ("PAGE",), XEN_PAGE),
     ("shm", ("DIRECT_ALIGNMENT",), DIRECT_ALIGNMENT),
     ("shm", ("ALIGNMENT",), RECORD_ALIGN),
     ("devices", ("ALIGNMENT",), DIRECT_ALIGNMENT),

@@ -22,9 +22,9 @@ from tests.vhost_user.dialogue import (
 )
 from vuproc.fd import Fd
 from vuproc.spec.vhost_user import MEM_REGION, MEM_REGION_XEN, MEM_TABLE_HEADER, REGIONS
+from vuproc.spec.vhost_user import XEN_GRANTED as GRANTED
 from vuproc.vhost_user.effects import AddRegion, RemoveRegion, SetMemory, StartRing, Xen, XenKind
 from vuproc.vhost_user.snapshot import Names, restore, snapshot
-from vuproc.vhost_user.xen import GRANTED
 
 PROTOCOL = PROTOCOL_FEATURES | P.XEN_MMAP
 OFFERED = replace(OFFER, protocol_features=int(PROTOCOL))

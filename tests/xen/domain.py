@@ -11,12 +11,12 @@ from typing import Any
 
 from vuproc.fd import Fd
 from vuproc.shm.memory import Mapping
+from vuproc.spec.vhost_user import XEN_GRANTED as GRANTED
+from vuproc.spec.vhost_user import XEN_PAGE as PAGE
 from vuproc.spec.vhost_user import XenFlag
 from vuproc.testing.memory import USER_OFFSET, Allocation, Ram, RamRegion
 
-PAGE = 4096
 DOMAIN = 7
-GRANTED = 1 << 63
 GRANT = struct.Struct("=IHH")
 """Frame, flags, and how often it is mapped."""
 PERMIT, READ_ONLY = 1, 4

@@ -9,7 +9,7 @@ from posix.uio cimport iovec
 from vuproc.devices.blk_native cimport STATUS_IOERR, NativeBlk
 from vuproc.shm.native cimport DEFERRED, IOV_MAX, cut_pieces
 from vuproc.shm.request cimport Chain, RequestOwner
-from vuproc.shm.transfers cimport READ, SYNC, WRITE, Operation, Outcome
+from vuproc.shm.transfers cimport OUTCOMES, READ, SYNC, WRITE, Operation, Outcome
 from vuproc.shm.uring cimport Uring
 
 from os import RWF_DSYNC
@@ -22,7 +22,6 @@ cdef enum:
     ALIGNMENT = 512
     # The image, as `Device.uring_files` gives it.
     IMAGE = 0
-    OUTCOMES = 64
     # Requests after which the kernel is told of them in the middle of a batch: the disk is not to
     # wait for the last.
     AT_ONCE = 16

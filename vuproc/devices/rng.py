@@ -16,7 +16,7 @@ from msgspec import Meta
 from vuproc import shared
 from vuproc.device import Device
 from vuproc.errors import FileRefused
-from vuproc.fd import Fd
+from vuproc.fd import Fd, FdKind
 from vuproc.options import FilePath, Options, Size
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ BURST_S = 0.1
 """What is not asked for in so many seconds may be asked for later, at once."""
 BLOCK = hashlib.sha512().digest_size
 """Bytes of a seed's stream that are made together."""
-_PLACE, _SOURCE = "place-1", "source"
 
 
 class RngOptions(Options, kw_only=True):
@@ -96,21 +95,27 @@ class Rng(Device):
 
     def shared_files(self) -> dict[str, Fd]:
         """The file, opened once, and how far the stream has been given away."""
-        files = {_PLACE: shared.struct_file(_Place)}
+        files = {self._named("place"): shared.struct_file(_Place)}
         if self.options.file is not None:
-            files[_SOURCE] = _opened(self.options.file)
+            files[self._named("source")] = _opened(self.options.file)
         return files
+
+    def _named(self, what: str) -> str:
+        """A name that says whose stream it is: a device of another is not to go on with it."""
+        stream = repr((self.options.file, self.options.seed)).encode()
+        return f"{what}-{hashlib.sha256(stream).hexdigest()[:16]}"
 
     def setup(self, queue: int) -> None:
         """Find the place of the worker before us."""
-        self._place = shared.struct(_Place, self.shared[_PLACE])
+        self._place = shared.struct(_Place, self.shared[self._named("place")])
+        self._source = self.shared.get(self._named("source"))
         self._allowed = float(self._burst)
         self._counted_at = time.monotonic()
         self._waits = False
-        source = self.shared.get(_SOURCE)
         self._length = 0
-        if source is not None and stat.S_ISREG(os.fstat(source.fileno()).st_mode):
-            self._length = source.size
+        """Bytes of a regular file."""
+        if self._source is not None and self._source.kind is FdKind.FILE:
+            self._length = self._source.size
 
     def pulls(self, queue: int) -> bool:
         """Requests stay with the driver until there are bytes for them."""
@@ -146,7 +151,7 @@ class Rng(Device):
         """
         if self.options.seed is not None:
             return self._of_seed(count)
-        source = self.shared.get(_SOURCE)
+        source = self._source
         if source is None:
             return os.urandom(count)
         came = bytearray()

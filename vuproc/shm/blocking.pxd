@@ -3,14 +3,10 @@
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EINTR, errno
 from libc.stdint cimport int64_t, uint64_t
-from libc.string cimport strerror
 from posix.uio cimport iovec, preadv, pwritev
 
 from vuproc.shm.cursor cimport IOV_MAX, Cursor, advance, cut
-
-
-cdef inline object os_error(int failure):
-    return OSError(failure, (<bytes>strerror(failure)).decode("ascii", "replace"))
+from vuproc.shm.failures cimport os_error
 
 
 cdef inline uint64_t transfer(

@@ -7,7 +7,6 @@ from cpython.memoryview cimport PyMemoryView_FromObject
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint64_t, uintptr_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport strerror
 from posix.mman cimport (
     MAP_ANONYMOUS,
     MAP_FAILED,
@@ -22,6 +21,8 @@ from posix.mman cimport (
 )
 from posix.uio cimport iovec
 from posix.unistd cimport sysconf, _SC_PAGESIZE
+
+from vuproc.shm.failures cimport in_words
 
 from vuproc.errors import MemoryFault
 
@@ -87,7 +88,6 @@ cdef class Mapping:
         length = size
         position = offset
         if fd == NO_MAPPING:
-            self.size = length
             return
         if fd == NO_FILE:
             self._base = mmap(
@@ -96,13 +96,13 @@ cdef class Mapping:
             if self._base == MAP_FAILED:
                 failure = errno
                 self._base = NULL
-                raise MemoryFault(offset, size, f"mmap: {_reason(failure)}")
+                raise MemoryFault(offset, size, f"mmap: {in_words(failure).lower()}")
             self._length = length
             self.data = <unsigned char *>self._base
             self.size = length
             return
         if c_fstat(fd, &stat) != 0:
-            raise MemoryFault(offset, size, f"fstat: {_reason(errno)}")
+            raise MemoryFault(offset, size, f"fstat: {in_words(errno).lower()}")
         # Past the end of a file there is SIGBUS. Devices have no size to compare with.
         if S_ISREG(stat.st_mode) and position + length > <uint64_t>stat.st_size:
             raise MemoryFault(offset, size, f"past the end of the file ({stat.st_size} bytes)")
@@ -119,7 +119,7 @@ cdef class Mapping:
         if self._base == MAP_FAILED:
             failure = errno
             self._base = NULL
-            raise MemoryFault(offset, size, f"mmap: {_reason(failure)}")
+            raise MemoryFault(offset, size, f"mmap: {in_words(failure).lower()}")
         self._length = end - start
         # A core dump must not hold the guest's memory, nor a helper that is forked see it. Both
         # are hints: a kernel without them maps as well.
@@ -210,7 +210,7 @@ cdef class GuestMemory:
             if mremap(
                 host, 0, block, MREMAP_MAYMOVE | MREMAP_FIXED, <void *>(window.data + at)
             ) == MAP_FAILED:
-                raise MemoryFault(page, block, f"mremap: {_reason(errno)}")
+                raise MemoryFault(page, block, f"mremap: {in_words(errno).lower()}")
             at += block
         return _added(self, place, size, place, window), place
 
@@ -469,7 +469,3 @@ cdef bint _overlap(object start, object size, object known, object known_size) e
 
 cdef tuple _fields(const Region *region):
     return (region.guest_addr, region.size, region.user_addr)
-
-
-cdef str _reason(int failure):
-    return (<bytes>strerror(failure)).decode("ascii", "replace").lower()

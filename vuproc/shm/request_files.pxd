@@ -6,9 +6,10 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from posix.uio cimport iovec
 
 from vuproc.shm.cursor cimport IOV_MAX, Cursor, advance, aligned, cut
+from vuproc.shm.failures cimport os_error
 from vuproc.shm.request cimport CLOSED, HANDED, OPEN, Request
 from vuproc.shm.request_views cimport drop_views
-from vuproc.shm.blocking cimport os_error, transfer
+from vuproc.shm.blocking cimport transfer
 from vuproc.shm.transfers cimport READ, WRITE, Operation, Outcome
 
 cdef extern from "Python.h":

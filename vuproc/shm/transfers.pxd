@@ -18,6 +18,7 @@ cdef enum Operation:
 cdef enum:
     PIECES = 4                     # kept inside a transfer: a page-aligned request has one
     FILES = 4                      # most registered files
+    OUTCOMES = 64                  # what callers take back at a time
 
 
 cdef struct Outcome:

@@ -10,8 +10,7 @@ from posix.uio cimport iovec
 
 from vuproc.shm.atomics cimport vu_load_relaxed64
 from vuproc.shm.counters cimport EPOCHS, QueueCounters, add
-
-from os import strerror
+from vuproc.shm.failures cimport in_words
 
 from vuproc.errors import UringUnavailable
 
@@ -53,7 +52,6 @@ cdef enum:
     MAX_BYTES = 0x7ffff000
     # Times in a row that an operation may be interrupted or put off before that is its error.
     VAIN_TRIES = 64
-    OUTCOMES = 64
 
 cdef uint64_t CANCELLED = <uint64_t>-1
 """What the answer to a request for an end is known by; transfers are known by their number."""
@@ -114,10 +112,10 @@ cdef class Transfers:
         # Room for an answer to each transfer and to each request for an end of one.
         failure = vu_uring_make(&self.kernel, min(size, <uint32_t>MAX_SUBMISSIONS), 2 * size)
         if failure < 0:
-            raise UringUnavailable("set up", -failure, strerror(-failure))
+            raise UringUnavailable("set up", -failure, in_words(-failure))
         failure = vu_uring_files(self.kernel, self.fds, count)
         if failure < 0:
-            raise UringUnavailable("register files", -failure, strerror(-failure))
+            raise UringUnavailable("register files", -failure, in_words(-failure))
         self.file_count = count
         # Touched as far as it is used: memory of a large queue that is never deep costs nothing.
         self.transfers = <Transfer *>calloc(size, sizeof(Transfer))

@@ -16,7 +16,7 @@ class Uring:
 
     For one thread of one process. The kernel reads and writes the buffers until `collect` gives the
     transfer's tag back; they are kept until then. Native callers have the same without objects
-    (uring.pxd).
+    (transfers.pxd).
     """
 
     def __init__(self, entries: int, files: Sequence[int | HasFileno]) -> None:

@@ -7,12 +7,8 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from posix.uio cimport iovec
 
-from vuproc.shm.transfers cimport READ, SYNC, WRITE, Operation, Outcome, Transfers
-
-from os import strerror
-
-cdef enum:
-    OUTCOMES = 64
+from vuproc.shm.failures cimport os_error
+from vuproc.shm.transfers cimport OUTCOMES, READ, SYNC, WRITE, Operation, Outcome, Transfers
 
 
 @cython.final
@@ -69,7 +65,7 @@ cdef class Uring(Transfers):
         finally:
             free(pieces)
         if answer < 0:
-            raise OSError(-answer, strerror(-answer))
+            raise os_error(-answer)
         self.buffers[tag] = kept
         return 0
 
@@ -79,7 +75,7 @@ cdef class Uring(Transfers):
         with nogil:
             answer = self.submit()
         if answer < 0:
-            raise OSError(-answer, strerror(-answer))
+            raise os_error(-answer)
 
     def collect(self, *, bint wait=False):
         """(tag, bytes moved, errno or 0) of each transfer that is over."""
@@ -92,7 +88,7 @@ cdef class Uring(Transfers):
             if answer >= 0:
                 answer = self.reap(outcomes, OUTCOMES)
         if answer < 0:
-            raise OSError(-answer, strerror(-answer))
+            raise os_error(-answer)
         for i in range(answer):
             self.buffers.pop(outcomes[i].tag, None)
             made.append((outcomes[i].tag, outcomes[i].moved, outcomes[i].error))

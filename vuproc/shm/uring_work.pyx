@@ -6,16 +6,12 @@ from libc.stdlib cimport abort
 
 from vuproc.shm.atomics cimport vu_load_relaxed64
 from vuproc.shm.counters cimport EPOCHS, add
+from vuproc.shm.failures cimport os_error
 from vuproc.shm.fetching cimport Fetching
 from vuproc.shm.request cimport Request
 from vuproc.shm.request_files cimport give_up, take_back
-from vuproc.shm.transfers cimport Outcome, Transfer
+from vuproc.shm.transfers cimport OUTCOMES, Outcome, Transfer
 from vuproc.shm.uring cimport Uring
-
-from os import strerror
-
-cdef enum:
-    OUTCOMES = 64
 
 
 cdef class UringWork(Fetching):
@@ -27,7 +23,7 @@ cdef class UringWork(Fetching):
             answer = self.uring.submit()
         if answer < 0:
             # What is begun could not be ended: as our own death.
-            raise OSError(-answer, strerror(-answer))
+            raise os_error(-answer)
         return 0
 
     def collect(self, object on_error):
@@ -43,7 +39,7 @@ cdef class UringWork(Fetching):
             with nogil:
                 count = self.uring.reap(outcomes, OUTCOMES)
             if count < 0:
-                raise OSError(-count, strerror(-count))
+                raise os_error(-count)
             total += count
             for i in range(count):
                 # SAFETY: a tag of `hand_over`, which keeps the request until this.

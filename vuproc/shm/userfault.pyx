@@ -8,8 +8,7 @@ from posix.ioctl cimport ioctl
 from posix.mman cimport madvise
 from posix.unistd cimport close
 
-import os
-
+from vuproc.shm.failures cimport in_words
 from vuproc.shm.memory cimport GuestMemory, Mapping
 
 cdef extern from "<sys/syscall.h>" nogil:
@@ -54,7 +53,7 @@ def open_userfault():
     if ioctl(fd, UFFDIO_API, &api) != 0:
         failure = errno
         close(fd)
-        raise OSError(failure, f"UFFDIO_API: {os.strerror(failure)}")
+        raise OSError(failure, f"UFFDIO_API: {in_words(failure)}")
     if not api.features & UFFD_FEATURE_MISSING_SHMEM:
         close(fd)
         raise OSError(95, "this kernel's userfaultfd does not know of shared memory")
@@ -77,7 +76,7 @@ cdef int _made() except -1:
         close(device)
         if fd >= 0:
             return fd
-    raise OSError(failure, f"userfaultfd: {os.strerror(failure)}")
+    raise OSError(failure, f"userfaultfd: {in_words(failure)}")
 
 
 def register(int fd, GuestMemory memory):
@@ -99,7 +98,7 @@ def register(int fd, GuestMemory memory):
             raise OSError(
                 errno,
                 f"region at {memory.table[i].guest_addr:#x}: UFFDIO_REGISTER: "
-                f"{os.strerror(errno)}",
+                f"{in_words(errno)}",
             )
 
 
@@ -119,4 +118,4 @@ def wake(int fd, uint64_t address, uint64_t length):
     wanted.start = address
     wanted.len = length
     if ioctl(fd, UFFDIO_WAKE, &wanted) != 0:
-        raise OSError(errno, f"UFFDIO_WAKE: {os.strerror(errno)}")
+        raise OSError(errno, f"UFFDIO_WAKE: {in_words(errno)}")

@@ -4,8 +4,7 @@
 cimport cython
 from libc.errno cimport errno
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
-from libc.string cimport strerror
-from posix.fcntl cimport O_CLOEXEC, O_RDWR, open as c_open
+from posix.fcntl cimport O_CLOEXEC, O_RDWR, fcntl as c_fcntl, open as c_open
 from posix.mman cimport (
     MAP_FAILED,
     MAP_SHARED,
@@ -17,9 +16,13 @@ from posix.mman cimport (
 )
 from posix.unistd cimport close
 
+from vuproc.shm.failures cimport in_words, os_error
 from vuproc.shm.memory cimport NO_MAPPING, GuestMemory, Mapping
 
 from vuproc.errors import MemoryFault
+
+cdef extern from "<fcntl.h>" nogil:
+    int F_DUPFD_CLOEXEC
 
 cdef extern from "<sys/mman.h>" nogil:
     int MADV_DONTDUMP
@@ -50,7 +53,9 @@ cdef class XenDevice:
     def __cinit__(self, int fd):
         self.fd = c_open(f"/proc/self/fd/{fd}".encode(), O_RDWR | O_CLOEXEC)
         if self.fd < 0:
-            self.fd = _copied(fd)
+            self.fd = c_fcntl(fd, F_DUPFD_CLOEXEC, 0)
+        if self.fd < 0:
+            raise os_error(errno)
 
     def __dealloc__(self):
         if self.fd >= 0:
@@ -89,7 +94,7 @@ def foreign(XenDevice device not None, uint16_t domid, uint64_t guest_addr, uint
             device.fd, domid, guest_addr >> PAGE_SHIFT, count, made._base
         )
     if answer < 0:
-        raise MemoryFault(guest_addr, size, f"domain {domid}: {_reason(-answer)}")
+        raise MemoryFault(guest_addr, size, f"domain {domid}: {in_words(-answer).lower()}")
     return made
 
 
@@ -129,7 +134,7 @@ cdef XenMapping _granted(
     with nogil:
         answer = vu_xen_map_grants(device.fd, domid, <uint32_t>first, count, &index)
     if answer < 0:
-        raise MemoryFault(guest_addr, size, f"grants of domain {domid}: {_reason(-answer)}")
+        raise MemoryFault(guest_addr, size, f"grants of domain {domid}: {in_words(-answer).lower()}")
     try:
         made = _mapped(device, guest_addr, size, count, index, protection)
     except MemoryFault:
@@ -151,9 +156,10 @@ cdef XenMapping _mapped(
     with nogil:
         base = mmap(NULL, length, protection, MAP_SHARED, device.fd, <long>offset)
     if base == MAP_FAILED:
-        raise MemoryFault(guest_addr, size, f"mmap: {_reason(errno)}")
+        raise MemoryFault(guest_addr, size, f"mmap: {in_words(errno).lower()}")
     made._base = base
     made._length = length
+    made.size = size
     # SAFETY: the pages begin with the one that has the first byte, and end with that of the last.
     made.data = <unsigned char *>base + (guest_addr & (PAGE - 1))
     # As for any guest memory; hints.
@@ -168,12 +174,3 @@ cdef uint32_t _pages(uint64_t guest_addr, uint64_t size) except 0:
     if not size or size > <uint64_t>1 << 43 or count > 0x7fffffff:
         raise MemoryFault(guest_addr, size, "no size of a mapping")
     return <uint32_t>count
-
-
-cdef int _copied(int fd) except -1:
-    import fcntl
-    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0)
-
-
-cdef str _reason(int failure):
-    return (<bytes>strerror(failure)).decode("ascii", "replace").lower()

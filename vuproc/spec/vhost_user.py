@@ -102,6 +102,13 @@ class ProtocolFeature(IntFlag):
     GET_VRING_BASE_SKIP_DRAIN = 1 << 23
 
 
+XEN_GRANTED = 1 << 63
+"""The bit of a guest address that says that it is a grant's number with an offset in its page."""
+XEN_PAGE = 4096
+XEN_DOMAINS_END = 0x7FF0
+"""The first of the numbers that are no domain's (DOMID_FIRST_RESERVED)."""
+
+
 class XenFlag(IntFlag):
     """How a region of a Xen domain is to be mapped; with XEN_MMAP alone."""
 

@@ -10,14 +10,14 @@ from collections.abc import Mapping
 
 from vuproc.errors import MessageRefused
 from vuproc.fd import FdKind
-from vuproc.spec.vhost_user import ProtocolFeature, XenFlag
+from vuproc.spec.vhost_user import (
+    XEN_DOMAINS_END,
+    XEN_GRANTED,
+    XEN_PAGE,
+    ProtocolFeature,
+    XenFlag,
+)
 from vuproc.vhost_user.effects import Region, Xen, XenKind
-
-GRANTED = 1 << 63
-"""The bit of a guest address that says that it is a grant's number with an offset in its page."""
-PAGE = 4096
-DOMAINS_END = 0x7FF0
-"""The first of the numbers that are no domain's (DOMID_FIRST_RESERVED)."""
 
 _KINDS = {
     XenFlag.FOREIGN: XenKind.FOREIGN,
@@ -41,7 +41,7 @@ def xen_of(fields: Mapping[str, int], protocol_features: int) -> Xen | None:
     kind = _KINDS.get(XenFlag(flags))
     if kind is None:
         raise MessageRefused(f"{where}: Xen flags {flags:#x} mean nothing together")
-    if domain >= DOMAINS_END:
+    if domain >= XEN_DOMAINS_END:
         raise MessageRefused(f"{where}: {domain:#x} is no number of a domain")
     return Xen(kind, domain)
 
@@ -55,7 +55,7 @@ def check_xen(region: Region, kind: XenKind) -> None:
         raise MessageRefused(f"{where}: an offset, which memory of Xen does not have")
     if kind is XenKind.FOREIGN:
         return
-    if not region.guest_addr & GRANTED:
+    if not region.guest_addr & XEN_GRANTED:
         raise MessageRefused(f"{where}: no address of a grant, whose bit 63 is set")
-    if (region.guest_addr - GRANTED + region.size - 1) // PAGE >= 1 << 32:
+    if (region.guest_addr - XEN_GRANTED + region.size - 1) // XEN_PAGE >= 1 << 32:
         raise MessageRefused(f"{where}: its last grant has no number of 32 bits")
