@@ -207,7 +207,8 @@ def test_e7_another_version_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"names": ("\xff",)}, "damaged: .*utf-8"),
+        # Python's words for it up to msgspec 0.22, its own ("Invalid UTF-8") from 0.23 on.
+        ({"names": ("\xff",)}, "damaged: .*(?i:utf-8)"),
         ({"surplus": [[[]]]}, "damaged"),
         ({"state": {"rings": [], "backend_channel": ["kick-0.1"]}}, "damaged: .*unhashable"),
         ({"state": {"rings": [], "backend_channel": "err-3.99"}}, "no descriptor of this session"),
