@@ -76,16 +76,18 @@ unpack_own() {
     unpack "$1" "$2" with_apt apt-get
 }
 
-# The package that a meta-package stands for: linux-image-cloud-amd64 names the kernel of the day.
+# The package that meta-package $1 stands for, by apt command $2...: linux-image-cloud-amd64 names the kernel of the day.
 kernel_package() {
-    with_apt apt-cache depends --important "$1" 2>/dev/null | sed -n 's/^ *Depends: \(linux-image-[0-9].*\)$/\1/p' | head -n 1
+    meta=$1
+    shift
+    "$@" depends --important "$meta" 2>/dev/null | sed -n 's/^ *Depends: \(linux-image-[0-9].*\)$/\1/p' | head -n 1
 }
 
 unpack_kernel() {
     [ -e "$cache/linux" ] && return 0
     refresh_lists
     meta=linux-image-cloud-$(dpkg --print-architecture)
-    kernel=$(kernel_package "$meta")
+    kernel=$(kernel_package "$meta" with_apt apt-cache)
     if [ -z "$kernel" ]; then
         say "cannot get a kernel for QEMU: apt knows no $meta"
         return 1
@@ -254,6 +256,21 @@ unpack_schemas() {
     return 1
 }
 
+# Xen of bookworm, whose hypercalls tests/xen knows, and a kernel that can be its first domain: 70 MB are fetched, and
+# 330 MB kept.
+unpack_xen() {
+    [ -e "$cache/xen" ] && [ -e "$cache/xen-linux" ] && return 0
+    refresh_lists
+    open_suite bookworm Xen || return 1
+    kernel=$(kernel_package linux-image-amd64 with_suite bookworm apt-cache)
+    if [ -z "$kernel" ]; then
+        say "cannot get a kernel for Xen: apt knows no linux-image-amd64"
+        return 1
+    fi
+    unpack xen xen-hypervisor-4.17-amd64 with_suite bookworm apt-get \
+        && unpack xen-linux "$kernel" with_suite bookworm apt-get
+}
+
 # Everything that can be had here; with $1 "unpacked" nothing is installed. Never fails: what is missing was said.
 get_guests() {
     if ! have apt-get || ! have dpkg-deb; then
@@ -268,6 +285,7 @@ get_guests() {
     unpack_schemas || true
     unpack_qemu trixie || true
     [ -z "${VUPROC_LONG:-}${VUPROC_SID:-}" ] || unpack_qemu sid || true
+    [ -z "${VUPROC_LONG:-}" ] || unpack_xen || true
     close_suites
     rm -rf "$cache/apt"
     [ "$1" = all ] || return 0

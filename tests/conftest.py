@@ -70,3 +70,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             "not run: tests/guest/test_display.py, for QEMU's vhost-user-gpu wants KVM, and "
             "/dev/kvm cannot be opened"
         )
+    if os.environ.get("VUPROC_LONG", "") in ("", "0"):
+        terminalreporter.line("not run: tests/guest/test_xen.py, which is of the long form")

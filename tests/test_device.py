@@ -10,7 +10,8 @@ from typing import cast
 import pytest
 
 import vuproc
-from vuproc.device import Device, HasFileno, Loop
+from vuproc.device import Device, Loop
+from vuproc.fd import HasFileno
 from vuproc.options import Options
 
 

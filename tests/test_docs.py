@@ -11,7 +11,7 @@ import pytest
 from tests.test_imports import FLOORS
 
 ROOT = Path(__file__).parent.parent
-PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
+PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
 COLUMNS = 100
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -42,7 +42,7 @@ REPLACED = {
 """Words that the code had once, and those of the field that it has now."""
 
 ROW = re.compile(r"\| ([A-G])(\d+) \| .* \| ([^|]*) \|")
-ROWS = {"A": 57, "B": 26, "C": 39, "D": 23, "E": 10, "F": 15, "G": 9}
+ROWS = {"A": 57, "B": 26, "C": 51, "D": 23, "E": 10, "F": 15, "G": 9}
 HOSTILE = ROOT / "docs" / "hostile-input.md"
 
 

@@ -36,6 +36,7 @@ FLOORS = (
     ("vuproc.vhost_user", "vuproc.shm", "vuproc.listener", "vuproc.open_files"),
     (
         "vuproc.device",
+        "vuproc.parking",
         "vuproc.shared",
         "vuproc.sharing",
         "vuproc.mapping",
@@ -47,6 +48,7 @@ FLOORS = (
         "vuproc.poll_set",
     ),
     (
+        "vuproc.device_description",
         "vuproc.options",
         "vuproc.fd",
         "vuproc.outcome",

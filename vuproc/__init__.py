@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from vuproc.errors import RequestFinished, VuprocError
     from vuproc.fd import Fd
     from vuproc.options import FilePath, Options, Size
+    from vuproc.shm.batch import Batch
     from vuproc.shm.request import Request
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Batch",
     "Connect",
     "Daemon",
     "Device",
@@ -35,6 +37,7 @@ __all__ = [
 
 # spec and errors import nothing of ours, so the package itself may import nothing on their behalf.
 _HOMES = {
+    "Batch": "vuproc.shm.batch",
     "Connect": "vuproc.daemon",
     "Daemon": "vuproc.daemon",
     "Device": "vuproc.device",

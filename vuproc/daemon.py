@@ -38,7 +38,7 @@ from vuproc.errors import (
     in_words,
 )
 from vuproc.events import Stopped
-from vuproc.handover.sd_notify import HasFileno
+from vuproc.fd import HasFileno
 from vuproc.ops.status import Status
 from vuproc.options import MAX_QUEUES
 from vuproc.place import shown

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
-from vuproc.fd import Fd
-from vuproc.options import Options
+from vuproc.device_description import DeviceDescription
+from vuproc.fd import HasFileno
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -17,18 +15,13 @@ if TYPE_CHECKING:
     from vuproc.mapping import ShmemMapping
     from vuproc.outcome import Outcome
     from vuproc.sharing import ObjectAsk
+    from vuproc.shm.batch import Batch
     from vuproc.shm.native import NativeDevice
     from vuproc.shm.request import Request
 
 
 Resubmit = Literal["run", "drop", "fail"]
 """What a device may have done with the requests that a dead worker had begun."""
-
-
-class HasFileno(Protocol):
-    """Anything with a file descriptor."""
-
-    def fileno(self) -> int: ...  # noqa: D102
 
 
 class Timer(Protocol):
@@ -69,6 +62,10 @@ class Loop(Protocol):
 
     def unmap_shmem(self, mapping: ShmemMapping) -> Outcome[None]: ...  # noqa: D102
 
+    def publish(self, queue: int) -> None: ...  # noqa: D102
+
+    def unfinished(self, queue: int) -> frozenset[int] | None: ...  # noqa: D102
+
     def finish_together(self, requests: Sequence[Request]) -> None: ...  # noqa: D102
 
     def count_dropped(self, queue: int, count: int) -> None: ...  # noqa: D102
@@ -77,28 +74,13 @@ class Loop(Protocol):
     def asyncio_loop(self) -> AbstractEventLoop: ...  # noqa: D102
 
 
-class Device:
+class Device(DeviceDescription):
     """A virtio device. Subclass it, set `device_id` and write `handle`; the rest has defaults.
 
     An instance lives in the master, where only the description is asked for, and one in every
     worker, where `setup` to `teardown` are called by one thread. Requests of one queue come to
     one worker in the order in which the driver made them available.
     """
-
-    device_id: ClassVar[int]
-    """The virtio device id (virtio 1.3, section 5): 1 net, 2 block, 4 entropy, ..."""
-    features: ClassVar[int] = 0
-    """Device-specific feature bits. vuproc adds those of the ring and of the transport, but
-    IN_ORDER, which suits a device that is done with requests in the order in which they came. With
-    it a request that is finished before its turn is shown to the driver when those before it are.
-    """
-    options_type: ClassVar[type[Options]] = Options
-    """The struct which the options in the device file become."""
-    queues: ClassVar[int | None] = None
-    """Number of virtqueues, 1 to 256, if it is the same for every device of the class; None: the
-    option `queues` says it. There is no such option if the class does."""
-    largest_queue: ClassVar[int | None] = None
-    """The same for the option `queue_size`: a power of two, 2 to 32768."""
 
     resubmit: ClassVar[Resubmit | Mapping[int, Resubmit]] = "run"
     """What becomes of a request that a worker had begun when it died: it is run again, completed as
@@ -118,91 +100,10 @@ class Device:
     log: ClassVar[logging.Logger] = logging.getLogger("vuproc.device")
     """Lines logged here by a worker appear in the master's log, up to a bound a line of code."""
 
-    options: Options
-    shared: Mapping[str, Fd] = MappingProxyType({})
-    """What `shared_files` returned in the master, by name: there from then on, and in a worker from
-    before `setup`."""
     recovered: bool = False
     """In a worker, from before `setup`: another has served its queues before it, and has died or
     was replaced. What that one left in the `shared` files is worth a look."""
     _loop: Loop | None = None
-
-    def __init__(self, options: Options | None = None) -> None:
-        """Keep the options. Stay cheap here, and open nothing: that is for `setup`."""
-        self.options = self.options_type() if options is None else options
-
-    # The description, asked for in the master.
-
-    def num_queues(self) -> int:
-        """Number of virtqueues."""
-        return self.options.queues if self.queues is None else self.queues
-
-    def queue_size(self) -> int:
-        """Largest size in entries the driver may give a queue: a power of two, 2 to 32768."""
-        return self.options.queue_size if self.largest_queue is None else self.largest_queue
-
-    def queue_groups(self) -> list[tuple[int, ...]]:
-        """Queues that must share one worker process, because they share state: each queue once.
-
-        The default is a worker a queue.
-        """
-        return [(queue,) for queue in range(self.num_queues())]
-
-    def offered_features(self) -> int:
-        """Device-specific feature bits to offer; the default is the class's `features`."""
-        return self.features
-
-    def config_space(self) -> bytes:
-        """The device's configuration space, little-endian, at most 4084 bytes, always as many.
-
-        Asked for in the master at the start. The worker of queue 0 asks as well: after each write
-        of the driver's, after a reset, and when the device calls `config_changed`. If the answer is
-        another than the last, it is what the driver reads from then on: so what the driver wrote
-        may decide what it reads next.
-        """
-        return b""
-
-    def pulls(self, queue: int) -> bool:
-        """Whether the device takes requests of `queue` by itself (`take`), instead of being given
-        each of them by `handle`: as with buffers to receive into, which are of no use before there
-        is something to put there. A device that pulls from all of its queues needs no `handle`.
-        """
-        return False
-
-    def shared_files(self) -> dict[str, Fd]:
-        """Files that all workers are to share, by name. Called in the master, at the start.
-
-        The master owns them from then on and passes each to every worker it starts, a restarted
-        one too, where they appear in `shared`. So a memfd given here keeps its content when a
-        worker dies: `{"ram": Fd(os.memfd_create("ram"))}`. A file that an option names is opened
-        here as well: then all workers have the same file, whatever becomes of its path. Raise
-        `FileRefused` for one that cannot be had.
-        """
-        return {}
-
-    def goes_on_with(self, left: Mapping[str, Fd]) -> bool:
-        """Whether `left`, the shared files of a predecessor, become this device's as they are.
-
-        Called in the master, and `shared_files` only if the answer is False: `left` are closed
-        then, and a front-end that relied on them is disconnected. The options may be others by now,
-        so let a name say what its file depends on. The default asks for the names and sizes that
-        `shared_files` would give.
-        """
-        fresh = self.shared_files()
-        try:
-            return _sizes(fresh) == _sizes(left)
-        finally:
-            for file in fresh.values():
-                file.close()
-
-    def replaced_files(self) -> Iterator[tuple[str, str]]:
-        """Yield (option, what has happened) for each of the `shared` files that is not what the
-        option names any more.
-
-        Called in the master, at a reload among others. Such files are opened anew once no front-end
-        is connected. Raise `FileRefused` for one that could not be had then.
-        """
-        return iter(())
 
     # The work, in a worker.
 
@@ -242,6 +143,15 @@ class Device:
         """
         raise NotImplementedError(f"{type(self).__name__}.handle")
 
+    def handle_batch(self, batch: Batch) -> None:
+        """Serve all requests that have come at a time; a device that has this needs no `handle`.
+
+        What is neither finished nor deferred is finished on return. If this raises, `fail` is
+        called for each such request. A batch in which a worker has died comes again request by
+        request, so that one of them alone can be to blame for the next death.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.handle_batch")
+
     def fail(self, request: Request, error: BaseException) -> None:
         """Complete a request whose `handle` raised `error`; the default reports nothing written.
 
@@ -256,6 +166,12 @@ class Device:
 
     def ring_started(self, queue: int) -> None:
         """The driver's queue is there: requests may follow."""
+
+    def ring_enabled(self, queue: int, enabled: bool) -> None:
+        """Whether requests of a ring may follow: right after `ring_started`, and whenever the
+        front-end says otherwise (SET_VRING_ENABLE), as for the pairs of a network device that its
+        driver does not use.
+        """
 
     def ring_stopping(self, queue: int) -> None:
         """The queue is about to stop, or the guest's memory to change, once nothing is in flight.
@@ -371,6 +287,23 @@ class Device:
         """
         return self._running_in().take(queue)
 
+    def publish(self, queue: int) -> None:
+        """Show the driver now what is finished on a queue that the device pulls from. Whatever
+        becomes of this worker, none of that comes again: what depends on it may be noted. In the
+        worker's thread. A ring that is gone or broken shows nothing, and one that keeps the order
+        (IN_ORDER) only that whose turn has come.
+        """
+        self._running_in().publish(queue)
+
+    def unfinished(self, queue: int) -> frozenset[int] | None:
+        """The heads (`Request.head`) of the requests that a dead worker had begun on this queue
+        and not finished; the same for as long as the ring is there. None: there is no ring.
+
+        With a note of the head that a step belongs to, made before `Request.finish`, the next
+        worker knows whether the driver has seen the step: not if the head is among these.
+        """
+        return self._running_in().unfinished(queue)
+
     def finish_together(self, requests: Sequence[Request]) -> None:
         """Complete requests of one queue, at most 64, in their order: the driver sees all of them
         at once, or none yet, even if the worker dies in between. For what is spread over several
@@ -404,5 +337,6 @@ class Device:
         return self._loop
 
 
-def _sizes(files: Mapping[str, HasFileno]) -> dict[str, int]:
-    return {name: os.fstat(file.fileno()).st_size for name, file in files.items()}
+def serves_batches(device: Device) -> bool:
+    """Whether requests go to its `handle_batch`."""
+    return type(device).handle_batch is not Device.handle_batch

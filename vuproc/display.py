@@ -16,7 +16,7 @@ from vuproc.device import Device
 from vuproc.errors import DisplayBusy, DisplayLost, ReplyGivenUp
 from vuproc.fd import Fd
 from vuproc.outcome import Outcome
-from vuproc.spec.layout import LayoutError
+from vuproc.spec.layout import Layout, LayoutError
 from vuproc.spec.vhost_user_gpu import (
     CURSOR_SIDE,
     DISPLAY,
@@ -56,11 +56,13 @@ class DisplayInfo(NamedTuple):
 class GpuCodec:
     """Messages to bytes, and bytes to the replies that are due; no socket.
 
-    `features` are those that were set.
+    `features` are those that were set. `follows`: a worker before this one had the display, and may
+    have died with replies to come; what this one has not asked for is taken for one of those.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, follows: bool = False) -> None:
         self.features = GpuFeature(0)
+        self._follows = follows
         self._due: deque[GpuMessage] = deque()
         self._bytes = bytearray()
 
@@ -92,16 +94,21 @@ class GpuCodec:
         replies = []
         while len(self._bytes) >= HEADER.size:
             header = HEADER.unpack(self._bytes)
-            layout = self._expected(header)
+            is_ours = not self._follows or self._is_due(header["request"])
+            layout = self._expected(header) if is_ours else _others(header)
             end = HEADER.size + layout.size
             if len(self._bytes) < end:
                 break
-            replies.append(layout.unpack(self._bytes, HEADER.size))
-            self._due.popleft()
+            if is_ours:
+                replies.append(layout.unpack(self._bytes, HEADER.size))
+                self._due.popleft()
             del self._bytes[:end]
         return replies
 
-    def _expected(self, header: dict[str, int]) -> Any:
+    def _is_due(self, request: int) -> bool:
+        return bool(self._due) and self._due[0].request == request
+
+    def _expected(self, header: dict[str, int]) -> Layout:
         row = self._due[0] if self._due else None
         name = f"message {header['request']}"
         if row is None or row.reply is None:
@@ -112,6 +119,15 @@ class GpuCodec:
         if header["size"] != row.reply.size:
             raise DisplayLost(f"{header['size']} bytes came for {wanted}, not {row.reply.size}")
         return row.reply
+
+
+def _others(header: dict[str, int]) -> Layout:
+    """The payload of a reply that the worker before this one has asked for."""
+    row = next((row for row in GPU.values() if row.request == header["request"]), None)
+    layout = None if row is None else row.reply
+    if layout is None or header["flags"] != FLAG_REPLY or header["size"] != layout.size:
+        raise DisplayLost(f"message {header['request']} came, and no reply is due")
+    return layout
 
 
 class Display:
@@ -129,7 +145,7 @@ class Display:
         """Bytes that the front-end has not taken yet."""
         self._device = device
         self._call = call
-        self._codec = GpuCodec()
+        self._codec = GpuCodec(follows=device.recovered)
         self._socket = socket.socket(fileno=fd.take())
         self._writable = self._socket.dup()
         self._watching = False

@@ -11,9 +11,16 @@ import sys
 import warnings
 from collections.abc import Hashable
 from enum import Enum
-from typing import Any
+from typing import Any, Protocol
 
 _ONE = (1).to_bytes(8, sys.byteorder)
+
+
+class HasFileno(Protocol):
+    """Anything with a file descriptor, whoever owns it."""
+
+    def fileno(self) -> int:
+        """Its number, borrowed."""
 
 
 class FdKind(Enum):

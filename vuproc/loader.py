@@ -168,8 +168,10 @@ def _check_class(ref: str, device: type[Device]) -> None:
 
 def class_problem(device: type[Device]) -> tuple[str, str] | None:
     """What is wrong with a class, and the attribute where."""
-    others = device.native is not Device.native or device.pulls is not Device.pulls
-    if device.handle is Device.handle and not others:
+    others = ("handle_batch", "native", "pulls")
+    if device.handle is Device.handle and not any(
+        getattr(device, name) is not getattr(Device, name) for name in others
+    ):
         return "handle", " has no method handle"
     number = getattr(device, "device_id", None)
     if number is None:

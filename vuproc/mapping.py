@@ -12,8 +12,8 @@ from typing import ClassVar
 
 import msgspec
 
-from vuproc.device import Device, HasFileno
-from vuproc.fd import Fd
+from vuproc.device import Device
+from vuproc.fd import Fd, HasFileno
 from vuproc.outcome import Outcome
 
 PAGE = mmap.PAGESIZE

@@ -18,10 +18,10 @@ from vuproc import events
 from vuproc.arrivals import Arrivals
 from vuproc.chores import Chore
 from vuproc.errors import in_words
+from vuproc.fd import HasFileno
 from vuproc.front_end import ENDS, SILENCE_DEADLINE, FrontEnd
 from vuproc.handover.checkpoint import CONNECTION, Checkpoint
 from vuproc.handover.fd_store import FdStore
-from vuproc.handover.sd_notify import HasFileno
 from vuproc.handover.session_snapshot import Lost
 from vuproc.listener import Source
 from vuproc.poll_set import PollSet
@@ -31,7 +31,7 @@ from vuproc.pool.process import WorkerLost, WorkerSetupError
 from vuproc.pool.slots import AskedShmem
 from vuproc.pool.worker_watch import WorkerWatch
 from vuproc.shmem_desk import refuse
-from vuproc.signals import Signals
+from vuproc.signals import Requests, Signals
 from vuproc.vhost_user.session import Offer, Session
 from vuproc.workers.control import RingBroken
 
@@ -76,8 +76,7 @@ class Master:
         self.stopped_by = ""
         """Why the loop has ended, in words."""
         self._chores: list[Chore] = []
-        self._on_request: dict[int, Callable[[], None]] = {}
-        self._put_off: list[int] = []
+        self._requests = Requests(signals)
         workers = WorkerWatch(polls.selector, pool)
         polls.refresh = workers.update
         polls.tend = self._tend_fd_store
@@ -126,8 +125,7 @@ class Master:
 
     def on_signal(self, number: signal.Signals, action: Callable[[], None]) -> None:
         """Have a signal lead to something else than our end. Before `run`."""
-        self._on_request[number] = action
-        self._signals.catch(number)
+        self._requests.on(number, action)
 
     def add_chore(self, chore: Chore) -> None:
         """Have the loop look after something that is due now and then."""
@@ -188,11 +186,14 @@ class Master:
         if front_end is not None:
             self._polls.selector.modify(front_end.socket, front_end.waits_for, self._ready)
         self._polls.turn(self._patience())
+        # Once more: a signal that came while descriptors were looked at is not among them, and is
+        # to be known before what it forbids begins.
+        self._signalled()
         self._note_news()
         self._enforce_deadlines()
-        put_off, self._put_off = self._put_off, []
-        for number in put_off:
-            self._on_request[number]()
+        if self._phase >= Phase.STOPPING:
+            return  # what waited for the end of a session is not to begin now
+        self._requests.catch_up()
         for chore in self._chores:
             chore.tend()
         self._note_news()
@@ -230,14 +231,9 @@ class Master:
         return self._fd_store.due()
 
     def _signalled(self) -> None:
-        for number in self._signals.take():
-            if number in self._on_request:
-                if self.waiting:
-                    self._put_off.append(number)
-                else:
-                    self._on_request[number]()
-                continue
-            self.stopped_by = f"received {signal.Signals(number).name}"
+        ending = self._requests.hear(busy=self.waiting)
+        if ending is not None:
+            self.stopped_by = f"received {ending.name}"
             log.info("%s, stopping", self.stopped_by)
             self._phase = Phase.STOPPING
 
@@ -280,15 +276,18 @@ class Master:
     def _succeed(self) -> None:
         """Go on with the session of a predecessor, if it left one."""
         sock = Checkpoint.not_started(self._fd_store)
-        if sock is not None:
-            self._begin(sock)
-            return
-        try:
-            resumed = Checkpoint.resume(self._fd_store, self._offer)
-        except Lost as error:
-            log.error("the session of the last master is lost: %s", error)
-            return
+        resumed = None
+        if sock is None:
+            try:
+                resumed = Checkpoint.resume(self._fd_store, self._offer)
+            except Lost as error:
+                log.error("the session of the last master is lost: %s", error)
         if resumed is None:
+            if self._fd_store.succeeds:
+                # Its session is over, which none of its workers may have heard.
+                self.pool.detach()
+            if sock is not None:
+                self._begin(sock)
             return
         front_end = FrontEnd(resumed.session, resumed.checkpoint, self.pool, self._polls)
         self._serve(front_end)

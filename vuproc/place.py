@@ -21,6 +21,8 @@ MAX_SHOWN = 60
 
 _OTHERS = ("<", f"{PACKAGE}{os.sep}", f"{os.path.dirname(os.__file__)}{os.sep}")
 """How the files of vuproc and of Python begin, and what stands for a file where there is none."""
+_BASES = ("vuproc.device", "vuproc.device_description", "vuproc.options")
+"""The modules of the bases which an author's classes are made from."""
 _INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 """The folders of installed packages."""
 
@@ -104,7 +106,7 @@ def annotations_of(cls: type) -> dict[str, Any]:
 
 
 def _ours(cls: type) -> bool:
-    return cls is object or cls.__module__ in ("vuproc.device", "vuproc.options")
+    return cls is object or cls.__module__ in _BASES
 
 
 def _line_in(cls: type, names: tuple[str, ...]) -> str:

@@ -7,8 +7,8 @@ from uuid import UUID
 
 import msgspec
 
-from vuproc.device import Device, HasFileno
-from vuproc.fd import Fd
+from vuproc.device import Device
+from vuproc.fd import Fd, HasFileno
 
 NIL = UUID(int=0)
 """No object has it (vhost-user, "Shared objects")."""

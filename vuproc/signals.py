@@ -105,3 +105,37 @@ class Signals:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+class Requests:
+    """What is asked of the master by signals: its end, or an action of its own for each."""
+
+    def __init__(self, signals: Signals) -> None:
+        self._signals = signals
+        self._actions: dict[int, Callable[[], None]] = {}
+        self._put_off: list[int] = []
+
+    def on(self, number: signal.Signals, action: Callable[[], None]) -> None:
+        """Have a signal lead to something else than our end."""
+        self._actions[number] = action
+        self._signals.catch(number)
+
+    def hear(self, *, busy: bool) -> signal.Signals | None:
+        """Act on what has come; the last that asked for our end. `busy`: no action may begin, and
+        those that were asked for are put off.
+        """
+        ending = None
+        for number in self._signals.take():
+            if number not in self._actions:
+                ending = signal.Signals(number)
+            elif busy:
+                self._put_off.append(number)
+            else:
+                self._actions[number]()
+        return ending
+
+    def catch_up(self) -> None:
+        """Do what was put off."""
+        put_off, self._put_off = self._put_off, []
+        for number in put_off:
+            self._actions[number]()

@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tests.bench.findings import Finding, Row
-from tests.bench.ours import PYTHON, VERBS
+from tests.bench.ours import BATCH, PYTHON, VERBS
 from tests.bench.work import WORKS, Case, Store
 
-NATIVE = "auto"
+NATIVE, CALLS = "auto", "sync"
+"""What suits an image best, which for one in tmpfs is a mapping; and system calls all the same."""
 READ = Case(WORKS["randread"])
 WRITE = Case(WORKS["randwrite"])
 TWO_QUEUES = Case(WORKS["randread"], queues=2)
@@ -23,7 +24,7 @@ SCALING = "scaling"
 SLEEPERS = "rust preadv", "storage-daemon threads-nopoll", "storage-daemon io_uring-nopoll"
 SPINNERS = "storage-daemon threads", "storage-daemon io_uring"
 """Peers which sleep at once when they have nothing to do, and those which look on for a while."""
-ENGINES = NATIVE, f"{NATIVE}:poll=off", PYTHON, VERBS
+ENGINES = NATIVE, f"{NATIVE}:poll=off", CALLS, PYTHON, VERBS, BATCH
 """What `--bars` measures of ours unless it is told."""
 ONE, TWO = ", 1 queue", ", 2 queues"
 
@@ -41,21 +42,48 @@ class Bar:
     least: float
 
 
-def _work(case: Case, what: str) -> list[Bar]:
-    native, python, name = f"vuproc {NATIVE}", f"vuproc {PYTHON}", case.name
+def _work(case: Case, what: str, call: str) -> list[Bar]:
+    native, calls, python, name = (
+        *(f"vuproc {each}" for each in (NATIVE, CALLS, PYTHON)),
+        case.name,
+    )
+    batch = f"vuproc {BATCH}"
     return [
-        Bar(f"native {what}, of the limit", name, native, ("limit",), 0.8),
-        Bar(f"native {what}, storage daemon's best", name, native, ("storage-daemon",), 4.0),
-        Bar(f"native {what}, the peer in Rust", name, native, ("rust preadv",), 1.2),
+        Bar(f"mapped {what}, of memcpy alone", name, native, ("limit: memcpy",), 0.75),
+        Bar(f"mapped {what}, the mapped peer in Rust", name, native, ("rust map",), 1.25),
+        Bar(f"{what} by calls, of the calls alone", name, calls, (f"limit: {call}",), 0.8),
+        Bar(f"{what} by calls, storage daemon's best", name, calls, ("storage-daemon",), 4.0),
+        Bar(f"{what} by calls, the peer in Rust", name, calls, ("rust preadv",), 1.2),
         Bar(f"Python {what}, storage daemon's best", name, python, ("storage-daemon",), 2.0),
         Bar(f"Python {what}, nbdkit's Python plugin", name, python, ("nbdkit python",), 10.0),
+        Bar(f"Python {what} by the batch, of native calls", name, batch, (calls,), 0.9),
+        Bar(
+            f"Python {what} by the batch, storage daemon's best",
+            name,
+            batch,
+            ("storage-daemon",),
+            4.0,
+        ),
     ]
 
 
 BARS = [
-    *_work(READ, "random read"),
-    *_work(WRITE, "random write"),
-    Bar("2 queues, the peer in Rust", TWO_QUEUES.name, f"vuproc {NATIVE}", ("rust preadv",), 1.0),
+    *_work(READ, "random read", "preadv"),
+    *_work(WRITE, "random write", "pwritev"),
+    Bar(
+        "2 queues by calls, the peer in Rust",
+        TWO_QUEUES.name,
+        f"vuproc {CALLS}",
+        ("rust preadv",),
+        1.0,
+    ),
+    Bar(
+        "2 queues mapped, the mapped peer in Rust",
+        TWO_QUEUES.name,
+        f"vuproc {NATIVE}",
+        ("rust map",),
+        1.1,
+    ),
     Bar("checksum, 2 queues of 1", SCALING, f"vuproc {VERBS}{TWO}", (f"vuproc {VERBS}{ONE}",), 1.9),
     Bar("Python on O_DIRECT", DIRECT.name, f"vuproc {PYTHON}", (f"vuproc {NATIVE}",), 0.85),
     Bar("depth 1, both sleep", ONE_SLEEPS.name, f"vuproc {NATIVE} poll=off", SLEEPERS, 1.0),

@@ -9,6 +9,7 @@ from typing import Any
 
 from vuproc.device import Device
 from vuproc.options import FilePath, Options
+from vuproc.shm.batch import Batch
 from vuproc.shm.request import Request
 from vuproc.spec.blk import CONFIG, REQUEST_HEADER, SECTOR_SIZE, BlkFeature, BlkStatus, BlkType
 
@@ -67,6 +68,27 @@ class Verbs(Nothing):
         elif kind == _IN:
             request.preadv(self._file, sector * SECTOR_SIZE, request.writable - 1)
         request.put(-1, _OK)
+
+
+class Together(Nothing):
+    """Completes all that has come, and moves no data."""
+
+    def handle_batch(self, batch: Batch) -> None:
+        batch.put(-1, _OK)
+
+
+class Gathered(Verbs):
+    """Reads and writes all that has come, a call for each of the two."""
+
+    def handle_batch(self, batch: Batch) -> None:
+        kinds = batch.column(0, "I")
+        reads, writes = batch.where(kinds, _IN), batch.where(kinds, _OUT)
+        if len(reads):
+            reads.preadv(self._file, reads.column(8, "Q"), unit=SECTOR_SIZE, spare=1)
+        if len(writes):
+            writes.skip(_HEADER.size)
+            writes.pwritev(self._file, writes.column(8, "Q"), unit=SECTOR_SIZE)
+        batch.put(-1, _OK)
 
 
 class Queued(Verbs):

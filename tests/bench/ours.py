@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.backends import Missing, Running, Unfit
-from tests.bench.disks import DiskOptions, Nothing, Queued, Summing, Verbs
+from tests.bench.disks import (
+    DiskOptions,
+    Gathered,
+    Nothing,
+    Queued,
+    Summing,
+    Together,
+    Verbs,
+)
 from tests.bench.scale_point import workers
 from tests.bench.work import QUEUE_SIZE, Case, Store
 from vuproc.devices.blk import BlkOptions
@@ -20,13 +28,16 @@ VERBS = "verbs"
 """Not blk: a handler of three verbs."""
 PYTHON = "python"
 """blk in Python: its only engine before it had a choice."""
-ENGINES = "auto", "sync", "io_uring", PYTHON, VERBS
+BATCH = "batch"
+"""Nor this: a handler of batches."""
+HANDLERS = VERBS, BATCH
+ENGINES = "auto", "map", "sync", "io_uring", PYTHON, *HANDLERS
 
 _FIELDS = frozenset(BlkOptions.__struct_fields__)
 
 
 class Vuproc:
-    """blk with the engine that `spec` names, or `verbs`.
+    """blk with the engine that `spec` names, or one of `HANDLERS`.
 
     spec: the engine, and perhaps options of the device that only this side has, as in
     `auto:poll=off:cpus=[0]`. options: those that all sides of ours have.
@@ -41,10 +52,12 @@ class Vuproc:
         self._options = {**options, **dict(map(setting, more))}
 
     def check(self, case: Case) -> None:
-        known = DiskOptions.__struct_fields__ if self._engine == VERBS else _FIELDS
+        known = DiskOptions.__struct_fields__ if self._engine in HANDLERS else _FIELDS
         if unknown := [key for key in self._options if key not in known]:
             raise Missing(f"this vuproc has no option {unknown[0]}")
-        if self._engine == VERBS:
+        if self._engine == BATCH and case.work.sums:
+            raise Unfit("this handler does no such thing")
+        if self._engine in HANDLERS:
             return
         if self._engine != PYTHON and "engine" not in _FIELDS:
             raise Missing("this blk has no engine but python")
@@ -62,9 +75,10 @@ class Vuproc:
         options: dict[str, Any] = {"queues": case.queues, "queue_size": QUEUE_SIZE}
         if image is not None:
             options["image"] = image
-        if self._engine == VERBS:
+        if self._engine in HANDLERS:
             direct = {"direct": True} if case.store is Store.DIRECT else {}
-            return {"type": reference(_disk(case)), **options, **direct}
+            kind = _disk(case) if self._engine == VERBS else _gathering(case)
+            return {"type": reference(kind), **options, **direct}
         if "engine" in _FIELDS:
             options["engine"] = self._engine
         if "locking" in _FIELDS:
@@ -97,6 +111,10 @@ def _disk(case: Case) -> type[Nothing]:
     if case.store is Store.DIRECT and hasattr(Request, "finish_preadv"):
         return Queued
     return Verbs
+
+
+def _gathering(case: Case) -> type[Nothing]:
+    return Together if case.store is Store.NULL else Gathered
 
 
 def _direct() -> dict[str, Any]:

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from tests.bench import dirty_log, give_back, quiet, ring, timer
+from tests.bench import dirty_log, frames, give_back, quiet, ring, timer
 from tests.bench.report import Row, Table
 from tests.bench.sides import Sample, Waiting
 
@@ -88,6 +88,14 @@ def test_the_timer_bench_counts_every_call() -> None:
     assert late == sorted(late)
     # A call comes at its time at the earliest.
     assert late[0] >= 0
+
+
+def test_the_frames_bench_measures_every_side() -> None:
+    found = frames.measure(1, 0.01)
+    assert list(found) == list(frames.SIZES)
+    for sides in found.values():
+        assert {frames.NULL, frames.SINK} < set(sides)
+        assert all(rate > 0 for rates in sides.values() for rate in rates)
 
 
 def test_the_give_back_bench_measures_every_message() -> None:

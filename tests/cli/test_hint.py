@@ -99,6 +99,21 @@ def test_qemu_other_devices(folder: Path, number: int, queues: int, expected: st
     assert words(hint("qemu", author(folder, number, queues)))[-1] == expected
 
 
+@pytest.mark.parametrize(
+    ("client", "expected"),
+    [
+        ("qemu", "vhost-user-fs-pci,chardev=vuproc-disk,num-request-queues=2,tag=my,,tag,queue-"),
+        ("libvirt", '<target dir="my,tag"/>'),
+        ("cloud-hypervisor", 'tag="my,tag",socket='),
+        ("uml", "drivers use one request queue."),
+        ("uml", "mount -t virtiofs my,tag /mnt"),
+    ],
+)
+def test_a_file_system_has_its_tag(folder: Path, client: str, expected: str) -> None:
+    options = f"type: fs, tag: 'my,tag', directory: {folder}, request_queues: 2"
+    assert expected in hint(client, device_file(folder, options))
+
+
 def test_qemu_says_so_where_it_has_no_device(folder: Path) -> None:
     text = hint("qemu", author(folder, 36, 3))
     assert "QEMU has no device of its own for CAN controller" in text
@@ -234,6 +249,8 @@ def test_uml(folder: Path) -> None:
     command = ["TMPDIR=/dev/shm", "linux.uml", "mem=128M"]
     assert words(text) == [*command, f"virtio_uml.device={folder}/disk.sock:2"]
     assert "one queue of the 4" in text
+    # Where each queue is for something of its own, drivers use them all.
+    assert "one queue of" not in hint("uml", device_file(folder, "type: input"))
 
 
 def test_libblkio(folder: Path) -> None:
@@ -255,10 +272,13 @@ def test_dpdk(folder: Path) -> None:
 def test_a_network_device_of_several_pairs(folder: Path) -> None:
     file = device_file(folder, "type: net, pairs: 2")
     assert "vhost-user,id=vuproc-disk-net,chardev=vuproc-disk,queues=2" in words(hint("qemu", file))
-    with pytest.raises(HintError, match="set pairs: 1"):
-        hint("uml", file)
-    one = hint("uml", device_file(folder, "type: net"))
-    assert f"virtio_uml.device={folder}/disk.sock:1" in one and "one queue of" not in one
+    hypervisor = hint("cloud-hypervisor", file)
+    assert "num_queues=4,queue_size=256" in hypervisor
+    assert "virtio_id=1,queue_sizes=[256,256,256,256,256]" in hypervisor
+    several = hint("uml", file)
+    assert f"virtio_uml.device={folder}/disk.sock:1" in several
+    assert "its driver uses one pair of queues" in several
+    assert "one pair" not in hint("uml", device_file(folder, "type: net"))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from tests.devices.slow import Slow
 from tests.devices.stateful import Notes
 from tests.devices.windows import Windows
 from vuproc import serve
-from vuproc.devices.net import Net, NetOptions
+from vuproc.devices.net import Net
+from vuproc.devices.net_options import NetOptions
 from vuproc.spec.vhost_user import FrontendRequest, ProtocolFeature
 from vuproc.spec.virtio import Feature
 from vuproc.vhost_user.handlers import HANDLERS

@@ -53,10 +53,12 @@ def files_of(pid: int) -> Counter[str]:
 
 
 def resident(pid: int) -> int:
-    """Bytes of memory of its own that a process holds: resident pages shared with nobody."""
+    """Bytes of resident memory that a process has asked for: no pages of files, mapped by others or
+    not.
+    """
     with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as rollup:
-        private = [line.split() for line in rollup if line.startswith("Private_")]
-    return sum(int(fields[1]) * 1024 for fields in private)
+        asked = [line.split() for line in rollup if line.startswith("Anonymous:")]
+    return sum(int(fields[1]) * 1024 for fields in asked)
 
 
 def cpu_seconds(pid: int) -> float:

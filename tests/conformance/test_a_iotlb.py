@@ -9,6 +9,7 @@ import pytest
 
 from tests.conformance.checks import AT_ONCE_S, BROKEN_WITHIN_S, LAYOUTS, until, works
 from tests.conformance.conftest import DISK
+from vuproc.shm.iotlb import ENTRIES_MAX
 from vuproc.spec.iotlb import IOTLB_PAGE, Access, IotlbType
 from vuproc.spec.virtio import Status
 from vuproc.testing.errors import NoCompletion, Refused
@@ -17,7 +18,7 @@ from vuproc.testing.serve import Served, serve
 
 FAR = 1 << 50
 """An I/O virtual address that is nobody's."""
-FLOOD = 20_000
+FLOOD = ENTRIES_MAX + 16
 
 
 @pytest.fixture(scope="module")

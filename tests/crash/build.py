@@ -22,7 +22,8 @@ UNITS = (
         for name in ("memory", "xen", "counters", "transfers", "uring", "dirty", "iotlb")
     ),
     *(f"vuproc/shm/{name}" for name in ("request", "inflight", "native", "layout", "completions")),
-    *(f"vuproc/shm/{name}" for name in ("fetching", "uring_work", "handling", "native_serving")),
+    *(f"vuproc/shm/{name}" for name in ("fetching", "uring_work", "handling", "batch", "batching")),
+    *(f"vuproc/shm/{name}" for name in ("native_serving", "native_pulling")),
     *(f"vuproc/shm/{name}" for name in ("ring", "split", "packed_record", "packed_fetching")),
     *("vuproc/shm/packed", "vuproc/devices/blk_native", "crash_native"),
 )

@@ -95,6 +95,34 @@ cdef class Answering(NativeDevice):
         self.holding = 0
 
 
+cdef class Pulling(Answering):
+    """The same by requests that it pulls; those after `last` it gives back each time."""
+
+    cdef public uint64_t last
+
+    def pull_some(self, int budget):
+        """As many as there are, or the budget; their number."""
+        cdef Chain chain
+        cdef int count = 0
+        cdef int64_t written
+        cdef uint64_t number
+        with nogil:
+            while count < budget and self.pull(0, &chain) > 0:
+                count += 1
+                number = 0
+                copy_out(&chain, 0, &number, LENGTH)
+                if number > self.last:
+                    vu_crash_point()
+                    self.give_back(0, chain.head, chain.order)
+                    vu_crash_point()
+                    continue
+                written = self.serve(&chain)
+                if written >= 0:
+                    self.complete(0, chain.head, written)
+            self.show(0)
+        return count
+
+
 cdef class Disk(NativeBlk):
     """The native disk; the number of a request stands in its header's second word."""
 

@@ -94,6 +94,10 @@ class PackedDriver(Driver):
         return found
 
     def _has_more(self) -> bool:
+        if not self.guest.lengths:
+            # With nothing outstanding the slot is what the last round has left. A driver that does
+            # not set the bits of later descriptors may find one that looks used.
+            return False
         flags = self.guest.word(self.guest.desc + 16 * self.guest.back.slot + 14)
         return flags & (AVAIL | USED) == (AVAIL | USED if self.guest.back.wrap else 0)
 

@@ -35,6 +35,8 @@ class Scenario:
     device: Literal["python", "native", "blk"] = "python"
     """A handler in Python, the same in native code, or the native disk."""
 
+    gathers: bool = False
+    """The handler in Python gets requests by the batch."""
     pulls: bool = False
     """The device takes requests one by one, instead of being handed them."""
     held: int = 0
@@ -94,6 +96,22 @@ SCENARIOS = (
     Scenario("pulled", pulls=True, base=65534, total=6, window=3),
     Scenario("pulled_held", pulls=True, held=2, defer=True, event_idx=True, total=6, window=4),
     Scenario("pulled_at_most_once", pulls=True, resubmit="fail", total=5, window=3),
+    Scenario("native_pulled", device="native", pulls=True, base=65534, total=6, window=3),
+    Scenario(
+        "native_pulled_held",
+        device="native",
+        pulls=True,
+        held=2,
+        defer=True,
+        event_idx=True,
+        total=6,
+        window=4,
+    ),
+    Scenario("native_pulled_once", device="native", pulls=True, resubmit="fail", total=5, window=3),
+    Scenario("gathered", gathers=True, event_idx=True, base=65533, total=7, window=4),
+    Scenario("gathered_deferred", gathers=True, defer=True, indirect=True, total=7, window=4),
+    Scenario("gathered_held", gathers=True, held=1, twice=True, total=5, window=3),
+    Scenario("gathered_once", gathers=True, resubmit="drop", total=5, window=3),
     Scenario("own_word", own_word=True, base=65534, total=5, window=3),
     Scenario("own_word_held", own_word=True, held=1, defer=True, pulls=True, total=5, window=3),
     Scenario("logged", logged=True, event_idx=True, total=6, window=3),
@@ -126,6 +144,10 @@ PACKED = tuple(
         Scenario("native", device="native", event_idx=True, base=7, total=6, window=3),
         Scenario("native_deferred", device="native", defer=True, indirect=True, total=7, window=4),
         Scenario("native_mixed", device="native", defer=True, mixed=True, size=7, base=6),
+        Scenario("native_pulled", device="native", pulls=True, mixed=True, size=7, base=6),
+        Scenario(
+            "native_pulled_held", device="native", pulls=True, held=2, base=7, size=9, window=4
+        ),
         Scenario("held", held=2, base=7, size=9, total=6, window=4),
         Scenario("held_deferred", held=2, defer=True, indirect=True, total=7, window=5),
         Scenario("held_lost", held=1, lost=2, base=1, total=4, window=3),
@@ -133,6 +155,8 @@ PACKED = tuple(
         Scenario("twice_held", twice=True, held=1, budget=2, mixed=True, total=5, window=3),
         Scenario("pulled", pulls=True, base=7, total=6, window=3),
         Scenario("pulled_held", pulls=True, held=2, defer=True, event_idx=True, window=4),
+        Scenario("gathered", gathers=True, event_idx=True, base=7, total=7, window=4),
+        Scenario("gathered_mixed", gathers=True, defer=True, mixed=True, size=7, base=6),
         Scenario("own_word_held", own_word=True, held=1, defer=True, pulls=True, total=5),
         Scenario("logged", logged=True, event_idx=True, base=5, total=6, window=3),
         Scenario("logged_native", logged=True, device="native", indirect=True, total=6, window=3),
@@ -146,6 +170,7 @@ SMALL = (
     Scenario("small_deferred", defer=True, indirect=True, size=2, total=3, window=2),
     Scenario("small_at_most_once", resubmit="drop", event_idx=True, total=2, window=2),
     Scenario("small_native", device="native", defer=True, event_idx=True, total=3, window=2),
+    Scenario("small_gathered", gathers=True, event_idx=True, total=3, window=2),
     Scenario("small_held", held=2, base=65535, total=3, window=3, indirect=True),
     Scenario("small_blk", device="blk", total=2, window=2),
 )

@@ -15,6 +15,7 @@ from typing import Any
 from tests.crash.driver import LENGTH, LOG_BYTES, Driver, answer
 from tests.crash.packed_driver import PackedDriver
 from tests.shm.guest import F_EVENT_IDX, F_INDIRECT, PARTS, user
+from vuproc.shm.batch import Batch
 from vuproc.shm.dirty import DirtyLog
 from vuproc.shm.inflight import SplitRecord
 from vuproc.shm.memory import GuestMemory
@@ -89,11 +90,15 @@ class Worker:
         if self.scenario.device != "python":
             # Built beside the units under test, and nowhere else.
             made: Any = importlib.import_module("crash_native")
-            self.native = (
-                made.Disk(driver.image, 1 << 20, block_size=1)
-                if self.scenario.device == "blk"
-                else made.Answering()
-            )
+            if self.scenario.device == "blk":
+                self.native = made.Disk(driver.image, 1 << 20, block_size=1)
+            elif self.scenario.pulls:
+                self.native = made.Pulling()
+                self.native.last = self.scenario.total - self.scenario.held
+                self.ring.pulled_by(self.native)
+                self.ring.may_be_pulled = True
+            else:
+                self.native = made.Answering()
             self.native.prepare(journal.memory, life, self.scenario.defer)
 
     def _memory(self) -> GuestMemory:
@@ -162,12 +167,18 @@ class Worker:
 
     def work(self) -> bool:
         """One turn: True if the budget ended it."""
+        if self.native is not None and self.scenario.pulls:
+            fetched = self.native.pull_some(self.budget)
+            self.ring.publish()
+            return bool(fetched == self.budget)
         if self.native is not None:
             more = self.ring.serve_native(self.native, self.failed, self.budget)
             self.ring.publish()
             return more
         if self.scenario.pulls:
             fetched = self.pull()
+        elif self.scenario.gathers:
+            fetched = self.ring.drain_batch(self.handle_batch, self.failed, self.budget)
         else:
             fetched = self.ring.drain(self.handle, self.failed, self.budget)
         if self.scenario.twice and self.ring.released > self.scenario.held:
@@ -206,6 +217,15 @@ class Worker:
         if self.scenario.defer and self.handled % 2:
             request.defer()
             self.deferred.append(request)
+
+    def handle_batch(self, batch: Batch) -> None:
+        for request in batch:
+            self.handle(request)
+        self.point()
+        # Some by a verb of all, the rest by the return.
+        rest = [not (request.finished or request.deferred) for request in batch]
+        batch.where(rest)[::2].finish()
+        self.point()
 
     def gives_back(self, number: int) -> bool:
         scenario = self.scenario

@@ -40,7 +40,8 @@ class PerQueue(Device):
             request.defer()
 
     def fail(self, request: Request, error: BaseException) -> None:
-        request.write(f"failed: {type(error).__name__}".encode())
+        # Whole, as `handle` would have it.
+        request.write(f"failed: {type(error).__name__} of {request.readable} bytes".encode())
         request.finish()
 
 

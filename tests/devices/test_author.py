@@ -16,13 +16,13 @@ from vuproc import Device, loader, shared
 from vuproc.device_file.check import load
 from vuproc.testing import serve
 
-MANUAL = Path(__file__).parent.parent.parent / "docs" / "devices.md"
+MANUAL = Path(__file__).parent.parent.parent / "docs" / "writing-devices.md"
 
 
 @pytest.fixture
 def entropy(tmp_path: Path) -> Path:
     """The first Python and YAML blocks of the chapter, in files."""
-    chapter = MANUAL.read_text(encoding="utf-8").partition("## Writing a device\n")[2]
+    chapter = MANUAL.read_text(encoding="utf-8")
     blocks = dict(reversed(re.findall(r"```(python|yaml)\n# \S+\n(.*?)```", chapter, re.DOTALL)))
     (tmp_path / "entropy.py").write_text(blocks["python"])
     (tmp_path / "entropy.yaml").write_text(blocks["yaml"])
@@ -41,8 +41,8 @@ def test_entropy_of_the_manual_fills_what_the_driver_gives(entropy: Path) -> Non
 
 
 def test_options_of_the_manual_are_checked(entropy: Path) -> None:
-    chapter = MANUAL.read_text(encoding="utf-8").partition("### Options\n")[2]
-    (block,) = re.findall(r"```python\n(.*?)```", chapter.partition("### Desc")[0], re.DOTALL)
+    chapter = MANUAL.read_text(encoding="utf-8").partition("## Options\n")[2]
+    (block,) = re.findall(r"```python\n(.*?)```", chapter.partition("## Desc")[0], re.DOTALL)
     (entropy / "tape.py").write_text(f"{block}    def handle(self, request): pass\n")
     (entropy / "tape.yaml").write_text(
         "socket: ./s\ndevice: {type: './tape.py:Tape', path: a.tape, length: 2MiB}\n"
@@ -54,7 +54,7 @@ def test_options_of_the_manual_are_checked(entropy: Path) -> None:
 
 def chapter_examples() -> dict[str, str]:
     """Every block of Python of the chapter that has a file name in its first line."""
-    chapter = MANUAL.read_text(encoding="utf-8").partition("## Writing a device\n")[2]
+    chapter = MANUAL.read_text(encoding="utf-8")
     return dict(re.findall(r"```python\n# (\S+\.py)\n(.*?)```", chapter, re.DOTALL))
 
 

@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,7 @@ def image(tmp_path: Path) -> Path:
 
 ENGINES: dict[str, dict[str, object]] = {
     "sync": {"engine": "sync"},
+    "map": {"engine": "map"},
     "python": {"engine": "python"},
     "io_uring": {"engine": "io_uring"},
     "direct-sync": {"engine": "sync", "direct": True},
@@ -53,14 +55,20 @@ MOST_PIECES = 1024
 """Of one system call (UIO_MAXIOV)."""
 
 
-@pytest.fixture(params=ENGINES)
-def disk(image: Path, request: pytest.FixtureRequest) -> Iterator[Disk]:
+CALLS = [name for name in ENGINES if name != "map"]
+"""Those that ask the kernel, which sees each byte that is missing; a mapping sees pages."""
+
+
+@contextmanager
+def made_by(name: str, image: Path) -> Iterator[Disk]:
     made: list[Inline] = []
 
     def make(**options: object) -> Inline:
-        engine = dict(ENGINES[request.param])
+        engine = dict(ENGINES[name])
         if "ram" in options:
             engine.pop("direct", None)
+            if engine == {"engine": "auto"} and name in CALLS:
+                engine = {"engine": "sync"}  # it would be mapped
         else:
             options.setdefault("image", str(image))
             problem = check_direct(str(image), 512) if "direct" in engine else None
@@ -74,6 +82,18 @@ def disk(image: Path, request: pytest.FixtureRequest) -> Iterator[Disk]:
     yield make
     for inline in made:
         inline.close()
+
+
+@pytest.fixture(params=ENGINES)
+def disk(image: Path, request: pytest.FixtureRequest) -> Iterator[Disk]:
+    with made_by(request.param, image) as make:
+        yield make
+
+
+@pytest.fixture(params=CALLS)
+def called(image: Path, request: pytest.FixtureRequest) -> Iterator[Disk]:
+    with made_by(request.param, image) as make:
+        yield make
 
 
 def ranges(*parts: tuple[int, int, int]) -> bytes:
@@ -297,16 +317,16 @@ def test_read_only_disk_needs_no_permission_to_write(disk: Disk, image: Path) ->
 # When the image fails.
 
 
-def test_c39_short_read_is_ioerr_and_counts_only_what_was_read(disk: Disk, image: Path) -> None:
-    inline = disk()
+def test_c39_short_read_is_ioerr_and_counts_only_what_was_read(called: Disk, image: Path) -> None:
+    inline = called()
     os.truncate(image, 512)
     result = inline.block(BlkType.IN, 0, in_=[1024])
     assert (result.status, result.data) == (BlkStatus.IOERR, PATTERN + bytes(512))
     assert result.written == 512 + 1
 
 
-def test_f11_full_disk_is_ioerr(disk: Disk) -> None:
-    inline = disk(ram=DISK)
+def test_f11_full_disk_is_ioerr(called: Disk) -> None:
+    inline = called(ram=DISK)
     with FileSizeLimit(DISK // 2):
         assert inline.block(BlkType.OUT, 0, [PATTERN]).status == BlkStatus.OK
         result = inline.block(BlkType.OUT, SECTORS // 2, [PATTERN])

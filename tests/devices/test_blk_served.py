@@ -66,6 +66,20 @@ def test_all_queues_write_one_disk(vuproc_device: ServeDevice, image: Path) -> N
     assert image.read_bytes()[: len(parts) << 16] == b"".join(parts)
 
 
+@pytest.mark.parametrize(
+    ("begin", "name"), [(b"QFI\xfb", "QCOW2"), (b"KDMV", "VMDK"), (b"vhdxfile", "VHDX")]
+)
+def test_an_image_in_another_format_is_said_to_be_served_as_it_is(
+    vuproc_device: ServeDevice, image: Path, begin: bytes, name: str
+) -> None:
+    with image.open("r+b") as file:
+        file.write(begin)
+    served = vuproc_device(blk(image))
+    served.wait_for_line(f"disk.raw begins as a {name} file does, and is served byte for byte")
+    with served.guest() as guest:
+        assert Block(guest).read(0, 512).startswith(begin)
+
+
 def test_one_worker_for_all_queues(vuproc_device: ServeDevice, image: Path) -> None:
     served = vuproc_device(blk(image, queues=2), file={"workers": [[0, 1]]})
     with served.guest(queues=2) as guest:

@@ -229,7 +229,7 @@ def test_a_device_that_holds_buffers_is_not_disturbed_when_logging_begins(
         assert log.pages() - ring_pages(guest, RX, TX)
 
 
-@pytest.mark.parametrize("engine", ["python", "sync", "io_uring"])
+@pytest.mark.parametrize("engine", ["python", "map", "sync", "io_uring"])
 def test_what_a_disk_reads_is_marked_by_each_engine(
     vuproc_device: ServeDevice, log: DirtyBitmap, tmp_path: Path, engine: str
 ) -> None:

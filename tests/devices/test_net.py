@@ -18,13 +18,23 @@ LAYOUTS = pytest.mark.parametrize("packed", [False, True], ids=["split", "packed
 RX, TX = 0, 1
 SIZE = 1526
 BARE = bytes(HEADER.size)
+ALWAYS = (
+    NetFeature.STATUS
+    | NetFeature.MRG_RXBUF
+    | NetFeature.CTRL_VQ
+    | NetFeature.CTRL_RX
+    | NetFeature.CTRL_RX_EXTRA
+    | NetFeature.CTRL_VLAN
+    | NetFeature.CTRL_MAC_ADDR
+)
 QUICK_S = 1.0
 """A stop that ran into its deadline takes 3 s."""
 
 
-@pytest.fixture(scope="module")
-def looped() -> Iterator[Served]:
-    with serve({"type": "net", "backend": "loopback", "queue_size": 512}) as served:
+@pytest.fixture(scope="module", params=["native", "python"])
+def looped(request: pytest.FixtureRequest) -> Iterator[Served]:
+    description = {"type": "net", "backend": "loopback", "queue_size": 512}
+    with serve({**description, "engine": request.param}) as served:
         yield served
 
 
@@ -181,8 +191,9 @@ def test_buffers_too_small_for_a_header_come_back_empty(looped: Served) -> None:
         assert parted(guest.wait(large).content) == (1, frame(1))
 
 
-def test_nothing_comes_of_what_is_sent_to_null() -> None:
-    with serve({"type": "net"}) as served, served.guest(queues=2) as guest:
+@pytest.mark.parametrize("engine", ["native", "python"])
+def test_nothing_comes_of_what_is_sent_to_null(engine: str) -> None:
+    with serve({"type": "net", "engine": engine}) as served, served.guest(queues=2) as guest:
         guest.keep_filled(RX, count=8, size=SIZE)
         for number in range(50):
             send(guest, frame(number))
@@ -244,8 +255,9 @@ def test_each_pair_is_by_itself_and_has_a_worker() -> None:
         for pair in (2, 0, 1):
             send(guest, frame(pair), 2 * pair + 1)
         assert [receive(guest, 2 * pair) for pair in range(3)] == [frame(n) for n in range(3)]
-        pids = [queue.pid for queue in served.status().queues]
+        *pids, control = [queue.pid for queue in served.status().queues]
         assert pids[::2] == pids[1::2] and len(set(pids)) == 3
+        assert control == pids[0]
         assert [served.status().queues[n].requests for n in range(6)] == [1] * 6
         assert CONFIG.unpack(guest.config(CONFIG.size))["max_virtqueue_pairs"] == 3
         assert guest.front_end.features & NetFeature.MQ
@@ -258,14 +270,13 @@ def test_the_configuration_space_says_what_the_options_do() -> None:
         assert (said["mac"], said["mtu"]) == (bytes.fromhex("525400abcdef"), 9000)
         assert (said["status"], said["max_virtqueue_pairs"]) == (LINK_UP, 1)
         own = guest.front_end.features & ((1 << 24) - 1)
-        wanted = NetFeature.MAC | NetFeature.MTU | NetFeature.STATUS | NetFeature.MRG_RXBUF
-        assert own == wanted
+        assert own == ALWAYS | NetFeature.MAC | NetFeature.MTU
 
 
 def test_what_has_no_option_is_not_offered(looped: Served) -> None:
     with looped.guest(queues=2) as guest:
         own = guest.front_end.features & ((1 << 24) - 1)
-        assert own == NetFeature.STATUS | NetFeature.MRG_RXBUF
+        assert own == ALWAYS
         assert guest.front_end.features & Feature.VERSION_1
 
 

@@ -106,7 +106,7 @@ def await_requests(served: Served, guest: Guest, counts: list[int]) -> None:
     "PROTOCOL_F_PAGEFAULT",
     front_end="built-in",
 )
-@pytest.mark.parametrize("engine", ["sync", "io_uring", "python"])
+@pytest.mark.parametrize("engine", ["map", "sync", "io_uring", "python"])
 def test_what_is_missing_is_asked_for_and_every_byte_is_right(tmp_path: Path, engine: str) -> None:
     with disk(tmp_path, engine) as served, arriving(served) as guest:
         content = (tmp_path / "disk.raw").read_bytes()

@@ -32,13 +32,14 @@ def test_each_queue_has_its_own(by_queue: Guest) -> None:
     assert [by_queue.wait(token).content for token in held] == [
         b"run again",
         b"",
-        b"failed: RequestAbandoned",
+        b"failed: RequestAbandoned of 4 bytes",
     ]
     assert by_queue.wait(fatal).content == b"run again"
 
 
 @pytest.mark.parametrize(
-    ("queue", "answer"), [(RUN, b"run again"), (DROP, b""), (FAIL, b"failed: RequestAbandoned")]
+    ("queue", "answer"),
+    [(RUN, b"run again"), (DROP, b""), (FAIL, b"failed: RequestAbandoned of 3 bytes")],
 )
 def test_so_it_is_for_the_request_that_killed(by_queue: Guest, queue: int, answer: bytes) -> None:
     assert by_queue.do(queue, [b"die"], [SIZE]).content == answer
@@ -55,9 +56,9 @@ def test_each_request_may_have_its_own() -> None:
         assert [guest.wait(token).content for token in held] == [
             b"run again",
             b"",
-            b"failed: RequestAbandoned",
+            b"failed: RequestAbandoned of 11 bytes",
             b"",
-            b"failed: RequestAbandoned",
+            b"failed: RequestAbandoned of 12 bytes",
         ]
         served.wait_worker(other_than=killed)
         assert guest.do(0, [b"recovered"], [SIZE]).content == b"True"

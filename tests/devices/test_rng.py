@@ -35,7 +35,7 @@ def read(guest: Guest, count: int) -> bytes:
 
 
 def stream(seed: int, count: int) -> bytes:
-    """What a seed gives, as docs/devices.md has it."""
+    """What a seed gives, as docs/devices/rng.md has it."""
     blocks = (
         hashlib.sha512(seed.to_bytes(8, "little") + number.to_bytes(8, "little")).digest()
         for number in range(count // 64 + 1)

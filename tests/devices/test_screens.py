@@ -119,6 +119,23 @@ def test_a52_a_reply_that_nobody_asked_for_ends_the_display() -> None:
         GpuCodec().feed(HEADER.pack(request=3, flags=FLAG_REPLY, size=408))
 
 
+def test_a_follower_passes_over_what_the_last_worker_has_asked_for() -> None:
+    codec = GpuCodec(follows=True)
+    features = HEADER.pack(request=1, flags=FLAG_REPLY, size=8) + bytes([3]) + bytes(7)
+    info = HEADER.pack(request=3, flags=FLAG_REPLY, size=408) + DISPLAY_INFO.pack()
+    assert codec.feed(features + info) == []
+    codec.encode(GpuRequest.GET_PROTOCOL_FEATURES)
+    data = info + features + features
+    found = [reply for at in range(len(data)) for reply in codec.feed(data[at : at + 1])]
+    assert found == [{"value": 3}]
+
+
+@pytest.mark.parametrize(("request_", "flags", "size"), [(3, 5, 408), (3, 4, 407), (2, 4, 0)])
+def test_a52_a_follower_is_no_less_strict(request_: int, flags: int, size: int) -> None:
+    with pytest.raises(DisplayLost, match="no reply is due"):
+        GpuCodec(follows=True).feed(HEADER.pack(request=request_, flags=flags, size=size))
+
+
 # Served.
 
 
@@ -206,6 +223,23 @@ def test_the_display_outlives_worker_and_master() -> None:
         greeted(screen)
         assert answer(guest, say(guest, "fill")) == b"sent"
         assert screen.receive().request == GpuRequest.SCANOUT
+
+
+def test_a_reply_that_comes_after_its_worker_has_died_does_no_harm() -> None:
+    with (
+        serve(Screens) as served,
+        served.guest(queues=2) as guest,
+        closing(guest.front_end.open_display()) as screen,
+    ):
+        greeted(screen)
+        token = say(guest, "info")
+        assert screen.take().request == INFO
+        served.kill_worker(0)
+        screen.reply(INFO, DISPLAY_INFO.pack())
+        greeted(screen)
+        assert screen.receive().request == INFO
+        assert answer(guest, token).startswith(b"[DisplayInfo(x=0, y=0, width=640")
+        assert answer(guest, say(guest, "fill")) == b"sent"
 
 
 def test_another_display_takes_its_place(served: Served, guest: Guest, screen: DisplayEnd) -> None:

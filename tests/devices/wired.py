@@ -9,8 +9,9 @@ from typing import Annotated
 from msgspec import Meta
 
 from vuproc import FilePath
-from vuproc.devices.net import Net, NetOptions
+from vuproc.devices.net import Net
 from vuproc.devices.net_backend import Backend
+from vuproc.devices.net_options import NetOptions
 
 
 class WiredOptions(NetOptions, kw_only=True):
@@ -20,7 +21,7 @@ class WiredOptions(NetOptions, kw_only=True):
     far: Annotated[FilePath, Meta(description="The other end.")]
 
 
-class Wire:
+class Wire(Backend):
     """One frame a datagram."""
 
     def __init__(self, here: str, far: str) -> None:

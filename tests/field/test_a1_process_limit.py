@@ -3,54 +3,20 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 
 import pytest
 
 from tests.conformance.processes import family
 from tests.field.events import queue_status, say, status, wait_until
 from tests.pool.scripted import Scripted
+from tests.process_limit import no_forks
 from vuproc.pool.slot import BREAKER_DEATHS
+from vuproc.testing.job import Job
 from vuproc.testing.serve import Served, serve
 
-CONTROLLERS = (Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup"))
-"""Where the limit of a control group can be had: version 1, then version 2."""
-
-
-@contextmanager
-def no_forks(pid: int) -> Iterator[Callable[[], object]]:
-    """Let a process start no other; what is given lifts that."""
-    if os.geteuid() != 0:
-        _, hard = resource.prlimit(pid, resource.RLIMIT_NPROC, (0, resource.RLIM_INFINITY))
-        yield partial(resource.prlimit, pid, resource.RLIMIT_NPROC, (hard, hard))
-        return
-    group = _limited_group()
-    (group / "pids.max").write_text("1")
-    (group / "cgroup.procs").write_text(str(pid))
-    try:
-        yield partial((group / "pids.max").write_text, "max")
-    finally:
-        for left in (group / "cgroup.procs").read_text().split():
-            (group.parent / "cgroup.procs").write_text(left)
-        group.rmdir()
-
-
-def _limited_group() -> Path:
-    for root in CONTROLLERS:
-        group = root / f"vuproc-test-{os.getpid()}"
-        try:
-            group.mkdir()
-        except OSError:
-            continue
-        if (group / "pids.max").exists():
-            return group
-        group.rmdir()
-    pytest.skip("root is bound by no process limit here: there is no pids control group")
+REQUESTS = 256
 
 
 @pytest.mark.parametrize("arguments", [(), ("--supervised",)], ids=["alone", "supervised"])
@@ -128,6 +94,19 @@ def test_a1_a_forkserver_that_dies_again_and_again_breaks_no_idle_queue() -> Non
             wait_until(partial(_has_another, served, forkserver), "another worker of queue 1")
         assert queue_status(served, 1)["state"] == "running"
         assert say(guest, "echo on", 1) == "on"
+
+
+def test_a1_no_thread_to_be_had_costs_no_request_that_io_uring_has() -> None:
+    """What may block, the kernel gives to threads of its own, which count as the worker's."""
+    disk = {"type": "blk", "ram": "8MiB", "engine": "io_uring"}
+    with serve(disk) as served, served.guest(memory=16 << 20) as guest:
+        with no_forks(queue_status(served, 0)["pid"]):
+            for percent in (0, 100):
+                job = Job(
+                    count=REQUESTS, span=1 << 20, read_percent=percent, sequential=True, pattern=5
+                )
+                stats = guest.load(0, job)
+                assert (stats.completed, stats.failed, stats.corrupt) == (REQUESTS, 0, 0)
 
 
 def _has_another(served: Served, forkserver: int) -> bool:

@@ -46,6 +46,12 @@ def errors(served: Served) -> list[str]:
     return [line for line in served.lines if "ERROR" in line]
 
 
+def features_taken(served: Served) -> set[int]:
+    """All that the driver has acknowledged, by a log with `log_level: debug`."""
+    said = [line.partition(" SET_FEATURES value=")[2] for line in served.lines]
+    return {int(rest.split()[0], 0) for rest in said if rest}
+
+
 @LAYOUTS
 @pytest.mark.parametrize("pairs", [1, 2])
 def test_what_is_sent_into_nothing_is_counted_by_both(packed: bool, pairs: int) -> None:
@@ -74,12 +80,24 @@ def test_it_takes_its_buffers_back_in_order(
             wait_requests(served, TX, SENT)
             port.stop()
             port.quit()
-        said = [line.partition(" SET_FEATURES value=")[2] for line in served.lines]
-        taken = {int(rest.split()[0], 0) for rest in said if rest}
+        taken = features_taken(served)
         wanted = Feature.IN_ORDER | (Feature.RING_PACKED if packed else 0)
         assert {value & (Feature.IN_ORDER | Feature.RING_PACKED) for value in taken} == {wanted}
         assert not errors(served)
     shown(served.lines)
+
+
+def test_it_leaves_an_iommu_alone_and_says_where_things_are() -> None:
+    """The back-end offers ACCESS_PLATFORM, which virtio-user knows nothing of."""
+    with serve({"type": "net"}, file={"log_level": "debug", "iommu": True}) as served:
+        with Dpdk(served.socket, packed=True) as port:
+            port.start("txonly")
+            wait_requests(served, TX, SENT)
+            port.stop()
+            port.quit()
+        taken = features_taken(served)
+        assert taken and not any(value & Feature.ACCESS_PLATFORM for value in taken)
+        assert not errors(served)
 
 
 @LAYOUTS

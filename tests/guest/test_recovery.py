@@ -41,7 +41,7 @@ from vuproc.testing.errors import ServeFailed
 from vuproc.testing.serve import Served
 from vuproc.testing.vms.linux import LinuxGuest, Report
 
-LOAD_S = 30 if LONG else 6
+LOAD_S = 30 if LONG else 5
 """Seconds of load in the guest."""
 RESTARTS_LOAD_S = 30 if LONG else 8
 """The same where each start and reconnection takes two."""

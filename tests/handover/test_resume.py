@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from vuproc.errors import Disconnected
-from vuproc.fd import Fd
+from vuproc.fd import Fd, HasFileno
 from vuproc.handover.outbox import CAPACITY, Outbox
 from vuproc.handover.resume import Decision, decide
-from vuproc.handover.sd_notify import HasFileno, Notifier
+from vuproc.handover.sd_notify import Notifier
 from vuproc.handover.session_fds import SessionFds
 from vuproc.handover.state_file import Applying, Idle, Phase, Receiving, Replying
 

@@ -43,7 +43,7 @@ def kill_master(served: Served) -> int:
 
 
 @contextmanager
-def verified_io(guest: Guest) -> Iterator[Callable[[], None]]:
+def verified_io(served: Served, guest: Guest) -> Iterator[Callable[[], None]]:
     """Writes and reads on every queue, each block checked; what is given waits for a round more."""
     done = threading.Event()
     failures: list[BaseException] = []
@@ -71,7 +71,7 @@ def verified_io(guest: Guest) -> Iterator[Callable[[], None]]:
     def one_more() -> None:
         before, deadline = list(rounds), time.monotonic() + BOUND_S
         while any(now < then + 2 for now, then in zip(rounds, before, strict=True)):
-            assert not failures, failures
+            assert not failures, (failures, served.lines[-20:])
             assert time.monotonic() < deadline
             done.wait(0.01)
 
@@ -84,7 +84,7 @@ def verified_io(guest: Guest) -> Iterator[Callable[[], None]]:
         done.set()
         for thread in threads:
             thread.join()
-    assert not failures, failures
+    assert not failures, (failures, served.lines[-20:])
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
@@ -112,7 +112,7 @@ def fds_of(pid: int) -> int:
 def test_the_master_is_killed_every_second_under_io() -> None:
     with serve(DISK, queues=QUEUES, arguments=SUPERVISED) as served:
         with served.guest(queues=QUEUES, memory=64 << 20) as guest:
-            with verified_io(guest) as one_more:
+            with verified_io(served, guest) as one_more:
                 one_more()
                 before = fds_of(served.pid)
                 for _ in range(30 if LONG else 5):
@@ -130,7 +130,7 @@ def test_the_master_is_killed_every_second_under_io() -> None:
 def test_an_upgrade_hands_over_under_io() -> None:
     with serve(DISK, queues=QUEUES, arguments=SUPERVISED) as served:
         with served.guest(queues=QUEUES, memory=64 << 20) as guest:
-            with verified_io(guest) as one_more:
+            with verified_io(served, guest) as one_more:
                 for _ in range(10 if LONG else 2):
                     before = status(served.socket)
                     os.kill(served.pid, signal.SIGUSR2)
@@ -146,7 +146,7 @@ def test_an_upgrade_hands_over_under_io() -> None:
 def test_without_a_supervisor_there_are_upgrades_too() -> None:
     with serve(DISK, queues=QUEUES) as served:
         with served.guest(queues=QUEUES, memory=64 << 20) as guest:
-            with verified_io(guest) as one_more:
+            with verified_io(served, guest) as one_more:
                 command = [sys.executable, "-m", "vuproc", "upgrade", str(served.socket)]
                 done = subprocess.run(command, capture_output=True, text=True, timeout=BOUND_S)
                 assert done.returncode == 0, done.stderr
@@ -179,7 +179,7 @@ def test_a_worker_that_dies_under_a_keeper_is_replaced_once_and_nobody_else() ->
     """The keeper has copies of the workers' pidfds, which stay readable."""
     with serve(DISK, queues=QUEUES, arguments=SUPERVISED) as served:
         with served.guest(queues=QUEUES, memory=64 << 20) as guest:
-            with verified_io(guest) as one_more:
+            with verified_io(served, guest) as one_more:
                 for kills in range(1, 7):
                     os.kill(status(served.socket)["queues"][0]["pid"], signal.SIGKILL)
                     one_more()
@@ -397,7 +397,7 @@ def test_all_workers_are_replaced_one_by_one_under_io(tmp_path: Path) -> None:
     file.write_text(text)
     with serve(file, arguments=SUPERVISED) as served:
         with served.guest(queues=QUEUES, memory=64 << 20) as guest:
-            with verified_io(guest) as one_more:
+            with verified_io(served, guest) as one_more:
                 for serial in ("two", "three"):
                     seen = len(served.lines)
                     file.write_text(text.replace("one", serial))
@@ -447,6 +447,21 @@ def test_what_waits_for_the_next_front_end_is_there_for_it(disk: tuple[Served, P
     with served.guest(queues=2, timeout_s=BOUND_S) as guest:
         assert Block(guest).config()["num_queues"] == 2
         assert Block(guest).read(0, 512, queue=1) == bytes(512)
+
+
+def test_a_reload_that_waits_does_not_outlive_a_stop(disk: tuple[Served, Path]) -> None:
+    """The front-end goes and SIGTERM comes, and the master sees both in the same turn."""
+    served, file = disk
+    with served.guest(timeout_s=BOUND_S) as guest:
+        Block(guest).read(0, 512)
+        file.write_text(file.read_text().replace("blk,", "blk, queues: 2,"))
+        assert reload(served)[0].endswith("takes effect with the next front-end")
+        master = status(served.socket)["pid"]
+        os.kill(master, signal.SIGSTOP)
+        os.kill(master, signal.SIGTERM)
+    os.kill(master, signal.SIGCONT)
+    assert served.wait(BOUND_S) == 0
+    assert not [line for line in served.lines if "beginning anew" in line]
 
 
 def test_the_log_level_reaches_everybody(disk: tuple[Served, Path]) -> None:

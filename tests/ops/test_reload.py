@@ -159,6 +159,14 @@ def test_an_option_that_is_live_needs_new_workers(folder: Folder) -> None:
     assert plan.now.options != folder.load(DISK).options
 
 
+def test_an_option_that_is_a_list_is_shown_as_one(folder: Folder) -> None:
+    cpu = min(os.sched_getaffinity(0))
+    plan = folder.plan(DISK, DISK + f"      cpus: [{cpu}]\n")
+    assert lines(plan) == [
+        f"6:3: device.cpus: nothing becomes [{cpu}]: applied by new workers, one queue at a time"
+    ]
+
+
 @pytest.mark.parametrize(
     ("after", "line"),
     [

@@ -94,7 +94,8 @@ class PackedGuest(Guest):
     ) -> None:
         """Make a chain of (address, length, device may write) available, its first slot last.
 
-        `bare`: the later slots' bits stay what they were.
+        `bare`: the later slots' bits say that they were used in the round before. Those of two
+        rounds before would say that they are used by now.
         """
         first = Place(self.next.slot, self.next.wrap)
         flags = 0
@@ -103,7 +104,7 @@ class PackedGuest(Guest):
             flags |= AVAIL if self.next.wrap else USED
             shown = flags if i else flags ^ (AVAIL | USED)
             if i and bare:
-                before = self.word(self._at(self.next) + 14) & (AVAIL | USED)
+                before = 0 if self.next.wrap else AVAIL | USED
                 shown = flags & ~(AVAIL | USED) | before
             self.write(self._at(self.next), struct.pack("<QIHH", addr, length, buffer_id, shown))
             if i == 0:

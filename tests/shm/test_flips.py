@@ -21,7 +21,7 @@ from vuproc.shm.request import Request
 from vuproc.shm.ring import Ring
 
 LONG = os.environ.get("VUPROC_LONG", "") not in ("", "0")
-HISTORIES = 4000 if LONG else 150
+HISTORIES = 4000 if LONG else 100
 STEPS = 100
 FEATURES = (0, F_INDIRECT, F_EVENT_IDX, F_INDIRECT | F_EVENT_IDX)
 

@@ -15,15 +15,21 @@ import posix_ipc
 import pytest
 
 from vuproc.errors import SegmentInUse, SegmentUnavailable
+from vuproc.shm import segment as module
 from vuproc.shm.counters import BLOCK_SIZE, QueueCounters
 from vuproc.shm.segment import HEADER_BYTES, PREFIX, Segment, sweep
 
-NAME = f"{PREFIX}test-{os.getpid()}"
+APART = "/vuproc-apart."
+"""What no vuproc sweeps that starts meanwhile, as those of other tests do."""
+NAME = f"{APART}test-{os.getpid()}"
 FILE = Path("/dev/shm") / NAME[1:]
+assert not APART.startswith(PREFIX)
 
 ABANDON = """
 import os, sys
+from vuproc.shm import segment as module
 from vuproc.shm.segment import Segment
+module.PREFIX = sys.argv[2]
 segment = Segment.create(sys.argv[1], 100)
 segment.buffer[:4] = b"left"
 os._exit(0)
@@ -33,7 +39,9 @@ os._exit(0)
 CONTEND = """
 import sys
 from vuproc.errors import SegmentInUse, SegmentUnavailable
+from vuproc.shm import segment as module
 from vuproc.shm.segment import Segment, sweep
+module.PREFIX = sys.argv[2]
 for _ in range(300):
     try:
         segment = Segment.create(sys.argv[1], 64)
@@ -53,7 +61,8 @@ print("ok")
 
 
 @pytest.fixture(autouse=True)
-def no_file_is_left() -> Iterator[None]:
+def no_file_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(module, "PREFIX", APART)
     yield
     left = FILE.exists()
     FILE.unlink(missing_ok=True)
@@ -62,7 +71,7 @@ def no_file_is_left() -> Iterator[None]:
 
 def abandon() -> int:
     """A process that creates the segment and dies; its pid."""
-    with subprocess.Popen([sys.executable, "-c", ABANDON, NAME]) as process:
+    with subprocess.Popen([sys.executable, "-c", ABANDON, NAME, APART]) as process:
         assert process.wait(30) == 0
         return process.pid
 
@@ -159,7 +168,7 @@ def test_b3_whoever_looks_is_not_taken_for_the_owner() -> None:
 
 
 def test_b3_many_that_want_one_name_at_a_time_have_one_owner() -> None:
-    command = [sys.executable, "-c", CONTEND, NAME]
+    command = [sys.executable, "-c", CONTEND, NAME, APART]
     with contextlib.ExitStack() as stack:
         processes = [
             stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))

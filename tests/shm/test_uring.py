@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.process_limit import no_forks
 from vuproc.errors import UringUnavailable
 from vuproc.shm.counters import BLOCK_SIZE, QueueCounters
 from vuproc.shm.uring import Uring
@@ -370,6 +371,43 @@ def test_no_descriptor_left_is_a_typed_error(image: int) -> None:
         assert refused.value.errno in (errno.EMFILE, errno.ENOSYS, errno.EPERM, errno.EACCES)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+LIMITED = """
+import os, sys
+from vuproc.shm.uring import Uring
+file = os.memfd_create("file")
+ring = Uring(256, [file])
+print("up", flush=True)
+sys.stdin.readline()
+for number in range(256):
+    ring.write(0, [bytes([number]) * 2048] * 2, number * 4096, number)
+done = {}
+while len(done) < 256:
+    done.update({tag: outcome for tag, *outcome in ring.collect(wait=True)})
+assert set(map(tuple, done.values())) == {(4096, 0)}, done
+ring.sync(0, 0)
+back = bytearray(4096)
+ring.read(0, [back], 7 * 4096, 1)
+answers = {}
+while len(answers) < 2:
+    answers.update({tag: outcome for tag, *outcome in ring.collect(wait=True)})
+assert answers == {0: [0, 0], 1: [4096, 0]} and back == bytes([7]) * 4096, answers
+"""
+
+
+def test_a1_what_the_kernel_has_no_thread_for_is_done_by_a_call(image: int) -> None:
+    with uring(4, [image]) as ring:
+        if ring is None:
+            return
+    command = [sys.executable, "-c", LIMITED]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None and process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
+        with no_forks(process.pid):
+            process.stdin.write(b"\n")
+            process.stdin.close()
+            assert process.wait(60) == 0
 
 
 def test_a12_what_is_in_flight_is_counted_by_its_age() -> None:

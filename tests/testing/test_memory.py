@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import mmap
 import os
+import sys
+from threading import Thread
 
 import pytest
 from hypothesis import given, settings
@@ -58,3 +60,34 @@ def test_blocks_do_not_overlap_and_all_memory_comes_back(wanted: list[tuple[int,
         whole = region.allocate(8192)
         assert whole is not None
         whole.view.release()
+
+
+def test_threads_have_blocks_of_their_own() -> None:
+    """One a queue drives a guest's load."""
+    wrong: list[int] = []
+
+    def use(region: RamRegion, number: int) -> None:
+        for turn in range(3000):
+            block = region.allocate(4096 * (1 + turn % 3), 64)
+            assert block is not None
+            block.view[:] = bytes([number]) * block.size
+            if bytes(block.view) != bytes([number]) * block.size:
+                wrong.append(number)
+            block.free()
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with RamRegion(1 << 20, 1 << 20) as region:
+            threads = [Thread(target=use, args=(region, number)) for number in (1, 2, 3, 4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            # Nothing was given back twice, or is lost.
+            whole = region.allocate(1 << 20)
+            assert whole is not None and region.allocate(1) is None
+            whole.free()
+    finally:
+        sys.setswitchinterval(before)
+    assert not wrong

@@ -71,9 +71,11 @@ def test_buffers_that_a_dead_worker_held_are_filled_by_the_next(vuproc_device: S
     with served.guest(queues=2) as guest:
         guest.keep_filled(RECEIVE, count=4, size=16)
         send(guest, b"before")
+        # Of two queues one is shown to the driver first: what is not shown by now may be lost.
+        assert guest.receive(RECEIVE) == b"before"
         served.wait_worker(other_than=served.kill_worker())
         send(guest, b"after")
-        assert [guest.receive(RECEIVE) for _ in range(2)] == [b"before", b"after"]
+        assert guest.receive(RECEIVE) == b"after"
 
 
 def test_nothing_received_says_which_queue(vuproc_device: ServeDevice) -> None:

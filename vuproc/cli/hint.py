@@ -11,6 +11,7 @@ from xml.sax.saxutils import escape, quoteattr
 from vuproc.cli.client_names import CROSVM_TYPES, NAMES, QEMU_DEVICES
 from vuproc.device_file.check import DeviceFile
 from vuproc.errors import VuprocError
+from vuproc.spec.fuse import TAG_BYTES
 
 NET, BLK, SCSI, FS = 1, 2, 8, 26
 QEMU_MAX_QUEUE_SIZE = 1024
@@ -49,6 +50,8 @@ class Target:
     """Size of guest memory as the clients write it: 1G."""
     name: str
     """A word for the identifiers of the client."""
+    tag: str
+    """What a guest mounts a file system by."""
     permissions: int
     """Of the socket."""
     owner: str
@@ -66,15 +69,21 @@ def hint(client: str, file: DeviceFile, memory: str = "1G") -> str:
     """The text for `client`, a key of CLIENTS. Raises HintError if it cannot have the device."""
     device = file.make_device()
     stem = re.sub(r"[^A-Za-z0-9]+", "-", file.path.stem).strip("-")
+    name = f"vuproc-{stem}" if stem else "vuproc"
+    config = device.config_space()
+    tag = (
+        config[:TAG_BYTES].rstrip(b"\0").decode(errors="replace") if device.device_id == FS else ""
+    )
     target = Target(
         device_id=device.device_id,
         queues=device.num_queues(),
         queue_size=device.queue_size(),
-        config_size=len(device.config_space()),
+        config_size=len(config),
         socket=file.socket.path,
         listens=file.socket.mode == "server",
         memory=memory,
-        name=f"vuproc-{stem}" if stem else "vuproc",
+        name=name,
+        tag=tag or name,
         permissions=file.socket.permissions,
         owner=_named("user", file.socket.owner) or "the user who runs vuproc",
         group=_named("group", file.socket.group) or "that user's group",
@@ -168,7 +177,8 @@ def _qemu_device(target: Target, pci: bool) -> list[tuple[str, str]]:
     extra = {
         BLK: f",num-queues={target.queues},queue-size={size}",
         SCSI: f",num_queues={max(1, target.queues - 2)},virtqueue_size={size}",
-        FS: f",num-request-queues={max(1, target.queues - 1)},tag={target.name},queue-size={size}",
+        FS: f",num-request-queues={max(1, target.queues - 1)},"
+        f"tag={target.tag.replace(',', ',,')},queue-size={size}",
     }.get(target.device_id, "")
     device = QEMU_DEVICES.get(target.device_id)
     if device is None:
@@ -238,7 +248,7 @@ def _libvirt(target: Target) -> str:
                 "<filesystem type='mount'>",
                 f"  <driver type='virtiofs' queue='{size}'/>",
                 f"  <source socket={path}/>",
-                f"  <target dir='{target.name}'/>",
+                f"  <target dir={quoteattr(target.tag)}/>",
                 "</filesystem>",
             ]
         case _:
@@ -305,6 +315,9 @@ def _cloud_hypervisor(target: Target) -> str:
     notes = [f"# Or, as for a device of any type: {CLOUD_HYPERVISOR_ANY} {shlex.quote(generic)}"]
     if target.device_id == NET:
         mode = "client" if target.listens else "server"
+        pairs = max(1, target.queues // 2)
+        # It keeps the control queue for itself, and counts those of the pairs.
+        queues = f"num_queues={2 * pairs},queue_size={target.queue_size}"
         flag, value = "--net", f"vhost_user=true,socket={socket},{queues},vhost_mode={mode}"
     else:
         _must_listen(target, "Cloud Hypervisor")
@@ -315,7 +328,7 @@ def _cloud_hypervisor(target: Target) -> str:
                 requests = max(1, target.queues - 1)
                 flag = "--fs"
                 value = (
-                    f"tag={target.name},socket={socket},"
+                    f"tag={_key_value('Cloud Hypervisor', target.tag)},socket={socket},"
                     f"num_queues={requests},queue_size={target.queue_size}"
                 )
             case 16:
@@ -373,11 +386,6 @@ def _uml(target: Target) -> str:
             "User-Mode Linux takes no socket path with a colon or a space in it, "
             f"and there is one in {target.socket}"
         )
-    if target.device_id == NET and target.queues > 2:
-        raise HintError(
-            "User-Mode Linux has no control queue of its own, and Linux takes no network "
-            "device of several pairs without one: set pairs: 1 in the device file"
-        )
     lines = [
         _order(target, "User-Mode Linux"),
         *_access(target, "User-Mode Linux"),
@@ -386,8 +394,14 @@ def _uml(target: Target) -> str:
         f"  virtio_uml.device={shlex.quote(f'{target.socket}:{target.device_id}')}",
         f"# The guest needs the virtio driver for the {target.kind}, as a module or built in.",
     ]
-    if target.device_id != NET and target.queues > 1:
+    if target.device_id == NET and target.queues > 3:
+        lines.append("# It has one CPU, so its driver uses one pair of queues.")
+    elif target.device_id == BLK and target.queues > 1:
         lines.append(f"# It has one CPU, so drivers use one queue of the {target.queues}.")
+    elif target.device_id in (SCSI, FS):
+        lines.append("# It has one CPU, so drivers use one request queue.")
+    if target.device_id == FS:
+        lines.append(f"# In the guest: mount -t virtiofs {shlex.quote(target.tag)} /mnt")
     return "\n".join(lines)
 
 

@@ -23,7 +23,7 @@ def program() -> tuple[str, ...]:
         return (sys.executable, *words[:-1], os.path.abspath(words[-1]))  # a script
     if not _found_here():
         return (sys.executable, *words)
-    from multiprocess.util import _args_from_interpreter_flags
+    from subprocess import _args_from_interpreter_flags  # type: ignore[attr-defined]
 
     # From a checkout, by -m or -c: elsewhere its name says nothing, and its file does.
     return (sys.executable, *_args_from_interpreter_flags(), str(_PACKAGE / "__main__.py"))

@@ -230,6 +230,15 @@ def queue(options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def link(options: argparse.Namespace) -> int:
+    """`vuproc link up|down`: the cable of a network device."""
+    from vuproc.ops.admin import Request
+
+    _ask(options.target, Request("link", up=options.state == "up"))
+    print(f"the link is {options.state}")
+    return EXIT_OK
+
+
 def reload(options: argparse.Namespace) -> int:
     """`vuproc reload`: take up a changed device file."""
     from vuproc.ops.admin import Request
@@ -404,6 +413,10 @@ def _parser() -> argparse.ArgumentParser:
     verb = add("queue", queue, "restart a broken queue", text.QUEUE, text.QUEUE_EPILOG)
     verb.add_argument("action", choices=("restart",), help="what to do with it")
     verb.add_argument("number", metavar="N", type=int, help="the queue, counted from 0")
+    verb.add_argument("target", metavar="FILE", help="the device file, or the socket")
+
+    verb = add("link", link, "plug a network device in or out", text.LINK, text.LINK_EPILOG)
+    verb.add_argument("state", choices=("up", "down"), help="what it is to be")
     verb.add_argument("target", metavar="FILE", help="the device file, or the socket")
     return parser
 

@@ -87,6 +87,8 @@ def _default(node: Schema) -> str:
         return f"{value:04o}"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(str, value))}]" if value else ""
     return str(value)
 
 
@@ -117,7 +119,8 @@ def _takes(node: Schema) -> str:
         case "boolean":
             return "true or false"
         case "array":
-            return f"list of {_plural(_takes(node.get('items', {})))}"
+            items = node.get("items", {})
+            return f"list of {_takes(items) if 'enum' in items else _plural(_takes(items))}"
         case "object":
             return "mapping"
     return "anything"

@@ -158,6 +158,20 @@ exit codes:
   1  no device runs there, or the queue is not broken
   2  wrong usage, or something is wrong in the device file"""
 
+LINK = """\
+`vuproc link down FILE` has the driver of a network device see that its cable is out, and drops
+frames both ways until `vuproc link up FILE`. It stays so over the deaths of workers and masters
+and for the next guest."""
+
+LINK_EPILOG = """\
+example:
+  vuproc link down net.yaml
+
+exit codes:
+  0  it is so now
+  1  no network device runs there
+  2  wrong usage, or something is wrong in the device file"""
+
 RELOAD = """\
 Have a running device read its device file again, as SIGHUP does. What can be applied while a
 front-end is connected is applied: the log level, exit_on_disconnect, stall_timeout, who may use

@@ -236,7 +236,7 @@ def _kind(device: Device) -> tuple[object, ...]:
     return (
         device.device_id,
         # Without IN_ORDER, which the rings keep whatever the device does.
-        device.offered_features() & ~Feature.IN_ORDER,
+        device.offered_features() & ~int(Feature.IN_ORDER),
         device.num_queues(),
         device.queue_size(),
         device.queue_groups(),
@@ -282,7 +282,7 @@ def _shown(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
-        return str([list(group) for group in value])
+        return str([list(each) if isinstance(each, tuple) else each for each in value])
     return str(value) if value != "" else '""'
 
 

@@ -80,7 +80,7 @@ def _is_group(group: object) -> bool:
 
 def _features_problem(device: Device) -> str | None:
     features: object = device.offered_features()
-    if isinstance(features, int) and not features & ~DEVICE_FEATURES:
+    if isinstance(features, int) and not features & ~int(DEVICE_FEATURES):
         return None
     allowed = "a device has bits 0 to 23, 35 (IN_ORDER) and 50 to 63"
     return f"offered_features() is {place.shown(features)}: {allowed}"

@@ -10,6 +10,7 @@ from typing import get_args
 
 from vuproc import place
 from vuproc.device import Device, Resubmit
+from vuproc.device_description import DeviceDescription
 from vuproc.device_file.fixed import fixed_problems
 from vuproc.device_file.options_class import options_problems
 from vuproc.mapping import MappingDevice, regions_problem
@@ -36,7 +37,7 @@ MAY_BE_ASYNC = "handle"
 def _hooks() -> dict[str, tuple[str, ...]]:
     return {
         name: tuple(inspect.signature(value).parameters)[1:]
-        for name, value in vars(Device).items()
+        for name, value in {**vars(DeviceDescription), **vars(Device)}.items()
         if inspect.isfunction(value)
         and (name == "__init__" or not name.startswith("_"))
         and name not in _OURS_TO_DEFINE
@@ -55,7 +56,7 @@ def class_problems(device: type[Device], *, made: bool = False) -> Iterator[str]
     for name, passed in HOOKS.items():
         if made and name == "__init__":
             continue
-        if inspect.getattr_static(device, name) is not vars(Device)[name]:
+        if inspect.getattr_static(device, name) is not inspect.getattr_static(Device, name):
             problem = _hook_problem(device, name, passed)
             if problem:
                 yield place.about(device, name, f"{name} {problem}")
@@ -114,7 +115,7 @@ def _resubmit_problem(resubmit: object) -> str | None:
 def _state_problems(device: type[Device]) -> Iterator[str]:
     """A state that is saved is to be loaded, and of a version that fits into its header."""
     save, load = (
-        inspect.getattr_static(device, name) is not vars(Device)[name]
+        inspect.getattr_static(device, name) is not inspect.getattr_static(Device, name)
         for name in ("save_state", "load_state")
     )
     if save != load:
@@ -128,7 +129,7 @@ def _state_problems(device: type[Device]) -> Iterator[str]:
 
 def _may_yield(name: str) -> bool:
     """Whether what the method returns is iterated over, and no more."""
-    return "Iter" in str(inspect.signature(vars(Device)[name]).return_annotation)
+    return "Iter" in str(inspect.signature(inspect.getattr_static(Device, name)).return_annotation)
 
 
 def _unused_options(device: type[Device]) -> Iterator[str]:

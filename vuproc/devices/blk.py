@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from vuproc.device import Device
 from vuproc.devices.blk_image import Image
+from vuproc.devices.blk_map import MapBlk, is_memory
 from vuproc.devices.blk_native import NativeBlk
 from vuproc.devices.blk_storage import Storage, new_memory
 from vuproc.devices.blk_uring import UringBlk
@@ -100,11 +101,12 @@ class BlkOptions(Options, kw_only=True):
         bool, Meta(description="Read and write the image past the page cache (O_DIRECT).")
     ] = False
     engine: Annotated[
-        Literal["auto", "sync", "io_uring", "python"],
+        Literal["auto", "map", "sync", "io_uring", "python"],
         Meta(
-            description="What moves the data: blocking calls in native code (sync), io_uring in "
-            "native code, or the handler in Python. auto takes the fastest that suits the image: "
-            "io_uring for a direct one. Where there is no io_uring, blocking calls are used."
+            description="What moves the data: copies between the mapped image and guest memory "
+            "(map), blocking calls (sync) or io_uring, all of them native code, or the handler in "
+            "Python. auto takes the fastest that suits the image: map for one in memory, io_uring "
+            "for a direct one. Where there is no io_uring, blocking calls are used."
         ),
     ] = "auto"
     locking: Annotated[
@@ -124,6 +126,8 @@ class BlkOptions(Options, kw_only=True):
             yield "ram", "image and ram exclude each other"
         if self.direct and self.image is None:
             yield "direct", "direct is for an image"
+        if self.engine == "map" and self.direct:
+            yield "engine", "a mapped image is not direct"
         image = self.the_image()
         if image is not None:
             yield from image.problems(self.block_size)
@@ -267,8 +271,29 @@ class Blk(Device):
         """The same in native code, unless the options or a subclass want `handle`."""
         if self.options.engine == "python" or type(self).handle is not Blk.handle:
             return None
-        kind = UringBlk if self.uring_files(queue) else NativeBlk
-        made = kind(
+        if self.uring_files(queue):
+            made = self._native_by(UringBlk)
+        elif self._wants_map:
+            made = self._mapped()
+        else:
+            made = self._native_by(NativeBlk)
+        self._natives.append(made)
+        return made
+
+    @property
+    def _wants_map(self) -> bool:
+        engine = self.options.engine
+        return engine == "map" or (engine == "auto" and is_memory(self._file))
+
+    def _mapped(self) -> NativeBlk:
+        try:
+            return self._native_by(MapBlk)
+        except OSError as error:
+            self.log.warning("the image is not mapped, and requests are calls: %s", error.strerror)
+            return self._native_by(NativeBlk)
+
+    def _native_by(self, kind: type[NativeBlk]) -> NativeBlk:
+        return kind(
             self._open_storage.fileno(),
             self._size,
             block_size=self._block,
@@ -280,8 +305,6 @@ class Blk(Device):
             discard=(MAX_DISCARD_SECTORS, MAX_DISCARD_SEGMENTS),
             write_zeroes=(MAX_WRITE_ZEROES_SECTORS, MAX_WRITE_ZEROES_SEGMENTS),
         )
-        self._natives.append(made)
-        return made
 
     def teardown(self) -> None:
         """Close the image; what was written is the kernel's already."""

@@ -41,6 +41,12 @@ its files for a moment longer than it lives."""
 _BLKROGET = 0x125E
 _IMAGE = "image."
 """Before the names of the descriptors that hold the locks."""
+_FORMATS = {
+    b"QFI\xfb": "QCOW2",
+    b"KDMV": "VMDK",
+    b"vhdxfile": "VHDX",
+}
+"""How images begin that are not raw."""
 _FREE_IT = "end that program, or set locking: off if both are to have it"
 
 
@@ -89,6 +95,7 @@ class Image:
         fd = self._open()
         try:
             self._lock(fd)
+            self._look_at(fd)
             files = {self._name: fd}
             if self._direct_name is not None:
                 files[self._direct_name] = self._past_the_cache(fd)
@@ -102,7 +109,7 @@ class Image:
 
         If they are not, they are locked no longer: what is opened instead may be the same file.
         """
-        if left.keys() != self._names:
+        if left.keys() != self.names:
             for fd in left.values():
                 unlock(fd)
             return False
@@ -141,7 +148,7 @@ class Image:
 
     def storage(self, files: Mapping[str, Fd]) -> Storage:
         """What a worker serves from: duplicates of the descriptors in `files`."""
-        missing = self._names - files.keys()
+        missing = self.names - files.keys()
         if missing:
             raise FileRefused(OPTION, f"no {sorted(missing)[0]} among the shared files")
         fd = files[self._name].dup()
@@ -150,7 +157,8 @@ class Image:
         return Storage(files[self._direct_name].dup(), fd)
 
     @property
-    def _names(self) -> set[str]:
+    def names(self) -> set[str]:
+        """Of the shared files that are its own."""
         return {self._name} | ({self._direct_name} if self._direct_name is not None else set())
 
     def _open(self) -> Fd:
@@ -199,6 +207,21 @@ class Image:
             lock_within(fd, self._claim, patience_s)
         except ImageLocked as locked:
             raise self._refusal(locked) from locked
+
+    def _look_at(self, fd: Fd) -> None:
+        """Warn of a file in another format. No more: a guest may write what it likes there."""
+        try:
+            begin = os.pread(fd.fileno(), max(map(len, _FORMATS)), 0)
+        except OSError:
+            return  # a bad block is for the guest that reads it
+        for magic, name in _FORMATS.items():
+            if begin.startswith(magic):
+                log.warning(
+                    "image %s begins as a %s file does, and is served byte for byte as it is; "
+                    "qemu-img convert -O raw makes a disk of one",
+                    self.path,
+                    name,
+                )
 
     def _check_lock(self, fd: Fd) -> None:
         if not self._locking:

@@ -11,6 +11,8 @@ cdef enum:
     STATUS_IOERR = 1
     STATUS_UNSUPP = 2
     ID_BYTES = 20
+    # Of a request's header, which is in front of what is to be written.
+    HEADER_BYTES = 16
 
 
 cdef class NativeBlk(NativeDevice):

@@ -6,7 +6,7 @@ from libc.stdlib cimport abort, calloc, free, realloc
 from libc.string cimport memset
 from posix.uio cimport iovec
 
-from vuproc.devices.blk_native cimport STATUS_IOERR, NativeBlk
+from vuproc.devices.blk_native cimport HEADER_BYTES, STATUS_IOERR, NativeBlk
 from vuproc.shm.native cimport DEFERRED, IOV_MAX, cut_pieces
 from vuproc.shm.request cimport Chain, RequestOwner
 from vuproc.shm.transfers cimport OUTCOMES, READ, SYNC, WRITE, Operation, Outcome
@@ -17,7 +17,6 @@ from os import RWF_DSYNC
 cdef uint32_t DURABLY = RWF_DSYNC
 
 cdef enum:
-    HEADER = 16
     # What memory and length must be a multiple of for O_DIRECT to be tried.
     ALIGNMENT = 512
     # The image, as `Device.uring_files` gives it.
@@ -77,7 +76,7 @@ cdef class UringBlk(NativeBlk):
         cdef int count
         cdef uint32_t flags = 0 if self.cached else DURABLY
         if self.ring_uring(chain.queue) != NULL and length:
-            count = cut_pieces(chain, False, HEADER, length, pieces, IOV_MAX)
+            count = cut_pieces(chain, False, HEADER_BYTES, length, pieces, IOV_MAX)
             if self.begin(WRITE, chain, pieces, count, offset, length, flags, status):
                 if flags:
                     self.syncs += 1

@@ -2,261 +2,347 @@
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, ClassVar
+import contextlib
+import os
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from msgspec import Meta
-
-from vuproc.device import Device, Resubmit
-from vuproc.devices.net_backend import BACKENDS, Backend, BackendName
-from vuproc.options import Options
+from vuproc.devices.net_backend import rarp_request
+from vuproc.devices.net_buffers import MOST_MERGED
+from vuproc.devices.net_control import MOST_BYTES, CommandRefused, NetControl
+from vuproc.devices.net_description import NetDescription
+from vuproc.devices.net_filter import Filter
+from vuproc.devices.net_native import (
+    FRAMES_KIND,
+    LOOPBACK_KIND,
+    NULL_KIND,
+    TAP_KIND,
+    Frames,
+    NativePair,
+)
+from vuproc.devices.net_options import NetOptions
+from vuproc.devices.net_pair import MOST_AT_ONCE, Pair
+from vuproc.devices.net_pcap import Capture
+from vuproc.devices.net_state import NetState, Settings
+from vuproc.fd import Fd
 from vuproc.spec.net import (
-    CONFIG,
-    DUPLEX_UNKNOWN,
+    CONTROL_ERR,
+    CONTROL_OK,
+    GUEST_OFFLOADS,
     HEADER,
-    LINK_UP,
-    MAC_BYTES,
-    MAX_FRAME,
-    MTU_MAX,
-    MTU_MIN,
-    SPEED_UNKNOWN,
+    Control,
     NetFeature,
 )
-from vuproc.spec.virtio import Feature
 
 if TYPE_CHECKING:
     from vuproc.shm.request import Request
 
-MAX_PAIRS = 16
-MOST_MERGED = 64
-"""Receive buffers that one frame may take: as many as are shown to the driver at once."""
-MOST_AT_ONCE = 256
-"""Frames for the driver before the worker looks at its queues again."""
-MOST_TAKEN = 64
-"""Receive buffers that are looked at for one that a frame may begin in."""
+SETTLED_S = 1.0
+"""Seconds by which a worker that follows another has its rings again, if they run."""
 
-_HEADER_BYTES = HEADER.size
 _MRG_RXBUF = int(NetFeature.MRG_RXBUF)
-_COUNT = struct.Struct("<H")
-_BEFORE_COUNT = bytes(HEADER.offsets["num_buffers"])
-"""The header up to `num_buffers`: without offloads it is all zeros (5.1.6.4.1)."""
-_HEADERS = [_BEFORE_COUNT + _COUNT.pack(count) for count in range(MOST_MERGED + 1)]
-"""The header of a frame in so many buffers."""
-_MULTICAST = 1
-"""Bit of the first byte of a MAC address that no interface may have."""
+_KINDS = {"null": NULL_KIND, "loopback": LOOPBACK_KIND, "tap": TAP_KIND}
+"""The back-ends that are served without Python."""
+_IN_CONFIG = (Control.MAC_ADDR_SET, Control.ANNOUNCE_ACK)
+"""Commands that the configuration space tells of."""
 
 
-class NetOptions(Options, kw_only=True):
-    """The options of `type: net`."""
-
-    superseded: ClassVar[Mapping[str, str]] = {
-        "queues": "pairs says how many queues this device has, two a pair"
-    }
-
-    pairs: Annotated[
-        int,
-        Meta(
-            ge=1,
-            le=MAX_PAIRS,
-            description="Pairs of a receive and a transmit queue, a worker process each.",
-        ),
-    ] = 1
-    backend: Annotated[
-        BackendName,
-        Meta(
-            description="Where frames go. null: nowhere, each is dropped and counted. loopback: "
-            "back to the receive queue of the pair that sent them.",
-        ),
-    ] = "null"
-    mac: (
-        Annotated[
-            str,
-            Meta(
-                pattern="^([0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}$",
-                description="The MAC address that the driver is to use, as 52:54:00:12:34:56; "
-                "without one it makes one up.",
-            ),
-        ]
-        | None
-    ) = None
-    mtu: (
-        Annotated[
-            int,
-            Meta(
-                ge=MTU_MIN,
-                le=MTU_MAX,
-                description="The MTU that the driver is to use, in bytes; without one it takes "
-                "what it likes.",
-            ),
-        ]
-        | None
-    ) = None
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        """Check that an interface may have the address."""
-        yield from super().problems()
-        address = self.address()
-        if address is not None and (address[0] & _MULTICAST or not any(address)):
-            yield "mac", f"{self.mac} is no address of a single interface"
-
-    def address(self) -> bytes | None:
-        """The MAC address as 6 bytes; None: the driver makes one up."""
-        return None if self.mac is None else bytes.fromhex(self.mac.replace(":", ""))
+def is_native(options: NetOptions) -> bool:
+    """Whether such a device needs no Python for its frames."""
+    return options.engine == "native" and options.backend in _KINDS and options.capture is None
 
 
-class Net(Device):
+class Net(NetDescription):
     """virtio-net: pairs of a receive and a transmit queue.
 
-    Queue 2n receives and 2n + 1 transmits, as in virtio 1.3, 5.1.2; both are of one worker.
+    Queue 2n receives and 2n + 1 transmits, as in virtio 1.3, 5.1.2; both are of one worker. The
+    one behind them is the control queue, which most front-ends keep for themselves.
     Receive buffers stay with the driver until there is a frame for them.
     """
 
-    device_id = 1
-    options_type: ClassVar[type[Options]] = NetOptions
-    options: NetOptions
-    # A frame that was perhaps sent is not sent again; a receive buffer is as good as new.
-    resubmit: ClassVar[Mapping[int, Resubmit]] = {2 * pair + 1: "drop" for pair in range(MAX_PAIRS)}
-
     def __init__(self, options: NetOptions) -> None:
         super().__init__(options)
-        self._backends: dict[int, Backend] = {}
-        self._held: dict[int, list[Request]] = {}
-        """By receive queue, buffers that were too few for the last frame."""
-        self._most_buffers = 1
-
-    # What the master asks.
-
-    def num_queues(self) -> int:
-        """Two a pair. The control queue is the front-end's own."""
-        return 2 * self.options.pairs
-
-    def queue_groups(self) -> list[tuple[int, ...]]:
-        """A worker a pair."""
-        return [(2 * pair, 2 * pair + 1) for pair in range(self.options.pairs)]
-
-    def offered_features(self) -> int:
-        """No offloads. MQ with several pairs, MAC and MTU if there is one."""
-        features = NetFeature.STATUS | NetFeature.MRG_RXBUF | Feature.IN_ORDER
-        if self.options.pairs > 1:
-            features |= NetFeature.MQ
-        if self.options.mac is not None:
-            features |= NetFeature.MAC
-        if self.options.mtu is not None:
-            features |= NetFeature.MTU
-        return features
-
-    def config_space(self) -> bytes:
-        """virtio 1.3, 5.1.4: the address, the link, which is up, and how many pairs there are."""
-        return CONFIG.pack(
-            mac=self.options.address() or bytes(MAC_BYTES),
-            status=LINK_UP,
-            max_virtqueue_pairs=self.options.pairs,
-            mtu=self.options.mtu or 0,
-            speed=SPEED_UNKNOWN,
-            duplex=DUPLEX_UNKNOWN,
-        )
+        self._pairs: dict[int, Pair] = {}
+        """By receive queue."""
+        self._natives: dict[int, NativePair] = {}
+        """What serves them without Python."""
+        self._features = 0
+        self._control = -1
+        """The control queue; -1: the driver has none, or not here."""
+        self._enabled: set[int] = set()
+        """Receive queues that run."""
+        self._watched: set[int] = set()
+        """Those whose back-end is looked at."""
+        self._accepted: int | None = None
+        """What the back-ends know of the features."""
+        self._version = 0
+        """Of the settings that they go by."""
 
     # What a worker calls.
 
-    def make_backend(self, pair: int) -> Backend:
-        """The outside of this pair, for its worker."""
-        return BACKENDS[self.options.backend]()
+    def frames(self, pair: int, frames: Frames) -> None:
+        """The driver has sent these frames by a pair, as many as came together. In the worker of
+        the pair.
+
+        Override it for a device that is a network by itself; `send_frames` is for its answers.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.frames")
+
+    def send_frames(self, pair: int, frames: Iterable[bytes | bytearray | memoryview]) -> int:
+        """Give the driver whole Ethernet frames; how many it got. What it has no buffers for is
+        dropped and counted, and what it does not want is dropped. In the worker of the pair, of a
+        device that overrides `frames`. Raises ValueError for one that is empty or too long.
+        """
+        return self._natives[2 * pair].send(frames)
+
+    @property
+    def _is_network(self) -> bool:
+        return type(self).frames is not Net.frames
+
+    def native(self, queue: int) -> NativePair | None:
+        """One object for both queues of a pair, unless it needs Python: for a capture, for another
+        back-end, or since the options say so.
+        """
+        if queue == 2 * self.options.pairs:
+            return None
+        receive = queue & ~1
+        if receive not in self._natives and self._is_native:
+            kind = FRAMES_KIND if self._is_network else _KINDS[self.options.backend]
+            pair, backend = receive // 2, self._pairs[receive].backend
+            self._natives[receive] = NativePair(
+                receive,
+                kind,
+                self.count_dropped,
+                backend.fileno(),
+                self._state,
+                lambda frames: self._sent(pair, frames),
+            )
+        return self._natives.get(receive)
+
+    @property
+    def _is_native(self) -> bool:
+        usual = type(self).make_backend is Net.make_backend
+        return self._is_network or (usual and is_native(self.options))
+
+    def _sent(self, pair: int, frames: Frames) -> None:
+        try:
+            self.frames(pair, frames)
+        except Exception:
+            self.log.exception("%d frames of pair %d are lost", len(frames), pair)
+            self.count_dropped(2 * pair + 1, len(frames))
 
     def setup(self, queue: int) -> None:
         """Make the back-end of a pair, once, for its receive queue."""
-        if queue % 2:
+        if queue % 2 or queue == 2 * self.options.pairs:
             return
-        self._held[queue] = []
-        backend = self._backends[queue] = self.make_backend(queue // 2)
-        if backend.fileno() >= 0:
-            self.watch(backend.fileno(), lambda: self._receive(queue))
+        self._state = self._kept or NetState()
+        capture = None
+        if self.options.capture is not None:
+            capture = Capture(self.shared[self._named("capture")])
+        backend = self.make_backend(queue // 2)
+        self._pairs[queue] = Pair(self, queue, backend, self._state, capture)
+        turn = self.shared.get(self._named(f"turn{queue // 2}"))
+        if turn is not None:
+            self.watch(turn, lambda: self._turned(turn))
+        if self.recovered:
+            # Its ring is about to come, and frames wait for that. If it does not, the last worker
+            # died as the pair went out of use.
+            self.call_later(SETTLED_S, lambda: self._begin(queue))
+        else:
+            self._begin(queue)
 
     def teardown(self) -> None:
         """Close the back-ends."""
-        for backend in self._backends.values():
-            if backend.fileno() >= 0:
-                self.unwatch(backend.fileno())
-            backend.close()
-        self._backends.clear()
+        for queue, pair in self._pairs.items():
+            if queue in self._watched:
+                self.unwatch(pair.backend.fileno())
+            pair.backend.close()
+        self._pairs.clear()
 
     def pulls(self, queue: int) -> bool:
         """Receive buffers are taken when there is a frame."""
-        return queue % 2 == 0
+        return queue % 2 == 0 and queue != 2 * self.options.pairs
+
+    def ring_started(self, queue: int) -> None:
+        """A control queue that starts is one that the front-end leaves to us."""
+        state = self._state
+        if queue == self._control and state is not None and not state.controlled:
+            state.controlled = 1
+            self._turn()
+
+    def ring_enabled(self, queue: int, enabled: bool) -> None:
+        """Have a pair in use, or not."""
+        if queue in self._pairs and queue != self._control:
+            (self._enabled.add if enabled else self._enabled.discard)(queue)
+            self._begin(queue)
+
+    def ring_stopped(self, queue: int) -> None:
+        """It is not in use. What was said by a control queue goes with it: whoever starts it again
+        may be another driver, and all frames by the first pair are right for any.
+        """
+        self.ring_enabled(queue, False)
+        if queue == self._control:
+            self._forget()
 
     def ring_stopping(self, queue: int) -> None:
         """Give back what is held for the next frame."""
-        for buffer in self._held.get(queue, ()):
-            if not buffer.finished:  # as all are if the ring broke
-                buffer.release()
-        if queue in self._held:
-            self._held[queue].clear()
+        if queue in self._natives:
+            self._natives[queue].give_all_back()
+        if queue in self._pairs:
+            self._pairs[queue].buffers.give_back()
 
     def features_acked(self, features: int) -> None:
-        """Remember whether a frame may take several buffers."""
-        self._most_buffers = MOST_MERGED if features & _MRG_RXBUF else 1
+        """Remember what the driver can do, and which its control queue is (5.1.2)."""
+        self._features = features
+        self._merge(MOST_MERGED if features & _MRG_RXBUF else 1)
+        self._control = -1
+        if features & NetFeature.CTRL_VQ:
+            self._control = 2 * self.options.pairs if features & NetFeature.MQ else 2
+        self._renew()
 
     def reset(self) -> None:
-        """Forget it."""
-        self._most_buffers = 1
+        """Forget it, and what came by the control queue."""
+        self._features, self._control = 0, -1
+        self._merge(1)
+        self._enabled.clear()
+        if 0 in self._pairs:
+            self._forget()
+        else:
+            self._renew()
+        for queue in self._pairs:
+            self._use(queue)
+
+    def _merge(self, most: int) -> None:
+        for pair in self._pairs.values():
+            pair.buffers.most = most
+        for native in self._natives.values():
+            native.merge(most)
+
+    def _forget(self) -> None:
+        if self._state is not None:
+            self._state.settle(Settings())
+            self._state.announce = self._state.controlled = 0
+            self._renew()
+            self._turn()
+
+    def available(self, queue: int) -> None:
+        """There are buffers for a frame that waits for some."""
+        if queue == self._control:
+            while (request := self.take(queue)) is not None:
+                self._command(request)
+        elif queue not in self._natives and self._pairs[queue].backend.patient:
+            self._receive(queue)
+
+    def announce(self, mac: bytes) -> None:
+        """Have the network told where the guest is now: by its driver, if that can, otherwise by a
+        RARP request about it.
+        """
+        state = self._state
+        if self._features & NetFeature.GUEST_ANNOUNCE and state is not None and state.controlled:
+            state.announce = 1
+            self.config_changed()
+            return
+        pair = self._pairs.get(0)
+        if pair is None:
+            return
+        if self.options.backend == "loopback" and 0 in self._natives:
+            self._natives[0].send([rarp_request(mac)])
+        else:
+            pair.send(bytes(HEADER.size), rarp_request(mac))
+
+    # What the driver has said by the control queue.
+
+    def _command(self, request: Request) -> None:
+        assert self._state is not None
+        features = self._features if request.queue == self._control else 0
+        answer = CONTROL_ERR
+        try:
+            if request.readable > MOST_BYTES:
+                raise CommandRefused(f"a command of {request.readable} bytes")
+            control = NetControl(self._state, features, self.options.pairs)
+            kind = control.carry_out(request.read())
+        except CommandRefused as error:
+            self.log.warning("queue %d: control command refused: %s", request.queue, error)
+        else:
+            answer = CONTROL_OK
+            self._renew()
+            self._turn()
+            if kind in _IN_CONFIG and 0 in self._pairs:
+                self.config_changed()
+        request.write(bytes([answer]))
+        request.finish()
+
+    def _renew(self) -> None:
+        """Go by the settings as they are now."""
+        state = self._state
+        if state is None:
+            return
+        self._version = state.version
+        settings = state.settings()
+        found = Filter(settings, self._features, self._address(settings))
+        for pair in self._pairs.values():
+            pair.filter = None if found.passes_all else found
+        for native in self._natives.values():
+            if found.passes_all:
+                native.want_all()
+            else:
+                native.want(found.broadcast, found.unicast, found.multicast, found.vlans)
+        features = self._features
+        if settings.has_offloads:
+            features = features & ~int(GUEST_OFFLOADS) | settings.offloads
+        if features != self._accepted:
+            self._accepted = features
+            for pair in self._pairs.values():
+                pair.backend.accept(features)
+
+    def _turn(self) -> None:
+        """There are other settings, or pairs in use: tell the workers of all of them."""
+        for pair in range(self.options.pairs):
+            turn = self.shared.get(self._named(f"turn{pair}"))
+            if turn is not None:
+                os.eventfd_write(turn.fileno(), 1)
+
+    def _turned(self, turn: Fd) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(turn.fileno())
+        self._renew()
+        for queue in self._pairs:
+            self._use(queue)
+
+    def _begin(self, queue: int) -> None:
+        """Look at what comes for a pair from now on, and have it in use or not."""
+        pair = self._pairs.get(queue)
+        if pair is None:
+            return  # the worker has ended
+        if queue not in self._watched and pair.backend.fileno() >= 0:
+            self._watched.add(queue)
+            self.watch(pair.backend.fileno(), lambda: self._receive(queue))
+        self._use(queue)
+
+    def _use(self, queue: int) -> None:
+        """Have the back-end of a pair in use if the driver has the pair in use."""
+        state = self._state
+        if state is not None:
+            pairs = max(1, state.settings().pairs) if state.controlled else self.options.pairs
+            used = queue == 0 or (queue in self._enabled and queue // 2 < pairs)
+            self._pairs[queue].backend.use(used)
 
     def handle(self, request: Request) -> None:
-        """Send one frame: the header, in which nothing counts without offloads, and its bytes."""
+        """A frame, or a command."""
         queue = request.queue
-        if request.skip(_HEADER_BYTES) < _HEADER_BYTES or not 0 < request.readable <= MAX_FRAME:
-            self.count_dropped(queue)
+        if queue % 2 == 0:
+            self._command(request)
             return
-        if not self._backends[queue - 1].send(request.read()):
-            self.count_dropped(queue)
+        self._pairs[queue - 1].transmit(request)
         self._receive(queue - 1)
 
     def _receive(self, queue: int) -> None:
-        """Give the driver what there is; a frame that has no room is dropped and counted."""
-        backend = self._backends[queue]
-        for _ in range(MOST_AT_ONCE):
-            frame = backend.receive()
-            if frame is None:
-                return
-            if not self._deliver(queue, frame):
-                self.count_dropped(queue)
-
-    def _deliver(self, queue: int, frame: bytes) -> bool:
-        """Write one frame into as many buffers as it takes; False: there are too few."""
-        needed = _HEADER_BYTES + len(frame)
-        buffers = self._buffers(queue, needed)
-        if not buffers:
-            return False
-        data = memoryview(_HEADERS[len(buffers)] + frame)
-        for buffer in buffers:
-            # All but the last are filled, as 5.1.6.4.1 has it.
-            data = data[buffer.write(data) :]
-        self.finish_together(buffers)
-        return True
-
-    def _buffers(self, queue: int, needed: int) -> list[Request]:
-        """Buffers with room for so many bytes; none, if the driver has too few at the moment."""
-        held = self._held[queue]
-        if held and held[0].finished:
-            held.clear()  # the ring broke
-        count = room = 0
-        while room < needed:
-            if count == self._most_buffers or (count == len(held) and not self._hold(queue)):
-                return []
-            room += held[count].writable
-            count += 1
-        buffers = held[:count]
-        del held[:count]
-        return buffers
-
-    def _hold(self, queue: int) -> bool:
-        """Take one more buffer, to be kept until a frame fits; False: there is none."""
-        for _ in range(MOST_TAKEN):
-            buffer = self.take(queue)
-            if buffer is None:
-                break
-            if buffer.writable >= _HEADER_BYTES:
-                self._held[queue].append(buffer)
-                return True
-            # 5.1.6.3.2: each has room for a header at least. The driver gets it back unused.
-            buffer.finish(0)
-        return False
+        """Give the driver what there is."""
+        if queue in self._natives:
+            self._natives[queue].pump(MOST_AT_ONCE)
+            return
+        if self._state is not None and self._state.version != self._version:
+            self._renew()
+        pair = self._pairs[queue]
+        if pair.receive() and pair.backend.patient:
+            self.call_soon(lambda: self._receive(queue))

@@ -102,8 +102,7 @@ class Rng(Device):
 
     def _named(self, what: str) -> str:
         """A name that says whose stream it is: a device of another is not to go on with it."""
-        stream = repr((self.options.file, self.options.seed)).encode()
-        return f"{what}-{hashlib.sha256(stream).hexdigest()[:16]}"
+        return shared.named(what, self.options.file, self.options.seed)
 
     def setup(self, queue: int) -> None:
         """Find the place of the worker before us."""

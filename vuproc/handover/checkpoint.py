@@ -13,12 +13,11 @@ import time
 from dataclasses import dataclass
 
 from vuproc.errors import CloseConnection, ConnectionBroken, VuprocError
-from vuproc.fd import Fd
+from vuproc.fd import Fd, HasFileno
 from vuproc.handover.fd_store import SESSION, FdStore
 from vuproc.handover.outbox import Outbox
 from vuproc.handover.peek import PeekingReceiver, drop, untaken, was_read
 from vuproc.handover.resume import Decision, decide
-from vuproc.handover.sd_notify import HasFileno
 from vuproc.handover.session_fds import SessionFds
 from vuproc.handover.session_snapshot import FdTaker, Lost, decode, encode
 from vuproc.handover.state_file import (

@@ -22,8 +22,8 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 
-from vuproc.fd import Fd
-from vuproc.handover.sd_notify import HasFileno, Notifier
+from vuproc.fd import Fd, HasFileno
+from vuproc.handover.sd_notify import Notifier
 
 log = logging.getLogger("vuproc.master")
 

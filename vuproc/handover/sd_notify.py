@@ -15,11 +15,10 @@ import socket
 import struct
 import time
 from collections.abc import Mapping, MutableMapping, Sequence
-from typing import Protocol
 
 from vuproc import texts
 from vuproc.errors import ReasonedError
-from vuproc.fd import Fd
+from vuproc.fd import Fd, HasFileno
 
 log = logging.getLogger("vuproc.master")
 
@@ -37,13 +36,6 @@ SEND_DEADLINE = 1.0
 """Seconds in which the service manager must have room for a message."""
 UNNAMED = "unknown"
 """What systemd calls a descriptor without a name."""
-
-
-class HasFileno(Protocol):
-    """An open file, whoever owns it."""
-
-    def fileno(self) -> int:
-        """Its descriptor, borrowed."""
 
 
 class InheritError(ReasonedError):

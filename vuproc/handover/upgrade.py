@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vuproc import texts
-from vuproc.fd import Fd
+from vuproc.fd import Fd, HasFileno
 from vuproc.handover import keeper
-from vuproc.handover.sd_notify import HasFileno
 
 if TYPE_CHECKING:
     from vuproc.device_file.check import DeviceFile

@@ -38,10 +38,11 @@ ANSWER_BYTES = 1 << 20
 
 
 class Request(msgspec.Struct, forbid_unknown_fields=True):
-    """What a client wants. `queue` is for the verbs about one queue."""
+    """What a client wants. `queue` is for the verbs about one queue, `up` for that about a link."""
 
     verb: str
     queue: int | None = None
+    up: bool | None = None
 
 
 Verb = Callable[[Request], dict[str, Any]]

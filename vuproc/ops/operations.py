@@ -41,6 +41,7 @@ class Operations:
         return {
             "status": self.status,
             "queue-restart": self.restart_queue,
+            "link": self.link,
             "reload": self.reload,
             "upgrade": self.upgrade,
         }
@@ -90,6 +91,17 @@ class Operations:
         if refusal is not None:
             raise AdminError(refusal)
         return {"queue": index}
+
+    def link(self, request: Request) -> dict[str, Any]:
+        """Have the link of a network device up or down, and tell its driver."""
+        if self._reloader is None:
+            raise AdminError(_NOT_HERE)
+        if request.up is None:
+            raise AdminError("up or down?")
+        self._not_while_waiting()
+        if not self._reloader.set_link(request.up):
+            raise AdminError("only a network device has a link")
+        return {"up": request.up}
 
     def reload(self, _request: Request) -> dict[str, Any]:
         """Read the device file anew; a line for each change."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from vuproc import events, place
 from vuproc.device import Device
@@ -32,6 +32,13 @@ class Restart(Protocol):
     """How to begin anew."""
 
     def __call__(self, *, replaced: bool) -> None: ...  # noqa: D102
+
+
+@runtime_checkable
+class Linked(Protocol):
+    """A device with a link to something."""
+
+    def set_link(self, up: bool) -> None: ...  # noqa: D102
 
 
 class ReloadRefused(VuprocError):
@@ -106,6 +113,17 @@ class Reloader:
             log.info("reload: %s", line)
         return [*lines, *self._apply(plan, device)]
 
+    def set_link(self, up: bool) -> bool:
+        """Have a network device's link up or down; False if it has none."""
+        if not isinstance(self._device, Linked):
+            return False
+        self._device.set_link(up)
+        self._content = self._device.config_space()
+        self._config.renew(self._device.config_space)
+        self._master.config_changed()
+        log.info("the link is %s", "up" if up else "down")
+        return True
+
     def _plan(self) -> tuple[Plan, Device]:
         """What the file says by now, and the device of what can be applied at once."""
         try:
@@ -114,6 +132,7 @@ class Reloader:
             plan = compare(self._file, new, found, config=self._content, shared=shared)
             device = plan.now.make_device()
             device.shared = shared
+            self._device.reloading()
         except ConfigErrors as errors:
             raise ReloadRefused([str(error) for error in errors.errors]) from errors
         except (Exception, SystemExit) as error:

@@ -19,14 +19,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-import multiprocess.util
-
 import vuproc
 from vuproc.errors import ReasonedError
 from vuproc.fd import Fd
 from vuproc.workers.channel import Channel, ChannelClosed, ChannelError
-from vuproc.workers.fork_loop import FOR_THE_MASTER
 from vuproc.workers.fork_messages import (
+    FOR_THE_MASTER,
     AnyForkReport,
     Fork,
     Forked,
@@ -227,7 +225,8 @@ def _launched(channel: int, preload: tuple[str, ...]) -> subprocess.Popen[bytes]
         parent=os.getpid(),
         preload=preload,
     )
-    flags = multiprocess.util._args_from_interpreter_flags()
+    # As multiprocess.util has it, which the master imports for nothing else.
+    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     with _signals_wait():
         return subprocess.Popen(
             [sys.executable, *flags, "-P", "-c", program],

@@ -153,7 +153,8 @@ class WorkerPool:
         for slot in self.slots:
             slot.close_breaker()
             self.slots.heard(slot)
-            if slot.worker is not None and slot.worker.setting_up:
+            slot.missed_end = slot.worker is None or slot.worker.setting_up
+            if slot.worker is not None and slot.missed_end:
                 # It has been told of the rings, and that cannot be taken back in time.
                 self.slots.replace(slot, "the session is over, and it is setting up still")
         ready = [s for s in self.slots if s.worker is not None and not s.worker.setting_up]

@@ -56,6 +56,9 @@ class WorkerSlot:
         self.causes: deque[str] = deque(maxlen=LAST_CAUSES)
         self.recovers = False
         """A worker of this slot follows another: it may find what that one has left."""
+        self.missed_end = False
+        """A session has ended while there was no worker to hear it: the next one is told first, for
+        what the last one has left is of that session."""
         self._spawn = spawn
         self._work = work
         self._work_before = 0

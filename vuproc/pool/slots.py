@@ -6,6 +6,7 @@ says. What the master should know of that waits in `news`.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import signal
 import time
@@ -31,7 +32,16 @@ from vuproc.pool.slot import BREAKER_DEATHS, LACK_FIRST_S, WorkerSlot
 from vuproc.pool.standby import Standby
 from vuproc.pool.starts import OnReport, WorkerStarts
 from vuproc.sharing import ObjectAsk, ShareFile, ShareObject, UnshareObject
-from vuproc.workers.control import CAUSE_BYTES, ConfigSays, Logged, Missing, RingBroken, Said
+from vuproc.workers.control import (
+    CAUSE_BYTES,
+    AnyOrder,
+    ConfigSays,
+    Detach,
+    Logged,
+    Missing,
+    RingBroken,
+    Said,
+)
 from vuproc.workers.log import MASTER_TAKES
 
 log = logging.getLogger("vuproc.master")
@@ -170,8 +180,11 @@ class WorkerSlots:
         if slot.unkillable or self._winding_down:
             slot.log_exit()
             return
+        orders: Iterator[AnyOrder] = self._history.of(slot.queues, hold)
+        if slot.missed_end:
+            orders = itertools.chain([Detach()], orders)
         try:
-            slot.spawn().catch_up(self._history.of(slot.queues, hold))
+            slot.spawn().catch_up(orders)
         except CannotStart as error:
             slot.lacking(error.reason)
         except WorkerLost as error:
@@ -183,6 +196,7 @@ class WorkerSlots:
     def _supplied(self, slot: WorkerSlot) -> None:
         """The worker of this slot is ready, and its rings are where the session has them."""
         slot.supplied()
+        slot.missed_end = False
         for queue in slot.queues:
             self._history.bases.pop(queue, None)
 

@@ -16,7 +16,7 @@ from vuproc.errors import (
     StartRefused,
 )
 from vuproc.events import Stopped
-from vuproc.handover.sd_notify import HasFileno
+from vuproc.fd import HasFileno
 from vuproc.program.messages import Refused
 
 UNKNOWN = 1

@@ -16,9 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import vuproc
-from vuproc.fd import Fd
+from vuproc.fd import Fd, HasFileno
 from vuproc.handover import keeper
-from vuproc.handover.sd_notify import HasFileno
 
 _PROGRAM = """\
 import sys

@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 
-from vuproc.handover.sd_notify import HasFileno
+from vuproc.fd import HasFileno
 
 log = logging.getLogger("vuproc.master")
 

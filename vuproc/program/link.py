@@ -19,8 +19,7 @@ from vuproc import device_object, events, texts
 from vuproc.chores import Meanwhile
 from vuproc.errors import VuprocError
 from vuproc.events import AnyEvent, EventsLost, Ready
-from vuproc.fd import Fd
-from vuproc.handover.sd_notify import HasFileno
+from vuproc.fd import Fd, HasFileno
 from vuproc.ops.admin import AdminError, Request, Verb
 from vuproc.program import start
 from vuproc.program.messages import (

@@ -6,8 +6,7 @@ import os
 import socket
 from dataclasses import dataclass
 
-from vuproc.fd import Fd, FdKind
-from vuproc.handover.sd_notify import HasFileno
+from vuproc.fd import Fd, FdKind, HasFileno
 from vuproc.place import shown
 
 

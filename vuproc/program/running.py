@@ -28,8 +28,7 @@ from vuproc.errors import (
     StartTimeout,
 )
 from vuproc.events import AnyEvent, Ready, Stopped
-from vuproc.fd import Fd
-from vuproc.handover.sd_notify import HasFileno
+from vuproc.fd import Fd, HasFileno
 from vuproc.program import start
 from vuproc.program.delivery import Delivery, OnEvent
 from vuproc.program.endings import end_of, error_of

@@ -12,7 +12,7 @@ from vuproc import device_object, place
 from vuproc.device import Device
 from vuproc.device_file import model
 from vuproc.errors import DeviceRefused, DeviceWrong, in_words
-from vuproc.handover.sd_notify import HasFileno
+from vuproc.fd import HasFileno
 from vuproc.program.absolute import absolute
 from vuproc.program.place import Place, met_at
 from vuproc.program.start import FileStart, ObjectStart

@@ -25,3 +25,5 @@ cdef extern from "atomics.h" nogil:
     void vu_pause()
     void vu_prefetch(const void *where)
     void vu_compiler_barrier()
+    uint64_t vu_cycles()
+    bint vu_is_soon(uint64_t cycles, uint64_t before)

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
+from vuproc.shm.atomics cimport vu_cycles, vu_is_soon
 from vuproc.shm.counters cimport QueueCounters
 from vuproc.shm.dirty cimport DirtyLog
 from vuproc.shm.iotlb cimport Iotlb
@@ -64,12 +65,23 @@ cdef class Completions(Layout):
     cdef int unnotified                # shown since then
     cdef int call_fd               # -1: none
     cdef uint64_t now              # ns, the last look at the clock
+    cdef uint64_t looked           # the processor's count then,
+    cdef uint64_t cycles           # and as the last request since ended
+    cdef uint64_t unclocked        # requests that were served since then
+    cdef uint64_t untimed          # of those, completed ones
+    cdef uint64_t uncounted        # of those, ones that the counters do not have yet,
+    cdef uint64_t uncounted_read   # and their bytes
+    cdef uint64_t uncounted_written
 
     cdef int keep_order(self) except -1
     # No GIL, no Python objects.
     cdef void complete(
         self, uint16_t head, uint64_t written, uint64_t read, uint64_t nanoseconds
     ) noexcept nogil
+    # Look at the clock; and at the end of a request, with the processor's count: the ns it took.
+    cdef void tick(self) noexcept nogil
+    cdef uint64_t tick_at_end(self, uint64_t cycles) noexcept nogil
+    cdef void count(self) noexcept nogil
     cdef int flush(self) noexcept nogil
     cdef void show(self) noexcept nogil
     cdef void signal(self) noexcept nogil
@@ -88,3 +100,20 @@ cdef class Completions(Layout):
     cdef void mark_buffers(self, uint16_t head) noexcept nogil
     cdef void mark_used(self, uint64_t offset, uint64_t length) noexcept nogil
     cdef void mark_used_ring(self) noexcept nogil
+
+
+cdef inline uint64_t unknown_time() noexcept nogil:
+    # In place of the nanoseconds that a request took, until there is a look at the clock.
+    return <uint64_t>-1
+
+
+cdef inline uint64_t time_of(Completions ring) noexcept nogil:
+    # The device's code has ended a request, not necessarily its last: the ns that it took, or
+    # unknown_time() if the last look at the clock is not long ago. Quick ones share one, and have
+    # the same time; one that takes long is seen at its end, and has its own.
+    cdef uint64_t cycles = vu_cycles()
+    if vu_is_soon(cycles, ring.looked):
+        ring.cycles = cycles
+        ring.unclocked += 1
+        return unknown_time()
+    return ring.tick_at_end(cycles)

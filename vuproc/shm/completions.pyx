@@ -6,6 +6,8 @@ from libc.stdint cimport UINT64_MAX, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport abort, calloc, free, malloc, realloc
 from posix.unistd cimport write
 
+from vuproc.shm.atomics cimport vu_cycles
+from vuproc.shm.clock cimport clock_ns
 from vuproc.shm.counters cimport add
 from vuproc.shm.dirty cimport DirtyLog
 from vuproc.shm.layout cimport Layout
@@ -49,6 +51,13 @@ cdef inline void put_in_batch(Completions ring, uint16_t head, uint32_t length) 
     ring.batched += 1
     if ring.batched == BATCH:
         ring.flush()
+
+
+cdef inline void time_quick(Completions ring, uint64_t passed) noexcept nogil:
+    # What was served since the last look at the clock took so many ns together.
+    if ring.untimed and ring.counters is not None:
+        ring.counters.took(ring.untimed, passed // ring.unclocked)
+    ring.unclocked = ring.untimed = 0
 
 
 cdef class Completions(Layout):
@@ -98,7 +107,13 @@ cdef class Completions(Layout):
         if self.buffers != NULL:
             # Before the batch is published: what a successor does not run again is marked.
             self.mark_buffers(head)
-        if self.counters is not None:
+        if nanoseconds == unknown_time():
+            # Counted before it is shown, with others.
+            self.untimed += 1
+            self.uncounted += 1
+            self.uncounted_read += read
+            self.uncounted_written += written
+        elif self.counters is not None:
             self.counters.completed(read, written, nanoseconds)
         if self.line.heads == NULL:
             put_in_batch(self, head, length)
@@ -107,6 +122,31 @@ cdef class Completions(Layout):
         while next_is_done(&self.line):
             head = leave_first(&self.line)
             put_in_batch(self, head, self.line.lengths[head])
+
+    cdef void tick(self) noexcept nogil:
+        cdef uint64_t now = clock_ns()
+        time_quick(self, now - self.now)
+        self.now = now
+        self.looked = self.cycles = vu_cycles()
+
+    cdef uint64_t tick_at_end(self, uint64_t cycles) noexcept nogil:
+        cdef uint64_t now = clock_ns()
+        cdef uint64_t passed = now - self.now, own = passed
+        if self.unclocked:
+            # Its share of the time is its share of the count; another CPU's may be behind.
+            own = <uint64_t>(
+                <double>passed * min(cycles - self.cycles, cycles - self.looked)
+                / (cycles - self.looked)
+            )
+            time_quick(self, passed - own)
+        self.now = now
+        self.looked = self.cycles = cycles
+        return own
+
+    cdef void count(self) noexcept nogil:
+        if self.counters is not None:
+            self.counters.ended(self.uncounted, self.uncounted_read, self.uncounted_written)
+        self.uncounted = self.uncounted_read = self.uncounted_written = 0
 
     cdef int flush(self) noexcept nogil:
         cdef int count = self.batched
@@ -120,7 +160,11 @@ cdef class Completions(Layout):
     cdef void show(self) noexcept nogil:
         # Publish, and put off the call that the driver may want for it.
         cdef int count = self.batched
-        cdef bint called = self.commit()
+        cdef bint called
+        if self.uncounted:
+            # What the driver sees is counted.
+            self.count()
+        called = self.commit()
         if self.log_fd >= 0 and self.dirty is not None:
             notify(self.log_fd)
         if called and not self.owed:

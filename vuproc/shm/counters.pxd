@@ -53,4 +53,9 @@ cdef class QueueCounters:
     cdef void completed(
         self, uint64_t bytes_read, uint64_t bytes_written, uint64_t nanoseconds
     ) noexcept nogil
+    # The same in two steps: what there is to count, and later how long each of so many took.
+    cdef void ended(
+        self, uint64_t count, uint64_t bytes_read, uint64_t bytes_written
+    ) noexcept nogil
+    cdef void took(self, uint64_t count, uint64_t nanoseconds) noexcept nogil
     cdef bint command_is_pending(self) noexcept nogil

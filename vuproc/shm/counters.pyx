@@ -59,15 +59,21 @@ cdef class QueueCounters:
     cdef void completed(
         self, uint64_t bytes_read, uint64_t bytes_written, uint64_t nanoseconds
     ) noexcept nogil:
+        self.ended(1, bytes_read, bytes_written)
+        self.took(1, nanoseconds)
+
+    cdef void ended(
+        self, uint64_t count, uint64_t bytes_read, uint64_t bytes_written
+    ) noexcept nogil:
         cdef Block *block = self.block
-        cdef int bucket = vu_log2(nanoseconds)
-        if bucket >= BUCKET_COUNT:
-            bucket = BUCKET_COUNT - 1
-        add(&block.requests, 1)
+        add(&block.requests, count)
         add(&block.bytes_read, bytes_read)
         add(&block.bytes_written, bytes_written)
-        add(&block.latency[bucket], 1)
-        add(&block.latency_total, nanoseconds)
+
+    cdef void took(self, uint64_t count, uint64_t nanoseconds) noexcept nogil:
+        cdef Block *block = self.block
+        add(&block.latency[min(vu_log2(nanoseconds), BUCKET_COUNT - 1)], count)
+        add(&block.latency_total, count * nanoseconds)
 
     def count_kick(self):
         """Count one wake-up by the driver."""

@@ -54,6 +54,7 @@ cdef class Fetching(Completions):
     cdef int be_in(self, GuestMemory memory) except -1
     cdef int not_walked(self, uint16_t head) noexcept nogil
     cdef int resume(self, Chain *chain, Again *which) except -2
+    cdef void give_back(self, uint16_t head, uint64_t order) noexcept nogil
     cdef void line_up(self) noexcept nogil
     cdef bint can_unfetch(self)
     cdef void unfetch_all(self) noexcept

@@ -208,17 +208,20 @@ cdef class Fetching(Completions):
         self.note_stage(request._head, request.stage)
 
     cdef void request_released(self, Request request) noexcept:
+        self.give_back(request._head, request.order)
+
+    cdef void give_back(self, uint16_t head, uint64_t order) noexcept nogil:
         # It stays marked, here and in the record: whoever comes after us finds it.
         cdef Again *returned = self.returned + self.returned_count
-        returned.head = request._head
-        returned.order = request.order
+        returned.head = head
+        returned.order = order
         returned.attempts = 0
         returned.stage = UNTOUCHED
         self.returned_count += 1
         self.flying -= 1
         if self.iotlb is not None:
-            self.drop_buffers(request._head)
-        self.note_given_back(request._head)
+            self.drop_buffers(head)
+        self.note_given_back(head)
 
     def readmit(self):
         """Hand out again what the device gave back, before anything new; return how many."""

@@ -4,8 +4,7 @@
 from libc.stdint cimport uint8_t, uint16_t, uint64_t
 from posix.unistd cimport write
 
-from vuproc.shm.clock cimport clock_ns
-from vuproc.shm.completions cimport BATCH
+from vuproc.shm.completions cimport BATCH, time_of
 from vuproc.shm.counters cimport add, set_busy
 from vuproc.shm.fetching cimport Again, note_begun, note_taken, reason_to_skip
 from vuproc.shm.memory cimport GuestMemory
@@ -19,19 +18,6 @@ cdef enum:
     # Requests after which the kernel is told of what there is for it, in the middle of a batch: the
     # disk is not to wait for the last of them.
     SUBMIT = 16
-
-
-cdef inline void complete_finished(Handling ring, Request request) noexcept:
-    # It is finished, and the thread has the ring's turn.
-    if ring.granted is not None:
-        # What was mapped for it goes before the driver hears of its end.
-        request.memory = None
-    ring.complete(
-        request._head,
-        request.used,
-        request.total_readable - request.reading.left,
-        ring.now - request.started,
-    )
 
 
 cdef class Handling(UringWork):
@@ -95,42 +81,20 @@ cdef class Handling(UringWork):
         cdef Request request
         cdef int got = 0
         cdef Again which
-        cdef object reason
         if self.elsewhere():
             raise RuntimeError("take is for the worker's thread: use call_soon")
         if not self.begin("take"):
             return None
         try:
-            while True:
-                which.attempts = 0
-                reason = None
-                if self.again_next < self.again_end:
-                    got = self.resume(&chain, &which)
-                    reason = reason_to_skip(self, which.attempts, which.stage)
-                else:
-                    which.order = self.last_avail
-                    got = self.fetch(&chain)
-                if got == 0 and not self.missed and (self.batched or self.owed):
-                    # The driver may answer what it is shown with new work, without a kick.
-                    self.flush()
-                    got = self.fetch(&chain)
-                if got == 0 and not self.missed:
-                    # As `arm`: with the wish for a kick comes another look.
-                    got = self.ask_kicks()
-                    if got > 0:
-                        self.refuse_kicks()
-                        continue
-                if got <= 0:
-                    break
+            got = self.next_again(&chain, &which)
+            if got == NO_MORE:
+                which.order = self.last_avail
+                got = self.fetch_or_arm(&chain)
+            if got > 0:
                 request = self.request_of(&chain, which.order)
-                if reason is None:
-                    note_taken(self, chain.head)
-                    request.is_deferred = True
-                    return request
-                self.serve(request, None, None, which.attempts, reason)
-                if self.stopped or self.failure is not None:
-                    # `on_skip` has stopped the ring.
-                    return None
+                note_taken(self, chain.head)
+                request.is_deferred = True
+                return request
         finally:
             self.end_turn()
             if got <= 0:
@@ -138,6 +102,39 @@ cdef class Handling(UringWork):
         if got < 0:
             raise self.break_ring()
         return None
+
+    cdef int next_again(self, Chain *chain, Again *which) except -2:
+        cdef Request request
+        cdef int got
+        while self.again_next < self.again_end:
+            got = self.resume(chain, which)
+            if got <= 0:
+                return got
+            reason = reason_to_skip(self, which.attempts, which.stage)
+            if reason is None:
+                return 1
+            request = self.request_of(chain, which.order)
+            self.serve(request, None, None, which.attempts, reason)
+            if self.stopped or self.failure is not None:
+                # `on_skip` has stopped the ring.
+                return 0
+        return NO_MORE
+
+    cdef int fetch_or_arm(self, Chain *chain) noexcept nogil:
+        cdef int got
+        while True:
+            got = self.fetch(chain)
+            if got == 0 and not self.missed and (self.batched or self.owed):
+                # The driver may answer what it is shown with new work, without a kick.
+                self.flush()
+                got = self.fetch(chain)
+            if got != 0 or self.missed:
+                return got
+            # As `arm`: with the wish for a kick comes another look.
+            got = self.ask_kicks()
+            if got <= 0:
+                return got
+            self.refuse_kicks()
 
     def finish_together(self, list requests not None):
         """Complete requests so that the driver sees all of them at once, or none yet."""
@@ -186,7 +183,7 @@ cdef class Handling(UringWork):
         self.refuse_kicks()
         if self.call_after_recovery:
             self.call_after_death()
-        self.now = clock_ns()
+        self.tick()
         return True
 
     def call_after_death(self):
@@ -203,6 +200,10 @@ cdef class Handling(UringWork):
         cdef Request request
         self.opening = chain.head
         request = Request.__new__(Request)
+        self.open_request(request, chain, order)
+        return request
+
+    cdef int open_request(self, Request request, Chain *chain, uint64_t order) except -1:
         if self.granted is None:
             request.open(self, self.memory, chain)
         else:
@@ -210,10 +211,13 @@ cdef class Handling(UringWork):
         self.opening = -1
         request.started = self.now
         request.order = order
-        return request
+        return 0
 
     cdef void end_turn(self) noexcept:
         self.draining = False
+        if self.unclocked:
+            # What comes now is not their time.
+            self.tick()
         if self.opening >= 0:
             # There was no memory for its request. A fetched head is completed or in flight, never
             # forgotten (rule R2).
@@ -231,6 +235,7 @@ cdef class Handling(UringWork):
         # Runs the request, or has it skipped for the `reason`. It survived `attempts` deaths.
         cdef object answer
         cdef uint16_t head = request._head
+        cdef uint64_t took
         self.current = <void *>request
         request.attempts = attempts
         if self.counters is not None:
@@ -251,7 +256,7 @@ cdef class Handling(UringWork):
                 self.request_failed(request, on_error, error)
         finally:
             self.current = NULL
-            self.now = clock_ns()
+            took = time_of(self)
             if self.counters is not None:
                 set_busy(self.counters.block, 0)
                 add(&self.counters.block.heartbeat, 1)
@@ -259,7 +264,7 @@ cdef class Handling(UringWork):
                 if reason is None and request.state != RELEASED:
                     self.note_attempts(head, attempts)
                 if request.state == CLOSED and not request.finished_elsewhere:
-                    complete_finished(self, request)
+                    complete_finished(self, request, took)
         return 0
 
     cdef void request_closed(self, Request request) noexcept:
@@ -270,8 +275,8 @@ cdef class Handling(UringWork):
         if self.elsewhere():
             self.note_elsewhere(request)
             return
-        self.now = clock_ns()
-        complete_finished(self, request)
+        self.tick()
+        complete_finished(self, request, self.now - request.started)
 
     cdef void note_elsewhere(self, Request request) noexcept:
         # By another thread, which has the GIL: the ring is not its to touch.
@@ -291,10 +296,10 @@ cdef class Handling(UringWork):
         cdef Request request
         cdef list finished = self.from_threads
         self.from_threads = []
-        self.now = clock_ns()
+        self.tick()
         for request in finished:
             if request.epoch == self.epoch:
-                complete_finished(self, request)
+                complete_finished(self, request, self.now - request.started)
         return 0
 
     cdef void detach(self) noexcept:

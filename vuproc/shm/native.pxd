@@ -57,6 +57,20 @@ cdef class NativeDevice:
     #
     # Complete a deferred request of that queue; from `serve`, `submit` and `reap` only.
     cdef void complete(self, int queue, uint16_t head, uint64_t written) noexcept nogil
+    # The next request of a queue that `Device.pulls` says this device takes from: 1, and `chain` is
+    # valid until the next call; 0: there is none, or the ring does not run; -1: its driver has
+    # broken it. It stays the device's until it is completed or given back, which a stop of the ring
+    # waits for.
+    cdef int pull(self, int queue, Chain *chain) noexcept nogil
+    # Give one back that is no use now: `head` and `order` of its chain. It is pulled again later.
+    cdef void give_back(self, int queue, uint16_t head, uint64_t order) noexcept nogil
+    # The driver is to see the next so many completions, at most BATCH, all at once or none yet.
+    cdef void together(self, int queue, int count) noexcept nogil
+    # Show the driver what is completed on a queue, and look at the clock: at the end of whatever
+    # completes requests outside of `serve` of that queue.
+    cdef void show(self, int queue) noexcept nogil
+    # Count what the device has thrown away: `dropped` of the queue.
+    cdef void drop(self, int queue, uint64_t count) noexcept nogil
     # Count a request that failed for a reason worth a line in the log: an errno.
     cdef void fail(self, int reason) noexcept nogil
     # The io_uring of a queue's ring, a Uring, with the files of `Device.uring_files` by their

@@ -96,6 +96,27 @@ cdef class NativeDevice:
         if 0 <= queue < self.queues and self.served[queue].ring != NULL:
             (<RequestOwner>self.served[queue].ring).native_done(head, written)
 
+    cdef int pull(self, int queue, Chain *chain) noexcept nogil:
+        if 0 <= queue < self.queues and self.served[queue].ring != NULL:
+            return (<RequestOwner>self.served[queue].ring).native_pull(chain)
+        return 0
+
+    cdef void give_back(self, int queue, uint16_t head, uint64_t order) noexcept nogil:
+        if 0 <= queue < self.queues and self.served[queue].ring != NULL:
+            (<RequestOwner>self.served[queue].ring).native_returned(head, order)
+
+    cdef void together(self, int queue, int count) noexcept nogil:
+        if 0 <= queue < self.queues and self.served[queue].ring != NULL:
+            (<RequestOwner>self.served[queue].ring).native_together(count)
+
+    cdef void show(self, int queue) noexcept nogil:
+        if 0 <= queue < self.queues and self.served[queue].ring != NULL:
+            (<RequestOwner>self.served[queue].ring).native_show()
+
+    cdef void drop(self, int queue, uint64_t count) noexcept nogil:
+        if 0 <= queue < self.queues and self.served[queue].ring != NULL:
+            (<RequestOwner>self.served[queue].ring).native_dropped(count)
+
     cdef void *ring_uring(self, int queue) noexcept nogil:
         return self.served[queue].uring if 0 <= queue < self.queues else NULL
 

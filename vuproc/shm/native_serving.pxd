@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
 
-from vuproc.shm.handling cimport Handling
+from vuproc.shm.batching cimport Batching
 from vuproc.shm.native cimport NativeDevice
 from vuproc.shm.request cimport Chain
 
@@ -11,7 +11,7 @@ cdef enum:
     STEP = 8                       # completions that a native device shows at a time, with no call
 
 
-cdef class NativeServing(Handling):
+cdef class NativeServing(Batching):
     cdef NativeDevice device       # None unless `serve_native` was called
 
     cdef int attach(self, NativeDevice device) except -1

@@ -5,9 +5,10 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from vuproc.shm.atomics cimport vu_pause
 from vuproc.shm.clock cimport clock_ns
+from vuproc.shm.completions cimport time_of
 from vuproc.shm.counters cimport add, set_busy
 from vuproc.shm.fetching cimport HELD, TAKEN, Again, note_begun, reason_to_skip
-from vuproc.shm.handling cimport Handling
+from vuproc.shm.batching cimport Batching
 from vuproc.shm.native cimport NativeDevice
 from vuproc.shm.request cimport Chain, Request
 
@@ -18,7 +19,7 @@ cdef enum:
     SPIN_LOOKS = 16
 
 
-cdef class NativeServing(Handling):
+cdef class NativeServing(Batching):
     """A ring's requests in native code, from the fetch to the completion."""
 
     def serve_native(
@@ -111,16 +112,16 @@ cdef class NativeServing(Handling):
 
     cdef void serve_one(self, Chain *chain, uint8_t attempts) noexcept nogil:
         cdef uint16_t head = chain.head
-        cdef uint64_t began = self.now
+        cdef uint64_t took
         cdef int64_t written
-        self.flights[head].began = began
+        self.flights[head].began = self.now
         self.flights[head].readable = <uint32_t>min(chain.readable, <uint64_t>0xffffffff)
         self.marks[head] = HELD
         if self.counters is not None:
             set_busy(self.counters.block, 1 + <uint64_t>head)
         note_begun(self, head, attempts)
         written = self.device.serve(chain)
-        self.now = clock_ns()
+        took = time_of(self)
         if self.counters is not None:
             set_busy(self.counters.block, 0)
             add(&self.counters.block.heartbeat, 1)
@@ -128,7 +129,7 @@ cdef class NativeServing(Handling):
         if written >= 0 and self.marks[head] == HELD:
             # As `native_done`, without a call.
             self.marks[head] = TAKEN
-            self.complete(head, written, self.flights[head].readable, self.now - began)
+            self.complete(head, written, self.flights[head].readable, took)
 
     cdef void native_done(self, uint16_t head, uint64_t written) noexcept nogil:
         # Not HELD: completed already, or the ring has gone on without it.
@@ -143,7 +144,7 @@ cdef class NativeServing(Handling):
         cdef int look
         if spin_ns == 0 or self.missed:
             return False
-        self.now = clock_ns()
+        self.tick()
         end = self.now + spin_ns
         while self.now < end:
             for look in range(SPIN_LOOKS):
@@ -152,7 +153,7 @@ cdef class NativeServing(Handling):
                     or self.device is not None and self.device.reap(self.queue)
                     or self.uring is not None and self.uring.ready()
                 ):
-                    self.now = clock_ns()
+                    self.tick()
                     return True
                 vu_pause()
             if self.wanted():
@@ -174,14 +175,14 @@ cdef class NativeServing(Handling):
         if self.from_threads:
             self.take_from_threads()
         if self.device is not None:
-            self.now = clock_ns()
+            self.tick()
             with nogil:
                 self.device.reap(self.queue)
                 self.device.submit(self.queue)
         return self.flush()
 
     cdef uint64_t head_of(self, uint64_t tag):
-        return Handling.head_of(self, tag) if self.device is None else tag
+        return Batching.head_of(self, tag) if self.device is None else tag
 
     cdef void detach(self) noexcept:
         cdef Py_ssize_t head
@@ -195,4 +196,4 @@ cdef class NativeServing(Handling):
                 device.settle(self.queue)
             self.device = None
             device.detach(self.queue)
-        Handling.detach(self)
+        Batching.detach(self)

@@ -41,6 +41,7 @@ cdef struct Chain:
     uint16_t head
     uint16_t queue                 # the number of its ring, for a native device
     uint16_t descriptors           # entries of the ring that it takes; an indirect table is one
+    uint64_t order                 # of one that was pulled: the entry that it came from
 
 
 cdef class RequestOwner:
@@ -61,6 +62,12 @@ cdef class RequestOwner:
     cdef object resubmit_of_ring(self)
     # A native device has ended a request that it had deferred.
     cdef void native_done(self, uint16_t head, uint64_t written) noexcept nogil
+    # What a native device asks of a ring that it pulls from; native.pxd has the words for it.
+    cdef int native_pull(self, Chain *chain) noexcept nogil
+    cdef void native_returned(self, uint16_t head, uint64_t order) noexcept nogil
+    cdef void native_together(self, int count) noexcept nogil
+    cdef void native_show(self) noexcept nogil
+    cdef void native_dropped(self, uint64_t count) noexcept nogil
 
 
 @cython.final
@@ -95,8 +102,11 @@ cdef class Request:
     cdef iovec inline_pieces[INLINE_PIECES]
 
     cdef int open(self, RequestOwner owner, GuestMemory memory, Chain *chain) except -1
+    cdef bint make_anew(self) noexcept
     cdef void close(self, uint64_t used) noexcept
     cdef bint is_open(self) noexcept
     cdef uint64_t count_written(self) noexcept
     cdef int check(self) except -1
+    cdef bint has_place(self, int64_t offset, uint64_t n) noexcept
+    cdef int put_at(self, int64_t offset, const char *data, uint64_t n) except -1
     cdef int finish_with(self, bytes done) except -1

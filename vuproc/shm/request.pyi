@@ -1,11 +1,8 @@
-from typing import Literal, Protocol, final
+from typing import Literal, final
 
 from typing_extensions import Buffer
 
-class HasFileno(Protocol):
-    """What has a file descriptor."""
-
-    def fileno(self) -> int: ...
+from vuproc.fd import HasFileno
 
 @final
 class Request:

@@ -52,6 +52,22 @@ cdef class RequestOwner:
     cdef void native_done(self, uint16_t head, uint64_t written) noexcept nogil:
         vu_missing("native_done")
 
+    cdef int native_pull(self, Chain *chain) noexcept nogil:
+        vu_missing("native_pull")
+        return -1
+
+    cdef void native_returned(self, uint16_t head, uint64_t order) noexcept nogil:
+        vu_missing("native_returned")
+
+    cdef void native_together(self, int count) noexcept nogil:
+        vu_missing("native_together")
+
+    cdef void native_show(self) noexcept nogil:
+        vu_missing("native_show")
+
+    cdef void native_dropped(self, uint64_t count) noexcept nogil:
+        vu_missing("native_dropped")
+
     cdef bint elsewhere(self) noexcept:
         # Called by another thread than the one that has the ring's turns.
         return PyThread_get_thread_ident() != self.thread
@@ -65,7 +81,7 @@ cdef class RequestOwner:
 
 @cython.final
 @cython.no_gc
-@cython.freelist(64)
+@cython.freelist(256)
 cdef class Request:
     """One chain of a virtqueue: what the driver gave to read, and room to write the answer to."""
 
@@ -103,6 +119,24 @@ cdef class Request:
         self.writing.piece = chain.readable_count
         self.state = OPEN
         return 0
+
+    cdef bint make_anew(self) noexcept:
+        # As it was before `open`, if it has nothing that somebody may still ask for, and if nobody
+        # but the caller has it, which that one has seen to.
+        if self.state != CLOSED or self.finished_elsewhere or self.handed_out != NULL:
+            return False
+        if self.pieces != self.inline_pieces:
+            return False
+        # What it keeps goes: memory is unmapped with the last who has it.
+        self.owner = None
+        self.memory = None
+        self.done = None
+        self.reading.piece = 0
+        self.reading.within = self.writing.within = 0
+        self.put_there.count = 0
+        self.stage = 0
+        self.is_deferred = False
+        return True
 
     cdef bint is_open(self) noexcept:
         return self.state == OPEN and self.epoch == self.owner.epoch
@@ -229,33 +263,48 @@ cdef class Request:
     def put(self, int64_t offset, data):
         """Copy bytes to an absolute offset of the writable area, leaving the cursor alone."""
         cdef Py_buffer view
-        cdef Cursor at
-        cdef uint64_t n, start, tail
+        cdef uint64_t n
         self.check()
-        if offset < 0:
-            offset += <int64_t>self.total_writable
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         n = view.len
-        start = offset
-        if offset < 0 or start > self.total_writable or n > self.total_writable - start:
+        try:
+            self.put_at(offset, <const char *>view.buf, n)
+        finally:
             PyBuffer_Release(&view)
-            raise ValueError(f"{n} bytes at {offset} of {self.total_writable} writable ones")
-        if n:
-            at.piece = self.readable_count
-            at.within = 0
-            at.left = self.total_writable
-            # Most often a status in the last piece: no walk over the others.
-            tail = self.pieces[self.readable_count + self.writable_count - 1].iov_len
-            if start >= self.total_writable - tail:
-                at.piece = self.readable_count + self.writable_count - 1
-                at.within = start - (self.total_writable - tail)
-                at.left = self.total_writable - start
-            else:
-                advance(self.pieces, &at, start)
-            copy_in(self.pieces, &at, <const char *>view.buf, n)
-            note_extent(&self.put_there, start, start + n)
-        PyBuffer_Release(&view)
         return n
+
+    cdef bint has_place(self, int64_t offset, uint64_t n) noexcept:
+        # For `n` bytes at an offset of the writable area, or from its end.
+        cdef uint64_t start
+        if offset < 0:
+            offset += <int64_t>self.total_writable
+        start = offset
+        return offset >= 0 and start <= self.total_writable and n <= self.total_writable - start
+
+    cdef int put_at(self, int64_t offset, const char *data, uint64_t n) except -1:
+        cdef Cursor at
+        cdef uint64_t start, tail
+        if not self.has_place(offset, n):
+            raise ValueError(f"{n} bytes at {offset} of {self.total_writable} writable ones")
+        if n == 0:
+            return 0
+        if offset < 0:
+            offset += <int64_t>self.total_writable
+        start = offset
+        at.piece = self.readable_count
+        at.within = 0
+        at.left = self.total_writable
+        # Most often a status in the last piece: no walk over the others.
+        tail = self.pieces[self.readable_count + self.writable_count - 1].iov_len
+        if start >= self.total_writable - tail:
+            at.piece = self.readable_count + self.writable_count - 1
+            at.within = start - (self.total_writable - tail)
+            at.left = self.total_writable - start
+        else:
+            advance(self.pieces, &at, start)
+        copy_in(self.pieces, &at, data, n)
+        note_extent(&self.put_there, start, start + n)
+        return 0
 
     def preadv(self, file, int64_t offset, Py_ssize_t n=-1):
         """Read `n` bytes (-1: as many as fit) of a file into the writable area at the cursor."""

@@ -5,7 +5,7 @@ from posix.uio cimport iovec
 
 from vuproc.shm.counters cimport QueueCounters
 from vuproc.shm.iotlb cimport Iotlb
-from vuproc.shm.native_serving cimport NativeServing
+from vuproc.shm.native_pulling cimport NativePulling
 
 
 cdef enum:
@@ -20,7 +20,7 @@ cdef struct Descriptor:
     uint16_t next                  # of a packed one: the flags
 
 
-cdef class Ring(NativeServing):
+cdef class Ring(NativePulling):
     cdef Descriptor *copied        # private copy of an indirect table, `limit` entries; or NULL
     cdef bint indirect
     cdef bint event_idx

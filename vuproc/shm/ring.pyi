@@ -2,6 +2,7 @@ from collections.abc import Callable
 from typing import Final, Literal
 
 from vuproc.errors import RingError
+from vuproc.shm.batch import Batch
 from vuproc.shm.dirty import DirtyLog
 from vuproc.shm.inflight import Recovered
 from vuproc.shm.memory import GuestMemory
@@ -114,6 +115,18 @@ class Ring:
         Raises RingError, after publishing what is complete, if the driver broke the ring.
         """
 
+    def drain_batch(
+        self,
+        handle_batch: Callable[[Batch], object],
+        on_error: Callable[[Request, BaseException], None],
+        budget: int,
+    ) -> int:
+        """As `drain`, with all that has come in one call. Recovered requests come one by one.
+
+        An exception goes to `on_error` with each request that is neither finished nor deferred.
+        Requests that are finished inside of the call have its time, each its share.
+        """
+
     uring: Uring | None
     """What the verbs that finish a request go through, for the files that it knows; None: they
     block. The ring closes it when it stops or breaks, and waits for what is in flight first."""
@@ -196,6 +209,16 @@ class Ring:
 
         Recovered requests that are not to run go to `on_skip`, as in `drain`. The device belongs to
         the ring from the first call on, until the ring stops or breaks.
+        """
+
+    may_be_pulled: bool
+    """Whether a native device that pulls gets anything: the ring is enabled, and no order waits for
+    it to be idle. False at first."""
+
+    def pulled_by(self, device: NativeDevice) -> None:
+        """Have a native device pull from this ring until it stops or breaks, instead of being
+        served by `serve_native`. What it completes is shown by its `show`, or by `publish`, out of
+        which comes RingError if the driver has broken the ring meanwhile.
         """
 
     def spin(self, nanoseconds: int) -> bool:

@@ -12,7 +12,7 @@ from vuproc.shm.dirty cimport DirtyLog
 from vuproc.shm.fetching cimport FREE
 from vuproc.shm.iotlb cimport ACCESS_READ, ACCESS_WRITE, MISSED, Iotlb
 from vuproc.shm.memory cimport NO_ROOM, NOT_MAPPED, GuestMemory
-from vuproc.shm.native_serving cimport NativeServing
+from vuproc.shm.native_pulling cimport NativePulling
 from vuproc.shm.request cimport Chain
 from vuproc.shm.xen cimport XenMapping, map_buffer
 
@@ -29,7 +29,7 @@ cdef enum:
     F_IN_ORDER = 35
 
 
-cdef class Ring(NativeServing):
+cdef class Ring(NativePulling):
     """The device side of one virtqueue, whatever its layout."""
 
     def __dealloc__(self):

@@ -51,7 +51,8 @@ cdef class Transfers:
     cdef readonly int entries      # most transfers at a time
     cdef readonly int in_flight    # begun, and not taken back by `reap`
     cdef int fds[FILES]            # as given: what a caller knows the files by
-    cdef int file_count
+    cdef int kept[FILES]           # the same files, open for as long as the ring is
+    cdef int file_count            # of both
     cdef Transfer *transfers
     cdef uint32_t free             # first of a list; entries: none
     cdef uint32_t fresh            # from here on never used

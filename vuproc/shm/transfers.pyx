@@ -2,11 +2,13 @@
 """Transfers by io_uring: begun without a system call, submitted together, taken back later."""
 
 cimport cython
-from libc.errno cimport EAGAIN, EBUSY, EINTR, EINVAL, ENOMEM
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.errno cimport EAGAIN, EBUSY, EINTR, EINVAL, ENOMEM, errno
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport abort, calloc, free, malloc
 from libc.string cimport memcpy
+from posix.fcntl cimport F_DUPFD_CLOEXEC, fcntl
 from posix.uio cimport iovec
+from posix.unistd cimport close, fdatasync
 
 from vuproc.shm.atomics cimport vu_load_relaxed64
 from vuproc.shm.counters cimport EPOCHS, QueueCounters, add
@@ -16,6 +18,14 @@ from vuproc.errors import UringUnavailable
 
 cdef extern from "Python.h":
     int PyObject_AsFileDescriptor(object file) except -1
+
+cdef extern from "<errno.h>":
+    enum:
+        ECANCELED
+
+cdef extern from "<sys/uio.h>" nogil:
+    Py_ssize_t preadv2(int fd, const iovec *pieces, int count, int64_t offset, int flags)
+    Py_ssize_t pwritev2(int fd, const iovec *pieces, int count, int64_t offset, int flags)
 
 cdef extern from "uring.h" nogil:
     enum:
@@ -93,13 +103,30 @@ cdef bint settle(Transfer *transfer, int32_t result, bint finishing, int *error)
     return False
 
 
+cdef int32_t carry_out(Transfer *transfer, int fd) noexcept nogil:
+    # What is left of a transfer, or a part of that, by a call that blocks. Bytes, or -errno.
+    cdef iovec *pieces = transfer.pieces + transfer.first
+    cdef int count = <int>min(transfer.count - transfer.first, <uint32_t>IOV_MAX)
+    cdef int64_t offset = <int64_t>transfer.offset
+    cdef int flags = <int>transfer.flags
+    cdef Py_ssize_t moved
+    if transfer.operation == SYNC:
+        moved = fdatasync(fd)
+    elif transfer.operation == READ:
+        moved = preadv2(fd, pieces, count, offset, flags)
+    else:
+        moved = pwritev2(fd, pieces, count, offset, flags)
+    # The kernel moves no more than MAX_BYTES at a time.
+    return -errno if moved < 0 else <int32_t>moved
+
+
 @cython.no_gc
 cdef class Transfers:
     """What native callers do with one io_uring; `Uring` is all of them, Python's too."""
 
     def __cinit__(self, Py_ssize_t entries, object files):
         cdef uint32_t size = 1
-        cdef int failure, count = 0
+        cdef int failure, count = 0, fd
         if not 0 < entries <= MAX_ENTRIES:
             raise ValueError(f"{entries} transfers at a time, 1 to {MAX_ENTRIES} are possible")
         if not 0 < len(files) <= FILES:
@@ -107,6 +134,11 @@ cdef class Transfers:
         for file in files:
             self.fds[count] = PyObject_AsFileDescriptor(file)
             count += 1
+        for fd in self.fds[:count]:
+            self.kept[self.file_count] = fcntl(fd, F_DUPFD_CLOEXEC, 0)
+            if self.kept[self.file_count] < 0:
+                raise UringUnavailable("keep files", errno, in_words(errno))
+            self.file_count += 1
         while size < entries:
             size *= 2
         # Room for an answer to each transfer and to each request for an end of one.
@@ -116,7 +148,6 @@ cdef class Transfers:
         failure = vu_uring_files(self.kernel, self.fds, count)
         if failure < 0:
             raise UringUnavailable("register files", -failure, in_words(-failure))
-        self.file_count = count
         # Touched as far as it is used: memory of a large queue that is never deep costs nothing.
         self.transfers = <Transfer *>calloc(size, sizeof(Transfer))
         if self.transfers == NULL:
@@ -134,8 +165,12 @@ cdef class Transfers:
 
     cdef void end(self) noexcept nogil:
         # Let go of the kernel's ring, with nothing in flight.
+        cdef int i
         vu_uring_end(self.kernel)
         self.kernel = NULL
+        for i in range(self.file_count):
+            close(self.kept[i])
+        self.file_count = 0
 
     cdef int index_of(self, int fd) noexcept nogil:
         # The registered file that was given as `fd`; -1: it is none.
@@ -285,6 +320,10 @@ cdef class Transfers:
             slot = <uint32_t>number
             # SAFETY: slot < entries, the array's length.
             transfer = self.transfers + slot
+            if result == -ECANCELED and not self.finishing:
+                # By nobody: the kernel has no thread for what may block (at a limit of processes,
+                # for one). We are a thread.
+                result = carry_out(transfer, self.kept[transfer.file])
             outcomes[count].error = 0
             if not settle(transfer, result, self.finishing, &outcomes[count].error):
                 self.push_or_queue(slot)

@@ -1,14 +1,10 @@
 from collections.abc import Iterable, Sequence
-from typing import Protocol, final
+from typing import final
 
 from typing_extensions import Buffer
 
+from vuproc.fd import HasFileno
 from vuproc.shm.counters import QueueCounters
-
-class HasFileno(Protocol):
-    """What has a file descriptor."""
-
-    def fileno(self) -> int: ...
 
 @final
 class Uring:

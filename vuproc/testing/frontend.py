@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import struct
-import threading
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -15,30 +14,26 @@ from vuproc.errors import VuprocError
 from vuproc.fd import Fd
 from vuproc.spec.iotlb import IotlbType
 from vuproc.spec.vhost_user import (
-    FLAG_NEED_REPLY,
     FRONT_END,
-    PAYLOAD_MAX,
-    U64,
-    VERSION,
     BackendRequest,
     FrontendRequest,
-    MessageSpec,
     ProtocolFeature,
 )
 from vuproc.spec.virtio import Feature
 from vuproc.testing import device_state
-from vuproc.testing.channel import REPLY_TIMEOUT, BackEndChannel, receive_from, wait_readable
+from vuproc.testing.channel import REPLY_TIMEOUT, BackEndChannel
+from vuproc.testing.connection import Connection
 from vuproc.testing.dirty import DirtyBitmap
 from vuproc.testing.display import DisplayEnd
-from vuproc.testing.errors import NoConfigChange, NoReply, Refused
+from vuproc.testing.errors import NoConfigChange, Refused
 from vuproc.testing.inflight import InflightRegion
 from vuproc.testing.memory import RamRegion
-from vuproc.vhost_user.wire import Message, Receiver, encode, send
+from vuproc.vhost_user.wire import encode
 
 _TIMEVAL = struct.Struct("@ll")
 
 
-class FrontEnd:
+class FrontEnd(Connection):
     """One connection to a back-end.
 
     path: where it listens, or a connected stream socket, which is owned from then on.
@@ -55,94 +50,13 @@ class FrontEnd:
         translates: bool = False,
         guest_addresses: bool = False,
     ) -> None:
-        if isinstance(path, socket.socket):
-            self.socket = path
-        else:
-            self.socket = connect(path)
-        self.timeout_s = timeout_s
+        super().__init__(path, timeout_s)
         self.translates = translates
         self.guest_addresses = guest_addresses
         self.features = 0
         """Device features acknowledged with SET_FEATURES."""
-        self.protocol_features = ProtocolFeature(0)
-        """Protocol features set with SET_PROTOCOL_FEATURES."""
         self.channel: BackEndChannel | None = None
         """Where the back-end's own messages come in; None before `open_channel`."""
-        self._receiver = Receiver(self.socket, timeout_s, replies=True)
-        self._lock = threading.RLock()
-
-    # Any message.
-
-    def request(
-        self,
-        name: str,
-        fds: Sequence[Fd] = (),
-        *,
-        payload: bytes | None = None,
-        need_reply: bool | None = None,
-        **fields: Any,
-    ) -> dict[str, Any]:
-        """Send message `name` and take its reply, if one is due; returns the reply's fields.
-
-        The payload is built from `fields` by the message table unless `payload` gives it.
-        need_reply: set NEED_REPLY; default: if REPLY_ACK is negotiated. The fds stay the caller's.
-        Raises Refused (a non-zero ack), NoReply, and Disconnected or ConnectionBroken if the
-        back-end closes.
-        """
-        row = FRONT_END.named(name)
-        if need_reply is None:
-            need_reply = ProtocolFeature.REPLY_ACK in self.protocol_features
-        body = row.payload.encode(**fields) if payload is None else payload
-        flags = VERSION | (FLAG_NEED_REPLY if need_reply else 0)
-        with self._lock:
-            return self._exchange(row, encode(row.number, body, flags=flags), fds, need_reply)
-
-    def _exchange(
-        self, row: MessageSpec, data: bytes, fds: Sequence[Fd], need_reply: bool
-    ) -> dict[str, Any]:
-        """One message and its reply. An IOMMU has messages of its own, from another thread."""
-        name = row.name
-        self.send(data, fds)
-        acked = need_reply and ProtocolFeature.REPLY_ACK in self.protocol_features
-        replies = row.replies(self.protocol_features)
-        if not replies and not acked:
-            return {}
-        answer = self.receive(name)
-        try:
-            if answer.request != row.number:
-                raise VuprocError(f"{name} was answered by {answer.name}")
-            if not replies:
-                code = U64.unpack(answer.payload)["value"]
-                if code:
-                    raise Refused(name, code)
-                return {}
-            return row.reply_payload.decode(answer.payload)
-        finally:
-            answer.close()
-
-    def send(self, data: bytes, fds: Sequence[Fd] = ()) -> None:
-        """Send raw bytes, the fds with the first of them. Raises Disconnected."""
-        send(self.socket, data, fds, deadline=self.timeout_s)
-
-    def receive(self, what: str = "a message") -> Message:
-        """The next reply. Raises NoReply naming `what`, Disconnected, ConnectionBroken."""
-        message = receive_from(self.socket, self._receiver, self.timeout_s)
-        if message is None:
-            raise NoReply(what, self.timeout_s)
-        return message
-
-    def closed_by_peer(self, timeout_s: float | None = None) -> bool:
-        """Wait until the back-end closes the connection; False if it does not. Drops replies."""
-        deadline = time.monotonic() + (self.timeout_s if timeout_s is None else timeout_s)
-        while wait_readable(self.socket, deadline):
-            try:
-                if not self.socket.recv(PAYLOAD_MAX, socket.MSG_DONTWAIT):
-                    return True
-            except BlockingIOError:
-                continue
-            except ConnectionResetError:
-                return True
-        return False
 
     # What front-ends say.
 
@@ -167,7 +81,7 @@ class FrontEnd:
             )
         self.request("SET_OWNER")
         wanted = self._usual if features is None else features
-        self.set_features(offered & wanted & ~without)
+        self.set_features(offered & wanted & ~int(without))
 
     @property
     def _usual(self) -> int:
@@ -229,7 +143,9 @@ class FrontEnd:
 
     def log_writes(self, wanted: bool = True) -> None:
         """SET_FEATURES with LOG_ALL, or without, on rings that run, as QEMU has it."""
-        features = self.features | Feature.LOG_ALL if wanted else self.features & ~Feature.LOG_ALL
+        features = (
+            self.features | Feature.LOG_ALL if wanted else self.features & ~int(Feature.LOG_ALL)
+        )
         self.set_features(features)
 
     def iotlb(
@@ -346,24 +262,10 @@ class FrontEnd:
         if self.channel is not None:
             self.channel.close()
             self.channel = None
-        self._receiver.close()
-        self.socket.close()
+        super().close()
 
     def __enter__(self) -> FrontEnd:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-
-def connect(path: str | os.PathLike[str]) -> socket.socket:
-    """A stream socket connected to `path`. OSError if nobody listens there."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        # A full backlog makes connect wait, which this bounds. A non-blocking one would fail.
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(int(REPLY_TIMEOUT), 0))
-        sock.connect(os.fspath(path))
-    except BaseException:
-        sock.close()
-        raise
-    return sock

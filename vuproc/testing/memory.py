@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -44,6 +45,44 @@ class Allocation:
         self.region.give_back(self.offset, self.size)
 
 
+class Room:
+    """The free ranges of a region that begins at `guest_addr`.
+
+    Threads may share it, since a guest's queues are driven side by side.
+    """
+
+    def __init__(self, guest_addr: int, size: int) -> None:
+        self._begin = guest_addr
+        self._free = [(0, size)]  # (offset, size), by offset, never adjacent
+        self._lock = threading.Lock()
+
+    def take(self, size: int, align: int) -> int | None:
+        """The offset of a range whose guest address is a multiple of `align`; None if full."""
+        with self._lock:
+            for index, (start, length) in enumerate(self._free):
+                offset = start + -(self._begin + start) % align
+                if offset + size <= start + length:
+                    rest = [
+                        (start, offset - start),
+                        (offset + size, start + length - offset - size),
+                    ]
+                    self._free[index : index + 1] = [part for part in rest if part[1]]
+                    return offset
+        return None
+
+    def give_back(self, offset: int, size: int) -> None:
+        """Make a range free again, joined with its free neighbours."""
+        with self._lock:
+            insort(self._free, (offset, size))
+            joined: list[tuple[int, int]] = []
+            for start, length in self._free:
+                if joined and joined[-1][0] + joined[-1][1] == start:
+                    joined[-1] = (joined[-1][0], joined[-1][1] + length)
+                else:
+                    joined.append((start, length))
+            self._free = joined
+
+
 class RamRegion:
     """One region of guest memory: `size` bytes at `mmap_offset` of a memfd of its own.
 
@@ -71,7 +110,7 @@ class RamRegion:
         except BaseException:
             self.fd.close()
             raise
-        self._free: list[tuple[int, int]] = [(0, size)]  # (offset, size), by offset, never adjacent
+        self._room = Room(guest_addr, size)
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -85,26 +124,16 @@ class RamRegion:
 
     def allocate(self, size: int, align: int = 16) -> Allocation | None:
         """A zeroed block of `size` bytes, its guest address a multiple of `align`; None if full."""
-        for index, (start, length) in enumerate(self._free):
-            offset = start + -(self.guest_addr + start) % align
-            if offset + size <= start + length:
-                rest = [(start, offset - start), (offset + size, start + length - offset - size)]
-                self._free[index : index + 1] = [part for part in rest if part[1]]
-                view = self.buffer[offset : offset + size]
-                view[:] = bytes(size)
-                return Allocation(self, offset, size, view)
-        return None
+        offset = self._room.take(size, align)
+        if offset is None:
+            return None
+        view = self.buffer[offset : offset + size]
+        view[:] = bytes(size)
+        return Allocation(self, offset, size, view)
 
     def give_back(self, offset: int, size: int) -> None:
-        """Make a range free again, joined with its free neighbours."""
-        insort(self._free, (offset, size))
-        joined: list[tuple[int, int]] = []
-        for start, length in self._free:
-            if joined and joined[-1][0] + joined[-1][1] == start:
-                joined[-1] = (joined[-1][0], joined[-1][1] + length)
-            else:
-                joined.append((start, length))
-        self._free = joined
+        """Make a range free again."""
+        self._room.give_back(offset, size)
 
     def close(self) -> None:
         """Close the memfd. The memory is unmapped with the last view of it, such as a ring's."""

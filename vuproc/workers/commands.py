@@ -191,10 +191,12 @@ class Commands:
                 if not queue.broken:
                     queue.watch_in(self._watcher)
                 self._code.hook(self._device.ring_started, setup.index)
+                self._code.hook(self._device.ring_enabled, setup.index, queue.enabled)
             case StopRing():
                 value, kept = self._stop(order)
             case EnableRing(index=index, enabled=enabled):
                 self._queue(index).set_enabled(enabled)
+                self._code.hook(self._device.ring_enabled, index, enabled)
             case SetKick(index=index, fd=fd):
                 self._set_kick(self._queue(index), fd)
             case SetCall(index=index, fd=fd):

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from vuproc.device import Device
+from vuproc.device import Device, serves_batches
 from vuproc.errors import RequestAbandoned
 from vuproc.shm.counters import QueueCounters
 from vuproc.shm.request import Request
@@ -75,12 +75,12 @@ class DeviceCode:
     # Requests.
 
     def request_failed(self, request: Request, error: BaseException) -> None:
-        """The device's `handle` raised or returned something: this request fails, the queue goes
-        on.
+        """The device's `handle`, or `handle_batch`, raised or returned something: this request
+        fails, the queue goes on.
         """
-        name = type(self._device).__name__
+        method = "handle_batch" if serves_batches(self._device) else "handle"
         about = f"queue {request.queue}, head {request.head}"
-        self.failed(f"{name}.handle", error, about)
+        self.failed(f"{type(self._device).__name__}.{method}", error, about)
         if request.finished:
             return
         self._fail(request, error)
@@ -92,7 +92,7 @@ class DeviceCode:
         name = type(self._device).__name__
         chain = (
             f"queue {request.queue}, head {request.head}, {request.readable_total} bytes to read, "
-            f"{request.writable_total} to write, begins {request.read(PEEK_BYTES).hex() or 'empty'}"
+            f"{request.writable_total} to write, begins {_beginning(request).hex() or 'empty'}"
         )
         if why == "drop":
             self._said.note(why, logging.WARNING, lambda: f"{name}: not run again: {chain}")
@@ -121,6 +121,16 @@ class DeviceCode:
             self._device.fail(request, error)
         except Exception as again:
             self.failed(f"{type(self._device).__name__}.fail", again)
+
+
+def _beginning(request: Request) -> bytes:
+    """The first bytes of a request, whose cursor stays where it is: `fail` is to read it."""
+    found = b""
+    for segment in request.readable_segments:
+        if len(found) == PEEK_BYTES:
+            break
+        found += bytes(segment[: PEEK_BYTES - len(found)])
+    return found
 
 
 def name_of(method: Callable[..., None]) -> str:

@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from vuproc.asks import Ask
+from vuproc.fd import HasFileno
 from vuproc.mapping import ShmemMapping
 from vuproc.outcome import Outcome
 from vuproc.shm.request import Request
 from vuproc.workers.config_report import ConfigReport
 from vuproc.workers.control import CONFIG_QUEUE
 from vuproc.workers.device_code import DeviceCode, name_of
-from vuproc.workers.poller import Callback, HasFileno, Watcher, is_ready
+from vuproc.workers.poller import Callback, Watcher, is_ready
 from vuproc.workers.queue import Queue
 from vuproc.workers.shmem import ShmemRequests
 from vuproc.workers.timers import Soon, Timer, Timers
@@ -142,9 +143,19 @@ class DeviceLoop:
 
     def take(self, queue: int) -> Request | None:
         """The next request of a queue that the device pulls from. Raises ValueError for another."""
-        if queue not in self._queues or not self._queues[queue].pulled:
-            raise ValueError(f"queue {queue} is none of this worker that the device pulls from")
-        return self._queues[queue].take()
+        return self._pulled(queue).take()
+
+    def publish(self, queue: int) -> None:
+        """Show the driver what is finished on a queue that the device pulls from. Raises ValueError
+        for another.
+        """
+        self._pulled(queue).publish()
+
+    def unfinished(self, queue: int) -> frozenset[int] | None:
+        """The heads of the requests that a dead worker has left unfinished. Raises ValueError for
+        another worker's queue.
+        """
+        return self._own(queue).unfinished
 
     def finish_together(self, requests: Sequence[Request]) -> None:
         """Complete requests of one queue, which the driver is to see all at once."""
@@ -161,6 +172,11 @@ class DeviceLoop:
         if self.asyncio is None:
             raise RuntimeError("handle is not an async def: there is no asyncio loop")
         return self.asyncio
+
+    def _pulled(self, queue: int) -> Queue:
+        if queue not in self._queues or not self._queues[queue].pulled:
+            raise ValueError(f"queue {queue} is none of this worker that the device pulls from")
+        return self._queues[queue]
 
     def _own(self, queue: int) -> Queue:
         if queue not in self._queues:

@@ -22,6 +22,7 @@ from vuproc.fd import Fd
 from vuproc.workers import main
 from vuproc.workers.channel import ChannelError
 from vuproc.workers.fork_messages import (
+    FOR_THE_MASTER,
     AnyForkReport,
     Ended,
     Fork,
@@ -30,17 +31,6 @@ from vuproc.workers.fork_messages import (
     ServerForkChannel,
 )
 from vuproc.workers.parent_death import die_with_parent
-
-FOR_THE_MASTER = (
-    signal.SIGTERM,
-    signal.SIGINT,
-    signal.SIGHUP,
-    signal.SIGQUIT,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-    signal.SIGPIPE,
-)
-"""Signals that neither the forkserver nor a worker acts on."""
 
 
 def run(channel: int, parent: int, preload: Sequence[str]) -> None:

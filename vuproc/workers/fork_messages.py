@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import signal
+
 import msgspec
 
 from vuproc.fd import Fd
 from vuproc.workers.channel import Channel
+
+FOR_THE_MASTER = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGPIPE,
+)
+"""Signals that neither the forkserver nor a worker acts on."""
 
 
 class Fork(msgspec.Struct, frozen=True, tag=True):

@@ -4,20 +4,11 @@ from __future__ import annotations
 
 import select
 from collections.abc import Callable
-from typing import Protocol
 
 Callback = Callable[[int], None]
 
 SELECT_FDS = 1024
 """Descriptors from this number on are too large for select(2), FD_SETSIZE."""
-
-
-class HasFileno(Protocol):
-    """Anything with a descriptor."""
-
-    def fileno(self) -> int:
-        """The descriptor."""
-        ...
 
 
 class Watcher:

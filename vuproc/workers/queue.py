@@ -6,13 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from vuproc.device import Device
+from vuproc.device import Device, serves_batches
 from vuproc.errors import RingError
 from vuproc.shm.counters import QueueCounters
 from vuproc.shm.request import Request
 from vuproc.shm.ring import SLICE_NS
+from vuproc.workers.queue_iommu import QueueIommu
 from vuproc.workers.queue_place import OnMiss
-from vuproc.workers.queue_ring import OnSkip, QueueRing
+from vuproc.workers.queue_ring import OnSkip
 from vuproc.workers.rings import AnyRing
 
 BUDGET = 256
@@ -27,8 +28,8 @@ ALONE_NS = 10_000_000
 OnError = Callable[[Request, BaseException], None]
 
 
-class Queue(QueueRing):
-    """Serves virtqueue `index` in its worker: as `QueueRing`, in turns.
+class Queue(QueueIommu):
+    """Serves virtqueue `index` in its worker: as `QueueIommu`, in turns.
 
     `on_available(queue)` is called if the device pulls and there is something: whether to call it
     again at once.
@@ -48,10 +49,7 @@ class Queue(QueueRing):
     ) -> None:
         super().__init__(index, device, counters, chain_limit, on_skip, on_broken, on_miss)
         self.handle: Callable[[Request], object] = device.handle
-        self.held = False
-        """An order waits for the ring to be idle."""
-        self.pulled = False
-        """The device takes the requests by itself."""
+        self._by_batch = serves_batches(device)
         self._on_error = on_error
         self._on_available = on_available
 
@@ -87,7 +85,10 @@ class Queue(QueueRing):
                     self.native, self._on_error, NATIVE_BUDGET, spin_ns, slice_ns
                 )
             else:
-                fetched = ring.drain(self.handle, self._on_error, budget)
+                if self._by_batch:
+                    fetched = ring.drain_batch(self._device.handle_batch, self._on_error, budget)
+                else:
+                    fetched = ring.drain(self.handle, self._on_error, budget)
                 more = 0 < fetched == budget or (spin_ns > 0 and ring.spin(spin_ns))
             self.ready = more or ((not ring.pending or not self.pulled) and ring.arm())
             self._note_missing(ring)
@@ -114,6 +115,15 @@ class Queue(QueueRing):
         except RingError as error:
             self.break_ring(str(error))
             return None
+
+    @property
+    def unfinished(self) -> frozenset[int] | None:
+        """The heads of the requests that a dead worker had begun and not finished; None: there is
+        no ring.
+        """
+        if self._ring is None or self._broken:
+            return None
+        return frozenset(each.head for each in self._ring.recovered)
 
     def finish_together(self, requests: list[Request]) -> None:
         """As `Ring.finish_together`."""
@@ -142,10 +152,12 @@ class Queue(QueueRing):
     def hold(self) -> None:
         """Hand out nothing until `readmit`: an order waits until the ring is idle."""
         self.held = True
+        self.let_be_pulled()
 
     def readmit(self) -> None:
         """What the device gave back may come to it again."""
         self.held = False
+        self.let_be_pulled()
         self.ready = self.ready or self.pulled
         if self._ring is not None and not self._broken and self._ring.readmit():
             self.ready = True
@@ -160,7 +172,13 @@ class Queue(QueueRing):
         if self._ring is None or self._broken:
             return 0
         collected = self._ring.collect(self._on_error)
-        published = collected + self._ring.publish()
+        try:
+            published = collected + self._ring.publish()
+            if self.pulled and self.native is not None:
+                self._note_missing(self._ring)
+        except RingError as error:
+            self.break_ring(str(error))
+            return 0
         if published:
             self._mark_ring()
         return published

@@ -18,12 +18,11 @@ from vuproc.shm.iotlb import Iotlb
 from vuproc.shm.memory import GuestMemory
 from vuproc.shm.native import NativeDevice
 from vuproc.shm.request import Request
-from vuproc.spec.iotlb import Access
 from vuproc.spec.ring_layout import SPLIT, RingLayout
 from vuproc.vhost_user.effects import Inflight, RingSetup
 from vuproc.workers.queue_fds import QueueFds
 from vuproc.workers.queue_log import QueueLog
-from vuproc.workers.queue_place import Miss, OnMiss, QueuePlace
+from vuproc.workers.queue_place import OnMiss, QueuePlace
 from vuproc.workers.queue_uring import QueueUring
 from vuproc.workers.rings import AnyRing, make_ring
 
@@ -54,6 +53,10 @@ class QueueRing(QueueFds):
         """An eventfd of the loop, for requests that other threads finish."""
         self.native: NativeDevice | None = None
         """What serves the requests, if it is not the device's `handle`."""
+        self.pulled = False
+        """The device takes the requests by itself."""
+        self.held = False
+        """An order waits for the ring to be idle."""
         self._device = device
         self._chain_limit = chain_limit
         self._on_skip = on_skip
@@ -61,8 +64,6 @@ class QueueRing(QueueFds):
         self._layout = SPLIT
         self._log = QueueLog()
         self._place = QueuePlace(index, on_miss)
-        self._missed_at: tuple[int, int, int] | None = None
-        """How far the ring had come when it last waited for translations."""
         self._features = 0
 
     @property
@@ -136,9 +137,22 @@ class QueueRing(QueueFds):
         desc = setup.desc, self._layout.desc.length(setup.size)
         avail = setup.avail, self._layout.avail.length(setup.size)
         self.unshared.begin((desc, avail), memory, enabled=self.enabled)
+        if self.pulled and self.native is not None:
+            ring.pulled_by(self.native)
+        self.let_be_pulled()
         ring.set_call(self._fds.call_number)
         ring.waker = self.waker
         self._apply_log()
+
+    def let_be_pulled(self) -> None:
+        """Have the ring say to a native device that pulls whether it may."""
+        if self._ring is not None:
+            self._ring.may_be_pulled = self.active and not self.held
+
+    def set_enabled(self, enabled: bool) -> None:
+        """Enable or hold the ring."""
+        super().set_enabled(enabled)
+        self.let_be_pulled()
 
     def stop(self, *, keep: bool = False) -> tuple[int, int]:
         """Stop the ring: its base, and the number of requests that its record still holds. `keep`:
@@ -241,38 +255,6 @@ class QueueRing(QueueFds):
             self.break_ring(str(error))
         self._place.ask()
 
-    def translated(self, first: int, last: int) -> None:
-        """It is known by now what these I/O virtual addresses are."""
-        answered = self._place.answered(first, last)
-        self._find_place()
-        if answered and self._ring is not None and not self._broken and self._ring.missing:
-            self._ring.look_again()
-            self.ready = True
-
-    def untranslated(self, miss: Miss) -> None:
-        """The front-end says that there is no such address, or not for this. A request that needs
-        it breaks the ring; the ring itself may come to lie there later, so it is asked again.
-        """
-        if self._ring is not None and self._ring.missing and self._place.was_asked(miss):
-            self.break_ring(f"I/O virtual address {miss[0]:#x} is not for us to {use_of(miss[1])}")
-
-    def uses(self, first: int, last: int) -> bool:
-        """Whether the device has a request that needs the memory at these I/O virtual addresses."""
-        if self._ring is None or self._broken:
-            return False
-        if self._place.lies_in(first, last):
-            return self._ring.in_flight > 0
-        return self._ring.uses(first, last)
-
-    def invalidated(self, first: int, last: int) -> None:
-        """Nobody knows any more what these are, and the device has nothing of it: a ring that lies
-        there has to be found again.
-        """
-        ring = self._ring
-        if ring is None or self._broken or not self._place.lies_in(first, last):
-            return
-        self._lose_place(ring)
-
     def _lose_place(self, ring: AnyRing) -> None:
         """The ring is idle, and has to be found again."""
         ring.publish()
@@ -285,28 +267,6 @@ class QueueRing(QueueFds):
         self.unshared.end()
         self._place.lost(base, ring.kept)
         self._find_place()
-
-    def ask_again(self) -> None:
-        """About addresses, if nobody has answered for a while."""
-        self._place.ask_again()
-
-    @property
-    def due(self) -> float | None:
-        """Seconds until that is to be done, or None."""
-        return self._place.due()
-
-    def _note_missing(self, ring: AnyRing) -> None:
-        """It was run: ask for the translations that its next request waits for."""
-        if self._place.iotlb is None:
-            return
-        at = ring.next_avail, ring.in_flight, ring.outstanding
-        if ring.missing:
-            self._missed_at = at
-            if not self._place.ask():
-                self.break_ring("the translations that a request needs do not stay")
-        elif at != self._missed_at:
-            # An order may have ended the turn before the request was looked at again.
-            self._place.settled()
 
     def break_ring(self, cause: str) -> None:
         """Stop touching the ring for good, tell the front-end by the error descriptor and the
@@ -324,11 +284,6 @@ class QueueRing(QueueFds):
         self._fds.signal_err()
         self._on_broken(self.index, cause)
         self._uring.close()
-
-
-def use_of(access: int) -> str:
-    """What an `Access` lets a device do, in words."""
-    return " and ".join(bit.name.lower() for bit in Access(access) if bit.name)
 
 
 def resubmit_of(device: Device, queue: int) -> Resubmit:

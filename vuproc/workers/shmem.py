@@ -6,9 +6,8 @@ import itertools
 import os
 from collections.abc import Callable
 
-from vuproc.device import HasFileno
 from vuproc.errors import ShmemRefused
-from vuproc.fd import Fd
+from vuproc.fd import Fd, HasFileno
 from vuproc.mapping import ASKS_MAX, MapShmem, ShmemAsk, ShmemMapping, UnmapShmem
 from vuproc.outcome import Outcome
 from vuproc.workers.device_code import DeviceCode

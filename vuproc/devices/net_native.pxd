@@ -1,0 +1,71 @@
+"""C interface of a pair of network queues that is served without Python."""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from posix.uio cimport iovec
+
+from vuproc.shm.native cimport NativeDevice
+from vuproc.shm.request cimport Chain, RequestOwner
+
+
+cdef enum:
+    HEADER_BYTES = 12              # virtio_net_hdr of a driver that accepts VERSION_1 (5.1.6)
+    MAX_FRAME = 65550              # as MAX_FRAME of vuproc.spec.net
+    MOST_MERGED = 64               # receive buffers of one frame: as many as are shown at once
+    MOST_TAKEN = 64                # that are looked at for one that a frame may begin in
+    MOST_FRAMES = 256              # of one batch
+    BATCH_BYTES = 448 << 10        # and their bytes
+    TABLE = 64                     # addresses
+
+
+cdef struct Held:
+    # A receive buffer that was pulled and not filled yet: its chain, with but the writable pieces,
+    # and the room for those.
+    Chain chain
+    iovec *pieces
+    uint32_t room
+
+
+cdef struct Wanted:
+    # Which frames the driver is to have, as net_filter.py has it.
+    bint all_frames
+    bint broadcast
+    bint any_unicast
+    bint any_multicast
+    bint by_vlan
+    int unicast_count
+    int multicast_count
+    uint8_t unicast[TABLE + 1][6]
+    uint8_t multicast[TABLE][6]
+    uint8_t vlans[512]
+
+
+cdef class NativePair(NativeDevice):
+    cdef int receive
+    cdef int transmit
+    cdef int kind
+    cdef int fd
+    cdef int most                  # receive buffers that a frame may take
+    cdef Py_buffer _down
+    cdef bint _has_down
+    cdef Held held[MOST_MERGED]
+    cdef int held_count
+    cdef Wanted wanted
+    cdef uint8_t *scratch          # a header and a frame
+    cdef object on_lost
+    cdef object on_frames
+    cdef bytes block               # the frames of the batch that is being gathered,
+    cdef char *room                # which are written here
+    cdef uint32_t ends[MOST_FRAMES]
+    cdef int gathered
+
+    cdef bint is_down(self) noexcept nogil
+    cdef bint passes(self, const uint8_t *frame, uint64_t length) noexcept nogil
+    cdef bint hold(self) noexcept nogil
+    cdef bint offer(self, uint64_t length) noexcept nogil
+    cdef bint deliver(self, uint64_t length) noexcept nogil
+    cdef void lose(self, int queue) noexcept nogil
+    cdef void forget(self) noexcept nogil
+    cdef void hand_over(self) noexcept nogil
+    cdef int hand_over_now(self) except -1
+    cdef int make_room_for_frames(self) except -1
+    cdef uint64_t end(self) noexcept nogil

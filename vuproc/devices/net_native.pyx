@@ -1,0 +1,379 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, auto_pickle=False
+"""A pair of network queues without Python: frames to a tap, back to their sender, or to a batch."""
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcmp, memcpy, memset
+from posix.uio cimport iovec, writev
+from posix.unistd cimport read, write
+
+from vuproc.shm.atomics cimport vu_load_relaxed32
+from vuproc.shm.native cimport IOV_MAX, NativeDevice, copy_in, copy_out
+from vuproc.shm.request cimport Chain, RequestOwner
+
+cdef extern from "Python.h":
+    Py_ssize_t Py_REFCNT(object o)
+
+cdef enum:
+    NOWHERE = 0
+    LOOPBACK = 1
+    TAP = 2
+    FRAMES = 3
+    ADDRESS = 6                    # bytes of one
+    TAG_AT = 12                    # of a VLAN's tag in a frame
+
+NULL_KIND, LOOPBACK_KIND, TAP_KIND, FRAMES_KIND = NOWHERE, LOOPBACK, TAP, FRAMES
+BOUNDS = HEADER_BYTES, MAX_FRAME, MOST_MERGED, MOST_TAKEN, TABLE
+"""Numbers that others have as well, and that are to be the same."""
+
+
+cdef int fill_table(uint8_t *to, object addresses, int most) except -1:
+    # One address behind the other; their number.
+    cdef int count = 0
+    for address in addresses:
+        if count == most or len(address) != ADDRESS:
+            raise ValueError(f"{len(addresses)} addresses, of at most {most} of {ADDRESS} bytes")
+        memcpy(to + ADDRESS * count, PyBytes_AS_STRING(address), ADDRESS)
+        count += 1
+    return count
+
+
+cdef bint is_among(const uint8_t *address, const uint8_t *table, int count) noexcept nogil:
+    cdef int i
+    for i in range(count):
+        if memcmp(address, table + ADDRESS * i, ADDRESS) == 0:
+            return True
+    return False
+
+
+cdef class Frames:
+    """Frames that came together, each the bytes that were sent. They stay what they are."""
+
+    cdef object _data
+    cdef tuple _ends
+
+    def __len__(self):
+        return len(self._ends)
+
+    def __getitem__(self, Py_ssize_t index):
+        cdef Py_ssize_t count = len(self._ends)
+        if index < 0:
+            index += count
+        if not 0 <= index < count:
+            raise IndexError(f"frame {index} of {count}")
+        return self._data[self._ends[index - 1] if index else 0 : self._ends[index]]
+
+    def __iter__(self):
+        return map(self.__getitem__, range(len(self._ends)))
+
+    @property
+    def data(self):
+        """All of them, one behind the other."""
+        return self._data
+
+    @property
+    def ends(self):
+        """Where in `data` each of them ends, and the next begins."""
+        return self._ends
+
+
+cdef class NativePair(NativeDevice):
+    """Serves the queues `receive`, from which it pulls, and `transmit`.
+
+    on_lost: counts a frame that was thrown away for a queue that has no ring. fd: of the tap, open
+    without waiting and with headers. down: 4 bytes of memory which are not zero while the link is
+    down. on_frames: called with the Frames that the driver has sent.
+    """
+
+    def __cinit__(
+        self, int receive, int kind, object on_lost, int fd=-1, object down=None,
+        object on_frames=None,
+    ):
+        if not NOWHERE <= kind <= FRAMES:
+            raise ValueError(f"there is no kind {kind}")
+        self.receive = receive
+        self.transmit = receive + 1
+        self.kind = kind
+        self.fd = fd
+        self.most = 1
+        self.on_lost = on_lost
+        self.on_frames = on_frames
+        self.wanted.all_frames = True
+        self.scratch = <uint8_t *>malloc(HEADER_BYTES + MAX_FRAME)
+        if self.scratch == NULL:
+            raise MemoryError
+        if down is not None:
+            PyObject_GetBuffer(down, &self._down, PyBUF_SIMPLE)
+            self._has_down = True
+            if self._down.len < 4:
+                raise ValueError(f"{self._down.len} bytes say whether the link is down, not 4")
+        if kind == FRAMES:
+            self.make_room_for_frames()
+
+    def __dealloc__(self):
+        cdef int i
+        for i in range(MOST_MERGED):
+            free(self.held[i].pieces)
+        free(self.scratch)
+        if self._has_down:
+            PyBuffer_Release(&self._down)
+
+    # What the Python half says.
+
+    def merge(self, int most):
+        """A frame may take so many receive buffers, 1 to MOST_MERGED."""
+        self.most = max(1, min(most, MOST_MERGED))
+
+    def want_all(self):
+        """The driver is to have all frames."""
+        self.wanted.all_frames = True
+
+    def want(
+        self, bint broadcast, object unicast, object multicast, object vlans,
+    ):
+        """The driver is to have frames to these sets of addresses, None for all, and of the VLANs
+        with a bit in these 512 bytes, None for all.
+        """
+        cdef Wanted wanted
+        memset(&wanted, 0, sizeof(wanted))
+        wanted.broadcast = broadcast
+        wanted.any_unicast = unicast is None
+        wanted.any_multicast = multicast is None
+        wanted.by_vlan = vlans is not None
+        wanted.unicast_count = fill_table(&wanted.unicast[0][0], unicast or (), TABLE + 1)
+        wanted.multicast_count = fill_table(&wanted.multicast[0][0], multicast or (), TABLE)
+        if vlans is not None:
+            if len(vlans) != sizeof(wanted.vlans):
+                raise ValueError(f"{len(vlans)} bytes of VLANs")
+            memcpy(wanted.vlans, PyBytes_AS_STRING(vlans), sizeof(wanted.vlans))
+        self.wanted = wanted
+
+    def pump(self, int budget):
+        """Give the driver what the tap has; how many frames that were, `budget` at most."""
+        cdef int got = 0
+        cdef Py_ssize_t size
+        with nogil:
+            self.show(self.receive)
+            while got < budget:
+                size = read(self.fd, self.scratch, HEADER_BYTES + MAX_FRAME)
+                if size < 0:
+                    break  # nothing, or the interface is down
+                got += 1
+                if size > HEADER_BYTES:
+                    self.offer(size - HEADER_BYTES)
+            self.show(self.receive)
+        return got
+
+    def send(self, object frames):
+        """Give the driver these frames, each a bytes-like object; how many it got."""
+        cdef Py_buffer view
+        cdef int sent = 0
+        cdef Py_ssize_t size
+        for frame in frames:
+            PyObject_GetBuffer(frame, &view, PyBUF_SIMPLE)
+            size = view.len
+            try:
+                if not 0 < size <= MAX_FRAME:
+                    raise ValueError(f"a frame of {size} bytes is not 1 to {MAX_FRAME}")
+                memcpy(self.scratch + HEADER_BYTES, view.buf, size)
+            finally:
+                PyBuffer_Release(&view)
+            memset(self.scratch, 0, HEADER_BYTES)
+            sent += self.offer(size)
+        self.show(self.receive)
+        return sent
+
+    def give_all_back(self):
+        """Give back the receive buffers that were too few for the last frame."""
+        self.forget()
+
+    # The driver's frames.
+
+    cdef int64_t serve(self, Chain *chain) noexcept nogil:
+        cdef uint64_t size = chain.readable
+        cdef Py_ssize_t sent
+        if size <= HEADER_BYTES or size > HEADER_BYTES + MAX_FRAME or self.is_down():
+            self.lose(chain.queue)
+            return 0
+        if self.kind == TAP:
+            if chain.readable_count <= IOV_MAX:
+                # The kernel reads the header, and checks it.
+                sent = writev(self.fd, chain.pieces, <int>chain.readable_count)
+            else:
+                copy_out(chain, 0, self.scratch, size)
+                sent = write(self.fd, self.scratch, size)
+            if sent != <Py_ssize_t>size:
+                self.lose(chain.queue)
+        elif self.kind == LOOPBACK:
+            copy_out(chain, HEADER_BYTES, self.scratch + HEADER_BYTES, size - HEADER_BYTES)
+            memset(self.scratch, 0, HEADER_BYTES)
+            self.offer(size - HEADER_BYTES)
+        elif self.kind == FRAMES:
+            size -= HEADER_BYTES
+            if self.gathered == MOST_FRAMES or self.end() + size > BATCH_BYTES:
+                self.hand_over()
+            copy_out(chain, HEADER_BYTES, self.room + self.end(), size)
+            self.ends[self.gathered] = <uint32_t>(self.end() + size)
+            self.gathered += 1
+        else:
+            self.lose(chain.queue)
+        return 0
+
+    cdef uint64_t end(self) noexcept nogil:
+        return self.ends[self.gathered - 1] if self.gathered else 0
+
+    cdef void submit(self, int queue) noexcept nogil:
+        if queue != self.transmit:
+            return
+        if self.gathered:
+            self.hand_over()
+        if self.kind == LOOPBACK:
+            self.show(self.receive)
+
+    cdef void hand_over(self) noexcept nogil:
+        with gil:
+            try:
+                self.hand_over_now()
+            except BaseException:
+                self.fail(5)  # EIO
+
+    cdef int hand_over_now(self) except -1:
+        cdef Frames frames = Frames.__new__(Frames)
+        cdef int i, count = self.gathered
+        frames._ends = tuple([self.ends[i] for i in range(count)])
+        frames._data = memoryview(self.block)[: self.end()]
+        self.gathered = 0
+        try:
+            self.on_frames(frames)
+        finally:
+            frames = None
+            if Py_REFCNT(self.block) > 1:
+                # Somebody keeps what came: it is not to change.
+                self.make_room_for_frames()
+        return 0
+
+    cdef int make_room_for_frames(self) except -1:
+        # SAFETY: nobody else has the object as long as the room is written to.
+        self.block = PyBytes_FromStringAndSize(NULL, BATCH_BYTES)
+        self.room = PyBytes_AS_STRING(self.block)
+        return 0
+
+    cdef void settle(self, int queue) noexcept nogil:
+        # Nothing outside of here touches guest memory.
+        if queue == self.receive:
+            self.held_count = 0
+
+    cdef void lose(self, int queue) noexcept nogil:
+        # A frame was thrown away. Without a ring there is nothing here that counts it.
+        if 0 <= queue < self.queues and self.served[queue].ring != NULL:
+            self.drop(queue, 1)
+            return
+        with gil:
+            try:
+                self.on_lost(queue)
+            except Exception:
+                self.fail(5)  # EIO
+
+    # Frames for the driver.
+
+    cdef bint offer(self, uint64_t length) noexcept nogil:
+        # The header and the frame in `scratch`; whether the driver has it.
+        if self.is_down() or not self.passes(self.scratch + HEADER_BYTES, length):
+            return False
+        if self.deliver(length):
+            return True
+        self.lose(self.receive)
+        return False
+
+    cdef bint is_down(self) noexcept nogil:
+        return self._has_down and vu_load_relaxed32(self._down.buf) != 0
+
+    cdef bint passes(self, const uint8_t *frame, uint64_t length) noexcept nogil:
+        cdef Wanted *wanted = &self.wanted
+        cdef int vlan
+        if wanted.all_frames:
+            return True
+        if length < ADDRESS:
+            return False
+        if (
+            wanted.by_vlan and length >= TAG_AT + 4
+            and frame[TAG_AT] == 0x81 and frame[TAG_AT + 1] == 0
+        ):
+            vlan = (frame[TAG_AT + 2] & 15) << 8 | frame[TAG_AT + 3]
+            if not wanted.vlans[vlan >> 3] >> (vlan & 7) & 1:
+                return False
+        if frame[0] & 1:
+            if memcmp(frame, b"\xff\xff\xff\xff\xff\xff", ADDRESS) == 0:
+                return wanted.broadcast
+            return wanted.any_multicast or is_among(
+                frame, &wanted.multicast[0][0], wanted.multicast_count
+            )
+        return wanted.any_unicast or is_among(frame, &wanted.unicast[0][0], wanted.unicast_count)
+
+    cdef bint hold(self) noexcept nogil:
+        # One more receive buffer, to be kept until a frame fits; False: there is none.
+        cdef Chain chain
+        cdef Held *held = self.held + self.held_count
+        cdef iovec *pieces
+        cdef int i
+        for i in range(MOST_TAKEN):
+            if self.pull(self.receive, &chain) <= 0:
+                return False
+            if chain.writable >= HEADER_BYTES:
+                if chain.writable_count > held.room:
+                    pieces = <iovec *>realloc(held.pieces, chain.writable_count * sizeof(iovec))
+                    if pieces == NULL:
+                        self.give_back(self.receive, chain.head, chain.order)
+                        return False
+                    held.pieces = pieces
+                    held.room = chain.writable_count
+                memcpy(
+                    held.pieces, chain.pieces + chain.readable_count,
+                    chain.writable_count * sizeof(iovec),
+                )
+                held.chain = chain
+                held.chain.pieces = held.pieces
+                held.chain.readable_count = 0
+                held.chain.readable = 0
+                self.held_count += 1
+                return True
+            # 5.1.6.3.2: each has room for a header at least. The driver gets it back unused.
+            self.complete(self.receive, chain.head, 0)
+        return False
+
+    cdef bint deliver(self, uint64_t length) noexcept nogil:
+        # The header and the frame in `scratch`, in as many buffers as they take; False: there are
+        # too few.
+        cdef uint64_t needed = HEADER_BYTES + length, room = 0, at = 0, here
+        cdef int count = 0, i
+        cdef Held *held
+        cdef Held spare
+        while room < needed:
+            if count == self.most or (count == self.held_count and not self.hold()):
+                return False
+            room += self.held[count].chain.writable
+            count += 1
+        self.scratch[HEADER_BYTES - 2] = <uint8_t>count
+        self.scratch[HEADER_BYTES - 1] = 0
+        self.together(self.receive, count)
+        for i in range(count):
+            # All but the last are filled, as 5.1.6.4.1 has it.
+            held = self.held + i
+            here = copy_in(&held.chain, 0, self.scratch + at, needed - at)
+            at += here
+            self.complete(self.receive, held.chain.head, here)
+        self.held_count -= count
+        for i in range(self.held_count):
+            # Both keep their room for pieces.
+            spare = self.held[i]
+            self.held[i] = self.held[i + count]
+            self.held[i + count] = spare
+        return True
+
+    cdef void forget(self) noexcept nogil:
+        cdef int i
+        for i in range(self.held_count):
+            self.give_back(self.receive, self.held[i].chain.head, self.held[i].chain.order)
+        self.held_count = 0

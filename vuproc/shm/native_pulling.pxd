@@ -1,0 +1,10 @@
+"""C interface of a ring that a native device pulls from."""
+
+from vuproc.shm.native_serving cimport NativeServing
+from vuproc.shm.request cimport Chain
+
+
+cdef class NativePulling(NativeServing):
+    cdef public bint may_be_pulled # the ring is enabled, and no order waits for it to be idle
+
+    cdef int pull_again(self, Chain *chain) noexcept
