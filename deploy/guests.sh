@@ -227,6 +227,11 @@ unpack_dpdk() {
             dpkg-deb -x "$deb" "$part/root" >>"$apt_log" 2>&1
         done
         rm -r "$part/debs"
+        # Some packages have their libraries below /lib, which on a system is the same folder.
+        if [ -d "$part/root/lib" ]; then
+            cp -a "$part/root/lib/." "$part/root/usr/lib/"
+            rm -r "$part/root/lib"
+        fi
         libraries=$(echo "$part"/root/usr/lib/*-linux-gnu*)
         missing=$(missing_libraries "$libraries" "$part/root/usr/bin/dpdk-testpmd" "$libraries"/librte_*.so.*)
         if [ -z "$missing" ]; then
