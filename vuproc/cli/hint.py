@@ -390,6 +390,7 @@ def _uml(target: Target) -> str:
         _order(target, "User-Mode Linux"),
         *_access(target, "User-Mode Linux"),
         "# Guest memory is a file under TMPDIR that UML shares by itself; keep it on a tmpfs.",
+        "# On a CPU with AMX it must be Linux 6.13 or later: older ones panic as they start.",
         f"TMPDIR=/dev/shm linux.uml mem={target.memory} \\",
         f"  virtio_uml.device={shlex.quote(f'{target.socket}:{target.device_id}')}",
         f"# The guest needs the virtio driver for the {target.kind}, as a module or built in.",
