@@ -15,7 +15,7 @@ import pytest
 from tests.devices.inline import QUEUE_SIZE, Inline
 from vuproc.devices import blk
 from vuproc.devices.blk import Blk, BlkOptions
-from vuproc.devices.blk_storage import check_direct
+from vuproc.devices.blk_storage import Storage, check_direct
 from vuproc.spec.blk import (
     CONFIG,
     DISCARD_SEGMENT,
@@ -133,7 +133,7 @@ def test_memory_disk_is_shared_by_the_devices_of_all_workers() -> None:
     second.shared = first.device.shared
     second.setup(1)
     first.block(BlkType.OUT, 7, [PATTERN])
-    assert second._storage is not None
+    assert isinstance(second._storage, Storage)
     assert os.pread(second._storage.fileno(), 512, 7 * 512) == PATTERN
     second.teardown()
     first.close()

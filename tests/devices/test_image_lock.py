@@ -142,7 +142,7 @@ def test_b7_other_errors_are_errors(path: Path, monkeypatch: pytest.MonkeyPatch)
 # The image of a disk.
 
 
-def image(path: Path, **options: bool) -> Image:
+def image(path: Path, **options: Any) -> Image:
     return Image(str(path), **{"readonly": False, "direct": False, "locking": True, **options})
 
 

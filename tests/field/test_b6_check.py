@@ -153,7 +153,7 @@ def test_b6_image_that_cannot_be_written(folder: Path, direct: str) -> None:
         assert [error for error in look(folder / "disk.yaml") if "O_DIRECT" not in error] == []
 
 
-def image(path: Path, **options: bool) -> Image:
+def image(path: Path, **options: Any) -> Image:
     return Image(str(path), **{"readonly": False, "direct": False, "locking": True, **options})
 
 

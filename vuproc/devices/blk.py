@@ -10,8 +10,10 @@ from msgspec import Meta
 
 from vuproc.device import Device
 from vuproc.devices.blk_image import Image
+from vuproc.devices.blk_layers import Layers
 from vuproc.devices.blk_map import MapBlk, is_memory
 from vuproc.devices.blk_native import NativeBlk
+from vuproc.devices.blk_overlay import Overlay
 from vuproc.devices.blk_storage import Storage, new_memory
 from vuproc.devices.blk_uring import UringBlk
 from vuproc.fd import Fd
@@ -57,14 +59,28 @@ _MAX_CYLINDERS = 0xFFFF
 
 
 class BlkOptions(Options, kw_only=True):
-    """The options of `type: blk`. One of image and ram is needed."""
+    """The options of `type: blk`. One of image, base and ram is needed."""
 
     json_schema: ClassVar[Mapping[str, Any]] = {
-        "oneOf": [{"required": ["image"]}, {"required": ["ram"]}]
+        "oneOf": [
+            {"required": ["ram"]},
+            {"anyOf": [{"required": ["image"]}, {"required": ["base"]}]},
+        ]
     }
     live: ClassVar[frozenset[str]] = Options.live | {"serial", "cache"}
 
     image: Annotated[FilePath, Meta(description="A raw file or a block device.")] | None = None
+    base: (
+        Annotated[
+            FilePath,
+            Meta(
+                description="A raw file or a block device that is only read: what the guest "
+                "writes goes to an overlay, the file at image, which is made if there is none; "
+                "without image it is forgotten at the end."
+            ),
+        ]
+        | None
+    ) = None
     ram: (
         Annotated[
             Size,
@@ -120,22 +136,36 @@ class BlkOptions(Options, kw_only=True):
     def problems(self) -> Iterator[tuple[str, str]]:
         """Check that there is one store, and that it can be had."""
         yield from super().problems()
-        if self.image is None and self.ram is None:
-            yield "", "blk needs image or ram"
+        if self.image is None and self.base is None and self.ram is None:
+            yield "", "blk needs image, base or ram"
         if self.image is not None and self.ram is not None:
             yield "ram", "image and ram exclude each other"
         if self.direct and self.image is None:
             yield "direct", "direct is for an image"
         if self.engine == "map" and self.direct:
             yield "engine", "a mapped image is not direct"
+        if self.base is not None:
+            yield from self._problems_over_a_base()
         image = self.the_image()
         if image is not None:
             yield from image.problems(self.block_size)
         if self.ram is not None and self.ram % self.block_size:
             yield "ram", f"{self.ram} bytes are not a multiple of the block size {self.block_size}"
 
-    def the_image(self) -> Image | None:
-        """The image that these options name; None for a disk in memory."""
+    def _problems_over_a_base(self) -> Iterator[tuple[str, str]]:
+        if self.ram is not None:
+            yield "ram", "base and ram exclude each other"
+        if self.readonly:
+            yield "readonly", "a base is only read anyway; give it as the image to refuse writes"
+        if self.direct:
+            yield "direct", "direct is for an image without a base"
+        if self.engine not in ("auto", "python"):
+            yield "engine", f"{self.engine} is for an image without a base, which Python serves"
+
+    def the_image(self) -> Image | Layers | None:
+        """The image, or the two layers, that these options name; None for a disk in memory."""
+        if self.base is not None:
+            return Layers(self.base, self.image, locking=self.locking != "off")
         if self.image is None:
             return None
         return Image(
@@ -171,13 +201,14 @@ class Blk(Device):
         super().__init__(options)
         self._size = 0
         self._block = options.block_size
-        self._storage: Storage | None = None
+        self._storage: Storage | Overlay | None = None
+        self._overlay: Overlay | None = None
         self._natives: list[NativeBlk] = []
         self._file = self._buffered = -1
         self._forget_driver()
 
     @property
-    def _image(self) -> Image | None:
+    def _image(self) -> Image | Layers | None:
         # By the options of this process: a program's may have been relative when they were made.
         return self.options.the_image()
 
@@ -253,10 +284,12 @@ class Blk(Device):
             self._storage = Storage(self.shared["ram"].dup())
         else:
             self._storage = self._image.storage(self.shared)
+        self._overlay = self._storage if isinstance(self._storage, Overlay) else None
         self._size = self._disk_size()
         # As numbers: the verbs would ask the storage for them, in Python, at each request.
-        self._file = self._storage.fileno()
-        self._buffered = self._storage.buffered.fileno()
+        if not isinstance(self._storage, Overlay):
+            self._file = self._storage.fileno()
+            self._buffered = self._storage.buffered.fileno()
 
     def uring_files(self, queue: int) -> tuple[int, ...]:
         """The image, if it is open past the page cache; memory to memory is faster without."""
@@ -268,8 +301,12 @@ class Blk(Device):
         return engine == "io_uring" or (self.options.direct and engine != "sync")
 
     def native(self, queue: int) -> NativeBlk | None:
-        """The same in native code, unless the options or a subclass want `handle`."""
+        """The same in native code, unless the options or a subclass want `handle`, or there are two
+        layers.
+        """
         if self.options.engine == "python" or type(self).handle is not Blk.handle:
+            return None
+        if self._overlay is not None:
             return None
         if self.uring_files(queue):
             made = self._native_by(UringBlk)
@@ -294,7 +331,7 @@ class Blk(Device):
 
     def _native_by(self, kind: type[NativeBlk]) -> NativeBlk:
         return kind(
-            self._open_storage.fileno(),
+            self._file,
             self._size,
             block_size=self._block,
             block_device=self._open_storage.block_device,
@@ -311,7 +348,7 @@ class Blk(Device):
         if self._storage is not None:
             self._file = self._buffered = -1
             self._storage.close()
-            self._storage = None
+            self._storage = self._overlay = None
 
     def handle(self, request: Request) -> None:
         """Serve one request: header, data, and the status as the last writable byte."""
@@ -329,10 +366,13 @@ class Blk(Device):
             if kind == _IN:
                 offset, length = sector * SECTOR_SIZE, room - 1
                 self._check_range(offset, length)
+                if self._overlay is not None:
+                    self._overlay.read(request, offset, length, _OK)
+                    return
                 request.finish_preadv(self._file, offset, length, done=_OK, buffered=self._buffered)
             elif kind == _OUT:
                 self._write(request, sector * SECTOR_SIZE, request.readable)
-            elif kind == BlkType.FLUSH:
+            elif kind == BlkType.FLUSH and self._overlay is None:
                 self._open_storage.syncs += 1
                 request.finish_fdatasync(self._file, done=_OK)
             else:
@@ -370,13 +410,18 @@ class Blk(Device):
         if self.options.readonly:
             raise Refused(BlkStatus.IOERR)
         durable = not self._cached
+        if self._overlay is not None:
+            self._overlay.write(request, offset, length, _OK, durable=durable)
+            return
         self._open_storage.syncs += durable
         request.finish_pwritev(
             self._file, offset, length, done=_OK, durable=durable, buffered=self._buffered
         )
 
     def _serve_rest(self, request: Request, kind: int) -> None:
-        if kind == BlkType.GET_ID:
+        if kind == BlkType.FLUSH:
+            self._open_storage.flush()
+        elif kind == BlkType.GET_ID:
             serial = self.options.serial.encode("ascii").ljust(ID_BYTES, b"\0")
             request.write(serial[: request.writable - 1])
         elif kind == BlkType.DISCARD and not self.options.readonly:
@@ -446,7 +491,7 @@ class Blk(Device):
             native.cached = self._cached
 
     @property
-    def _open_storage(self) -> Storage:
+    def _open_storage(self) -> Storage | Overlay:
         if self._storage is None:
             raise RuntimeError("setup was not called")
         return self._storage

@@ -31,8 +31,6 @@ from vuproc.fd import Fd
 
 log = logging.getLogger("vuproc.device")
 
-OPTION = "image"
-"""The option that names it."""
 LOCK_PATIENCE_S = 2.0
 """Seconds that a start waits for another's lock: what a killed program had begun in io_uring holds
 its files for a moment longer than it lives."""
@@ -54,11 +52,20 @@ class Image:
     """What the options of a disk say of its image. Nothing is open in here.
 
     `files` and the like are the shared files of the device by name. The names say which image it
-    is and how it was opened: those of other options are others.
+    is and how it was opened: those of other options are others. `option` is the one that names it.
     """
 
-    def __init__(self, path: str, *, readonly: bool, direct: bool, locking: bool) -> None:
+    def __init__(
+        self,
+        path: str,
+        *,
+        readonly: bool,
+        direct: bool = False,
+        locking: bool,
+        option: str = "image",
+    ) -> None:
         self.path = path
+        self.option = option
         self._readonly = readonly
         self._locking = locking
         self._claim = READER if readonly else WRITER
@@ -74,12 +81,12 @@ class Image:
         try:
             size = image_size(self.path)
         except OSError as error:
-            yield OPTION, f"{self.path}: {_reason(error)}"
+            yield self.option, f"{self.path}: {_reason(error)}"
             return
         if size == 0:
-            yield OPTION, f"{self.path} is empty"
+            yield self.option, f"{self.path} is empty"
         elif size % block_size:
-            yield OPTION, f"{self.path}: {size} bytes are not a multiple of {block_size}"
+            yield self.option, f"{self.path}: {size} bytes are not a multiple of {block_size}"
         try:
             self._open().close()
         except FileRefused as refused:
@@ -130,7 +137,7 @@ class Image:
         try:
             there = _identity(os.stat(self.path))
         except OSError as error:
-            yield OPTION, f"{self.path}: {_reason(error)}"
+            yield self.option, f"{self.path}: {_reason(error)}"
             return
         ours = {_identity(os.fstat(fd.fileno())): fd for fd in _locked(files)}
         if there in ours:
@@ -139,7 +146,7 @@ class Image:
         with self._open() as fd:
             self._check_lock(fd)
         if self._name in files:
-            yield OPTION, f"another file is at {self.path} now"
+            yield self.option, f"another file is at {self.path} now"
 
     def size(self, files: Mapping[str, Fd]) -> int:
         """Bytes of the image: of the open one, or of what is at the path if none is. OSError."""
@@ -150,11 +157,15 @@ class Image:
         """What a worker serves from: duplicates of the descriptors in `files`."""
         missing = self.names - files.keys()
         if missing:
-            raise FileRefused(OPTION, f"no {sorted(missing)[0]} among the shared files")
+            raise FileRefused(self.option, f"no {sorted(missing)[0]} among the shared files")
         fd = files[self._name].dup()
         if self._direct_name is None:
             return Storage(fd)
         return Storage(files[self._direct_name].dup(), fd)
+
+    def file(self, files: Mapping[str, Fd]) -> Fd:
+        """The open image itself, of the shared files."""
+        return files[self._name]
 
     @property
     def names(self) -> set[str]:
@@ -166,10 +177,10 @@ class Image:
         try:
             fd = Fd(os.open(self.path, access | os.O_CLOEXEC))
         except OSError as error:
-            raise FileRefused(OPTION, f"{self.path} {self._unopened(error)}") from error
+            raise FileRefused(self.option, f"{self.path} {self._unopened(error)}") from error
         if not self._readonly and _is_read_only_device(fd):
             fd.close()
-            raise FileRefused(OPTION, f"{self.path} is a read-only block device; {_SERVE_IT}")
+            raise FileRefused(self.option, f"{self.path} is a read-only block device; {_SERVE_IT}")
         return fd
 
     def _unopened(self, error: OSError) -> str:
@@ -234,7 +245,7 @@ class Image:
             pass
 
     def _refusal(self, locked: ImageLocked) -> FileRefused:
-        return FileRefused(OPTION, f"{self.path}: {locked} (its lock is held); {_FREE_IT}")
+        return FileRefused(self.option, f"{self.path}: {locked} (its lock is held); {_FREE_IT}")
 
 
 _SERVE_IT = "set readonly: true to serve it all the same"

@@ -1,0 +1,59 @@
+"""A real guest on a disk in two layers, whose worker is killed meanwhile."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.guest.files import SAY_SUMS, WRITE_FILES, check_file_system, sums_of
+from vuproc.spec.virtio import DeviceId
+from vuproc.testing.block import Block
+from vuproc.testing.serve import serve
+from vuproc.testing.vms import boot_uml, clients
+
+pytestmark = pytest.mark.timeout(150)
+
+SIZE = 64 << 20
+CHANGE = """
+mount -t ext4 /dev/vda /mnt
+say changing yes
+for n in 1 2; do echo changed $n >>/mnt/file$n; sync; done
+"""
+
+
+def test_a_guest_goes_on_where_it_was_and_the_base_stays(tmp_path: Path) -> None:
+    base, overlay, flat = (tmp_path / name for name in ("base.raw", "top.overlay", "flat.raw"))
+    base.touch()
+    os.truncate(base, SIZE)
+    with serve({"type": "blk", "image": str(base)}) as served:
+        script = WRITE_FILES + SAY_SUMS + "umount /mnt\n"
+        devices = {served.socket: DeviceId.BLK}
+        with boot_uml(devices, script=script, programs=[clients.mke2fs()]) as guest:
+            original = guest.finish().values
+    golden = base.read_bytes()
+    layers = {"type": "blk", "base": str(base), "image": str(overlay)}
+
+    with serve(layers) as served:
+        devices = {served.socket: DeviceId.BLK}
+        with boot_uml(devices, script=CHANGE + SAY_SUMS + "umount /mnt\n") as guest:
+            guest.wait_for("changing=yes")
+            served.kill_worker()
+            changed = dict(guest.finish().values)
+    del changed["changing"]
+    assert changed["file3"] == original["file3"]
+    assert all(changed[name] != original[name] for name in ("file1", "file2"))
+
+    with serve(layers) as served:
+        devices = {served.socket: DeviceId.BLK}
+        again = "mount -t ext4 /dev/vda /mnt" + SAY_SUMS + "umount /mnt\n"
+        with boot_uml(devices, script=again) as guest:
+            assert guest.finish().values == changed
+        with served.guest() as driver:
+            disk = Block(driver)
+            flat.write_bytes(b"".join(disk.read(at << 11, 1 << 20) for at in range(SIZE >> 20)))
+    check_file_system(flat)
+    assert sums_of(flat) == changed
+    assert base.read_bytes() == golden
+    assert overlay.stat().st_blocks * 512 < SIZE // 8

@@ -1,0 +1,177 @@
+"""The files of a disk in two layers: a base that is only read, and an overlay over it.
+
+They are opened once, in the master, as one image is, and passed on to workers and to whoever
+follows the master. So is the table of what the overlay has, which is read from its file only then.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from collections.abc import Iterator, Mapping
+
+from vuproc.devices.blk_image import Image
+from vuproc.devices.blk_overlay import Overlay
+from vuproc.devices.blk_overlay_file import (
+    Layout,
+    NoOverlay,
+    disk_size,
+    initialise,
+    read_bits,
+    read_header,
+)
+from vuproc.devices.blk_overlay_table import ChunkTable, new_table
+from vuproc.devices.blk_storage import image_size, new_memory
+from vuproc.devices.image_lock import unlock
+from vuproc.errors import FileRefused
+from vuproc.fd import Fd
+from vuproc.spec.blk import SECTOR_SIZE
+
+log = logging.getLogger("vuproc.device")
+
+_TABLE = "overlay.table"
+_MEMORY = "overlay.memory"
+"""Of the shared files: which chunks there are, and the overlay of a disk without a file for it."""
+
+
+class Layers:
+    """What the options of a disk say of its two layers, in the manner of `Image`. Nothing is open
+    in here. `path`: of the overlay, or None for one that lives as long as the device.
+    """
+
+    def __init__(self, base: str, path: str | None, *, locking: bool) -> None:
+        self._base = Image(base, readonly=True, locking=locking, option="base")
+        self._overlay = None if path is None else _OverlayFile(path, locking=locking)
+        overlay = {_MEMORY} if self._overlay is None else self._overlay.names
+        self._names = self._base.names | overlay | {_TABLE}
+
+    def problems(self, block_size: int) -> Iterator[tuple[str, str]]:
+        """What is wrong with the files at the paths, as (option, message)."""
+        wrong = list(self._base.problems(block_size))
+        yield from wrong
+        if self._overlay is not None and not wrong:
+            yield from self._overlay.problems_over(_sectors(image_size(self._base.path)))
+
+    def open(self) -> dict[str, Fd]:
+        """Open and lock both; an overlay is made if there is none. Raises FileRefused, OSError."""
+        files = self._base.open()
+        try:
+            size = _sectors(self._base.size(files))
+            if self._overlay is None:
+                files[_MEMORY] = new_memory(size)
+                files[_TABLE] = new_table(size, iter(()))
+            else:
+                files |= self._overlay.open()
+                file = self._overlay.prepared(files, size, self._base_changed(files))
+                files[_TABLE] = new_table(size, read_bits(file, size))
+        except BaseException:
+            for fd in files.values():
+                fd.close()
+            raise
+        return files
+
+    def adopt(self, left: Mapping[str, Fd]) -> bool:
+        """As `Image.adopt`."""
+        if left.keys() != self._names:
+            for fd in left.values():
+                unlock(fd)
+            return False
+        for image in self._images():
+            image.adopt({name: left[name] for name in image.names})
+        return True
+
+    def replaced(self, files: Mapping[str, Fd]) -> Iterator[tuple[str, str]]:
+        """As `Image.replaced`, of both."""
+        for image in self._images():
+            yield from image.replaced(files)
+
+    def size(self, files: Mapping[str, Fd]) -> int:
+        """Bytes of the disk, which are those that the base had when the overlay was made."""
+        if _MEMORY in files:
+            return os.fstat(files[_MEMORY].fileno()).st_size
+        if self._overlay is not None and self._overlay.names <= files.keys():
+            return disk_size(self._overlay.file(files))
+        return _sectors(image_size(self._base.path))
+
+    def storage(self, files: Mapping[str, Fd]) -> Overlay:
+        """What a worker serves from: duplicates of the descriptors in `files`. Raises OSError."""
+        missing = self._names - files.keys()
+        if missing:
+            raise FileRefused("base", f"no {sorted(missing)[0]} among the shared files")
+        size = self.size(files)
+        if self._overlay is None:
+            content, layout = files[_MEMORY], None
+        else:
+            content, layout = self._overlay.file(files), Layout(size)
+        base = self._base.file(files)
+        return Overlay(base.dup(), content.dup(), ChunkTable(files[_TABLE], size), size, layout)
+
+    def _images(self) -> list[Image]:
+        return [self._base] if self._overlay is None else [self._base, self._overlay]
+
+    def _base_changed(self, files: Mapping[str, Fd]) -> int:
+        """In ns; 0 for a block device, whose node says nothing of its content."""
+        status = os.fstat(self._base.file(files).fileno())
+        return status.st_mtime_ns if stat.S_ISREG(status.st_mode) else 0
+
+
+class _OverlayFile(Image):
+    """The overlay's own file: an image of its format, which is made if there is none."""
+
+    def __init__(self, path: str, *, locking: bool) -> None:
+        super().__init__(path, readonly=False, locking=locking)
+
+    def problems_over(self, size: int) -> Iterator[tuple[str, str]]:
+        """As `problems`, over a base of `size` bytes."""
+        try:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            folder = os.path.dirname(self.path)
+            if not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
+                yield self.option, f"{self.path} cannot be made: {folder} is not writable"
+            return
+        except OSError as error:
+            reason = (error.strerror or "not accessible").lower()
+            yield self.option, f"{self.path} is not writable: {reason}"
+            return
+        with Fd(descriptor) as file:
+            try:
+                read_header(file, size)
+            except NoOverlay as error:
+                yield self.option, f"{self.path} {error}"
+            except OSError as error:
+                yield self.option, f"{self.path} is not readable: {error.strerror}"
+
+    def prepared(self, files: Mapping[str, Fd], size: int, base_changed: int) -> Fd:
+        """The open file, with a header for a base of `size` bytes. Raises FileRefused, OSError."""
+        file = self.file(files)
+        try:
+            of_old = read_header(file, size)
+        except NoOverlay as error:
+            raise FileRefused(self.option, f"{self.path} {error}") from error
+        if of_old is None:
+            initialise(file, size, base_changed)
+            log.info("overlay %s is new", self.path)
+        elif of_old != base_changed:
+            log.warning(
+                "the base was changed after the overlay %s was made, whose chunks may not fit the "
+                "rest of it any more",
+                self.path,
+            )
+        return file
+
+    def _open(self) -> Fd:
+        try:
+            return Fd(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666))
+        except OSError as error:
+            reason = (error.strerror or "not accessible").lower()
+            raise FileRefused(self.option, f"{self.path} cannot be opened: {reason}") from error
+
+    def _look_at(self, fd: Fd) -> None:
+        pass  # its format is looked at by `prepared`
+
+
+def _sectors(size: int) -> int:
+    """Bytes of the whole sectors in there."""
+    return size // SECTOR_SIZE * SECTOR_SIZE

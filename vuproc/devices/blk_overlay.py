@@ -1,0 +1,168 @@
+"""A disk in two layers: what the guest writes goes into an overlay, the rest stays in the base.
+
+A chunk is read from the overlay if it is there, and from the base otherwise. What is stored first
+is the content, then the table's byte: a worker that dies in between has added nothing, and the
+request comes again. On stable storage it is the same order, at each flush.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from vuproc.devices.blk_overlay_file import Layout
+from vuproc.devices.blk_overlay_table import CHUNK, ChunkTable
+from vuproc.devices.blk_storage import Storage
+from vuproc.fd import Fd
+
+if TYPE_CHECKING:
+    from vuproc.shm.request import Request
+
+
+class Overlay:
+    """One worker's view of both layers. Owns the descriptors, and is done with by `close`.
+
+    `layout`: of the overlay's file; None for one in memory, which has content and nothing else.
+    Offsets and lengths are the disk's, in bytes, and inside it.
+    """
+
+    def __init__(
+        self, base: Fd, content: Fd, table: ChunkTable, size: int, layout: Layout | None
+    ) -> None:
+        self._base = base
+        self._base_file = base.fileno()
+        self._content = Storage(content)
+        self._file = content.fileno()
+        self._table = table
+        self._size = size
+        self._layout = layout
+        self._at = 0 if layout is None else layout.content_at
+        self.syncs = 0
+
+    @property
+    def block_device(self) -> bool:
+        """Whether the overlay is one; as `Storage` has it."""
+        return self._content.block_device
+
+    def close(self) -> None:
+        """Tell the file which chunks it has, and close all. Raises OSError."""
+        try:
+            self.flush()
+        finally:
+            self._table.close()
+            self._content.close()
+            self._base.close()
+
+    def read(self, request: Request, offset: int, length: int, done: bytes) -> None:
+        """Give the request `length` bytes, store `done` as the last ones, complete it. Raises
+        OSError, also for a base that has become shorter.
+        """
+        end = offset + length
+        for present, chunk in self._runs(offset, end):
+            file, at = (self._file, self._at) if present else (self._base_file, 0)
+            run = min(chunk * CHUNK, end) - offset
+            if run == length:
+                request.finish_preadv(file, at + offset, length, done=done)
+                return
+            _all(request.preadv, file, at + offset, run)
+            offset += run
+        request.put(-len(done), done)
+        request.finish()
+
+    def write(
+        self, request: Request, offset: int, length: int, done: bytes, *, durable: bool
+    ) -> None:
+        """Store `length` bytes of the request in the overlay, and complete it with `done`;
+        `durable`: once they are on stable storage. Raises OSError.
+        """
+        if not durable and self._has_all(offset, length):
+            request.finish_pwritev(self._file, self._at + offset, length, done=done)
+            return
+        self._store(
+            offset, length, lambda: _all(request.pwritev, self._file, self._at + offset, length)
+        )
+        if durable:
+            self.flush()
+        request.put(-len(done), done)
+        request.finish()
+
+    def write_zeroes(self, offset: int, length: int, *, unmap: bool) -> None:
+        """Make the range read as zeros; `unmap`: it may take no room then. Raises OSError."""
+        at = self._at + offset
+        self._store(offset, length, lambda: self._content.write_zeroes(at, length, unmap=unmap))
+
+    def discard(self, offset: int, length: int) -> None:
+        """Give what the overlay has of the range back to its file system. What it has not stays
+        the base's. Raises OSError.
+        """
+        end = offset + length
+        for present, chunk in self._runs(offset, end):
+            run = min(chunk * CHUNK, end) - offset
+            if present:
+                self._content.discard(self._at + offset, run)
+            offset += run
+
+    def flush(self) -> None:
+        """Return once all that was written is on stable storage. Raises OSError."""
+        if self._layout is None:
+            return
+        with self._table.flushing() as groups:
+            self._sync()
+            for group, bits in groups:
+                _write_all(self._file, bits, self._layout.bits_at(group))
+            if groups:
+                self._sync()
+
+    def _sync(self) -> None:
+        self.syncs += 1
+        os.fdatasync(self._file)
+
+    def _runs(self, offset: int, end: int) -> Iterable[tuple[bool, int]]:
+        return self._table.runs(offset // CHUNK, (end - 1) // CHUNK) if offset < end else ()
+
+    def _has_all(self, offset: int, length: int) -> bool:
+        return not length or self._table.has_all(offset // CHUNK, (offset + length - 1) // CHUNK)
+
+    def _store(self, offset: int, length: int, content: Callable[[], object]) -> None:
+        """Store by `content`, and have the chunks that it lies in."""
+        if self._has_all(offset, length):
+            content()
+            return
+        end = offset + length
+        first, last = offset // CHUNK, (end - 1) // CHUNK
+        with self._table.adding(first, last):
+            if not self._table.has(first):
+                self._copy_up(first * CHUNK, offset)
+            if not self._table.has(last):
+                self._copy_up(end, min((last + 1) * CHUNK, self._size))
+            content()
+            self._table.add(first, last)
+
+    def _copy_up(self, offset: int, end: int) -> None:
+        """The part of a chunk that is not written just now, from the base."""
+        if offset >= end:
+            return
+        part = os.pread(self._base_file, end - offset, offset)
+        if len(part) < end - offset:
+            raise OSError(errno.EIO, "the base has become shorter")
+        _write_all(self._file, part, self._at + offset)
+
+
+def _all(move: Callable[[int, int, int], int], file: int, at: int, length: int) -> None:
+    """All of `length` bytes by a verb that may move fewer. Raises OSError."""
+    while length:
+        moved = move(file, at, length)
+        if moved == 0:
+            raise OSError(errno.EIO, "the file ends before it should")
+        at += moved
+        length -= moved
+
+
+def _write_all(file: int, data: bytes, at: int) -> None:
+    left = memoryview(data)
+    while left:
+        written = os.pwrite(file, left, at)
+        at += written
+        left = left[written:]
