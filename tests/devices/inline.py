@@ -81,7 +81,7 @@ class Inline:
     @property
     def syncs(self) -> int:
         """How often a disk's image was synced."""
-        return int((self.native or self.device._storage).syncs)
+        return int((self.native or self.device._storage or self.device._store).syncs)
 
     def chain(
         self, out: Sequence[bytes] = (), in_: Sequence[int] = (), *, indirect: bool = False

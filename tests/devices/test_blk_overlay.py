@@ -85,8 +85,8 @@ def whole(disk: Inline) -> bytes:
 
 
 def overlay(disk: Inline) -> Overlay:
-    assert isinstance(disk.device._storage, Overlay)
-    return disk.device._storage
+    assert isinstance(disk.device._store, Overlay)
+    return disk.device._store
 
 
 # Which layer.
@@ -266,13 +266,13 @@ def test_two_workers_that_write_parts_of_one_chunk_take_turns(make: Make) -> Non
     second = Blk(first.device.options)
     second.shared = first.device.shared
     second.setup(1)
-    storage = second._storage
-    assert isinstance(storage, Overlay)
+    store = second._store
+    assert isinstance(store, Overlay)
     done = threading.Event()
     zeros = [(3 * CHUNK + 512, 512), (3 * CHUNK + 2048, 512)]
 
     def other() -> None:
-        storage.write_zeroes(*zeros[1], unmap=False)
+        store.zero(*zeros[1], unmap=False)
         done.set()
 
     with overlay(first)._table.adding(3, 3):
@@ -283,7 +283,7 @@ def test_two_workers_that_write_parts_of_one_chunk_take_turns(make: Make) -> Non
         assert whole(first) == BASE
     assert done.wait(BOUND_S)
     thread.join(BOUND_S)
-    overlay(first).write_zeroes(*zeros[0], unmap=False)
+    overlay(first).zero(*zeros[0], unmap=False)
     expected = bytearray(BASE)
     for offset, length in zeros:
         expected[offset : offset + length] = bytes(length)

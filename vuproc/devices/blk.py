@@ -1,23 +1,20 @@
-"""virtio-blk: a disk in a raw file, a block device or memory, and the example of a whole device."""
+"""virtio-blk: a disk in a file, a block device, memory or elsewhere; the example of a device."""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
-
-from msgspec import Meta
+from typing import TYPE_CHECKING
 
 from vuproc.device import Device
 from vuproc.devices.blk_image import Image
-from vuproc.devices.blk_layers import Layers
 from vuproc.devices.blk_map import MapBlk, is_memory
 from vuproc.devices.blk_native import NativeBlk
-from vuproc.devices.blk_overlay import Overlay
+from vuproc.devices.blk_options import BlkOptions as BlkOptions  # a part of the interface
 from vuproc.devices.blk_storage import Storage, new_memory
+from vuproc.devices.blk_store import OK, Range, Source, Store
 from vuproc.devices.blk_uring import UringBlk
 from vuproc.fd import Fd
-from vuproc.options import FilePath, Options, Size
 from vuproc.spec.blk import (
     CONFIG,
     DISCARD_F_UNMAP,
@@ -34,8 +31,6 @@ from vuproc.spec.virtio import Feature
 if TYPE_CHECKING:
     from vuproc.shm.request import Request
 
-MAX_RAM = 1 << 44
-"""Bytes of the largest disk in memory: 16 TiB, what a tmpfs file may have on x86-64."""
 MAX_SEGMENT_SIZE = 1 << 20
 """Bytes of one segment that the driver is asked to stay below (size_max)."""
 MAX_DISCARD_SECTORS = (1 << 31) // SECTOR_SIZE
@@ -50,130 +45,13 @@ PHYSICAL_BLOCK = 4096
 # As plain integers: members of an enum take as long to compare as a verb takes to run.
 _IN, _OUT = int(BlkType.IN), int(BlkType.OUT)
 _FLUSH, _CONFIG_WCE = int(BlkFeature.FLUSH), int(BlkFeature.CONFIG_WCE)
-_OK = bytes((BlkStatus.OK,))
+_STORED = frozenset((BlkType.FLUSH, BlkType.DISCARD, BlkType.WRITE_ZEROES))
+"""What a store does beside reading and writing."""
 _HEADER = struct.Struct(REQUEST_HEADER.format)
 _HEADER_BYTES = _HEADER.size
 _SEGMENT = struct.Struct(DISCARD_SEGMENT.format)
 _HEADS, _SECTORS_A_TRACK = 16, 63
 _MAX_CYLINDERS = 0xFFFF
-
-
-class BlkOptions(Options, kw_only=True):
-    """The options of `type: blk`. One of image, base and ram is needed."""
-
-    json_schema: ClassVar[Mapping[str, Any]] = {
-        "oneOf": [
-            {"required": ["ram"]},
-            {"anyOf": [{"required": ["image"]}, {"required": ["base"]}]},
-        ]
-    }
-    live: ClassVar[frozenset[str]] = Options.live | {"serial", "cache"}
-
-    image: Annotated[FilePath, Meta(description="A raw file or a block device.")] | None = None
-    base: (
-        Annotated[
-            FilePath,
-            Meta(
-                description="A raw file or a block device that is only read: what the guest "
-                "writes goes to an overlay, the file at image, which is made if there is none; "
-                "without image it is forgotten at the end."
-            ),
-        ]
-        | None
-    ) = None
-    ram: (
-        Annotated[
-            Size,
-            Meta(
-                ge=SECTOR_SIZE,
-                le=MAX_RAM,
-                multiple_of=SECTOR_SIZE,
-                description="A disk in memory, of this size, empty at each start.",
-            ),
-        ]
-        | None
-    ) = None
-    readonly: Annotated[bool, Meta(description="Refuse to change anything.")] = False
-    serial: Annotated[
-        str,
-        Meta(
-            max_length=ID_BYTES,
-            pattern=r"^[\x20-\x7e]*$",
-            description="Serial number the guest sees, at most 20 ASCII characters.",
-        ),
-    ] = ""
-    block_size: Annotated[
-        Literal[512, 1024, 2048, 4096], Meta(description="Logical block size in bytes.")
-    ] = 512
-    cache: Annotated[
-        Literal["writeback", "writethrough"],
-        Meta(
-            description="writeback: data is safe once the driver has flushed. writethrough: data "
-            "is safe once written. The driver may switch."
-        ),
-    ] = "writeback"
-
-    direct: Annotated[
-        bool, Meta(description="Read and write the image past the page cache (O_DIRECT).")
-    ] = False
-    engine: Annotated[
-        Literal["auto", "map", "sync", "io_uring", "python"],
-        Meta(
-            description="What moves the data: copies between the mapped image and guest memory "
-            "(map), blocking calls (sync) or io_uring, all of them native code, or the handler in "
-            "Python. auto takes the fastest that suits the image: map for one in memory, io_uring "
-            "for a direct one. Where there is no io_uring, blocking calls are used."
-        ),
-    ] = "auto"
-    locking: Annotated[
-        Literal["auto", "off"],
-        Meta(
-            description="auto: lock the image as QEMU does, so that no two programs write to it, "
-            "where its file system has locks. off: leave that to whoever set this up."
-        ),
-    ] = "auto"
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        """Check that there is one store, and that it can be had."""
-        yield from super().problems()
-        if self.image is None and self.base is None and self.ram is None:
-            yield "", "blk needs image, base or ram"
-        if self.image is not None and self.ram is not None:
-            yield "ram", "image and ram exclude each other"
-        if self.direct and self.image is None:
-            yield "direct", "direct is for an image"
-        if self.engine == "map" and self.direct:
-            yield "engine", "a mapped image is not direct"
-        if self.base is not None:
-            yield from self._problems_over_a_base()
-        image = self.the_image()
-        if image is not None:
-            yield from image.problems(self.block_size)
-        if self.ram is not None and self.ram % self.block_size:
-            yield "ram", f"{self.ram} bytes are not a multiple of the block size {self.block_size}"
-
-    def _problems_over_a_base(self) -> Iterator[tuple[str, str]]:
-        if self.ram is not None:
-            yield "ram", "base and ram exclude each other"
-        if self.readonly:
-            yield "readonly", "a base is only read anyway; give it as the image to refuse writes"
-        if self.direct:
-            yield "direct", "direct is for an image without a base"
-        if self.engine not in ("auto", "python"):
-            yield "engine", f"{self.engine} is for an image without a base, which Python serves"
-
-    def the_image(self) -> Image | Layers | None:
-        """The image, or the two layers, that these options name; None for a disk in memory."""
-        if self.base is not None:
-            return Layers(self.base, self.image, locking=self.locking != "off")
-        if self.image is None:
-            return None
-        return Image(
-            self.image,
-            readonly=self.readonly,
-            direct=self.direct,
-            locking=self.locking != "off",
-        )
 
 
 class Refused(Exception):
@@ -201,14 +79,17 @@ class Blk(Device):
         super().__init__(options)
         self._size = 0
         self._block = options.block_size
-        self._storage: Storage | Overlay | None = None
-        self._overlay: Overlay | None = None
+        self._storage: Storage | None = None
+        self._store: Store | None = None
         self._natives: list[NativeBlk] = []
         self._file = self._buffered = -1
+        if options.nbd is not None:
+            # What is on its way to a server goes on after `ring_stopped`.
+            self.leaves_in_flight = False  # type: ignore[misc]
         self._forget_driver()
 
     @property
-    def _image(self) -> Image | Layers | None:
+    def _image(self) -> Image | Source | None:
         # By the options of this process: a program's may have been relative when they were made.
         return self.options.the_image()
 
@@ -231,8 +112,13 @@ class Blk(Device):
         if not self._wants_uring:
             features |= Feature.IN_ORDER
         if self.options.readonly:
-            return features | BlkFeature.RO
-        return features | BlkFeature.DISCARD | BlkFeature.WRITE_ZEROES
+            features |= BlkFeature.RO
+        else:
+            features |= BlkFeature.DISCARD | BlkFeature.WRITE_ZEROES
+        image = self._image
+        if image is not None and not isinstance(image, Image):
+            features &= ~image.lacking(self.shared)
+        return features
 
     def config_space(self) -> bytes:
         """virtio 1.3, 5.2.4: capacity, limits and topology. Raises OSError if there is no image."""
@@ -278,18 +164,29 @@ class Blk(Device):
 
     def setup(self, queue: int) -> None:
         """Take the image that the master has opened, once a worker."""
-        if self._storage is not None:
+        if self._storage is not None or self._store is not None:
             return
-        if self._image is None:
-            self._storage = Storage(self.shared["ram"].dup())
-        else:
-            self._storage = self._image.storage(self.shared)
-        self._overlay = self._storage if isinstance(self._storage, Overlay) else None
         self._size = self._disk_size()
+        image = self._image
+        if image is not None and not isinstance(image, Image):
+            self._store = image.store(self.shared, self)
+            return
+        self._storage = (
+            Storage(self.shared["ram"].dup()) if image is None else image.storage(self.shared)
+        )
         # As numbers: the verbs would ask the storage for them, in Python, at each request.
-        if not isinstance(self._storage, Overlay):
-            self._file = self._storage.fileno()
-            self._buffered = self._storage.buffered.fileno()
+        self._file = self._storage.fileno()
+        self._buffered = self._storage.buffered.fileno()
+
+    def ring_started(self, queue: int) -> None:
+        """Tell the store."""
+        if self._store is not None:
+            self._store.ring_started(queue)
+
+    def ring_stopping(self, queue: int) -> None:
+        """Tell the store."""
+        if self._store is not None:
+            self._store.ring_stopping(queue)
 
     def uring_files(self, queue: int) -> tuple[int, ...]:
         """The image, if it is open past the page cache; memory to memory is faster without."""
@@ -301,12 +198,12 @@ class Blk(Device):
         return engine == "io_uring" or (self.options.direct and engine != "sync")
 
     def native(self, queue: int) -> NativeBlk | None:
-        """The same in native code, unless the options or a subclass want `handle`, or there are two
-        layers.
+        """The same in native code, unless the options or a subclass want `handle`, or it is not
+        one open file.
         """
         if self.options.engine == "python" or type(self).handle is not Blk.handle:
             return None
-        if self._overlay is not None:
+        if self._store is not None:
             return None
         if self.uring_files(queue):
             made = self._native_by(UringBlk)
@@ -348,7 +245,10 @@ class Blk(Device):
         if self._storage is not None:
             self._file = self._buffered = -1
             self._storage.close()
-            self._storage = self._overlay = None
+            self._storage = None
+        if self._store is not None:
+            self._store.close()
+            self._store = None
 
     def handle(self, request: Request) -> None:
         """Serve one request: header, data, and the status as the last writable byte."""
@@ -366,18 +266,20 @@ class Blk(Device):
             if kind == _IN:
                 offset, length = sector * SECTOR_SIZE, room - 1
                 self._check_range(offset, length)
-                if self._overlay is not None:
-                    self._overlay.read(request, offset, length, _OK)
+                if self._store is not None:
+                    self._store.read(request, offset, length)
                     return
-                request.finish_preadv(self._file, offset, length, done=_OK, buffered=self._buffered)
+                request.finish_preadv(self._file, offset, length, done=OK, buffered=self._buffered)
             elif kind == _OUT:
                 self._write(request, sector * SECTOR_SIZE, request.readable)
-            elif kind == BlkType.FLUSH and self._overlay is None:
+            elif self._store is not None and kind in _STORED:
+                self._serve_by(self._store, request, kind)
+            elif kind == BlkType.FLUSH:
                 self._open_storage.syncs += 1
-                request.finish_fdatasync(self._file, done=_OK)
+                request.finish_fdatasync(self._file, done=OK)
             else:
                 self._serve_rest(request, kind)
-                request.put(-1, _OK)
+                request.put(-1, OK)
         except Refused as refused:
             request.put(-1, bytes((refused.status,)))
 
@@ -410,18 +312,16 @@ class Blk(Device):
         if self.options.readonly:
             raise Refused(BlkStatus.IOERR)
         durable = not self._cached
-        if self._overlay is not None:
-            self._overlay.write(request, offset, length, _OK, durable=durable)
+        if self._store is not None:
+            self._store.write(request, offset, length, durable=durable)
             return
         self._open_storage.syncs += durable
         request.finish_pwritev(
-            self._file, offset, length, done=_OK, durable=durable, buffered=self._buffered
+            self._file, offset, length, done=OK, durable=durable, buffered=self._buffered
         )
 
     def _serve_rest(self, request: Request, kind: int) -> None:
-        if kind == BlkType.FLUSH:
-            self._open_storage.flush()
-        elif kind == BlkType.GET_ID:
+        if kind == BlkType.GET_ID:
             serial = self.options.serial.encode("ascii").ljust(ID_BYTES, b"\0")
             request.write(serial[: request.writable - 1])
         elif kind == BlkType.DISCARD and not self.options.readonly:
@@ -433,24 +333,38 @@ class Blk(Device):
         else:
             raise Refused(BlkStatus.UNSUPP)
 
+    def _serve_by(self, store: Store, request: Request, kind: int) -> None:
+        if kind == BlkType.FLUSH:
+            store.flush(request)
+        elif self.options.readonly:
+            raise Refused(BlkStatus.IOERR)
+        elif kind == BlkType.DISCARD:
+            store.discard(request, self._discarded(request), durable=not self._cached)
+        else:
+            store.write_zeroes(request, self._zeroed(request), durable=not self._cached)
+
     def _discard(self, request: Request) -> None:
-        ranges = self._ranges(request, MAX_DISCARD_SECTORS, MAX_DISCARD_SEGMENTS, flags=0)
-        for offset, length, _ in ranges:
+        for offset, length, _ in self._discarded(request):
             self._open_storage.discard(offset, length)
         self._flush_if_writethrough()
 
     def _write_zeroes(self, request: Request) -> None:
-        ranges = self._ranges(
+        for offset, length, unmap in self._zeroed(request):
+            self._open_storage.write_zeroes(offset, length, unmap=unmap)
+        self._flush_if_writethrough()
+
+    def _discarded(self, request: Request) -> list[Range]:
+        return self._ranges(request, MAX_DISCARD_SECTORS, MAX_DISCARD_SEGMENTS, flags=0)
+
+    def _zeroed(self, request: Request) -> list[Range]:
+        return self._ranges(
             request, MAX_WRITE_ZEROES_SECTORS, MAX_WRITE_ZEROES_SEGMENTS, flags=DISCARD_F_UNMAP
         )
-        for offset, length, flags in ranges:
-            self._open_storage.write_zeroes(offset, length, unmap=bool(flags & DISCARD_F_UNMAP))
-        self._flush_if_writethrough()
 
     def _ranges(
         self, request: Request, max_sectors: int, max_segments: int, *, flags: int
-    ) -> list[tuple[int, int, int]]:
-        """(offset, length, flags) of each range of the payload, in bytes, all checked first."""
+    ) -> list[Range]:
+        """The ranges of the payload, all checked first."""
         size = request.readable
         if size == 0 or size % _SEGMENT.size or size > max_segments * _SEGMENT.size:
             raise Refused(BlkStatus.IOERR)
@@ -462,7 +376,7 @@ class Blk(Device):
                 raise Refused(BlkStatus.IOERR)
             offset, length = sector * SECTOR_SIZE, count * SECTOR_SIZE
             self._check_range(offset, length)
-            ranges.append((offset, length, wanted))
+            ranges.append((offset, length, bool(wanted & DISCARD_F_UNMAP)))
         return ranges
 
     def _disk_size(self) -> int:
@@ -480,7 +394,7 @@ class Blk(Device):
             self._open_storage.flush()
 
     def _forget_driver(self) -> None:
-        self._acked = int(self.offered_features())
+        self._acked = _FLUSH | _CONFIG_WCE
         self._writeback = self.options.cache == "writeback"
         self._choose_cache()
 
@@ -491,7 +405,7 @@ class Blk(Device):
             native.cached = self._cached
 
     @property
-    def _open_storage(self) -> Storage | Overlay:
+    def _open_storage(self) -> Storage:
         if self._storage is None:
             raise RuntimeError("setup was not called")
         return self._storage

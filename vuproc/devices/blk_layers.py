@@ -10,6 +10,7 @@ import logging
 import os
 import stat
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from vuproc.devices.blk_image import Image
 from vuproc.devices.blk_overlay import Overlay
@@ -27,6 +28,9 @@ from vuproc.devices.image_lock import unlock
 from vuproc.errors import FileRefused
 from vuproc.fd import Fd
 from vuproc.spec.blk import SECTOR_SIZE
+
+if TYPE_CHECKING:
+    from vuproc.device import Device
 
 log = logging.getLogger("vuproc.device")
 
@@ -94,7 +98,11 @@ class Layers:
             return disk_size(self._overlay.file(files))
         return _sectors(image_size(self._base.path))
 
-    def storage(self, files: Mapping[str, Fd]) -> Overlay:
+    def lacking(self, files: Mapping[str, Fd]) -> int:
+        """It has all features."""
+        return 0
+
+    def store(self, files: Mapping[str, Fd], device: Device) -> Overlay:
         """What a worker serves from: duplicates of the descriptors in `files`. Raises OSError."""
         missing = self._names - files.keys()
         if missing:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from vuproc.devices.blk_overlay_file import Layout
 from vuproc.devices.blk_overlay_table import CHUNK, ChunkTable
 from vuproc.devices.blk_storage import Storage
+from vuproc.devices.blk_store import OK, Range, complete
 from vuproc.fd import Fd
 
 if TYPE_CHECKING:
@@ -41,62 +42,72 @@ class Overlay:
         self._at = 0 if layout is None else layout.content_at
         self.syncs = 0
 
-    @property
-    def block_device(self) -> bool:
-        """Whether the overlay is one; as `Storage` has it."""
-        return self._content.block_device
-
     def close(self) -> None:
         """Tell the file which chunks it has, and close all. Raises OSError."""
         try:
-            self.flush()
+            self.sync()
         finally:
             self._table.close()
             self._content.close()
             self._base.close()
 
-    def read(self, request: Request, offset: int, length: int, done: bytes) -> None:
-        """Give the request `length` bytes, store `done` as the last ones, complete it. Raises
-        OSError, also for a base that has become shorter.
-        """
+    # The requests, as `Store` has them.
+
+    def read(self, request: Request, offset: int, length: int) -> None:
+        """From whichever layer has it. Raises OSError, also for a base that became shorter."""
         end = offset + length
         for present, chunk in self._runs(offset, end):
             file, at = (self._file, self._at) if present else (self._base_file, 0)
             run = min(chunk * CHUNK, end) - offset
             if run == length:
-                request.finish_preadv(file, at + offset, length, done=done)
+                request.finish_preadv(file, at + offset, length, done=OK)
                 return
             _all(request.preadv, file, at + offset, run)
             offset += run
-        request.put(-len(done), done)
-        request.finish()
+        complete(request)
 
-    def write(
-        self, request: Request, offset: int, length: int, done: bytes, *, durable: bool
-    ) -> None:
-        """Store `length` bytes of the request in the overlay, and complete it with `done`;
-        `durable`: once they are on stable storage. Raises OSError.
-        """
+    def write(self, request: Request, offset: int, length: int, *, durable: bool) -> None:
+        """Into the overlay. Raises OSError."""
+        at = self._at + offset
         if not durable and self._has_all(offset, length):
-            request.finish_pwritev(self._file, self._at + offset, length, done=done)
+            request.finish_pwritev(self._file, at, length, done=OK)
             return
-        self._store(
-            offset, length, lambda: _all(request.pwritev, self._file, self._at + offset, length)
-        )
-        if durable:
-            self.flush()
-        request.put(-len(done), done)
-        request.finish()
+        self._store(offset, length, lambda: _all(request.pwritev, self._file, at, length))
+        self._complete(request, durable)
 
-    def write_zeroes(self, offset: int, length: int, *, unmap: bool) -> None:
+    def flush(self, request: Request) -> None:
+        """Content, then bits. Raises OSError."""
+        self._complete(request, True)
+
+    def discard(self, request: Request, ranges: Sequence[Range], *, durable: bool) -> None:
+        """Give what the overlay has back to its file system; what it has not stays the base's.
+        Raises OSError.
+        """
+        for offset, length, _ in ranges:
+            self.drop(offset, length)
+        self._complete(request, durable)
+
+    def write_zeroes(self, request: Request, ranges: Sequence[Range], *, durable: bool) -> None:
+        """Cover the base with zeros. Raises OSError."""
+        for offset, length, unmap in ranges:
+            self.zero(offset, length, unmap=unmap)
+        self._complete(request, durable)
+
+    def ring_started(self, queue: int) -> None:
+        """Nothing is a queue's own."""
+
+    def ring_stopping(self, queue: int) -> None:
+        """Nothing is under way between two requests."""
+
+    # What they do.
+
+    def zero(self, offset: int, length: int, *, unmap: bool) -> None:
         """Make the range read as zeros; `unmap`: it may take no room then. Raises OSError."""
         at = self._at + offset
         self._store(offset, length, lambda: self._content.write_zeroes(at, length, unmap=unmap))
 
-    def discard(self, offset: int, length: int) -> None:
-        """Give what the overlay has of the range back to its file system. What it has not stays
-        the base's. Raises OSError.
-        """
+    def drop(self, offset: int, length: int) -> None:
+        """Have no room taken by what the overlay has of the range. Raises OSError."""
         end = offset + length
         for present, chunk in self._runs(offset, end):
             run = min(chunk * CHUNK, end) - offset
@@ -104,7 +115,7 @@ class Overlay:
                 self._content.discard(self._at + offset, run)
             offset += run
 
-    def flush(self) -> None:
+    def sync(self) -> None:
         """Return once all that was written is on stable storage. Raises OSError."""
         if self._layout is None:
             return
@@ -114,6 +125,11 @@ class Overlay:
                 _write_all(self._file, bits, self._layout.bits_at(group))
             if groups:
                 self._sync()
+
+    def _complete(self, request: Request, durable: bool) -> None:
+        if durable:
+            self.sync()
+        complete(request)
 
     def _sync(self) -> None:
         self.syncs += 1

@@ -1,0 +1,163 @@
+"""The options of virtio-blk, and what they say is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from msgspec import Meta
+
+from vuproc.devices.blk_image import Image
+from vuproc.options import FilePath, Options, Size
+from vuproc.spec.blk import ID_BYTES, SECTOR_SIZE
+
+if TYPE_CHECKING:
+    from vuproc.devices.blk_store import Source
+
+MAX_RAM = 1 << 44
+"""Bytes of the largest disk in memory: 16 TiB, what a tmpfs file may have on x86-64."""
+
+_EXCLUDED = {"ram": ("image", "base", "nbd"), "nbd": ("image", "base")}
+
+
+class BlkOptions(Options, kw_only=True):
+    """The options of `type: blk`. One of image, base, nbd and ram is needed."""
+
+    json_schema: ClassVar[Mapping[str, Any]] = {
+        "oneOf": [
+            {"required": ["ram"]},
+            {"required": ["nbd"]},
+            {"anyOf": [{"required": ["image"]}, {"required": ["base"]}]},
+        ]
+    }
+    live: ClassVar[frozenset[str]] = Options.live | {"serial", "cache"}
+
+    image: Annotated[FilePath, Meta(description="A raw file or a block device.")] | None = None
+    base: (
+        Annotated[
+            FilePath,
+            Meta(
+                description="A raw file or a block device that is only read: what the guest "
+                "writes goes to an overlay, the file at image, which is made if there is none; "
+                "without image it is forgotten at the end."
+            ),
+        ]
+        | None
+    ) = None
+    nbd: (
+        Annotated[
+            str,
+            Meta(
+                description="An export of an NBD server: nbd://HOST[:PORT]/EXPORT or "
+                "nbd+unix:///EXPORT?socket=PATH."
+            ),
+        ]
+        | None
+    ) = None
+    ram: (
+        Annotated[
+            Size,
+            Meta(
+                ge=SECTOR_SIZE,
+                le=MAX_RAM,
+                multiple_of=SECTOR_SIZE,
+                description="A disk in memory, of this size, empty at each start.",
+            ),
+        ]
+        | None
+    ) = None
+    readonly: Annotated[bool, Meta(description="Refuse to change anything.")] = False
+    serial: Annotated[
+        str,
+        Meta(
+            max_length=ID_BYTES,
+            pattern=r"^[\x20-\x7e]*$",
+            description="Serial number the guest sees, at most 20 ASCII characters.",
+        ),
+    ] = ""
+    block_size: Annotated[
+        Literal[512, 1024, 2048, 4096], Meta(description="Logical block size in bytes.")
+    ] = 512
+    cache: Annotated[
+        Literal["writeback", "writethrough"],
+        Meta(
+            description="writeback: data is safe once the driver has flushed. writethrough: data "
+            "is safe once written. The driver may switch."
+        ),
+    ] = "writeback"
+
+    direct: Annotated[
+        bool, Meta(description="Read and write the image past the page cache (O_DIRECT).")
+    ] = False
+    engine: Annotated[
+        Literal["auto", "map", "sync", "io_uring", "python"],
+        Meta(
+            description="What moves the data: copies between the mapped image and guest memory "
+            "(map), blocking calls (sync) or io_uring, all of them native code, or the handler in "
+            "Python. auto takes the fastest that suits the image: map for one in memory, io_uring "
+            "for a direct one. Where there is no io_uring, blocking calls are used."
+        ),
+    ] = "auto"
+    locking: Annotated[
+        Literal["auto", "off"],
+        Meta(
+            description="auto: lock the image as QEMU does, so that no two programs write to it, "
+            "where its file system has locks. off: leave that to whoever set this up."
+        ),
+    ] = "auto"
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Check that there is one store, and that it can be had."""
+        yield from super().problems()
+        if self.image is None and self.base is None and self.nbd is None and self.ram is None:
+            yield "", "blk needs image, base, nbd or ram"
+        for option, others in _EXCLUDED.items():
+            for other in others:
+                if getattr(self, option) is not None and getattr(self, other) is not None:
+                    yield option, f"{other} and {option} exclude each other"
+        if self.direct and self.image is None:
+            yield "direct", "direct is for an image"
+        if self.engine == "map" and self.direct:
+            yield "engine", "a mapped image is not direct"
+        if self.base is not None:
+            yield from self._problems_over_a_base()
+        if self.nbd is not None and self.engine not in ("auto", "python"):
+            yield "engine", f"{self.engine} is for an image, not for what a server has"
+        image = self.the_image()
+        if image is not None:
+            yield from image.problems(self.block_size)
+        if self.ram is not None and self.ram % self.block_size:
+            yield "ram", f"{self.ram} bytes are not a multiple of the block size {self.block_size}"
+
+    def _problems_over_a_base(self) -> Iterator[tuple[str, str]]:
+        if self.readonly:
+            yield "readonly", "a base is only read anyway; give it as the image to refuse writes"
+        if self.direct:
+            yield "direct", "direct is for an image without a base"
+        if self.engine not in ("auto", "python"):
+            yield "engine", f"{self.engine} is for an image without a base, which Python serves"
+
+    def the_image(self) -> Image | Source | None:
+        """The image that these options name, or where else the disk is; None for one in memory."""
+        # Imported by those that want them: a worker's start is mostly imports.
+        if self.nbd is not None:
+            from vuproc.devices.blk_nbd_source import NbdSource
+
+            return NbdSource(
+                self.nbd,
+                readonly=self.readonly,
+                queues=self.queues,
+                block_size=self.block_size,
+            )
+        if self.base is not None:
+            from vuproc.devices.blk_layers import Layers
+
+            return Layers(self.base, self.image, locking=self.locking != "off")
+        if self.image is None:
+            return None
+        return Image(
+            self.image,
+            readonly=self.readonly,
+            direct=self.direct,
+            locking=self.locking != "off",
+        )
