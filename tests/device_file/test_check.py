@@ -257,11 +257,14 @@ def test_errors_of_the_file(folder: Folder, text: str, expected: list[str]) -> N
 @pytest.mark.parametrize(
     ("lines", "expected"),
     [
-        ([], ["3: blk needs image, base, nbd or ram"]),
+        ([], ["3: blk needs image, base, url, nbd or ram"]),
         (["ram: 512", "image: disk.raw"], ["4:8: ram: image and ram exclude each other"]),
         (
             ["imgae: disk.raw"],
-            ["3: blk needs image, base, nbd or ram", "4:3: unknown key imgae; did you mean image?"],
+            [
+                "3: blk needs image, base, url, nbd or ram",
+                "4:3: unknown key imgae; did you mean image?",
+            ],
         ),
         (["image: gone.raw"], ["4:10: image: gone.raw: no such file or directory"]),
         (["image: sub"], ["4:10: image: sub: is a directory, not a raw file or block device"]),

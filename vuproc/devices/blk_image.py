@@ -153,6 +153,13 @@ class Image:
         fd = files.get(self._name)
         return image_size(self.path) if fd is None else open_size(fd.fileno())
 
+    def changed(self, files: Mapping[str, Fd]) -> int:
+        """When the open image was changed last, in ns; 0 for a block device, whose node says
+        nothing of its content.
+        """
+        status = os.fstat(self.file(files).fileno())
+        return status.st_mtime_ns if stat.S_ISREG(status.st_mode) else 0
+
     def storage(self, files: Mapping[str, Fd]) -> Storage:
         """What a worker serves from: duplicates of the descriptors in `files`."""
         missing = self.names - files.keys()

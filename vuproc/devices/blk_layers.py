@@ -1,4 +1,4 @@
-"""The files of a disk in two layers: a base that is only read, and an overlay over it.
+"""The files of a disk in two layers: a base that is only read, here or far away, and an overlay.
 
 They are opened once, in the master, as one image is, and passed on to workers and to whoever
 follows the master. So is the table of what the overlay has, which is read from its file only then.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import stat
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -23,14 +22,16 @@ from vuproc.devices.blk_overlay_file import (
     read_header,
 )
 from vuproc.devices.blk_overlay_table import ChunkTable, new_table
-from vuproc.devices.blk_storage import image_size, new_memory
+from vuproc.devices.blk_storage import new_memory
 from vuproc.devices.image_lock import unlock
 from vuproc.errors import FileRefused
 from vuproc.fd import Fd
 from vuproc.spec.blk import SECTOR_SIZE
+from vuproc.spec.virtio import Feature
 
 if TYPE_CHECKING:
     from vuproc.device import Device
+    from vuproc.devices.blk_objects import ObjectBase
 
 log = logging.getLogger("vuproc.device")
 
@@ -44,8 +45,8 @@ class Layers:
     in here. `path`: of the overlay, or None for one that lives as long as the device.
     """
 
-    def __init__(self, base: str, path: str | None, *, locking: bool) -> None:
-        self._base = Image(base, readonly=True, locking=locking, option="base")
+    def __init__(self, base: Image | ObjectBase, path: str | None, *, locking: bool) -> None:
+        self._base = base
         self._overlay = None if path is None else _OverlayFile(path, locking=locking)
         overlay = {_MEMORY} if self._overlay is None else self._overlay.names
         self._names = self._base.names | overlay | {_TABLE}
@@ -55,7 +56,7 @@ class Layers:
         wrong = list(self._base.problems(block_size))
         yield from wrong
         if self._overlay is not None and not wrong:
-            yield from self._overlay.problems_over(_sectors(image_size(self._base.path)))
+            yield from self._overlay.problems_over(_sectors(self._base.size({})))
 
     def open(self) -> dict[str, Fd]:
         """Open and lock both; an overlay is made if there is none. Raises FileRefused, OSError."""
@@ -67,7 +68,7 @@ class Layers:
                 files[_TABLE] = new_table(size, iter(()))
             else:
                 files |= self._overlay.open()
-                file = self._overlay.prepared(files, size, self._base_changed(files))
+                file = self._overlay.prepared(files, size, self._base.changed(files))
                 files[_TABLE] = new_table(size, read_bits(file, size))
         except BaseException:
             for fd in files.values():
@@ -96,32 +97,32 @@ class Layers:
             return os.fstat(files[_MEMORY].fileno()).st_size
         if self._overlay is not None and self._overlay.names <= files.keys():
             return disk_size(self._overlay.file(files))
-        return _sectors(image_size(self._base.path))
+        return _sectors(self._base.size(files))
 
     def lacking(self, files: Mapping[str, Fd]) -> int:
-        """It has all features."""
-        return 0
+        """Order, if requests wait for a base that is far away."""
+        return 0 if isinstance(self._base, Image) else int(Feature.IN_ORDER)
 
     def store(self, files: Mapping[str, Fd], device: Device) -> Overlay:
         """What a worker serves from: duplicates of the descriptors in `files`. Raises OSError."""
         missing = self._names - files.keys()
         if missing:
-            raise FileRefused("base", f"no {sorted(missing)[0]} among the shared files")
+            raise FileRefused(self._base.option, f"no {sorted(missing)[0]} among the shared files")
         size = self.size(files)
         if self._overlay is None:
             content, layout = files[_MEMORY], None
         else:
             content, layout = self._overlay.file(files), Layout(size)
-        base = self._base.file(files)
-        return Overlay(base.dup(), content.dup(), ChunkTable(files[_TABLE], size), size, layout)
+        table = ChunkTable(files[_TABLE], size)
+        if isinstance(self._base, Image):
+            return Overlay(self._base.file(files).dup(), content.dup(), table, size, layout)
+        from vuproc.devices.blk_fetching import FetchingOverlay
 
-    def _images(self) -> list[Image]:
+        reader = self._base.reader(files)
+        return FetchingOverlay(reader, device, content.dup(), table, size, layout)
+
+    def _images(self) -> list[Image | ObjectBase]:
         return [self._base] if self._overlay is None else [self._base, self._overlay]
-
-    def _base_changed(self, files: Mapping[str, Fd]) -> int:
-        """In ns; 0 for a block device, whose node says nothing of its content."""
-        status = os.fstat(self._base.file(files).fileno())
-        return status.st_mtime_ns if stat.S_ISREG(status.st_mode) else 0
 
 
 class _OverlayFile(Image):

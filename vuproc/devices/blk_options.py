@@ -17,17 +17,27 @@ if TYPE_CHECKING:
 MAX_RAM = 1 << 44
 """Bytes of the largest disk in memory: 16 TiB, what a tmpfs file may have on x86-64."""
 
-_EXCLUDED = {"ram": ("image", "base", "nbd"), "nbd": ("image", "base")}
+_STORES = ("image", "base", "url", "nbd", "ram")
+_EXCLUDED = {
+    "ram": ("image", "base", "url", "nbd"),
+    "nbd": ("image", "base", "url"),
+    "url": ("base",),
+}
 
 
 class BlkOptions(Options, kw_only=True):
-    """The options of `type: blk`. One of image, base, nbd and ram is needed."""
+    """The options of `type: blk`. One of image, base, url, nbd and ram is needed."""
 
     json_schema: ClassVar[Mapping[str, Any]] = {
         "oneOf": [
             {"required": ["ram"]},
             {"required": ["nbd"]},
-            {"anyOf": [{"required": ["image"]}, {"required": ["base"]}]},
+            {"required": ["url"]},
+            {"required": ["base"]},
+            {
+                "required": ["image"],
+                "not": {"anyOf": [{"required": ["url"]}, {"required": ["base"]}]},
+            },
         ]
     }
     live: ClassVar[frozenset[str]] = Options.live | {"serial", "cache"}
@@ -40,6 +50,17 @@ class BlkOptions(Options, kw_only=True):
                 description="A raw file or a block device that is only read: what the guest "
                 "writes goes to an overlay, the file at image, which is made if there is none; "
                 "without image it is forgotten at the end."
+            ),
+        ]
+        | None
+    ) = None
+    url: (
+        Annotated[
+            str,
+            Meta(
+                description="A raw image in an object store or on a web server (s3, gs, az, https "
+                "or http), as a base: what is read of it and what the guest writes is kept in the "
+                "overlay."
             ),
         ]
         | None
@@ -109,8 +130,8 @@ class BlkOptions(Options, kw_only=True):
     def problems(self) -> Iterator[tuple[str, str]]:
         """Check that there is one store, and that it can be had."""
         yield from super().problems()
-        if self.image is None and self.base is None and self.nbd is None and self.ram is None:
-            yield "", "blk needs image, base, nbd or ram"
+        if not any(getattr(self, name) is not None for name in _STORES):
+            yield "", f"blk needs {', '.join(_STORES[:-1])} or {_STORES[-1]}"
         for option, others in _EXCLUDED.items():
             for other in others:
                 if getattr(self, option) is not None and getattr(self, other) is not None:
@@ -119,7 +140,7 @@ class BlkOptions(Options, kw_only=True):
             yield "direct", "direct is for an image"
         if self.engine == "map" and self.direct:
             yield "engine", "a mapped image is not direct"
-        if self.base is not None:
+        if self.base is not None or self.url is not None:
             yield from self._problems_over_a_base()
         if self.nbd is not None and self.engine not in ("auto", "python"):
             yield "engine", f"{self.engine} is for an image, not for what a server has"
@@ -130,12 +151,12 @@ class BlkOptions(Options, kw_only=True):
             yield "ram", f"{self.ram} bytes are not a multiple of the block size {self.block_size}"
 
     def _problems_over_a_base(self) -> Iterator[tuple[str, str]]:
-        if self.readonly:
+        if self.readonly and self.base is not None:
             yield "readonly", "a base is only read anyway; give it as the image to refuse writes"
         if self.direct:
             yield "direct", "direct is for an image without a base"
         if self.engine not in ("auto", "python"):
-            yield "engine", f"{self.engine} is for an image without a base, which Python serves"
+            yield "engine", f"{self.engine} is for an image alone, and what has a base is not"
 
     def the_image(self) -> Image | Source | None:
         """The image that these options name, or where else the disk is; None for one in memory."""
@@ -149,15 +170,22 @@ class BlkOptions(Options, kw_only=True):
                 queues=self.queues,
                 block_size=self.block_size,
             )
+        locking = self.locking != "off"
         if self.base is not None:
             from vuproc.devices.blk_layers import Layers
 
-            return Layers(self.base, self.image, locking=self.locking != "off")
+            base = Image(self.base, readonly=True, locking=locking, option="base")
+            return Layers(base, self.image, locking=locking)
+        if self.url is not None:
+            from vuproc.devices.blk_layers import Layers
+            from vuproc.devices.blk_objects import ObjectBase
+
+            return Layers(ObjectBase(self.url), self.image, locking=locking)
         if self.image is None:
             return None
         return Image(
             self.image,
             readonly=self.readonly,
             direct=self.direct,
-            locking=self.locking != "off",
+            locking=locking,
         )

@@ -25,15 +25,16 @@ if TYPE_CHECKING:
 class Overlay:
     """One worker's view of both layers. Owns the descriptors, and is done with by `close`.
 
-    `layout`: of the overlay's file; None for one in memory, which has content and nothing else.
+    `base`: None if all that is needed of it is kept first (`keep`). `layout`: of the overlay's
+    file; None for one in memory, which has content and nothing else.
     Offsets and lengths are the disk's, in bytes, and inside it.
     """
 
     def __init__(
-        self, base: Fd, content: Fd, table: ChunkTable, size: int, layout: Layout | None
+        self, base: Fd | None, content: Fd, table: ChunkTable, size: int, layout: Layout | None
     ) -> None:
         self._base = base
-        self._base_file = base.fileno()
+        self._base_file = -1 if base is None else base.fileno()
         self._content = Storage(content)
         self._file = content.fileno()
         self._table = table
@@ -49,7 +50,8 @@ class Overlay:
         finally:
             self._table.close()
             self._content.close()
-            self._base.close()
+            if self._base is not None:
+                self._base.close()
 
     # The requests, as `Store` has them.
 
@@ -115,6 +117,21 @@ class Overlay:
                 self._content.discard(self._at + offset, run)
             offset += run
 
+    def keep(self, offset: int, data: bytes) -> None:
+        """Have whole chunks of the base in the overlay, but for those that are there already.
+        Raises OSError.
+        """
+        whole = memoryview(data)
+        first, last = offset // CHUNK, (offset + len(data) - 1) // CHUNK
+        with self._table.adding(first, last):
+            start = first
+            for present, end in list(self._table.runs(first, last)):
+                if not present:
+                    part = whole[start * CHUNK - offset : end * CHUNK - offset]
+                    _write_all(self._file, part, self._at + start * CHUNK)
+                    self._table.add(start, end - 1)
+                start = end
+
     def sync(self) -> None:
         """Return once all that was written is on stable storage. Raises OSError."""
         if self._layout is None:
@@ -176,7 +193,7 @@ def _all(move: Callable[[int, int, int], int], file: int, at: int, length: int) 
         length -= moved
 
 
-def _write_all(file: int, data: bytes, at: int) -> None:
+def _write_all(file: int, data: bytes | memoryview, at: int) -> None:
     left = memoryview(data)
     while left:
         written = os.pwrite(file, left, at)

@@ -1,0 +1,100 @@
+"""The base of a disk that is an object of a store, or a file of a web server."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterator, Mapping
+
+import msgspec
+
+from vuproc.devices.object_reader import (
+    Object,
+    ObjectReader,
+    ObjectUnavailable,
+    ask,
+    problem_of,
+)
+from vuproc.errors import FileRefused
+from vuproc.fd import Fd
+
+OPTION = "url"
+
+
+class ObjectBase:
+    """In the manner of `Image`. What the object was when the master asked is a shared file, so that
+    all workers and successors read the same one, or find that it is another by now.
+    """
+
+    option = OPTION
+
+    def __init__(self, url: str) -> None:
+        self.path = url
+        self._name = f"object.{zlib.crc32(url.encode()):08x}"
+        self._found: Object | None = None
+
+    @property
+    def names(self) -> set[str]:
+        """Of the shared files that are its own."""
+        return {self._name}
+
+    def problems(self, block_size: int) -> Iterator[tuple[str, str]]:
+        """What is wrong with the URL, or with what is there."""
+        problem = problem_of(self.path)
+        if problem is not None:
+            yield OPTION, f"{self.path}: {problem}"
+            return
+        try:
+            size = self._ask().size
+        except FileRefused as refused:
+            yield refused.option, refused.reason
+            return
+        if size == 0 or size % block_size:
+            yield OPTION, f"{self.path}: {size} bytes are not a multiple of {block_size}"
+
+    def open(self) -> dict[str, Fd]:
+        """What the object is, for all. Raises FileRefused."""
+        packed = msgspec.msgpack.encode(self._ask())
+        memory = Fd(os.memfd_create("vuproc-object", os.MFD_CLOEXEC))
+        os.pwrite(memory.fileno(), packed, 0)
+        return {self._name: memory}
+
+    def adopt(self, left: Mapping[str, Fd]) -> bool:
+        """As `Image.adopt`."""
+        return left.keys() == self.names
+
+    def replaced(self, files: Mapping[str, Fd]) -> Iterator[tuple[str, str]]:
+        """As `Image.replaced`. Raises FileRefused if there is none any more."""
+        if self._name in files and self.found(files) != self._ask():
+            yield OPTION, f"another object is at {self.path} now"
+
+    def size(self, files: Mapping[str, Fd]) -> int:
+        """Bytes of it. Raises FileRefused."""
+        return self.found(files).size
+
+    def changed(self, files: Mapping[str, Fd]) -> int:
+        """When it was changed last, in ns. Raises FileRefused."""
+        return self.found(files).changed
+
+    def found(self, files: Mapping[str, Fd]) -> Object:
+        """What it was when the device began, or is. Raises FileRefused."""
+        file = files.get(self._name)
+        if file is None:
+            return self._ask()
+        packed = os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0)
+        return msgspec.msgpack.decode(packed, type=Object)
+
+    def reader(self, files: Mapping[str, Fd]) -> ObjectReader:
+        """What reads parts of it. Raises FileRefused."""
+        try:
+            return ObjectReader(self.path, self.found(files).tag)
+        except ObjectUnavailable as error:
+            raise FileRefused(OPTION, f"{self.path}: {error}") from error
+
+    def _ask(self) -> Object:
+        if self._found is None:
+            try:
+                self._found = ask(self.path)
+            except ObjectUnavailable as error:
+                raise FileRefused(OPTION, f"{self.path}: {error}") from error
+        return self._found
