@@ -9,10 +9,12 @@ import random
 import signal
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from tests.devices.scsi_driver import Driver, lun
@@ -21,6 +23,7 @@ from vuproc.devices.blk_storage import Storage, new_memory
 from vuproc.devices.scsi import Scsi
 from vuproc.devices.scsi_commands import serve as serve_command
 from vuproc.devices.scsi_options import ScsiOptions, UnitOptions
+from vuproc.devices.scsi_state import Left, UnitLeft
 from vuproc.devices.scsi_task import CheckCondition, Task
 from vuproc.devices.scsi_unit import Unit, UnitState
 from vuproc.errors import ConfigErrors
@@ -41,8 +44,9 @@ from vuproc.spec.scsi import (
     Tmf,
 )
 from vuproc.spec.scsi_commands import Key, Op, Sense, Vpd
-from vuproc.testing import Served, serve
-from vuproc.testing.errors import NoCompletion
+from vuproc.testing import Guest, Served, serve
+from vuproc.testing.errors import NoCompletion, Refused
+from vuproc.workers import state_bytes
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -561,6 +565,85 @@ def test_an_event_for_which_there_was_no_buffer_is_told_later(tmp_path: Path) ->
         event, address, reason = Driver(guest).event()
         assert event == ScsiEvent.TRANSPORT_RESET | EVENTS_MISSED
         assert (address, reason) == (bytes((1, 2, *bytes(6))), ResetReason.RESCAN)
+
+
+def paused(guest: Guest) -> bytes:
+    """Its state, as of a guest that is paused to be migrated."""
+    for queue in guest.queues:
+        guest.stop_queue(queue)
+    return guest.front_end.save_state()
+
+
+@contextmanager
+def going_on(served: Served, state: bytes) -> Iterator[Guest]:
+    """The guest at the other end."""
+    with served.guest(queues=4, start=False) as guest:
+        guest.setup()
+        guest.front_end.load_state(state)
+        for queue in range(4):
+            guest.start_queue(queue)
+        yield guest
+
+
+def test_a_migration_takes_along_what_was_set_and_what_is_to_be_told(folder: Path) -> None:
+    luns: list[dict[str, Any]] = [
+        {"ram": "4MiB"},
+        {"image": str(folder / "cd"), "kind": "cdrom"},
+        {"ram": "8MiB"},
+    ]
+    others = [*luns[:2], {"ram": "16MiB"}, {"ram": "1MiB"}]
+    device = {"type": "scsi", "request_queues": 2}
+    lock = bytes((Op.PREVENT_ALLOW_MEDIUM_REMOVAL, 0, 0, 0, 1, 0))
+    eject = bytes((Op.START_STOP_UNIT, 0, 0, 0, 2, 0))
+    off = bytes((0, 0, 0, 0, 8, 18)) + bytes(18)
+    with serve({**device, "luns": luns}) as one, one.guest(queues=4) as guest:
+        guest.front_end.set_config(CONFIG.offsets["sense_size"], struct.pack("<I", 64))
+        driver = Driver(guest, sense_size=64)
+        assert driver.do(lock, to=lun(1)).good
+        assert driver.do(bytes((Op.MODE_SELECT_6, 0x10, 0, 0, len(off), 0)), [off]).good
+        assert driver.manage(Tmf.LOGICAL_UNIT_RESET, lun(2)) == ScsiResponse.OK
+        state = paused(guest)
+    with serve({**device, "luns": others}) as two, going_on(two, state) as guest:
+        assert CONFIG.unpack(guest.front_end.get_config(0, CONFIG.size))["sense_size"] == 64
+        first, second = (Driver(guest, queue, sense_size=64) for queue in (2, 3))
+        assert caching(second)[2] == 0 and caching(first, 2)[2] == 4
+        assert first.do(eject, to=lun(1)).why == (ILLEGAL, Sense.REMOVAL_PREVENTED)
+        # The last attention is the one that is told: its size is another here.
+        assert second.ready(to=lun(2)).why == (Key.UNIT_ATTENTION, Sense.CAPACITY_CHANGED)
+        assert second.ready(to=lun(2)).good
+        guest.keep_filled(EVENT, count=4, size=16)
+        assert {first.event() for _ in range(2)} == {
+            (ScsiEvent.PARAM_CHANGE, bytes((1, 2, *bytes(6))), 0x092A),
+            (ScsiEvent.TRANSPORT_RESET, bytes((1, 3, *bytes(6))), ResetReason.RESCAN),
+        }
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"sense_size": 253}, "sense_size 253 are refused"),
+        ({"cdb_size": 5}, "cdb_size 5"),
+        ({"units": (UnitLeft(9, 0, SIZE, True, False, False, 0),)}, "there is no lun 9:0 here"),
+        ({"units": (UnitLeft(0, 0, SIZE, True, True, False, 0),)}, "lun 0:0 has no tray here"),
+        ({"units": (UnitLeft(0, 0, SIZE, True, False, False, 7),)}, "7 is not a valid Sense"),
+        ({"units": ("no unit",)}, "Expected `array`"),
+    ],
+)
+def test_a_state_that_makes_no_sense_is_refused(
+    served: Served, change: dict[str, Any], reason: str
+) -> None:
+    with served.guest(queues=4) as guest:
+        kind = state_bytes.kind_of(Scsi(ScsiOptions(luns=(UnitOptions(ram=SIZE),))))
+        content, _version = state_bytes.unpack(kind, paused(guest))
+        left = msgspec.structs.asdict(msgspec.msgpack.decode(content, type=Left))
+        changed = msgspec.msgpack.encode([*{**left, **change}.values()])
+        before = len(served.lines)
+        with pytest.raises(Refused):
+            guest.front_end.load_state(state_bytes.pack(kind, changed))
+        assert reason in served.wait_for_line("load_state: ", after=before)
+        for queue in range(4):
+            guest.start_queue(queue)
+        assert caching(Driver(guest))[2] == 4
 
 
 @pytest.mark.parametrize(

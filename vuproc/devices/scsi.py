@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from vuproc import shared
 from vuproc.device import Device
+from vuproc.devices import scsi_state
 from vuproc.devices.blk_image import Image
 from vuproc.devices.blk_storage import Storage, new_memory
 from vuproc.devices.image_lock import unlock
@@ -66,7 +67,24 @@ class Scsi(Device):
         """The request queues of this worker."""
         self._goes_on: set[int] = set()
         """Queues that are gone on with once the others have had their turn."""
-        self._sense_size, self._cdb_size = SENSE_SIZE, CDB_SIZE
+        self._state: HostState | None = None
+
+    @property
+    def _sense_size(self) -> int:
+        return SENSE_SIZE if self._state is None else int(self._state.sense_size)
+
+    @property
+    def _cdb_size(self) -> int:
+        return CDB_SIZE if self._state is None else int(self._state.cdb_size)
+
+    @property
+    def _shared_state(self) -> HostState:
+        assert self._state is not None, "setup was not called"
+        return self._state
+
+    def _choose_sizes(self, sense: int, cdb: int) -> None:
+        if self._state is not None:
+            self._state.sense_size, self._state.cdb_size = sense, cdb
 
     # What the master asks.
 
@@ -105,6 +123,7 @@ class Scsi(Device):
         with shared.gathering() as files:
             state_file = files[self._named("state")] = shared.struct_file(HostState)
             state = shared.struct(HostState, state_file)
+            state.sense_size, state.cdb_size = SENSE_SIZE, CDB_SIZE
             for place, unit in enumerate(self.options.luns):
                 image = self.options.the_image(place)
                 if image is not None:
@@ -176,7 +195,7 @@ class Scsi(Device):
             self._has_control = True
             names = self._bells()
             bells = [self.shared[name] for name in names[1:]]
-            self._control = Control(self, self._units, self._state, bells, self._asked)
+            self._control = Control(self, self._units, self._shared_state, bells, self._asked)
             self._events = Events(self, self._units)
             self.watch(self.shared[names[0]], self._look)
             self._look()
@@ -186,7 +205,7 @@ class Scsi(Device):
                 )
         elif queue >= FIRST_REQUEST:
             bell = self.shared[self._bells()[1 + queue - FIRST_REQUEST]]
-            self._asked[queue] = Asked(self, queue, self._state, bell, self._finish)
+            self._asked[queue] = Asked(self, queue, self._shared_state, bell, self._finish)
 
     def _storage(self, place: int) -> Storage:
         image = self.options.the_image(place)
@@ -219,22 +238,31 @@ class Scsi(Device):
         sense, cdb = said["sense_size"], said["cdb_size"]
         if CONFIG.pack(**{**CONFIG.unpack(before), "sense_size": sense, "cdb_size": cdb}) != after:
             raise ValueError("a SCSI host has two fields to write to, sense_size and cdb_size")
-        if not (MIN_CDB <= cdb <= MAX_CDB and sense <= MAX_SENSE):
-            raise ValueError(
-                f"commands have {MIN_CDB} to {MAX_CDB} bytes, and sense data {MAX_SENSE} at most: "
-                f"cdb_size {cdb} and sense_size {sense} are refused"
-            )
-        self._sense_size, self._cdb_size = sense, cdb
+        check_sizes(sense, cdb)
+        self._choose_sizes(sense, cdb)
 
     def reset(self) -> None:
         """Sizes, caches and trays as they were at the beginning."""
-        self._sense_size, self._cdb_size = SENSE_SIZE, CDB_SIZE
+        self._choose_sizes(SENSE_SIZE, CDB_SIZE)
         for asked in self._asked.values():
             asked.ring(False)
         if self._has_control:
             self._events.features = None
             for unit in self._units or ():
                 unit.reset()
+
+    def save_state(self) -> bytes:
+        """What the driver has set, and is to be told."""
+        return scsi_state.pack(self._sense_size, self._cdb_size, list(self._units or ()))
+
+    def load_state(self, data: bytes, version: int) -> None:
+        """Go on with that, if there are the same units here."""
+        units = list(self._units or ())
+        left = scsi_state.unpack(data, units)
+        check_sizes(left.sense_size, left.cdb_size)
+        self._choose_sizes(left.sense_size, left.cdb_size)
+        scsi_state.go_on(left, units)
+        self.config_changed()
 
     def ring_started(self, queue: int) -> None:
         """What was posted on it may be asked for."""
@@ -329,3 +357,12 @@ class Scsi(Device):
             if unit.look():
                 self.log.info("lun %d:%d has %d bytes now", *unit.address, unit.state.size)
         self.call_soon(self._events.tell)
+
+
+def check_sizes(sense: int, cdb: int) -> None:
+    """Raises ValueError for sizes that sense data or commands cannot have."""
+    if not (MIN_CDB <= cdb <= MAX_CDB and 0 <= sense <= MAX_SENSE):
+        raise ValueError(
+            f"commands have {MIN_CDB} to {MAX_CDB} bytes, and sense data {MAX_SENSE} at most: "
+            f"cdb_size {cdb} and sense_size {sense} are refused"
+        )

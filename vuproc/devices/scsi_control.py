@@ -49,19 +49,22 @@ _CAPACITY_REASON = _CAPACITY >> 8 | (_CAPACITY & 0xFF) << 8
 """The sense code and its qualifier as an event has them."""
 ONE = (1).to_bytes(8, "little")
 """What rings an eventfd."""
-LAYOUT = 1
+LAYOUT = 2
 """Of HostState: another one has another number, so that a master does not go on with it."""
 
 
 class HostState(ctypes.Structure):
     """Shared by all workers. By request queue: how often the worker of the control queue has asked
     that what was posted is finished, and up to which time it is; and whether there is a ring.
+    Then the sizes that the driver has chosen.
     """
 
     _fields_: ClassVar = [
         ("asked", ctypes.c_uint32 * MAX_REQUEST_QUEUES),
         ("done", ctypes.c_uint32 * MAX_REQUEST_QUEUES),
         ("rings", ctypes.c_uint32 * MAX_REQUEST_QUEUES),
+        ("sense_size", ctypes.c_uint32),
+        ("cdb_size", ctypes.c_uint32),
         ("units", UnitState * MAX_UNITS),
     ]
 

@@ -22,6 +22,9 @@ STATUS_HAS_CAPABILITIES = 0x10
 BAR_IO = 0x1
 BAR_64_BIT = 0x4
 CAPABILITY_MSIX = 0x11
+# PCI local bus 3.0 section 6.8.2.3: message control of MSI-X.
+MSIX_SIZE = 0x7FF
+MSIX_ENABLE = 0x8000
 # Where windows go: above any memory of the machines here, below the chipset's own addresses. Each
 # slot has its own stretch, so that functions need not know of each other.
 WINDOWS = 0xE0000000
@@ -97,21 +100,22 @@ class PciFunction:
         return found
 
     def enable_msix(self, vectors: int) -> list[int]:
-        """Points the first vectors at words of guest memory; returns the words' addresses.
+        """Points the first vectors at words of guest memory; returns the words' addresses, which
+        are fewer if the device has no more.
 
         An interrupt of vector n is then a store of n + 1 into the word, which a test can see.
         """
         capability = next(each for each in self.capabilities if each.id == CAPABILITY_MSIX)
         table = self.config_read(capability.offset + 4, 4)
         entries = self.windows[table & 7] + (table & ~7)
+        control = self.config_read(capability.offset + 2, 2)
         words = []
-        for vector in range(vectors):
+        for vector in range(min(vectors, (control & MSIX_SIZE) + 1)):
             word = self.machine.allocate(4, 4)
             self.machine.write_register(entries + 16 * vector, 4, word)
             self.machine.write_register(entries + 16 * vector + 4, 4, 0)
             self.machine.write_register(entries + 16 * vector + 8, 4, vector + 1)
             self.machine.write_register(entries + 16 * vector + 12, 4, 0)
             words.append(word)
-        control = self.config_read(capability.offset + 2, 2)
-        self.config_write(capability.offset + 2, 2, control | 0x8000)
+        self.config_write(capability.offset + 2, 2, control | MSIX_ENABLE)
         return words

@@ -125,20 +125,25 @@ class VirtioPci:
         return self.features
 
     def queue(self, index: int, size: int = 128) -> PciQueue:
-        """Sets up a queue with memory and an interrupt of its own, and enables it."""
+        """Sets up a queue with memory of its own, and an interrupt if the device has one for it,
+        which is that of others otherwise; and enables it.
+        """
         self.set_common("queue_select", index)
         size = min(size, self.common("queue_size"))
         notify = self.common("queue_notify_off") * self._notify_multiplier
+        vector = min(index, len(self._words) - 1)
         queue = PciQueue(
             self.machine,
             index,
             size=size,
             notify=self._areas[NOTIFY_CFG] + notify,
-            word=self._words[index],
+            word=self._words[vector],
             event_idx=bool(self.features & Feature.EVENT_IDX),
         )
         self.set_common("queue_size", size)
-        self.set_common("queue_msix_vector", index)
+        self.set_common("queue_msix_vector", vector)
+        if self.common("queue_msix_vector") != vector:
+            raise GuestFailed(f"the device has no interrupt {vector} for its queue {index}")
         self.set_common("queue_desc", queue.desc)
         self.set_common("queue_driver", queue.avail)
         self.set_common("queue_device", queue.used)
