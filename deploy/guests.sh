@@ -95,6 +95,19 @@ unpack_kernel() {
     unpack linux "$kernel" with_apt apt-get
 }
 
+# The kernel of a later suite $1 at $cache/linux-$1: its drivers know what the system's own do not. 35 MB.
+unpack_later_kernel() {
+    [ -e "$cache/linux-$1" ] && return 0
+    refresh_lists
+    open_suite "$1" "a kernel of $1" || return 1
+    kernel=$(kernel_package "linux-image-cloud-$(dpkg --print-architecture)" with_suite "$1" apt-cache)
+    if [ -z "$kernel" ]; then
+        say "cannot get a kernel of $1: apt knows none"
+        return 1
+    fi
+    unpack "linux-$1" "$kernel" with_suite "$1" apt-get
+}
+
 # A later Debian suite $1 is read by a private apt configuration, with the mirror and key that the system's own Debian
 # suite has. Nothing of it counts as installed, so that a package is resolved with all that it needs.
 with_suite() {
@@ -289,6 +302,7 @@ get_guests() {
     unpack_dpdk || true
     unpack_schemas || true
     unpack_qemu trixie || true
+    unpack_later_kernel trixie || true
     [ -z "${VUPROC_LONG:-}${VUPROC_SID:-}" ] || unpack_qemu sid || true
     [ -z "${VUPROC_LONG:-}" ] || unpack_xen || true
     close_suites

@@ -5,16 +5,22 @@ from __future__ import annotations
 import os
 import re
 import socket
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tests.devices.nbd_server import ALL, Server, running
+from tests.devices.nbd_server import ALL, Server, option_reply, running
 from tests.devices.test_blk import ranges
 from vuproc.devices import blk_nbd
 from vuproc.devices.blk import BlkOptions
+from vuproc.devices.nbd_handshake import NbdError
+from vuproc.devices.nbd_stream import NbdStream, Piece
 from vuproc.spec import nbd
 from vuproc.spec.blk import DISCARD_F_UNMAP, SECTOR_SIZE, BlkFeature, BlkStatus, BlkType
 from vuproc.spec.nbd import Command, CommandFlag, ExportFlag
@@ -44,6 +50,20 @@ def problems(server: Server, **options: Any) -> list[tuple[str, str]]:
 
 def kinds(server: Server) -> list[Command]:
     return [came.kind for came in server.came]
+
+
+HASTY = """
+from vuproc.devices import nbd_link
+from vuproc.devices.blk import Blk as Hasty
+nbd_link.PATIENCE_S = 0.5
+"""
+
+
+def until_ok(disk: Block) -> None:
+    """Read until the server is there."""
+    deadline = time.monotonic() + BOUND_S
+    while disk.request(BlkType.IN, 0, in_=[512]).status != BlkStatus.OK:
+        assert time.monotonic() < deadline
 
 
 def resume(guest: Guest, base: int) -> None:
@@ -276,6 +296,22 @@ def test_a_ring_stops_though_the_server_does_nothing(
     assert len({done.connection for done in server.done}) == 2
 
 
+def test_memory_may_change_while_commands_are_on_their_way(
+    vuproc_device: ServeDevice, server: Server
+) -> None:
+    """The ring stops for that without being started again."""
+    with vuproc_device(disk_of(server)).guest() as guest:
+        disk = Block(guest)
+        disk.write(0, b"memory--" * 64)
+        server.doing.clear()
+        token = disk.submit(BlkType.IN, 0, in_=[512])
+        server.wait(lambda: server.came[-1].kind is Command.READ)
+        guest.front_end.set_memory(guest.ram.regions)
+        server.doing.set()
+        assert guest.wait(token).data[0] == b"memory--" * 64
+        assert disk.read(0, 512) == b"memory--" * 64
+
+
 def test_a_worker_begins_where_the_dead_ones_connection_has_ended(
     vuproc_device: ServeDevice, server: Server
 ) -> None:
@@ -296,11 +332,7 @@ def test_a_worker_begins_where_the_dead_ones_connection_has_ended(
 def test_no_guest_waits_for_ever(
     vuproc_device: ServeDevice, server: Server, tmp_path: Path
 ) -> None:
-    (tmp_path / "hasty.py").write_text(
-        "from vuproc.devices import nbd_link\n"
-        "from vuproc.devices.blk import Blk as Hasty\n"
-        "nbd_link.PATIENCE_S = 0.5\n"
-    )
+    (tmp_path / "hasty.py").write_text(HASTY)
     served = vuproc_device(disk_of(server, type=f"{tmp_path / 'hasty.py'}:Hasty"))
     with served.guest() as guest:
         disk = Block(guest)
@@ -310,8 +342,61 @@ def test_no_guest_waits_for_ever(
         assert disk.request(BlkType.IN, 0, in_=[512]).status == BlkStatus.IOERR
         assert disk.request(BlkType.FLUSH, 0).status == BlkStatus.IOERR
         server.start()
-        served.wait_for_line("connected again")
+        until_ok(disk)
         assert disk.read(0, 512) == b"later---" * 64
+
+
+def test_a_server_that_hangs_up_at_a_command_each_time_is_gone(
+    vuproc_device: ServeDevice, server: Server, tmp_path: Path
+) -> None:
+    (tmp_path / "hasty.py").write_text(HASTY)
+    served = vuproc_device(disk_of(server, type=f"{tmp_path / 'hasty.py'}:Hasty"))
+    with served.guest() as guest:
+        disk = Block(guest)
+        server.hang_up_after = 1
+        assert disk.request(BlkType.IN, 0, in_=[512]).status == BlkStatus.IOERR
+        server.hang_up_after = None
+        until_ok(disk)
+
+
+def test_a_server_that_is_about_to_end_is_followed_by_the_next(
+    vuproc_device: ServeDevice, server: Server
+) -> None:
+    server.errors[Command.WRITE] = nbd.ESHUTDOWN
+    served = vuproc_device(disk_of(server))
+    with served.guest() as guest:
+        disk = Block(guest)
+        token = disk.submit(BlkType.OUT, 0, [b"e" * 512])
+        served.wait_for_line("the server is about to end")
+        server.errors.clear()
+        assert guest.wait(token).data[-1] == bytes([BlkStatus.OK])
+
+
+@pytest.mark.parametrize(
+    ("flags", "taken"),
+    [
+        (ALL | ExportFlag.READ_ONLY, False),
+        (ALL & ~ExportFlag.SEND_FLUSH, False),
+        (ALL | 1 << 10, True),  # what a server can do beyond
+    ],
+)
+def test_what_comes_back_is_to_do_as_much_as_before(
+    vuproc_device: ServeDevice, server: Server, flags: ExportFlag, taken: bool
+) -> None:
+    served = vuproc_device(disk_of(server))
+    with served.guest() as guest:
+        disk = Block(guest)
+        disk.write(0, b"f" * 512)
+        server.stop()
+        server.flags = flags
+        server.start()
+        token = disk.submit(BlkType.IN, 0, in_=[512])
+        connections = server.connections
+        server.wait(lambda: server.connections > connections + (0 if taken else 1))
+        came = [came.kind for came in server.came]
+        server.flags = ALL
+        assert guest.wait(token).data[0] == b"f" * 512
+        assert taken or came == [Command.WRITE]
 
 
 def test_an_export_that_has_become_smaller_is_not_taken(
@@ -411,6 +496,7 @@ def test_nobody_there(tmp_path: Path) -> None:
         ({"flags": ALL & ~ExportFlag.CAN_MULTI_CONN}, {"queues": 2}, "for queues: 1"),
         ({"block_sizes": (4096, 4096, 1 << 20)}, {}, "set block_size: 4096"),
         ({"block_sizes": (0, 1, 2)}, {}, "what cannot be"),
+        ({"block_sizes": (1, 1, 256)}, {}, "takes 256 bytes at a time, and a block has 512"),
         ({"disk": bytearray(1000)}, {}, "has 1000 bytes, which are no blocks of 512"),
         ({"greeting": b"HTTP/1.1 400 Bad R"}, {}, "this is no NBD server"),
         ({"greeting": nbd.INIT + bytes(10)}, {}, "of before 2011"),
@@ -425,6 +511,60 @@ def test_an_export_that_cannot_be_had(
         setattr(server, name, value)
     ((field, message),) = problems(server, **options)
     assert (field, reason in message) == ("nbd", True), message
+
+
+def test_a_servers_own_words_are_cut_and_escaped(server: Server) -> None:
+    server.instead = option_reply(nbd.OptionError.POLICY, b"\x1b[2J\n" + b"no" * 1000)
+    ((_, message),) = problems(server)
+    assert "POLICY (\\x1b[2J\\nnono" in message and len(message) < 500 and message.isprintable()
+
+
+def test_a_server_that_answers_before_it_was_asked(tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        stream = NbdStream(ours)
+        stream.send(Piece(Command.WRITE, 0, 0, 8 << 20, lambda error: None, bytes(8 << 20)))
+        theirs.sendall(nbd.SIMPLE_REPLY.pack(nbd.SIMPLE_REPLY_MAGIC, 0, 1))
+        with pytest.raises(NbdError, match="what it was not asked"):
+            stream.turn()
+        stream.close()
+
+
+@given(data=st.data())
+def test_replies_come_in_pieces_of_any_size(data: st.DataObject) -> None:
+    ours, theirs = socket.socketpair()
+    came: dict[int, bytearray] = {}
+    errors: dict[int, int] = {}
+    stream = NbdStream(ours)
+    with theirs, closing(stream):
+        sizes = data.draw(st.lists(st.integers(1, 40), min_size=1, max_size=5))
+        for cookie, size in enumerate(sizes, 1):
+            came[cookie] = bytearray(size)
+
+            def into(at: int, part: memoryview, cookie: int = cookie) -> None:
+                came[cookie][at : at + len(part)] = part
+
+            def done(error: int, cookie: int = cookie) -> None:
+                errors[cookie] = error
+
+            stream.send(Piece(Command.READ, 0, 0, size, done, b"", into))
+        stream.turn()
+        order = data.draw(st.permutations(range(1, len(sizes) + 1)))
+        failing = data.draw(st.sets(st.sampled_from(order)))
+        replies = b""
+        for cookie in order:
+            error = 5 if cookie in failing else 0
+            replies += nbd.SIMPLE_REPLY.pack(nbd.SIMPLE_REPLY_MAGIC, error, cookie)
+            replies += b"" if error else bytes([cookie]) * sizes[cookie - 1]
+        while replies:
+            count = data.draw(st.integers(1, len(replies)))
+            theirs.sendall(replies[:count])
+            replies = replies[count:]
+            stream.turn()
+    assert errors == {cookie: 5 if cookie in failing else 0 for cookie in order}
+    for cookie, size in enumerate(sizes, 1):
+        assert came[cookie] == (bytes(size) if cookie in failing else bytes([cookie]) * size)
+    assert not stream.outstanding
 
 
 def test_a_name_that_the_server_does_not_have(server: Server) -> None:

@@ -89,6 +89,15 @@ def overlay(disk: Inline) -> Overlay:
     return disk.device._store
 
 
+def chunks(disk: Inline) -> int:
+    """How many chunks the overlay has."""
+    table, chunk, count = overlay(disk)._table, 0, 0
+    for present, end in table.runs(0, table._chunks - 1):
+        count += (end - chunk) * present
+        chunk = end
+    return count
+
+
 # Which layer.
 
 
@@ -140,14 +149,14 @@ def test_a_discard_frees_what_the_overlay_has_and_nothing_of_the_base(make: Make
     assert disk.block(BlkType.DISCARD, 0, [ranges((0, 24, 0))]).status == BlkStatus.OK
     expected = BASE[:CHUNK] + bytes(CHUNK) + BASE[2 * CHUNK :]
     assert whole(disk) == expected
-    assert overlay(disk)._table.count() == 1
+    assert chunks(disk) == 1
 
 
 def test_nothing_to_write_is_fine(make: Make) -> None:
     disk = make()
     assert disk.block(BlkType.OUT, 5).status == BlkStatus.OK
     assert disk.block(BlkType.IN, 5).status == BlkStatus.OK
-    assert overlay(disk)._table.count() == 0
+    assert chunks(disk) == 0
 
 
 def test_outside_the_disk_is_refused(make: Make) -> None:
@@ -197,7 +206,7 @@ def test_many_groups_of_chunks(tmp_path: Path) -> None:
                     disk.block(BlkType.OUT, chunk * 8, [content(chunk, CHUNK)])
                 found = disk.block(BlkType.IN, chunk * 8, in_=[CHUNK]).data
                 assert found == content(chunk, CHUNK)
-            assert overlay(disk)._table.count() == len(places)
+            assert chunks(disk) == len(places)
 
 
 # On stable storage.
@@ -424,6 +433,8 @@ def test_two_layers_that_can_be_had_are_right(base: Path, make: Make) -> None:
         ({"engine": "io_uring"}, "engine"),
         ({"engine": "sync"}, "engine"),
         ({"image": "/no such folder/top.overlay"}, "image"),
+        ({"image": "/dev/zero"}, "image"),
+        ({"image": "/"}, "image"),
         ({"block_size": 4096}, "base"),
     ],
 )

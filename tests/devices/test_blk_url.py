@@ -204,6 +204,24 @@ def test_s3(vuproc_device: ServeDevice, web: Web, monkeypatch: pytest.MonkeyPatc
         assert Block(guest).read(9, 512) == OBJECT[9 * 512 : 10 * 512]
 
 
+def test_an_overlay_is_not_gone_on_with_over_another_object(web: Web, tmp_path: Path) -> None:
+    device = disk_of(web, image=str(tmp_path / "kept.overlay"))
+    with serve(device) as served, served.guest() as guest:
+        assert Block(guest).read(0, 512) == OBJECT[:512]
+    web.tag = '"second"'
+    with pytest.raises(Exception, match="is an overlay of another object than is at"):
+        with serve(device):
+            pass  # pragma: no cover
+
+
+@pytest.mark.parametrize(
+    "url", ["https://host/x?sig=1", "https://host/x#y", "http://[bad/x"]
+)
+def test_a_url_that_means_more_than_an_object(url: str) -> None:
+    ((field, _),) = problems(url)
+    assert field == "url"
+
+
 @pytest.mark.parametrize(
     "url", ["ftp://host/disk.raw", "https://host", "https://host/", "disk.raw", "s3:///disk.raw"]
 )

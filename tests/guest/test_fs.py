@@ -187,3 +187,35 @@ say removed $(rm tree/1 2>&1 || true)
     assert "Read-only file system" in said["refused"]
     assert "Read-only file system" in said["removed"]
     assert not [line for line in served.lines if "ERROR" in line]
+
+
+def test_a_guest_with_two_cpus_has_a_queue_for_each(shared: Path) -> None:
+    """As Linux has it from 6.11 on. What one queue's worker has made is there for the other's."""
+    script = """
+mount -t virtiofs share /mnt
+cd /mnt
+say reading yes
+for cpu in 1 2; do
+    taskset $cpu sh -c "mkdir made$cpu; cp tree/[0-9]* made$cpu/"
+    taskset $cpu cat made$cpu/* | sha256sum >/tmp/$cpu
+done
+say same $(cmp /tmp/1 /tmp/2 && echo yes)
+say there $(taskset 2 cat made1/* | sha256sum | cmp - /tmp/1 && echo yes)
+say removed $(taskset 1 rm -r made2 && taskset 2 ls | grep -c made)
+"""
+    description = {"type": "fs", "tag": "share", "directory": str(shared), "readonly": False}
+    with serve(description, request_queues=2, queue_size=1024) as served:
+        device = VhostUserDevice(
+            socket=served.socket,
+            driver="vhost-user-fs-pci",
+            properties={"tag": "share", "num-request-queues": 2, "queue-size": 1024},
+        )
+        with boot_qemu([device], script=script, modules=("virtiofs",), suite="trixie") as guest:
+            guest.wait_for("reading")
+            for queue in (REQUESTS, REQUESTS + 1):
+                served.wait_worker(queue, other_than=served.kill_worker(queue))
+            said = guest.finish().values
+        queues = served.status().queues
+    assert (said["same"], said["there"], said["removed"]) == ("yes", "yes", "1")
+    assert all(queues[queue].requests > 50 for queue in (REQUESTS, REQUESTS + 1)), queues
+    assert not [line for line in served.lines if "ERROR" in line]

@@ -27,6 +27,11 @@ umount /mnt
 """
 
 
+BEHIND_VIRTIO = SCRIPT.replace("virtio0", "virtio1")  # the first is the IOMMU itself
+LATER = "trixie"
+"""Whose kernel has the driver of virtio-iommu. It is Linux 6.12."""
+
+
 STRICT, LAZY = "iommu.strict=1", "iommu.strict=0"
 """Whether Linux has each translation taken back by itself, or now and then all of them. QEMU 7.2
 says nothing of the latter to a device.
@@ -62,4 +67,37 @@ def test_files_that_the_guest_writes_are_in_the_image(
     assert int(said.pop("groups")) > 0
     check_file_system(image)
     assert sums_of(image) == said
+    assert not [line for line in served.lines if "ERROR" in line], served.lines
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("qemu", [Qemu.INSTALLED, *newer()])
+def test_files_that_are_written_behind_a_virtio_iommu(
+    tmp_path: Path, qemu: Qemu, packed: bool
+) -> None:
+    image = tmp_path / "disk.raw"
+    image.touch()
+    os.truncate(image, 64 << 20)
+    properties = {**IOMMU, "num-queues": 2, "packed": "on" if packed else "off"}
+    properties["queue-size"] = QUEUE_SIZE
+    device = {"type": "blk", "image": image, "queues": 2, "queue_size": QUEUE_SIZE}
+    with serve(device, file={"iommu": True, "log_level": "debug"}) as served:
+        with boot_qemu(
+            [VhostUserDevice(socket=served.socket, properties=properties)],
+            script=BEHIND_VIRTIO,
+            modules=("virtio_iommu", "virtio_blk"),
+            programs=[clients.mke2fs()],
+            qemu=qemu,
+            iommu=STRICT,
+            virtio_iommu=True,
+            suite=LATER,
+        ) as guest:
+            guest.wait_for("written", timeout_s=250)
+            served.kill_worker(0)
+            said = dict(guest.finish(timeout_s=250).values)
+    assert (said.pop("platform"), said.pop("written")) == ("1", "yes")
+    assert int(said.pop("groups")) > 0
+    check_file_system(image)
+    assert sums_of(image) == said
+    assert any("IOTLB_MSG" in line for line in served.lines)
     assert not [line for line in served.lines if "ERROR" in line], served.lines

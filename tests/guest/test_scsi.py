@@ -63,11 +63,13 @@ def images(folder: Path) -> tuple[Path, str]:
     return folder / "disk", hashlib.sha256(cd).hexdigest()
 
 
-def device_file(folder: Path, *, unplugged: str = "[]", size: int = 256) -> Path:
+def device_file(
+    folder: Path, *, unplugged: str = "[]", size: int = 256, queues: int = 1
+) -> Path:
     path = folder / "scsi.yaml"
     path.write_text(
         f"socket: {folder}/s\ndevice:\n  type: scsi\n  queue_size: {size}\n"
-        f"  unplugged: {unplugged}\n  luns:\n"
+        f"  unplugged: {unplugged}\n  request_queues: {queues}\n  luns:\n"
         "    - {image: ./disk, serial: uml-0, product: A DISK}\n"
         "    - {image: ./cd, kind: cdrom}\n"
         "    - {ram: 8MiB}\n"
@@ -132,8 +134,36 @@ def test_qemus_firmware_and_its_linux_have_the_same_disk(tmp_path: Path) -> None
     check_file_system(disk)
 
 
-def qemu_device(served: Served) -> VhostUserDevice:
-    properties = {"num_queues": 1, "virtqueue_size": 256}
+def test_a_guest_with_two_cpus_has_a_queue_for_each(tmp_path: Path) -> None:
+    disk, _ = images(tmp_path)
+    script = WAIT + FILES + "say written yes\n"
+    for cpu in (1, 2):
+        script += f"say read{cpu} $(taskset {cpu} dd if=/dev/sda bs=4k count=300 iflag=direct"
+        script += " 2>/dev/null | wc -c)\n"
+    script += AGAIN + "umount /mnt\n"
+    with serve(device_file(tmp_path, unplugged="[2]", queues=2)) as served:
+        modules = ("virtio_pci", *MODULES)
+        with boot_qemu(
+            [qemu_device(served, queues=2)],
+            script=script,
+            modules=modules,
+            programs=[clients.mke2fs()],
+            suite="trixie",
+        ) as guest:
+            guest.wait_for("written")
+            for queue in (2, 3):
+                served.wait_worker(queue, other_than=served.kill_worker(queue))
+            said = dict(guest.finish().values)
+        queues = served.status().queues
+        assert not [line for line in served.lines if "ERROR" in line]
+    assert said["read1"] == said["read2"] == str(300 * 4096)
+    assert all(queues[queue].requests >= 300 for queue in (2, 3)), queues
+    assert sums_of(disk).items() <= said.items()
+    check_file_system(disk)
+
+
+def qemu_device(served: Served, queues: int = 1) -> VhostUserDevice:
+    properties = {"num_queues": queues, "virtqueue_size": 256}
     return VhostUserDevice(
         socket=served.socket, driver="vhost-user-scsi-pci", properties=properties
     )

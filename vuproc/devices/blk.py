@@ -83,15 +83,20 @@ class Blk(Device):
         self._store: Store | None = None
         self._natives: list[NativeBlk] = []
         self._file = self._buffered = -1
-        if options.nbd is not None:
-            # What is on its way to a server goes on after `ring_stopped`.
+        self._found: tuple[BlkOptions, Image | Source | None] | None = None
+        if options.nbd is not None or options.url is not None or options.base is not None:
+            # No vuproc can take over from this one: a server goes on with what it has, and an
+            # overlay is one program's.
             self.leaves_in_flight = False  # type: ignore[misc]
         self._forget_driver()
 
     @property
     def _image(self) -> Image | Source | None:
         # By the options of this process: a program's may have been relative when they were made.
-        return self.options.the_image()
+        # Kept, since one that is far away remembers what it was told.
+        if self._found is None or self._found[0] is not self.options:
+            self._found = self.options, self.options.the_image()
+        return self._found[1]
 
     # What the master asks.
 

@@ -16,7 +16,7 @@ from vuproc.devices.blk_overlay import Overlay
 from vuproc.devices.blk_overlay_file import Layout
 from vuproc.devices.blk_overlay_table import CHUNK, ChunkTable
 from vuproc.devices.blk_store import Range
-from vuproc.devices.object_reader import ObjectReader, ObjectUnavailable
+from vuproc.devices.object_reader import ObjectReader
 from vuproc.errors import RequestFinished
 from vuproc.fd import Fd
 
@@ -37,7 +37,7 @@ class _Waiting:
     request: Request
     serve: Callable[[], None]
     missing: set[int] = field(default_factory=set)
-    error: Exception | None = None
+    error: BaseException | None = None
     gone: bool = False
 
 
@@ -59,6 +59,8 @@ class FetchingOverlay(Overlay):
         self._windows: dict[int, list[_Waiting]] = {}
         self._wanted: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._fetchers = 0
+        # Windows in memory, fetched or about to be: no more come while the worker is busy.
+        self._room = threading.Semaphore(FETCHERS)
 
     def read(self, request: Request, offset: int, length: int) -> None:
         """From the overlay, once it is there."""
@@ -129,17 +131,19 @@ class FetchingOverlay(Overlay):
     def _fetch_all(self) -> None:
         while (window := self._wanted.get()) is not None:
             start = window * WINDOW
+            self._room.acquire()
             try:
                 data = self._reader.read(start, min(WINDOW, self._size - start))
-            except ObjectUnavailable as error:
+            except BaseException as error:  # a window that is never handed over is waited for
                 self._hand_over(window, b"", error)
             else:
                 self._hand_over(window, data, None)
 
-    def _hand_over(self, window: int, data: bytes, error: Exception | None) -> None:
+    def _hand_over(self, window: int, data: bytes, error: BaseException | None) -> None:
         self._device.call_soon(lambda: self._fetched(window, data, error))
 
-    def _fetched(self, window: int, data: bytes, error: Exception | None) -> None:
+    def _fetched(self, window: int, data: bytes, error: BaseException | None) -> None:
+        self._room.release()
         if error is None:
             try:
                 self.keep(window * WINDOW, data)
@@ -159,5 +163,7 @@ class FetchingOverlay(Overlay):
                 if waiting.error is not None:
                     raise waiting.error
                 waiting.serve()
-            except (OSError, ObjectUnavailable) as error:
+            except RequestFinished:
+                raise
+            except BaseException as error:
                 self._device.fail(waiting.request, error)

@@ -73,6 +73,9 @@ class Image:
         self._name = f"{_IMAGE}{key}"
         self._direct_name = f"direct.{key}" if direct else None
 
+    strict = False
+    """Whether an overlay over it is refused, and not only warned of, once it has changed."""
+
     def problems(self, block_size: int) -> Iterator[tuple[str, str]]:
         """What is wrong with the file at the path, as (option, message): as `open`, without locks.
 
@@ -158,7 +161,7 @@ class Image:
         nothing of its content.
         """
         status = os.fstat(self.file(files).fileno())
-        return status.st_mtime_ns if stat.S_ISREG(status.st_mode) else 0
+        return max(0, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else 0
 
     def storage(self, files: Mapping[str, Fd]) -> Storage:
         """What a worker serves from: duplicates of the descriptors in `files`."""

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from vuproc.devices.blk_image import Image
@@ -45,9 +47,9 @@ class Layers:
     in here. `path`: of the overlay, or None for one that lives as long as the device.
     """
 
-    def __init__(self, base: Image | ObjectBase, path: str | None, *, locking: bool) -> None:
+    def __init__(self, base: Image | ObjectBase, path: str | None) -> None:
         self._base = base
-        self._overlay = None if path is None else _OverlayFile(path, locking=locking)
+        self._overlay = None if path is None else _OverlayFile(path)
         overlay = {_MEMORY} if self._overlay is None else self._overlay.names
         self._names = self._base.names | overlay | {_TABLE}
 
@@ -60,6 +62,13 @@ class Layers:
 
     def open(self) -> dict[str, Fd]:
         """Open and lock both; an overlay is made if there is none. Raises FileRefused, OSError."""
+        try:
+            return self._open()
+        except OSError as error:
+            option = "image" if self._overlay is not None else self._base.option
+            raise FileRefused(option, f"no overlay can be made: {error.strerror}") from error
+
+    def _open(self) -> dict[str, Fd]:
         files = self._base.open()
         try:
             size = _sectors(self._base.size(files))
@@ -68,7 +77,7 @@ class Layers:
                 files[_TABLE] = new_table(size, iter(()))
             else:
                 files |= self._overlay.open()
-                file = self._overlay.prepared(files, size, self._base.changed(files))
+                file = self._overlay.prepared(files, size, self._base)
                 files[_TABLE] = new_table(size, read_bits(file, size))
         except BaseException:
             for fd in files.values():
@@ -113,27 +122,40 @@ class Layers:
             content, layout = files[_MEMORY], None
         else:
             content, layout = self._overlay.file(files), Layout(size)
-        table = ChunkTable(files[_TABLE], size)
-        if isinstance(self._base, Image):
-            return Overlay(self._base.file(files).dup(), content.dup(), table, size, layout)
-        from vuproc.devices.blk_fetching import FetchingOverlay
+        with ExitStack() as undo:
+            table = ChunkTable(files[_TABLE], size)
+            undo.callback(table.close)
+            own = undo.enter_context(content.dup())
+            store: Overlay
+            if isinstance(self._base, Image):
+                base = undo.enter_context(self._base.file(files).dup())
+                store = Overlay(base, own, table, size, layout)
+            else:
+                from vuproc.devices.blk_fetching import FetchingOverlay
 
-        reader = self._base.reader(files)
-        return FetchingOverlay(reader, device, content.dup(), table, size, layout)
+                store = FetchingOverlay(self._base.reader(files), device, own, table, size, layout)
+            undo.pop_all()
+            return store
 
     def _images(self) -> list[Image | ObjectBase]:
         return [self._base] if self._overlay is None else [self._base, self._overlay]
 
 
 class _OverlayFile(Image):
-    """The overlay's own file: an image of its format, which is made if there is none."""
+    """The overlay's own file: an image of its format, which is made if there is none.
 
-    def __init__(self, path: str, *, locking: bool) -> None:
-        super().__init__(path, readonly=False, locking=locking)
+    It is locked in any case: each program has a table of its own of what is in there.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, readonly=False, locking=True)
 
     def problems_over(self, size: int) -> Iterator[tuple[str, str]]:
         """As `problems`, over a base of `size` bytes."""
         try:
+            if not stat.S_ISREG(os.stat(self.path).st_mode):
+                yield self.option, f"{self.path} is no file, as an overlay is"
+                return
             descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
             folder = os.path.dirname(self.path)
@@ -152,9 +174,9 @@ class _OverlayFile(Image):
             except OSError as error:
                 yield self.option, f"{self.path} is not readable: {error.strerror}"
 
-    def prepared(self, files: Mapping[str, Fd], size: int, base_changed: int) -> Fd:
+    def prepared(self, files: Mapping[str, Fd], size: int, base: Image | ObjectBase) -> Fd:
         """The open file, with a header for a base of `size` bytes. Raises FileRefused, OSError."""
-        file = self.file(files)
+        file, base_changed = self.file(files), base.changed(files)
         try:
             of_old = read_header(file, size)
         except NoOverlay as error:
@@ -162,6 +184,9 @@ class _OverlayFile(Image):
         if of_old is None:
             initialise(file, size, base_changed)
             log.info("overlay %s is new", self.path)
+        elif of_old != base_changed and base.strict:
+            reason = f"{self.path} is an overlay of another object than is at {base.path} now"
+            raise FileRefused(self.option, reason)
         elif of_old != base_changed:
             log.warning(
                 "the base was changed after the overlay %s was made, whose chunks may not fit the "

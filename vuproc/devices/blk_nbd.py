@@ -17,7 +17,7 @@ from vuproc.devices.nbd_link import NbdLink
 from vuproc.devices.nbd_stream import Piece
 from vuproc.errors import RequestFinished
 from vuproc.spec.blk import BlkStatus
-from vuproc.spec.nbd import Command, CommandFlag, ExportFlag
+from vuproc.spec.nbd import ERRORS, Command, CommandFlag, ExportFlag
 
 if TYPE_CHECKING:
     from vuproc.shm.request import Request
@@ -52,6 +52,8 @@ class _Job:
     unanswered: int = 0
     issued: bool = False
     error: int = 0
+    forgotten: bool = False
+    """Whether its commands are nobody's any more, whatever becomes of them."""
 
 
 class NbdQueue:
@@ -63,19 +65,26 @@ class NbdQueue:
         self._jobs: dict[int, _Job] = {}
         self._to_issue: deque[_Job] = deque()
         self._to_repeat: deque[Piece] = deque()
-        self._going = 0
+        self._bytes_going = 0
         self._stopping: Timer | None = None
         link.commands = self
 
     def start(self) -> None:
         """The ring has started."""
         self._end_stopping()
+        if self._jobs or (self._link.stream is not None and self._link.stream.outstanding):
+            # Of a ring that broke: the new one's requests are not to meet them.
+            self._forget()
+            self._link.drop()
         self._link.open()
 
     def submit(self, request: Request, steps: Iterable[Step], *, flush_after: bool) -> None:
         """Have the steps done, then the request completed: with an error if one of them is, or if
         the server has been away for long.
         """
+        # Rings stop for a change of memory, too, and then nobody says that they go on.
+        self._end_stopping()
+        self._link.open()
         request.defer()
         if self._link.gone:
             complete(request, BlkStatus.IOERR)
@@ -135,13 +144,12 @@ class NbdQueue:
         filled = bool(self._to_repeat)
         while self._to_repeat:
             stream.send(self._to_repeat.popleft())
-        while self._to_issue and self._going < MOST_GOING:
+        while self._to_issue and self._bytes_going < MOST_GOING:
             job = self._to_issue[0]
-            try:
-                step = next(job.steps, None)
-            except RequestFinished:
+            if job.request.finished:
                 self._drop(job)  # its ring broke; nobody waits for it
                 continue
+            step = next(job.steps, None)
             if step is not None:
                 stream.send(self._piece(job, step))
                 filled = True
@@ -154,13 +162,18 @@ class NbdQueue:
 
     def _piece(self, job: _Job, step: Step) -> Piece:
         moved = step.length if step.kind in (Command.READ, Command.WRITE) else 0
-        self._going += moved
+        self._bytes_going += moved
         job.unanswered += 1
 
         def done(error: int) -> None:
-            self._going -= moved
+            if job.forgotten:
+                return
+            self._bytes_going -= moved
             job.unanswered -= 1
-            job.error = job.error or error
+            if error:
+                job.error = error
+                name = ERRORS.get(error, str(error))
+                self._link.say(f"{step.kind.name} of {step.length} at {step.offset}: {name}")
             if job.issued and job.unanswered == 0:
                 self._end(job)
 
@@ -188,15 +201,19 @@ class NbdQueue:
         if self._jobs.get(job.request.head) is not job:
             return False
         del self._jobs[job.request.head]
+        if not self._jobs:
+            self._end_stopping()
         return True
 
     def _forget(self) -> list[_Job]:
         """All requests, which are the caller's from now on."""
         jobs = list(self._jobs.values())
+        for job in jobs:
+            job.forgotten = True
         self._jobs.clear()
         self._to_issue.clear()
         self._to_repeat.clear()
-        self._going = 0
+        self._bytes_going = 0
         return jobs
 
     def _give_back(self) -> None:

@@ -137,6 +137,8 @@ class NbdSource:
             return f"has {export.size} bytes, which are no blocks of {self._block_size}"
         if export.least > self._block_size or self._block_size % export.least:
             return f"is for blocks of {export.least}: set block_size: {export.least}"
+        if export.most < self._block_size:
+            return f"takes {export.most} bytes at a time, and a block has {self._block_size}"
         if export.can(ExportFlag.READ_ONLY) and not self._readonly:
             return "is read-only; set readonly: true to serve it all the same"
         if self._queues > 1 and not export.can(ExportFlag.CAN_MULTI_CONN):

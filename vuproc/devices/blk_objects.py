@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import zlib
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,8 @@ class ObjectBase:
     """
 
     option = OPTION
+    strict = True
+    """An overlay has parts of the object, which are not to be mixed with those of another."""
 
     def __init__(self, url: str) -> None:
         self.path = url
@@ -56,7 +59,11 @@ class ObjectBase:
         """What the object is, for all. Raises FileRefused."""
         packed = msgspec.msgpack.encode(self._ask())
         memory = Fd(os.memfd_create("vuproc-object", os.MFD_CLOEXEC))
-        os.pwrite(memory.fileno(), packed, 0)
+        try:
+            os.pwrite(memory.fileno(), packed, 0)
+        except OSError:
+            memory.close()
+            raise
         return {self._name: memory}
 
     def adopt(self, left: Mapping[str, Fd]) -> bool:
@@ -65,6 +72,7 @@ class ObjectBase:
 
     def replaced(self, files: Mapping[str, Fd]) -> Iterator[tuple[str, str]]:
         """As `Image.replaced`. Raises FileRefused if there is none any more."""
+        self._found = None  # what it was said to be then
         if self._name in files and self.found(files) != self._ask():
             yield OPTION, f"another object is at {self.path} now"
 
@@ -73,8 +81,10 @@ class ObjectBase:
         return self.found(files).size
 
     def changed(self, files: Mapping[str, Fd]) -> int:
-        """When it was changed last, in ns. Raises FileRefused."""
-        return self.found(files).changed
+        """A number that another object at the URL does not have. Raises FileRefused."""
+        found = self.found(files)
+        digest = hashlib.sha256(f"{found.tag} {found.changed}".encode()).digest()
+        return int.from_bytes(digest[:8], "little")
 
     def found(self, files: Mapping[str, Fd]) -> Object:
         """What it was when the device began, or is. Raises FileRefused."""

@@ -136,7 +136,7 @@ class BlkOptions(Options, kw_only=True):
             for other in others:
                 if getattr(self, option) is not None and getattr(self, other) is not None:
                     yield option, f"{other} and {option} exclude each other"
-        if self.direct and self.image is None:
+        if self.direct and self.image is None and self.base is None and self.url is None:
             yield "direct", "direct is for an image"
         if self.engine == "map" and self.direct:
             yield "engine", "a mapped image is not direct"
@@ -175,12 +175,12 @@ class BlkOptions(Options, kw_only=True):
             from vuproc.devices.blk_layers import Layers
 
             base = Image(self.base, readonly=True, locking=locking, option="base")
-            return Layers(base, self.image, locking=locking)
+            return Layers(base, self.image)
         if self.url is not None:
             from vuproc.devices.blk_layers import Layers
             from vuproc.devices.blk_objects import ObjectBase
 
-            return Layers(ObjectBase(self.url), self.image, locking=locking)
+            return Layers(ObjectBase(self.url), self.image)
         if self.image is None:
             return None
         return Image(

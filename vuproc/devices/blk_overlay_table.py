@@ -45,7 +45,11 @@ class ChunkTable:
         self._groups = groups_of(size)
         # Opened anew: locks of one open file do not exclude each other, and workers must.
         self._file = Fd(os.open(f"/proc/self/fd/{memory.fileno()}", os.O_RDWR | os.O_CLOEXEC))
-        self._map = mmap.mmap(self._file.fileno(), self._chunks + self._groups)
+        try:
+            self._map = mmap.mmap(self._file.fileno(), self._chunks + self._groups)
+        except BaseException:
+            self._file.close()
+            raise
 
     def close(self) -> None:
         """Give back the mapping and the file; a second time is fine."""
@@ -110,13 +114,6 @@ class ChunkTable:
                 for group in groups:
                     if self._map[self._chunks + group] == _FLUSHING:
                         self._map[self._chunks + group] = _KNOWN
-
-    def count(self) -> int:
-        """How many chunks are there."""
-        return sum(
-            self._map[at : min(at + GROUP, self._chunks)].count(_PRESENT)
-            for at in range(0, self._chunks, GROUP)
-        )
 
     def _marked(self) -> list[int]:
         marks = self._map[self._chunks :]

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
 from dataclasses import dataclass
 
+from vuproc import texts
 from vuproc.devices.nbd_address import Address
 from vuproc.spec import nbd
 from vuproc.spec.nbd import ExportFlag, Info, Option, OptionError, Reply
 
+MOST_SAID = 200
+"""Bytes of a server's own words."""
 MOST_REPLIES = 64
 """Replies to one option; a server sends one for each thing that it tells, and an end."""
 DEFAULT_MOST = 32 << 20
@@ -53,10 +57,12 @@ class Export:
 
 
 def open_export(address: Address, timeout_s: float) -> tuple[socket.socket, Export]:
-    """A connection on which commands may follow, and the export. Raises NbdError, OSError."""
+    """A connection on which commands may follow, and the export; `timeout_s` is for connecting, and
+    for all that follows. Raises NbdError, OSError.
+    """
     connected = address.connect(timeout_s)
     try:
-        export = _Handshake(connected).go(address.export)
+        export = _Handshake(connected, time.monotonic() + timeout_s).go(address.export)
         if not 0 < export.least <= export.most or export.size >= 1 << 63:
             raise NbdError("the server says of the export what cannot be")
         return connected, export
@@ -78,8 +84,9 @@ def leave(connected: socket.socket) -> None:
 
 
 class _Handshake:
-    def __init__(self, connected: socket.socket) -> None:
+    def __init__(self, connected: socket.socket, deadline: float) -> None:
         self._socket = connected
+        self._deadline = deadline
 
     def go(self, name: str) -> Export:
         init, magic, flags = nbd.GREETING.unpack(self._read(nbd.GREETING.size))
@@ -121,6 +128,11 @@ class _Handshake:
     def _read(self, length: int) -> bytes:
         data = b""
         while len(data) < length:
+            # A server that sends a byte now and then does not get on either.
+            left_s = self._deadline - time.monotonic()
+            if left_s <= 0:
+                raise NbdError("the server takes too long")
+            self._socket.settimeout(left_s)
             part = self._socket.recv(length - len(data))
             if not part:
                 raise NbdError("the server hung up in the handshake")
@@ -129,7 +141,7 @@ class _Handshake:
 
 
 def _refusal(kind: int, data: bytes) -> str:
-    text = data.decode("utf-8", "backslashreplace")
+    text = texts.line(data.decode("utf-8", "replace"), MOST_SAID)
     said = f" ({text})" if text else ""
     if kind == OptionError.TLS_REQD:
         return "the server wants TLS, which is not to be had"

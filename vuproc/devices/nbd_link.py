@@ -21,6 +21,7 @@ from vuproc.devices.nbd_handshake import Export, NbdError, leave, open_export
 from vuproc.devices.nbd_stream import NbdStream, Piece
 from vuproc.fd import HasFileno
 from vuproc.parking import Parking
+from vuproc.spec.nbd import ExportFlag
 
 CONNECT_S = 5.0
 """Seconds that each step of a connection may take."""
@@ -28,6 +29,15 @@ AGAIN_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 """Seconds before the second attempt and those that follow; the last for all further ones."""
 PATIENCE_S = 30.0
 """Seconds without a connection after which it is held to be gone for longer."""
+NEEDED = (
+    ExportFlag.SEND_FLUSH
+    | ExportFlag.SEND_FUA
+    | ExportFlag.SEND_TRIM
+    | ExportFlag.SEND_WRITE_ZEROES
+    | ExportFlag.CAN_MULTI_CONN
+)
+"""What an export has to have if it had it at the start."""
+READ_ONLY = ExportFlag.READ_ONLY
 END_S = 2.0
 """Seconds that the end of the connection before is waited for."""
 
@@ -69,6 +79,9 @@ class NbdLink:
     `stream` is there while there is a connection. `export` is what the master was told of it.
     """
 
+    # `_trouble_since`: since when commands have had no answer for want of a server that gives any.
+    # A connection alone does not end it: there are servers that hang up at a command each time.
+
     def __init__(
         self, loop: Loop, queue: int, address: Address, export: Export, parking: Parking
     ) -> None:
@@ -80,19 +93,20 @@ class NbdLink:
         self._export = export
         self._parking = parking
         self._attempts = 0
-        self._lost_at = 0.0
+        self._trouble_since: float | None = None
         self._connecting = False
         self._closed = False
 
     @property
     def gone(self) -> bool:
         """Whether it has been away for PATIENCE_S."""
-        return self.stream is None and time.monotonic() - self._lost_at > PATIENCE_S
+        since = self._trouble_since
+        return self.stream is None and since is not None and time.monotonic() - since > PATIENCE_S
 
     def open(self) -> None:
         """Have a connection, if there is none."""
-        if self.stream is None and not self._connecting:
-            self._lost_at = time.monotonic()
+        if self.stream is None and not self._connecting and not self._closed:
+            self._trouble()
             self._connect()
 
     def turn(self) -> None:
@@ -102,12 +116,21 @@ class NbdLink:
         try:
             self.stream.turn()
         except (NbdError, OSError) as error:
+            answered = self.stream.answered
             unanswered = self.drop()
-            self._say(_reason(error))
-            self._attempts = 1
+            if answered:
+                self._all_is_well()
+            if self._attempts == 0:
+                self.say(_reason(error))
+            self._attempts += 1
             self.open()
             if self.commands is not None:
                 self.commands.link_down(unanswered)
+                if self.gone:
+                    self.commands.link_gone()
+            return
+        if self.stream.answered:
+            self._all_is_well()
 
     def _ready(self) -> None:
         self.turn()
@@ -122,6 +145,9 @@ class NbdLink:
         if stream is None:
             return []
         self._loop.unwatch(stream)
+        # The copy that is parked would keep it open: the server is to see its end now.
+        with suppress(OSError):
+            stream.connected.shutdown(socket.SHUT_WR)
         stream.close()
         return list(stream.outstanding.values())
 
@@ -129,11 +155,28 @@ class NbdLink:
         """The worker ends in good order: hang up."""
         self._closed = True
         stream, self.stream = self.stream, None
-        if stream is not None:
-            self._loop.unwatch(stream)
-            leave(stream.connected)
-            stream.close()
-            self._parking.clear()
+        if stream is None:
+            return
+        if stream.outstanding:
+            # Whoever follows waits for the end of what is on its way.
+            self.stream = stream
+            self.drop()
+            return
+        self._loop.unwatch(stream)
+        leave(stream.connected)
+        stream.close()
+        self._parking.clear()
+
+    def say(self, what: str) -> None:
+        """A line in the log."""
+        self._loop.log.warning("queue %d: %s: %s", self._queue, self._address, what)
+
+    def _trouble(self) -> None:
+        if self._trouble_since is None:
+            self._trouble_since = time.monotonic()
+
+    def _all_is_well(self) -> None:
+        self._attempts, self._trouble_since = 0, None
 
     def _connect(self) -> None:
         self._connecting = True
@@ -145,7 +188,7 @@ class NbdLink:
         try:
             self._end_the_last()
             connected, export = open_export(self._address, CONNECT_S)
-        except (NbdError, OSError) as error:
+        except Exception as error:  # whatever it is, there is to be another attempt
             reason = _reason(error)
             self._loop.call_soon(lambda: self._failed(reason))
         else:
@@ -169,32 +212,51 @@ class NbdLink:
         self._connecting = False
         if self._closed:
             leave(connected)
-        elif export.size < self._export.size or self._export.flags & ~export.flags:
+            return
+        problem = self._problem(export)
+        if problem is not None:
             leave(connected)
-            self._failed("the export is smaller, or can do less, than at the start")
-        else:
+            self._failed(problem)
+            return
+        try:
             self._parking.park(connected)
-            if self._attempts:
-                self._loop.log.info("queue %d: %s: connected again", self._queue, self._address)
-            self._attempts = 0
-            self.stream = NbdStream(connected)
-            self._loop.watch(self.stream, self._ready)
-            if self.commands is not None:
-                self.commands.link_up()
+            stream = NbdStream(connected)
+        except Exception as error:  # no descriptor for one of the copies, above all
+            connected.close()
+            self._parking.clear()
+            self._failed(_reason(error))
+            return
+        self.stream = stream
+        self._loop.watch(stream, self._ready)
+        if self._attempts:
+            self._loop.log.info("queue %d: %s: connected again", self._queue, self._address)
+        if self.commands is not None:
+            self.commands.link_up()
+        if self.stream is not None and not self.stream.outstanding:
+            self._all_is_well()
+
+    def _problem(self, export: Export) -> str | None:
+        """Why this export cannot stand for the one of the start."""
+        ours = self._export
+        if export.size < ours.size:
+            return f"the export has {export.size} bytes, and had {ours.size} at the start"
+        if (ours.flags & ~export.flags) & NEEDED or (export.flags & ~ours.flags) & READ_ONLY:
+            return "the export can do less than at the start"
+        if export.least > ours.least or export.most < ours.most:
+            return "the export takes other sizes than at the start"
+        return None
 
     def _failed(self, reason: str) -> None:
         self._connecting = False
         if self._closed:
             return
         if self._attempts == 0:
-            self._say(reason)
+            self.say(reason)
         self._attempts += 1
+        self._trouble()
         self._connect()
         if self.gone and self.commands is not None:
             self.commands.link_gone()
-
-    def _say(self, reason: str) -> None:
-        self._loop.log.warning("queue %d: %s: %s", self._queue, self._address, reason)
 
 
 def _reason(error: Exception) -> str:

@@ -50,13 +50,20 @@ class _Reading:
 
 class NbdStream:
     """`outstanding`: the commands without a whole reply, by their cookies, in the order in which
-    they were sent. The socket is its own from now on.
+    they were sent. `answered`: whether there was a reply at all. The socket is its own from now on.
     """
+
+    # Cookies count up from 1. `_sent_whole` is the last of those that were sent to their end, which
+    # `_ends` has for the others: bytes of the stream, and the cookie.
 
     def __init__(self, connected: socket.socket) -> None:
         self.connected = connected
         self.outstanding: dict[int, Piece] = {}
+        self.answered = False
         self._cookie = 0
+        self._sent_whole = 0
+        self._queued = self._sent = 0
+        self._ends: deque[tuple[int, int]] = deque()
         self._going: deque[memoryview] = deque()
         self._come = bytearray()
         self._reading: _Reading | None = None
@@ -86,6 +93,8 @@ class NbdStream:
         self._going.append(memoryview(head))
         if piece.data:
             self._going.append(memoryview(piece.data))
+        self._queued += len(head) + len(piece.data)
+        self._ends.append((self._queued, self._cookie))
 
     def turn(self) -> None:
         """Send and receive as much as there is room for, and there. Raises NbdError or OSError:
@@ -108,6 +117,9 @@ class NbdStream:
                 sent = self.connected.sendmsg(parts, [], socket.MSG_NOSIGNAL)
             except BlockingIOError:
                 break
+            self._sent += sent
+            while self._ends and self._ends[0][0] <= self._sent:
+                self._sent_whole = self._ends.popleft()[1]
             while sent:
                 first = self._going[0]
                 if sent < len(first):
@@ -135,8 +147,11 @@ class NbdStream:
             magic, error, cookie = nbd.SIMPLE_REPLY.unpack(self._come)
             self._come.clear()
             piece = self.outstanding.get(cookie)
-            if magic != nbd.SIMPLE_REPLY_MAGIC or piece is None:
+            if magic != nbd.SIMPLE_REPLY_MAGIC or piece is None or cookie > self._sent_whole:
                 raise NbdError("the server answers what it was not asked")
+            if error == nbd.ESHUTDOWN:
+                raise NbdError("the server is about to end")
+            self.answered = True
             if piece.kind is Command.READ and not error:
                 self._reading = _Reading(cookie, piece)
             else:

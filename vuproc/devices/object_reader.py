@@ -15,12 +15,14 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
+from vuproc import texts
+
 SCHEMES = ("s3", "gs", "az", "https", "http")
 TIMEOUT_S = 20
-"""Seconds that a request may take, and all attempts at it."""
+"""Seconds that an attempt may take. None begins later than that after the first."""
 RETRIES = 3
-ASK_S = 60.0
-"""Seconds for the program as a whole."""
+ASK_S = 15.0
+"""Seconds for the program as a whole: whoever asks waits meanwhile."""
 
 
 class ObjectUnavailable(Exception):
@@ -37,9 +39,14 @@ class Object(msgspec.Struct, frozen=True):
 
 def problem_of(url: str) -> str | None:
     """What is wrong with a URL by its form."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        return str(error).lower()
     if parts.scheme not in SCHEMES or not parts.netloc or not parts.path.strip("/"):
         return f"it is one of {', '.join(f'{scheme}://' for scheme in SCHEMES)} and an object"
+    if parts.query or parts.fragment:
+        return "an object is named without ? and #"
     return None
 
 
@@ -109,7 +116,12 @@ class ObjectReader:
         if self._tag:
             options["if_match"] = self._tag
         try:
-            data = bytes(self._obstore.get(self._store, self._key, options=options).bytes())
+            found = self._obstore.get(self._store, self._key, options=options)
+            if found.range != (offset, offset + length):
+                raise ObjectUnavailable(f"bytes {found.range} came, and not {options['range']}")
+            data = bytes(found.bytes())
+        except ObjectUnavailable:
+            raise
         except Exception as error:
             raise ObjectUnavailable(_in_a_line(error)) from error
         if len(data) != length:
@@ -118,8 +130,8 @@ class ObjectReader:
 
 
 def _in_a_line(error: Exception) -> str:
-    text = str(error).strip()
-    return " ".join(text.split("\n\nDebug source:")[0].split()) or type(error).__name__
+    text = str(error).split("\n\nDebug source:")[0].strip()
+    return texts.line(" ".join(text.split()) or type(error).__name__, texts.ERROR_BYTES)
 
 
 def main() -> int:

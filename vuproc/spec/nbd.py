@@ -111,6 +111,8 @@ class CommandFlag(IntFlag):
     NO_HOLE = 1 << 1
 
 
+ESHUTDOWN = 108
+"""The error of a server that is about to end: the command may be sent to the next one."""
 ERRORS = {1: "EPERM", 5: "EIO", 12: "ENOMEM", 22: "EINVAL", 28: "ENOSPC", 75: "EOVERFLOW"}
-ERRORS |= {95: "ENOTSUP", 108: "ESHUTDOWN"}
+ERRORS |= {95: "ENOTSUP", ESHUTDOWN: "ESHUTDOWN"}
 """The numbers of errors, which are the protocol's own and the same on every system."""

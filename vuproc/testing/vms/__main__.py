@@ -21,6 +21,7 @@ CLIENTS: dict[str, Callable[[], object]] = {
     "QEMU of trixie": lambda: qemu(Qemu.TRIXIE),
     "QEMU of sid": lambda: qemu(Qemu.SID),
     "kernel for QEMU": lambda: clients.qemu_kernel().image,
+    "later kernel": lambda: clients.qemu_kernel("trixie").image,
     "libblkio": clients.libblkio,
     "DPDK": lambda: clients.dpdk().program,
     "busybox": clients.busybox,

@@ -113,9 +113,11 @@ def qemu_version(program: Path) -> tuple[int, ...]:
     return tuple(int(part) for part in found[1].split("."))
 
 
-def qemu_kernel() -> Kernel:
-    """The kernel that QEMU boots: the cloud kernel of the distribution, unpacked."""
-    unpacked = cache() / "linux"
+def qemu_kernel(suite: str = "") -> Kernel:
+    """The kernel that QEMU boots: the cloud kernel of the distribution, or of a later suite of
+    Debian's ("trixie"), unpacked.
+    """
+    unpacked = cache() / (f"linux-{suite}" if suite else "linux")
     images = sorted(unpacked.glob("boot/vmlinuz-*"))
     if not images:
         raise ClientMissing("kernel for QEMU", f"there is none below {unpacked} ({HOW})")

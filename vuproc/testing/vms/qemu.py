@@ -92,10 +92,11 @@ def machine_arguments(
     qemu: Qemu,
     accel: str = EMULATED,
     iommu: bool = False,
+    virtio_iommu: bool = False,
 ) -> list[str | Path]:
     """The command line that halted and booted machines share: bare, memory shared.
 
-    iommu: with Intel's, which is there for devices with the properties `IOMMU`.
+    iommu: with Intel's, or `virtio_iommu`, which is there for devices with the properties `IOMMU`.
     """
     program = clients.qemu(qemu)
     command: list[str | Path] = [program, "-nodefaults", "-no-user-config"]
@@ -104,7 +105,8 @@ def machine_arguments(
     command += ["-display", "none", "-smp", str(cpus), "-m", f"{MEMORY_MIB}M"]
     command += ["-object", f"memory-backend-memfd,id=ram,size={MEMORY_MIB}M,share=on"]
     if iommu:
-        command += ["-device", "intel-iommu,intremap=off"]  # before what is behind it
+        # Before what is behind it.
+        command += ["-device", "virtio-iommu-pci" if virtio_iommu else "intel-iommu,intremap=off"]
     for number, device in enumerate(devices):
         command += device.arguments(number, program)
     return command
@@ -121,21 +123,26 @@ def boot_qemu(
     qemu: Qemu = Qemu.INSTALLED,
     extra: Sequence[str] = (),
     iommu: str | None = None,
+    virtio_iommu: bool = False,
+    suite: str = "",
 ) -> LinuxGuest:
     """Boots Linux under emulation on vhost-user devices and runs `script` in it.
 
     With `reboots` a guest that reboots starts again from the beginning, with the same memory and
     devices; otherwise that ends it. `extra` are further options of QEMU's. `iommu`: there is one,
-    and what the kernel is told of it ("iommu.strict=1"). `ClientMissing` if QEMU or a kernel is not
-    on this machine.
+    and what the kernel is told of it ("iommu.strict=1"); `virtio_iommu`: not Intel's. `suite`:
+    whose kernel it is (`clients.qemu_kernel`). `ClientMissing` if QEMU or a kernel is not on this
+    machine.
     """
-    command = machine_arguments(devices, cpus=cpus, qemu=qemu, iommu=iommu is not None)
-    kernel = clients.qemu_kernel()
+    command = machine_arguments(
+        devices, cpus=cpus, qemu=qemu, iommu=iommu is not None, virtio_iommu=virtio_iommu
+    )
+    kernel = clients.qemu_kernel(suite)
 
     def complete(home: Path, initramfs: Path) -> list[str | Path]:
         append = f"console=ttyS0 quiet loglevel=3 panic=-1 {FAST}"
         if iommu is not None:
-            append += f" intel_iommu=on {iommu}"
+            append += f" {iommu}" if virtio_iommu else f" intel_iommu=on {iommu}"
         boot: list[str | Path] = ["-kernel", kernel.image, "-initrd", initramfs, "-append", append]
         ends = [] if reboots else ["-no-reboot"]
         return [*command, *boot, *ends, "-cpu", PROCESSOR, "-serial", "stdio", *extra]

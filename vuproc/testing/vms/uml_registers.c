@@ -16,6 +16,8 @@
 #include <sys/types.h>
 #include <sys/uio.h>
 
+#ifdef __GLIBC__ /* other C libraries declare it otherwise, and have no such kernel to run */
+
 #ifndef NT_X86_XSTATE
 #define NT_X86_XSTATE 0x202
 #endif
@@ -68,3 +70,5 @@ long ptrace(enum __ptrace_request request, ...)
 		return set_whole(next, pid, address, data);
 	return next(request, pid, address, data);
 }
+
+#endif
