@@ -36,6 +36,10 @@ class Came:
     length: int
 
 
+Waiting = list[tuple[Came, int, bytes]]
+"""Commands with their cookies and what they write."""
+
+
 class Server:
     """Listens at `path`. The public attributes may be changed at any time."""
 
@@ -54,9 +58,10 @@ class Server:
         """Commands of a connection after which it is closed, without an answer to the last."""
         self.backwards = 1
         """So many commands are waited for, and then done last to first."""
-        self.doing = threading.Event()
-        """Commands are carried out while it is set; at the end of a connection in any case."""
-        self.doing.set()
+        self._does = True
+        self._lock = threading.Lock()
+        self._waiting: dict[int, tuple[socket.socket, Waiting]] = {}
+        """By connection, the commands that are not done yet."""
         self.came: list[Came] = []
         self.done: list[Came] = []
         self.connections = 0
@@ -90,6 +95,18 @@ class Server:
             thread.join(BOUND_S)
             assert not thread.is_alive()
         self._threads.clear()
+
+    def pause(self) -> None:
+        """Do nothing that comes from now on, until `resume`, or the end of its connection."""
+        with self._lock:
+            self._does = False
+
+    def resume(self) -> None:
+        """Do what has come, and what comes."""
+        with self._lock:
+            self._does = True
+            for connected, waiting in self._waiting.values():
+                self._do_all(connected, waiting)
 
     def wait(self, holds: Callable[[], bool]) -> None:
         """Until something is so. It is looked at after each command and connection."""
@@ -144,8 +161,10 @@ class Server:
         return True
 
     def _commands(self, connected: socket.socket, number: int) -> None:
-        waiting: list[tuple[Came, int, bytes]] = []
+        waiting: Waiting = []
         count = 0
+        with self._lock:
+            self._waiting[number] = connected, waiting
         try:
             while True:
                 header = _read(connected, nbd.COMMAND.size)
@@ -161,14 +180,19 @@ class Server:
                 count += 1
                 if count == self.hang_up_after:
                     return
-                waiting.append((came, cookie, data))
-                if self.doing.is_set() and len(waiting) >= self.backwards:
-                    self._do_all(connected, waiting)
+                with self._lock:
+                    waiting.append((came, cookie, data))
+                    if self._does and len(waiting) >= self.backwards:
+                        self._do_all(connected, waiting)
         except EOFError:
             # As nbdkit does it: what has come is done, and then the connection ends.
-            self._do_all(connected, waiting)
+            with self._lock:
+                self._do_all(connected, waiting)
+        finally:
+            with self._lock:
+                del self._waiting[number]
 
-    def _do_all(self, connected: socket.socket, waiting: list[tuple[Came, int, bytes]]) -> None:
+    def _do_all(self, connected: socket.socket, waiting: Waiting) -> None:
         for came, cookie, data in reversed(waiting):
             error, answer = self._do(came, data)
             reply = nbd.SIMPLE_REPLY.pack(nbd.SIMPLE_REPLY_MAGIC, error, cookie)
@@ -204,7 +228,7 @@ def running(server: Server) -> Iterator[Server]:
     try:
         yield server
     finally:
-        server.doing.set()
+        server.resume()
         server.stop()
         server.path.unlink(missing_ok=True)
 

@@ -114,17 +114,14 @@ def test_the_servers_largest_command_is_kept_to(vuproc_device: ServeDevice, serv
 
 def test_more_than_may_be_on_its_way_waits(vuproc_device: ServeDevice, server: Server) -> None:
     """Requests of 40 MiB at a time, of which 16 MiB are commands, and all of them end well."""
-    server.doing.clear()
+    server.pause()
     data = os.urandom(1 << 20)
     with vuproc_device(disk_of(server)).guest(memory=128 << 20) as guest:
         disk = Block(guest)
         tokens = [disk.submit(BlkType.OUT, 2048 * (n % 16), [data]) for n in range(40)]
         most = blk_nbd.MOST_GOING >> 20
         server.wait(lambda: len(server.came) == most)
-        server.doing.set()
-        disk.submit(BlkType.FLUSH, 0)  # it would come next; nothing is done before something comes
-        server.stop()
-        server.start()
+        server.resume()
         for token in tokens:
             assert guest.wait(token).data[-1] == bytes([BlkStatus.OK])
     assert server.disk == data * 16
@@ -282,12 +279,12 @@ def test_a_ring_stops_though_the_server_does_nothing(
     served = vuproc_device(disk_of(server))
     with served.guest() as guest:
         disk = Block(guest)
-        server.doing.clear()
+        server.pause()
         token = disk.submit(BlkType.OUT, 0, [b"w" * 512])
         server.wait(lambda: len(server.came) == 1)
         worker = served.status().queues[0].pid
         base = guest.stop_queue(0)
-        server.doing.set()
+        server.resume()
         resume(guest, base)
         assert guest.wait(token).data[-1] == bytes([BlkStatus.OK])
         assert served.status().queues[0].pid == worker
@@ -303,11 +300,11 @@ def test_memory_may_change_while_commands_are_on_their_way(
     with vuproc_device(disk_of(server)).guest() as guest:
         disk = Block(guest)
         disk.write(0, b"memory--" * 64)
-        server.doing.clear()
+        server.pause()
         token = disk.submit(BlkType.IN, 0, in_=[512])
         server.wait(lambda: server.came[-1].kind is Command.READ)
         guest.front_end.set_memory(guest.ram.regions)
-        server.doing.set()
+        server.resume()
         assert guest.wait(token).data[0] == b"memory--" * 64
         assert disk.read(0, 512) == b"memory--" * 64
 
@@ -318,14 +315,13 @@ def test_a_worker_begins_where_the_dead_ones_connection_has_ended(
     served = vuproc_device(disk_of(server))
     with served.guest() as guest:
         disk = Block(guest)
-        server.doing.clear()
+        server.pause()
         token = disk.submit(BlkType.OUT, 0, [b"w" * 512])
         server.wait(lambda: len(server.came) == 1)
         served.kill_worker()
         server.wait(lambda: len(server.came) == 2)
         assert server.done == server.came[:1]
-        server.doing.set()
-        disk.submit(BlkType.FLUSH, 0)
+        server.resume()
         assert guest.wait(token).data[-1] == bytes([BlkStatus.OK])
 
 

@@ -83,7 +83,7 @@ class Blk(Device):
         self._store: Store | None = None
         self._natives: list[NativeBlk] = []
         self._file = self._buffered = -1
-        self._found: tuple[BlkOptions, Image | Source | None] | None = None
+        self._far: tuple[tuple[str | None, ...], Image | Source | None] | None = None
         if options.nbd is not None or options.url is not None or options.base is not None:
             # No vuproc can take over from this one: a server goes on with what it has, and an
             # overlay is one program's.
@@ -93,10 +93,14 @@ class Blk(Device):
     @property
     def _image(self) -> Image | Source | None:
         # By the options of this process: a program's may have been relative when they were made.
-        # Kept, since one that is far away remembers what it was told.
-        if self._found is None or self._found[0] is not self.options:
-            self._found = self.options, self.options.the_image()
-        return self._found[1]
+        options = self.options
+        if options.url is None and options.nbd is None:
+            return options.the_image()
+        # Kept, since what is far away remembers what it was told.
+        named = options.url, options.nbd, options.image
+        if self._far is None or self._far[0] != named:
+            self._far = named, options.the_image()
+        return self._far[1]
 
     # What the master asks.
 
