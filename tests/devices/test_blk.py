@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.devices.inline import QUEUE_SIZE, Inline
-from vuproc.devices import blk
+from vuproc.devices import blk_description
 from vuproc.devices.blk import Blk, BlkOptions
 from vuproc.devices.blk_storage import Storage, check_direct
 from vuproc.spec.blk import (
@@ -444,7 +444,7 @@ def test_config_space_describes_the_disk(image: Path) -> None:
     config = CONFIG.unpack(Blk(options).config_space())
     assert config == {
         "capacity": SECTORS,
-        "size_max": blk.MAX_SEGMENT_SIZE,
+        "size_max": blk_description.MAX_SEGMENT_SIZE,
         "seg_max": 126,
         "cylinders": SECTORS // (16 * 63),
         "heads": 16,
@@ -456,11 +456,11 @@ def test_config_space_describes_the_disk(image: Path) -> None:
         "opt_io_size": 0,
         "wce": 1,
         "num_queues": 4,
-        "max_discard_sectors": blk.MAX_DISCARD_SECTORS,
-        "max_discard_seg": blk.MAX_DISCARD_SEGMENTS,
+        "max_discard_sectors": blk_description.MAX_DISCARD_SECTORS,
+        "max_discard_seg": blk_description.MAX_DISCARD_SEGMENTS,
         "discard_sector_alignment": 2,
-        "max_write_zeroes_sectors": blk.MAX_WRITE_ZEROES_SECTORS,
-        "max_write_zeroes_seg": blk.MAX_WRITE_ZEROES_SEGMENTS,
+        "max_write_zeroes_sectors": blk_description.MAX_WRITE_ZEROES_SECTORS,
+        "max_write_zeroes_seg": blk_description.MAX_WRITE_ZEROES_SEGMENTS,
         "write_zeroes_may_unmap": 1,
     }
 

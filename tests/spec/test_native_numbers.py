@@ -14,7 +14,7 @@ import pytest
 
 from vuproc.cli.main import LOG_LEVELS
 from vuproc.device_file.model import LogLevel
-from vuproc.devices import blk, blk_native
+from vuproc.devices import blk_description, blk_native
 from vuproc.devices.blk_storage import DIRECT_ALIGNMENT
 from vuproc.options import MAX_QUEUES
 from vuproc.spec.blk import DISCARD_F_UNMAP, SECTOR_SIZE, BlkType
@@ -85,7 +85,7 @@ def test_an_enum_has_the_specifications_number(
 
 
 def test_native_code_has_room_for_the_ranges_that_the_driver_is_promised() -> None:
-    promised = max(blk.MAX_DISCARD_SEGMENTS, blk.MAX_WRITE_ZEROES_SEGMENTS)
+    promised = max(blk_description.MAX_DISCARD_SEGMENTS, blk_description.MAX_WRITE_ZEROES_SEGMENTS)
     assert promised <= blk_native.MAX_RANGES
 
 

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from vuproc.device import Device
+from vuproc.devices.blk_description import (
+    MAX_DISCARD_SECTORS,
+    MAX_DISCARD_SEGMENTS,
+    MAX_WRITE_ZEROES_SECTORS,
+    MAX_WRITE_ZEROES_SEGMENTS,
+    BlkDescription,
+)
 from vuproc.devices.blk_image import Image
 from vuproc.devices.blk_map import MapBlk, is_memory
 from vuproc.devices.blk_native import NativeBlk
 from vuproc.devices.blk_options import BlkOptions as BlkOptions  # a part of the interface
-from vuproc.devices.blk_storage import Storage, new_memory
-from vuproc.devices.blk_store import OK, Range, Source, Store
+from vuproc.devices.blk_ranges import Refused, ranges_of
+from vuproc.devices.blk_storage import Storage
+from vuproc.devices.blk_store import OK, Range, Store
 from vuproc.devices.blk_uring import UringBlk
-from vuproc.fd import Fd
 from vuproc.spec.blk import (
     CONFIG,
     DISCARD_F_UNMAP,
-    DISCARD_SEGMENT,
     ID_BYTES,
     REQUEST_HEADER,
     SECTOR_SIZE,
@@ -26,21 +30,9 @@ from vuproc.spec.blk import (
     BlkStatus,
     BlkType,
 )
-from vuproc.spec.virtio import Feature
 
 if TYPE_CHECKING:
     from vuproc.shm.request import Request
-
-MAX_SEGMENT_SIZE = 1 << 20
-"""Bytes of one segment that the driver is asked to stay below (size_max)."""
-MAX_DISCARD_SECTORS = (1 << 31) // SECTOR_SIZE
-"""Sectors of one discarded range: 2 GiB."""
-MAX_DISCARD_SEGMENTS = 64
-MAX_WRITE_ZEROES_SECTORS = (1 << 25) // SECTOR_SIZE
-"""Sectors of one zeroed range: 32 MiB, since some file systems must write them."""
-MAX_WRITE_ZEROES_SEGMENTS = 8
-PHYSICAL_BLOCK = 4096
-"""Bytes a write should be aligned to, as the topology tells the driver."""
 
 # As plain integers: members of an enum take as long to compare as a verb takes to run.
 _IN, _OUT = int(BlkType.IN), int(BlkType.OUT)
@@ -49,31 +41,14 @@ _STORED = frozenset((BlkType.FLUSH, BlkType.DISCARD, BlkType.WRITE_ZEROES))
 """What a store does beside reading and writing."""
 _HEADER = struct.Struct(REQUEST_HEADER.format)
 _HEADER_BYTES = _HEADER.size
-_SEGMENT = struct.Struct(DISCARD_SEGMENT.format)
-_HEADS, _SECTORS_A_TRACK = 16, 63
-_MAX_CYLINDERS = 0xFFFF
 
 
-class Refused(Exception):
-    """The request ends with this status; nothing is wrong with the device."""
-
-    def __init__(self, status: BlkStatus) -> None:
-        super().__init__(status)
-        self.status = status
-
-
-class Blk(Device):
+class Blk(BlkDescription):
     """virtio-blk: a disk kept in a raw file, a block device or memory.
 
     Serves read, write, flush, get-id, discard and write-zeroes (virtio 1.3, 5.2). Queues share
     nothing but the file, so each has a worker of its own.
     """
-
-    device_id = 2
-    options_type = BlkOptions
-    options: BlkOptions
-    # What blocks is over before a ring can stop, and io_uring is waited for.
-    leaves_in_flight = True
 
     def __init__(self, options: BlkOptions) -> None:
         super().__init__(options)
@@ -83,91 +58,7 @@ class Blk(Device):
         self._store: Store | None = None
         self._natives: list[NativeBlk] = []
         self._file = self._buffered = -1
-        self._far: tuple[tuple[str | None, ...], Image | Source | None] | None = None
-        if options.nbd is not None or options.url is not None or options.base is not None:
-            # No vuproc can take over from this one: a server goes on with what it has, and an
-            # overlay is one program's.
-            self.leaves_in_flight = False  # type: ignore[misc]
         self._forget_driver()
-
-    @property
-    def _image(self) -> Image | Source | None:
-        # By the options of this process: a program's may have been relative when they were made.
-        options = self.options
-        if options.url is None and options.nbd is None:
-            return options.the_image()
-        # Kept, since what is far away remembers what it was told.
-        named = options.url, options.nbd, options.image
-        if self._far is None or self._far[0] != named:
-            self._far = named, options.the_image()
-        return self._far[1]
-
-    # What the master asks.
-
-    def offered_features(self) -> int:
-        """All of the device's features; a read-only disk has none that change it. What the kernel
-        has by io_uring is done in its order, not the driver's.
-        """
-        features = (
-            BlkFeature.SIZE_MAX
-            | BlkFeature.SEG_MAX
-            | BlkFeature.GEOMETRY
-            | BlkFeature.BLK_SIZE
-            | BlkFeature.FLUSH
-            | BlkFeature.TOPOLOGY
-            | BlkFeature.CONFIG_WCE
-            | BlkFeature.MQ
-        )
-        if not self._wants_uring:
-            features |= Feature.IN_ORDER
-        if self.options.readonly:
-            features |= BlkFeature.RO
-        else:
-            features |= BlkFeature.DISCARD | BlkFeature.WRITE_ZEROES
-        image = self._image
-        if image is not None and not isinstance(image, Image):
-            features &= ~image.lacking(self.shared)
-        return features
-
-    def config_space(self) -> bytes:
-        """virtio 1.3, 5.2.4: capacity, limits and topology. Raises OSError if there is no image."""
-        block = self.options.block_size
-        capacity = self._disk_size() // SECTOR_SIZE
-        changeable = not self.options.readonly
-        return CONFIG.pack(
-            capacity=capacity,
-            size_max=MAX_SEGMENT_SIZE,
-            # The header and the status take a descriptor each.
-            seg_max=max(1, self.options.queue_size - 2),
-            cylinders=min(_MAX_CYLINDERS, capacity // (_HEADS * _SECTORS_A_TRACK)),
-            heads=_HEADS,
-            sectors=_SECTORS_A_TRACK,
-            blk_size=block,
-            physical_block_exp=(PHYSICAL_BLOCK // block).bit_length() - 1,
-            min_io_size=PHYSICAL_BLOCK // block,
-            wce=int(self.options.cache == "writeback"),
-            num_queues=self.options.queues,
-            max_discard_sectors=MAX_DISCARD_SECTORS * changeable,
-            max_discard_seg=MAX_DISCARD_SEGMENTS * changeable,
-            discard_sector_alignment=block // SECTOR_SIZE * changeable,
-            max_write_zeroes_sectors=MAX_WRITE_ZEROES_SECTORS * changeable,
-            max_write_zeroes_seg=MAX_WRITE_ZEROES_SEGMENTS * changeable,
-            write_zeroes_may_unmap=int(changeable),
-        )
-
-    def shared_files(self) -> dict[str, Fd]:
-        """The image, open and locked, or the memory of a disk in memory. Raises FileRefused."""
-        if self._image is not None:
-            return self._image.open()
-        return {} if self.options.ram is None else {"ram": new_memory(self.options.ram)}
-
-    def goes_on_with(self, left: Mapping[str, Fd]) -> bool:
-        """With the image that is open if the options name it, whatever is at its path by now."""
-        return super().goes_on_with(left) if self._image is None else self._image.adopt(left)
-
-    def replaced_files(self) -> Iterator[tuple[str, str]]:
-        """The image, if another is at its path."""
-        return iter(()) if self._image is None else self._image.replaced(self.shared)
 
     # What a worker calls.
 
@@ -200,11 +91,6 @@ class Blk(Device):
     def uring_files(self, queue: int) -> tuple[int, ...]:
         """The image, if it is open past the page cache; memory to memory is faster without."""
         return (self._file,) if self._wants_uring else ()
-
-    @property
-    def _wants_uring(self) -> bool:
-        engine = self.options.engine
-        return engine == "io_uring" or (self.options.direct and engine != "sync")
 
     def native(self, queue: int) -> NativeBlk | None:
         """The same in native code, unless the options or a subclass want `handle`, or it is not
@@ -363,35 +249,12 @@ class Blk(Device):
         self._flush_if_writethrough()
 
     def _discarded(self, request: Request) -> list[Range]:
-        return self._ranges(request, MAX_DISCARD_SECTORS, MAX_DISCARD_SEGMENTS, flags=0)
+        limit = MAX_DISCARD_SECTORS, MAX_DISCARD_SEGMENTS
+        return ranges_of(request, *limit, flags=0, check=self._check_range)
 
     def _zeroed(self, request: Request) -> list[Range]:
-        return self._ranges(
-            request, MAX_WRITE_ZEROES_SECTORS, MAX_WRITE_ZEROES_SEGMENTS, flags=DISCARD_F_UNMAP
-        )
-
-    def _ranges(
-        self, request: Request, max_sectors: int, max_segments: int, *, flags: int
-    ) -> list[Range]:
-        """The ranges of the payload, all checked first."""
-        size = request.readable
-        if size == 0 or size % _SEGMENT.size or size > max_segments * _SEGMENT.size:
-            raise Refused(BlkStatus.IOERR)
-        ranges = []
-        for sector, count, wanted in _SEGMENT.iter_unpack(request.read(size)):
-            if wanted & ~flags:
-                raise Refused(BlkStatus.UNSUPP)
-            if not 0 < count <= max_sectors:
-                raise Refused(BlkStatus.IOERR)
-            offset, length = sector * SECTOR_SIZE, count * SECTOR_SIZE
-            self._check_range(offset, length)
-            ranges.append((offset, length, bool(wanted & DISCARD_F_UNMAP)))
-        return ranges
-
-    def _disk_size(self) -> int:
-        """Bytes in whole sectors, as the image is at this moment."""
-        size = self.options.ram if self._image is None else self._image.size(self.shared)
-        return (size or 0) // SECTOR_SIZE * SECTOR_SIZE
+        limit = MAX_WRITE_ZEROES_SECTORS, MAX_WRITE_ZEROES_SEGMENTS
+        return ranges_of(request, *limit, flags=DISCARD_F_UNMAP, check=self._check_range)
 
     def _check_range(self, offset: int, length: int) -> None:
         """Refuse what is not whole blocks inside the disk; Python's integers do not wrap."""

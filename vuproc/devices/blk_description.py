@@ -1,0 +1,133 @@
+"""A disk as the master describes it: features, configuration, and where it is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from vuproc.device import Device
+from vuproc.devices.blk_image import Image
+from vuproc.devices.blk_options import BlkOptions
+from vuproc.devices.blk_storage import new_memory
+from vuproc.devices.blk_store import Source
+from vuproc.fd import Fd
+from vuproc.spec.blk import CONFIG, SECTOR_SIZE, BlkFeature
+from vuproc.spec.virtio import Feature
+
+MAX_SEGMENT_SIZE = 1 << 20
+"""Bytes of one segment that the driver is asked to stay below (size_max)."""
+MAX_DISCARD_SECTORS = (1 << 31) // SECTOR_SIZE
+"""Sectors of one discarded range: 2 GiB."""
+MAX_DISCARD_SEGMENTS = 64
+MAX_WRITE_ZEROES_SECTORS = (1 << 25) // SECTOR_SIZE
+"""Sectors of one zeroed range: 32 MiB, since some file systems must write them."""
+MAX_WRITE_ZEROES_SEGMENTS = 8
+PHYSICAL_BLOCK = 4096
+"""Bytes a write should be aligned to, as the topology tells the driver."""
+
+_HEADS, _SECTORS_A_TRACK = 16, 63
+_MAX_CYLINDERS = 0xFFFF
+
+
+class BlkDescription(Device):
+    """A disk but for its requests."""
+
+    device_id = 2
+    options_type = BlkOptions
+    options: BlkOptions
+    # What blocks is over before a ring can stop, and io_uring is waited for.
+    leaves_in_flight = True
+
+    def __init__(self, options: BlkOptions) -> None:
+        super().__init__(options)
+        self._far: tuple[tuple[str | None, ...], Image | Source | None] | None = None
+        if options.nbd is not None or options.url is not None or options.base is not None:
+            # No vuproc can take over from this one: a server goes on with what it has, and an
+            # overlay is one program's.
+            self.leaves_in_flight = False  # type: ignore[misc]
+
+    @property
+    def _image(self) -> Image | Source | None:
+        # By the options of this process: a program's may have been relative when they were made.
+        options = self.options
+        if options.url is None and options.nbd is None:
+            return options.the_image()
+        # Kept, since what is far away remembers what it was told.
+        named = options.url, options.nbd, options.image
+        if self._far is None or self._far[0] != named:
+            self._far = named, options.the_image()
+        return self._far[1]
+
+    def offered_features(self) -> int:
+        """All of the device's features; a read-only disk has none that change it. What the kernel
+        has by io_uring is done in its order, not the driver's.
+        """
+        features = (
+            BlkFeature.SIZE_MAX
+            | BlkFeature.SEG_MAX
+            | BlkFeature.GEOMETRY
+            | BlkFeature.BLK_SIZE
+            | BlkFeature.FLUSH
+            | BlkFeature.TOPOLOGY
+            | BlkFeature.CONFIG_WCE
+            | BlkFeature.MQ
+        )
+        if not self._wants_uring:
+            features |= Feature.IN_ORDER
+        if self.options.readonly:
+            features |= BlkFeature.RO
+        else:
+            features |= BlkFeature.DISCARD | BlkFeature.WRITE_ZEROES
+        image = self._image
+        if image is not None and not isinstance(image, Image):
+            features &= ~image.lacking(self.shared)
+        return features
+
+    def config_space(self) -> bytes:
+        """virtio 1.3, 5.2.4: capacity, limits and topology. Raises OSError if there is no image."""
+        block = self.options.block_size
+        capacity = self._disk_size() // SECTOR_SIZE
+        changeable = not self.options.readonly
+        return CONFIG.pack(
+            capacity=capacity,
+            size_max=MAX_SEGMENT_SIZE,
+            # The header and the status take a descriptor each.
+            seg_max=max(1, self.options.queue_size - 2),
+            cylinders=min(_MAX_CYLINDERS, capacity // (_HEADS * _SECTORS_A_TRACK)),
+            heads=_HEADS,
+            sectors=_SECTORS_A_TRACK,
+            blk_size=block,
+            physical_block_exp=(PHYSICAL_BLOCK // block).bit_length() - 1,
+            min_io_size=PHYSICAL_BLOCK // block,
+            wce=int(self.options.cache == "writeback"),
+            num_queues=self.options.queues,
+            max_discard_sectors=MAX_DISCARD_SECTORS * changeable,
+            max_discard_seg=MAX_DISCARD_SEGMENTS * changeable,
+            discard_sector_alignment=block // SECTOR_SIZE * changeable,
+            max_write_zeroes_sectors=MAX_WRITE_ZEROES_SECTORS * changeable,
+            max_write_zeroes_seg=MAX_WRITE_ZEROES_SEGMENTS * changeable,
+            write_zeroes_may_unmap=int(changeable),
+        )
+
+    def shared_files(self) -> dict[str, Fd]:
+        """The image, open and locked, or the memory of a disk in memory. Raises FileRefused."""
+        if self._image is not None:
+            return self._image.open()
+        return {} if self.options.ram is None else {"ram": new_memory(self.options.ram)}
+
+    def goes_on_with(self, left: Mapping[str, Fd]) -> bool:
+        """With the image that is open if the options name it, whatever is at its path by now."""
+        return super().goes_on_with(left) if self._image is None else self._image.adopt(left)
+
+    def replaced_files(self) -> Iterator[tuple[str, str]]:
+        """The image, if another is at its path."""
+        return iter(()) if self._image is None else self._image.replaced(self.shared)
+
+    @property
+    def _wants_uring(self) -> bool:
+        engine = self.options.engine
+        return engine == "io_uring" or (self.options.direct and engine != "sync")
+
+    def _disk_size(self) -> int:
+        """Bytes in whole sectors, as the image is at this moment."""
+        size = self.options.ram if self._image is None else self._image.size(self.shared)
+        return (size or 0) // SECTOR_SIZE * SECTOR_SIZE
