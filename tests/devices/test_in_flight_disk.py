@@ -94,4 +94,6 @@ def test_a_disk_is_used_while_its_guest_moves(tmp_path: Path, engine: str, packe
                 for load in loads:
                     load.end()
         for served in (one, two):
-            assert not [line for line in served.lines if "ERROR" in line or "WARNING" in line]
+            # The guest may be back before its last connection was seen to be gone.
+            said = [line for line in served.lines if "another front-end waits" not in line]
+            assert not [line for line in said if "ERROR" in line or "WARNING" in line]
