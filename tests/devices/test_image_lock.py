@@ -82,7 +82,7 @@ def test_b7_readers_share_and_writers_do_not(pair: tuple[Fd, Fd]) -> None:
 
 def test_b7_lock_of_another_kind_is_in_the_way(pair: tuple[Fd, Fd]) -> None:
     ours, other = pair
-    whole = image_lock._FLOCK.pack(fcntl.F_WRLCK, 0, 0, 0, 0)
+    whole = image_lock.FLOCK.pack(fcntl.F_WRLCK, 0, 0, 0, 0)
     fcntl.fcntl(other.fileno(), fcntl.F_OFD_SETLK, whole)
     with pytest.raises(ImageLocked, match="has locked it"):
         lock(ours, READER)

@@ -84,7 +84,7 @@ class Image:
         try:
             size = image_size(self.path)
         except OSError as error:
-            yield self.option, f"{self.path}: {_reason(error)}"
+            yield self.option, f"{self.path}: {reason_of(error)}"
             return
         if size == 0:
             yield self.option, f"{self.path} is empty"
@@ -140,7 +140,7 @@ class Image:
         try:
             there = _identity(os.stat(self.path))
         except OSError as error:
-            yield self.option, f"{self.path}: {_reason(error)}"
+            yield self.option, f"{self.path}: {reason_of(error)}"
             return
         ours = {_identity(os.fstat(fd.fileno())): fd for fd in _locked(files)}
         if there in ours:
@@ -195,8 +195,8 @@ class Image:
 
     def _unopened(self, error: OSError) -> str:
         if self._readonly or not os.access(self.path, os.R_OK, effective_ids=True):
-            return f"is not readable: {_reason(error)}"
-        return f"is not writable: {_reason(error)}; {_SERVE_IT}"
+            return f"is not readable: {reason_of(error)}"
+        return f"is not writable: {reason_of(error)}; {_SERVE_IT}"
 
     def _past_the_cache(self, fd: Fd) -> Fd:
         # By the open file: what is at the path may be another by now.
@@ -205,7 +205,7 @@ class Image:
         try:
             return Fd(os.open(f"/proc/self/fd/{fd.fileno()}", flags))
         except OSError as error:
-            reason = f"{self.path} cannot be opened with O_DIRECT: {_reason(error)}"
+            reason = f"{self.path} cannot be opened with O_DIRECT: {reason_of(error)}"
             raise FileRefused("direct", reason) from error
 
     def _lock(self, fd: Fd) -> None:
@@ -280,5 +280,6 @@ def _identity(status: os.stat_result) -> tuple[int, ...]:
     return status.st_dev, status.st_ino
 
 
-def _reason(error: OSError) -> str:
+def reason_of(error: OSError) -> str:
+    """What the kernel says, for the end of a sentence."""
     return (error.strerror or "not accessible").lower()

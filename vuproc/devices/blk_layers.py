@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from vuproc.devices.blk_image import Image
+from vuproc import shared
+from vuproc.devices.blk_image import Image, reason_of
 from vuproc.devices.blk_overlay import Overlay
 from vuproc.devices.blk_overlay_file import (
     Layout,
@@ -66,11 +67,11 @@ class Layers:
             return self._open()
         except OSError as error:
             option = "image" if self._overlay is not None else self._base.option
-            raise FileRefused(option, f"no overlay can be made: {error.strerror}") from error
+            raise FileRefused(option, f"no overlay can be made: {reason_of(error)}") from error
 
     def _open(self) -> dict[str, Fd]:
-        files = self._base.open()
-        try:
+        with shared.gathering() as files:
+            files |= self._base.open()
             size = _sectors(self._base.size(files))
             if self._overlay is None:
                 files[_MEMORY] = new_memory(size)
@@ -79,10 +80,6 @@ class Layers:
                 files |= self._overlay.open()
                 file = self._overlay.prepared(files, size, self._base)
                 files[_TABLE] = new_table(size, read_bits(file, size))
-        except BaseException:
-            for fd in files.values():
-                fd.close()
-            raise
         return files
 
     def adopt(self, left: Mapping[str, Fd]) -> bool:
@@ -163,8 +160,7 @@ class _OverlayFile(Image):
                 yield self.option, f"{self.path} cannot be made: {folder} is not writable"
             return
         except OSError as error:
-            reason = (error.strerror or "not accessible").lower()
-            yield self.option, f"{self.path} is not writable: {reason}"
+            yield self.option, f"{self.path} is not writable: {reason_of(error)}"
             return
         with Fd(descriptor) as file:
             try:
@@ -172,7 +168,7 @@ class _OverlayFile(Image):
             except NoOverlay as error:
                 yield self.option, f"{self.path} {error}"
             except OSError as error:
-                yield self.option, f"{self.path} is not readable: {error.strerror}"
+                yield self.option, f"{self.path} is not readable: {reason_of(error)}"
 
     def prepared(self, files: Mapping[str, Fd], size: int, base: Image | ObjectBase) -> Fd:
         """The open file, with a header for a base of `size` bytes. Raises FileRefused, OSError."""
@@ -199,7 +195,7 @@ class _OverlayFile(Image):
         try:
             return Fd(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666))
         except OSError as error:
-            reason = (error.strerror or "not accessible").lower()
+            reason = reason_of(error)
             raise FileRefused(self.option, f"{self.path} cannot be opened: {reason}") from error
 
     def _look_at(self, fd: Fd) -> None:

@@ -8,10 +8,11 @@ import zlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from vuproc import shared
 from vuproc.devices.blk_nbd import NbdQueue, NbdStore
 from vuproc.devices.nbd_address import Address
 from vuproc.devices.nbd_handshake import Export, NbdError, leave, open_export
-from vuproc.devices.nbd_link import CONNECT_S, NbdLink
+from vuproc.devices.nbd_link import CONNECT_S, NbdLink, reason_of
 from vuproc.errors import FileRefused
 from vuproc.fd import Fd
 from vuproc.parking import Parking, lot
@@ -58,16 +59,11 @@ class NbdSource:
     def open(self) -> dict[str, Fd]:
         """Ask the server. Raises FileRefused, OSError."""
         export = self._ask()
-        memory = Fd(os.memfd_create("vuproc-nbd", os.MFD_CLOEXEC))
-        files = {self._name: memory}
-        try:
+        with shared.gathering() as files:
+            memory = files[self._name] = Fd(os.memfd_create("vuproc-nbd", os.MFD_CLOEXEC))
             os.pwrite(memory.fileno(), export.pack(), 0)
             for queue in range(self._queues):
-                files |= dict(zip(_places(queue), lot(), strict=True))
-        except BaseException:
-            for fd in files.values():
-                fd.close()
-            raise
+                files.update(zip(_places(queue), lot(), strict=True))
         return files
 
     def adopt(self, left: Mapping[str, Fd]) -> bool:
@@ -123,8 +119,7 @@ class NbdSource:
             try:
                 connected, export = open_export(address, CONNECT_S)
             except (NbdError, OSError) as error:
-                reason = getattr(error, "strerror", None) or str(error)
-                raise FileRefused(OPTION, f"{address}: {reason}") from error
+                raise FileRefused(OPTION, f"{address}: {reason_of(error)}") from error
             leave(connected)
             problem = self._problem(export)
             if problem is not None:

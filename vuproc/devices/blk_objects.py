@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
+from vuproc import shared
 from vuproc.devices.object_reader import (
     Object,
     ObjectReader,
@@ -58,13 +59,10 @@ class ObjectBase:
     def open(self) -> dict[str, Fd]:
         """What the object is, for all. Raises FileRefused."""
         packed = msgspec.msgpack.encode(self._ask())
-        memory = Fd(os.memfd_create("vuproc-object", os.MFD_CLOEXEC))
-        try:
+        with shared.gathering() as files:
+            memory = files[self._name] = Fd(os.memfd_create("vuproc-object", os.MFD_CLOEXEC))
             os.pwrite(memory.fileno(), packed, 0)
-        except OSError:
-            memory.close()
-            raise
-        return {self._name: memory}
+        return files
 
     def adopt(self, left: Mapping[str, Fd]) -> bool:
         """As `Image.adopt`."""

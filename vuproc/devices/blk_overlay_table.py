@@ -9,10 +9,10 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from vuproc.devices.image_lock import FLOCK
 from vuproc.fd import Fd
 
 CHUNK = 4096
@@ -30,7 +30,6 @@ _KNOWN, _CHANGED, _FLUSHING = 0, 1, 2
 _CHUNKS_AT = 1 << 60
 _MARKS_AT = 1 << 61
 _FLUSH_AT = _MARKS_AT + 1
-_FLOCK = struct.Struct("@hhqqi4x")
 
 _EXPANDED = [bytes(byte >> bit & 1 for bit in range(8)) for byte in range(256)]
 """A byte of bits, the first chunk's the lowest, as a byte a chunk."""
@@ -138,7 +137,7 @@ class ChunkTable:
 
     def _lock(self, kind: int, start: int, length: int) -> None:
         fcntl.fcntl(
-            self._file.fileno(), fcntl.F_OFD_SETLKW, _FLOCK.pack(kind, 0, start, length, 0)
+            self._file.fileno(), fcntl.F_OFD_SETLKW, FLOCK.pack(kind, 0, start, length, 0)
         )
 
 

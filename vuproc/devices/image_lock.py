@@ -128,7 +128,7 @@ def _held_by_others(fd: Fd, byte: int) -> bool:
 
 def _fcntl(fd: Fd, command: int, kind: int, start: int, length: int = 1) -> int:
     """One F_OFD_ command; the kind of lock that comes back."""
-    request = _FLOCK.pack(kind, 0, start, length, 0)
+    request = FLOCK.pack(kind, 0, start, length, 0)
     try:
         answer = fcntl.fcntl(fd.fileno(), command, request)
     except OSError as error:
@@ -137,8 +137,8 @@ def _fcntl(fd: Fd, command: int, kind: int, start: int, length: int = 1) -> int:
         if error.errno in _UNAVAILABLE:
             raise LocksUnavailable((error.strerror or str(error)).lower()) from error
         raise
-    return int(_FLOCK.unpack(answer)[0])
+    return int(FLOCK.unpack(answer)[0])
 
 
-_FLOCK = struct.Struct("@hhqqi4x")
+FLOCK = struct.Struct("@hhqqi4x")
 """struct flock of the 64-bit kernels: type, whence (SEEK_SET), start, length, pid (0 for these)."""

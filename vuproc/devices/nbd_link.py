@@ -121,7 +121,7 @@ class NbdLink:
             if answered:
                 self._all_is_well()
             if self._attempts == 0:
-                self.say(_reason(error))
+                self.say(reason_of(error))
             self._attempts += 1
             self.open()
             if self.commands is not None:
@@ -154,13 +154,10 @@ class NbdLink:
     def close(self) -> None:
         """The worker ends in good order: hang up."""
         self._closed = True
+        if self.stream is not None and self.stream.outstanding:
+            self.drop()  # whoever follows waits for the end of what is on its way
         stream, self.stream = self.stream, None
         if stream is None:
-            return
-        if stream.outstanding:
-            # Whoever follows waits for the end of what is on its way.
-            self.stream = stream
-            self.drop()
             return
         self._loop.unwatch(stream)
         leave(stream.connected)
@@ -189,7 +186,7 @@ class NbdLink:
             self._end_the_last()
             connected, export = open_export(self._address, CONNECT_S)
         except Exception as error:  # whatever it is, there is to be another attempt
-            reason = _reason(error)
+            reason = reason_of(error)
             self._loop.call_soon(lambda: self._failed(reason))
         else:
             self._loop.call_soon(lambda: self._connected(connected, export))
@@ -224,7 +221,7 @@ class NbdLink:
         except Exception as error:  # no descriptor for one of the copies, above all
             connected.close()
             self._parking.clear()
-            self._failed(_reason(error))
+            self._failed(reason_of(error))
             return
         self.stream = stream
         self._loop.watch(stream, self._ready)
@@ -259,5 +256,6 @@ class NbdLink:
             self.commands.link_gone()
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """In words, without the number of an error of the system."""
     return getattr(error, "strerror", None) or str(error)
