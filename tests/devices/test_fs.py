@@ -27,6 +27,7 @@ from vuproc.testing.errors import ServeFailed
 
 pytestmark = pytest.mark.timeout(120)
 
+BOUND_S = 30.0
 FIRST, SECOND, THIRD = 1, 2, 3
 
 
@@ -329,15 +330,18 @@ def test_a_file_that_is_closed_on_another_queue_is_let_go_of(served: Served, tre
         mounted.release(node, handle)
         pids = [queue.pid for queue in served.status().queues]
 
-        def held() -> bool:
-            return any(
-                os.path.samestat(there, os.stat(link))
-                for pid in pids
-                for link in Path(f"/proc/{pid}/fd").iterdir()
-                if os.path.exists(link)
-            )
+        def is_it(link: Path) -> bool:
+            try:
+                return os.path.samestat(there, os.stat(link))
+            except OSError:
+                return False  # closed meanwhile
 
-        while held():  # the test's own bound ends this
+        def held() -> bool:
+            return any(is_it(link) for pid in pids for link in Path(f"/proc/{pid}/fd").iterdir())
+
+        deadline = time.monotonic() + BOUND_S
+        while held():  # nothing announces what another process closes
+            assert time.monotonic() < deadline
             time.sleep(0.05)
 
 
