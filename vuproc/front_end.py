@@ -65,7 +65,9 @@ class FrontEnd:
             lambda: self.checkpoint.state_changed(self.session, self._pool),
         )
         self._applying = False
-        self._translations = TranslationDesk(pool, lambda: self._channel)
+        self._translations = TranslationDesk(
+            pool, lambda: self._channel, lambda: self.session.state
+        )
 
     def go_on(self, resumed: Resumed) -> None:
         """Go on where a predecessor was. Raises one of `ENDS`."""
@@ -188,7 +190,7 @@ class FrontEnd:
             self._pool.settled(self.session.state, undone=undone)
             self._calls.follow(self.session.state)
             self._objects.follow(self.session.state)
-            self._translations.follow(self.session.state)
+            self._translations.follow()
             self.note_news()
             if step.refused is not None:
                 log.warning("refused %s: %s", message.name, step.refused)
@@ -225,7 +227,7 @@ class FrontEnd:
                 case AskedShmem():
                     self._shmem.ask(news)
                 case Missing() as missing:
-                    self._translations.ask(missing, self.session.state)
+                    self._translations.ask(missing)
                 case ask:
                     self.checkpoint.state_changed(self.session, self._pool)
                     self._objects.ask(ask, self.session.state)

@@ -25,31 +25,40 @@ too many asks again.
 
 
 class TranslationDesk:
-    """The questions of one session. `channel` gives the back-end channel, if there is one.
+    """The questions of one session. `channel` gives the back-end channel, if there is one, and
+    `state` the committed state.
 
     Nothing here waits for the front-end. It is sent nothing while no ring runs ("a suspended device
     ... must not send messages on the back-end channel"): what a ring needs that is being started is
     put off until it has.
     """
 
-    def __init__(self, pool: WorkerPool, channel: Callable[[], BackendChannel | None]) -> None:
+    def __init__(
+        self,
+        pool: WorkerPool,
+        channel: Callable[[], BackendChannel | None],
+        state: Callable[[], State],
+    ) -> None:
         self._pool = pool
         self._channel = channel
+        self._state = state
         self._waiting: deque[tuple[int, int, int]] = deque(maxlen=WAITING_MOST)
         """Queue, address and access."""
-        self._under_way: set[tuple[int, int, int]] = set()
-        """Those that the front-end has not acknowledged. It is not sent them twice."""
+        self._under_way: dict[tuple[int, int, int], bool] = {}
+        """Those that the front-end has not acknowledged, and whether they were asked again since.
+        It is not sent them twice at a time.
+        """
 
-    def ask(self, missing: Missing, state: State) -> None:
+    def ask(self, missing: Missing) -> None:
         """A worker's ring waits for translations."""
         self._waiting.extend((missing.queue, *miss) for miss in missing.misses)
-        self.follow(state)
+        self.follow()
 
-    def follow(self, state: State) -> None:
+    def follow(self) -> None:
         """Ask the front-end, as soon as that may be."""
         if not self._waiting:
             return
-        channel = self._channel()
+        channel, state = self._channel(), self._state()
         if channel is None or not state.started:
             # A ring that has stopped waits for nothing, and one that starts asks in good time.
             return
@@ -67,13 +76,20 @@ class TranslationDesk:
         self._pool.asked.note(queue, iova)
         asked = queue, iova, access
         if asked in self._under_way:
+            self._under_way[asked] = True
             return
         payload = IOTLB.pack(iova=iova, size=IOTLB_PAGE, perm=access, type=IotlbType.MISS)
-        self._under_way.add(asked)
+        self._under_way[asked] = False
         if not channel.ask(BackendRequest.IOTLB_MSG, payload, partial(self._answered, asked)):
-            self._under_way.discard(asked)
+            self._under_way.pop(asked, None)
 
     def _answered(self, asked: tuple[int, int, int], how: Answered, _fd: Fd | None) -> None:
-        self._under_way.discard(asked)
+        again = self._under_way.pop(asked, False)
+        queue, iova, _ = asked
         if how is Answered.REFUSED:
             self._pool.untranslated(*asked)
+        elif how is Answered.DONE and again and self._pool.asked.waits(queue, iova):
+            # The translation came before its acknowledgement, and was gone, or not enough, before
+            # that too: what was asked meanwhile is a question of its own.
+            self._waiting.append(asked)
+            self.follow()

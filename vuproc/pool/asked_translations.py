@@ -18,6 +18,10 @@ class AskedTranslations:
             del self._asked[next(iter(self._asked))]
         self._asked.setdefault(iova, set()).add(queue)
 
+    def waits(self, queue: int, iova: int) -> bool:
+        """Whether it has, and nothing has come of it since."""
+        return queue in self._asked.get(iova, ())
+
     def take(self, first: int, last: int) -> list[int]:
         """The queues that wait for an address of this range; they do not any more."""
         found = [iova for iova in self._asked if first <= iova <= last]
