@@ -154,9 +154,7 @@ class Server:
         connected.sendall(option_reply(Reply.INFO, told))
         if self.block_sizes is not None:
             sizes = nbd.INFO_BLOCK_SIZE.pack(*self.block_sizes)
-            connected.sendall(
-                option_reply(Reply.INFO, nbd.INFO_KIND.pack(Info.BLOCK_SIZE) + sizes)
-            )
+            connected.sendall(option_reply(Reply.INFO, nbd.INFO_KIND.pack(Info.BLOCK_SIZE) + sizes))
         connected.sendall(option_reply(Reply.ACK))
         return True
 

@@ -126,5 +126,3 @@ def test_a_base_is_not_to_be_written_meanwhile(base: Path) -> None:
         with pytest.raises(Exception, match=r"base.raw: another program has it open"):
             with serve({"type": "blk", "image": str(base)}):
                 pass  # pragma: no cover
-
-

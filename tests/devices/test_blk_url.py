@@ -59,9 +59,7 @@ def test_what_is_read_is_fetched_once(vuproc_device: ServeDevice, web: Web) -> N
         assert web.asked == [(0, WINDOW)]
         for _ in range(2):
             assert whole(disk) == OBJECT
-    assert sorted(web.asked) == [
-        (at, min(at + WINDOW, SIZE)) for at in range(0, SIZE, WINDOW)
-    ]
+    assert sorted(web.asked) == [(at, min(at + WINDOW, SIZE)) for at in range(0, SIZE, WINDOW)]
 
 
 def test_what_is_written_covers_the_object(vuproc_device: ServeDevice, web: Web) -> None:
@@ -216,9 +214,7 @@ def test_an_overlay_is_not_gone_on_with_over_another_object(web: Web, tmp_path: 
             pass  # pragma: no cover
 
 
-@pytest.mark.parametrize(
-    "url", ["https://host/x?sig=1", "https://host/x#y", "http://[bad/x"]
-)
+@pytest.mark.parametrize("url", ["https://host/x?sig=1", "https://host/x#y", "http://[bad/x"])
 def test_a_url_that_means_more_than_an_object(url: str) -> None:
     ((field, _),) = problems(url)
     assert field == "url"

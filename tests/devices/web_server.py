@@ -70,9 +70,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._say(web.status, b"", {})
         return self._say(status, content, more, body=body)
 
-    def _say(
-        self, status: int, content: bytes, more: dict[str, str], *, body: bool = True
-    ) -> None:
+    def _say(self, status: int, content: bytes, more: dict[str, str], *, body: bool = True) -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(len(content)))
         self.send_header("ETag", self.server.tag)

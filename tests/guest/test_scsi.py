@@ -63,9 +63,7 @@ def images(folder: Path) -> tuple[Path, str]:
     return folder / "disk", hashlib.sha256(cd).hexdigest()
 
 
-def device_file(
-    folder: Path, *, unplugged: str = "[]", size: int = 256, queues: int = 1
-) -> Path:
+def device_file(folder: Path, *, unplugged: str = "[]", size: int = 256, queues: int = 1) -> Path:
     path = folder / "scsi.yaml"
     path.write_text(
         f"socket: {folder}/s\ndevice:\n  type: scsi\n  queue_size: {size}\n"

@@ -243,9 +243,7 @@ class NbdStore:
 
     def read(self, request: Request, offset: int, length: int) -> None:
         """As many commands as it takes."""
-        steps = (
-            Step(Command.READ, 0, offset + at, size, at) for at, size in self._pieces(length)
-        )
+        steps = (Step(Command.READ, 0, offset + at, size, at) for at, size in self._pieces(length))
         self._queues[request.queue].submit(request, steps, flush_after=False)
 
     def write(self, request: Request, offset: int, length: int, *, durable: bool) -> None:

@@ -136,9 +136,7 @@ class ChunkTable:
             self._lock(fcntl.F_UNLCK, start, length)
 
     def _lock(self, kind: int, start: int, length: int) -> None:
-        fcntl.fcntl(
-            self._file.fileno(), fcntl.F_OFD_SETLKW, FLOCK.pack(kind, 0, start, length, 0)
-        )
+        fcntl.fcntl(self._file.fileno(), fcntl.F_OFD_SETLKW, FLOCK.pack(kind, 0, start, length, 0))
 
 
 _DIGITS = bytes.maketrans(_ABSENT + _PRESENT, b"01")
