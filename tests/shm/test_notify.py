@@ -215,9 +215,10 @@ def test_calls_go_through_pipes_and_sockets(guest: Guest, kind: str) -> None:
         os.close(writing)
 
 
-def test_f06_a_saturated_eventfd_does_not_block(guest: Guest) -> None:
+@pytest.mark.parametrize("flags", [0, os.EFD_NONBLOCK])
+def test_f06_a_saturated_eventfd_does_not_block(guest: Guest, flags: int) -> None:
     ring = guest.ring()
-    blocking = os.eventfd(0, os.EFD_CLOEXEC)
+    blocking = os.eventfd(0, os.EFD_CLOEXEC | flags)
     try:
         os.eventfd_write(blocking, MAX_EVENT)
         ring.set_call(blocking)
@@ -230,9 +231,10 @@ def test_f06_a_saturated_eventfd_does_not_block(guest: Guest) -> None:
         os.close(blocking)
 
 
-def test_f06_a_full_pipe_does_not_block(guest: Guest) -> None:
+@pytest.mark.parametrize("flags", [0, os.O_NONBLOCK])
+def test_f06_a_full_pipe_does_not_block(guest: Guest, flags: int) -> None:
     ring = guest.ring()
-    reading, writing = os.pipe()
+    reading, writing = os.pipe2(os.O_CLOEXEC | flags)
     try:
         while select.select([], [writing], [], 0)[1]:
             os.write(writing, bytes(4096))

@@ -54,6 +54,7 @@ cdef class Completions(Layout):
     cdef uint64_t used_log         # where the used ring's writes are logged
     cdef bint used_logged          # whether they are
     cdef int log_fd                # told of marks; -1: none
+    cdef bint log_blocks           # a write to it may wait
     cdef dict granted              # by head, what is mapped for it alone (Xen); None: nothing is
     cdef Py_ssize_t flying         # fetched and not completed
     cdef Line line                 # with IN_ORDER; else there is none
@@ -64,6 +65,7 @@ cdef class Completions(Layout):
     cdef uint64_t owed_since       # ns
     cdef int unnotified                # shown since then
     cdef int call_fd               # -1: none
+    cdef bint call_blocks          # a write to it may wait
     cdef uint64_t now              # ns, the last look at the clock
     cdef uint64_t looked           # the processor's count then,
     cdef uint64_t cycles           # and as the last request since ended

@@ -4,6 +4,7 @@
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport UINT64_MAX, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport abort, calloc, free, malloc, realloc
+from posix.fcntl cimport F_GETFL, O_NONBLOCK, fcntl
 from posix.unistd cimport write
 
 from vuproc.shm.atomics cimport vu_cycles
@@ -22,13 +23,26 @@ cdef extern from "<poll.h>" nogil:
     int poll(pollfd *fds, unsigned long count, int timeout)
 
 
-cdef int notify(int fd) noexcept nogil:
+cdef bint blocks(int fd) noexcept:
+    # Whether a write may wait: O_NONBLOCK is the front-end's flag, and not ours to set.
+    cdef int flags = fcntl(fd, F_GETFL)
+    return flags < 0 or not flags & O_NONBLOCK
+
+
+cdef int notify(int fd, bint may_block) noexcept nogil:
     # 1: sent; 0: full, and what is in there and not read yet wakes the other side as well; -1: not.
-    # O_NONBLOCK would be the front-end's flag too, so: look, then write. Should the front-end fill
-    # the descriptor in between, the write blocks this worker and nobody else.
+    # One that may block is looked at first. Should the front-end fill it in between, or take the
+    # flag away, the write blocks this worker and nobody else.
     cdef pollfd look
     cdef uint64_t one = 1
-    cdef int ready
+    cdef int ready = 1
+    if not may_block:
+        while write(fd, &one, sizeof(one)) < 0:
+            if errno == EAGAIN:
+                return 0
+            if errno != EINTR:
+                return -1
+        return 1
     look.fd = fd
     look.events = POLLOUT
     look.revents = 0
@@ -82,6 +96,7 @@ cdef class Completions(Layout):
     def set_call(self, int fd):
         """Notify the driver through `fd` (borrowed); -1: do not notify."""
         self.call_fd = fd if fd >= 0 else -1
+        self.call_blocks = blocks(fd)
 
     def notify_always(self):
         """Notify the driver whether it wants that or not."""
@@ -166,7 +181,7 @@ cdef class Completions(Layout):
             self.count()
         called = self.commit()
         if self.log_fd >= 0 and self.dirty is not None:
-            notify(self.log_fd)
+            notify(self.log_fd, self.log_blocks)
         if called and not self.owed:
             self.owed = True
             self.owed_since = self.now
@@ -197,7 +212,7 @@ cdef class Completions(Layout):
         cdef int sent
         if self.call_fd < 0:
             return
-        sent = notify(self.call_fd)
+        sent = notify(self.call_fd, self.call_blocks)
         if self.counters is None:
             return
         if sent > 0:
@@ -232,6 +247,7 @@ cdef class Completions(Layout):
     def set_log_call(self, int fd):
         """Tell through `fd` (borrowed) that pages were marked; -1: tell nobody."""
         self.log_fd = fd if fd >= 0 else -1
+        self.log_blocks = blocks(fd)
 
     cdef int keep_buffers(self) except -1:
         self.buffers = <Spans *>calloc(self.size, sizeof(Spans))

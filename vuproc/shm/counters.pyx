@@ -106,6 +106,9 @@ cdef class QueueCounters:
 
     def set_awake(self, bint awake):
         """Say whether the worker sleeps."""
+        self.be_awake(awake)
+
+    cdef void be_awake(self, bint awake) noexcept nogil:
         vu_store_relaxed64(&self.block.awake, awake)
 
     def count_command(self):
@@ -115,6 +118,9 @@ cdef class QueueCounters:
 
     def note_commands(self):
         """The worker is about to look for commands: those counted so far will be found."""
+        self.look_for_commands()
+
+    cdef void look_for_commands(self) noexcept nogil:
         self.noted = vu_load_acquire64(&self.block.commands)
 
     def note_command(self):
@@ -153,8 +159,12 @@ cdef class QueueCounters:
 
     def count_awake(self):
         """The number of queues, of all in the buffer, whose workers do not sleep."""
+        return self.awake()
+
+    cdef uint64_t awake(self) noexcept nogil:
         cdef Block *blocks = <Block *>self._view.buf
-        cdef Py_ssize_t i, found = 0
+        cdef uint64_t found = 0
+        cdef Py_ssize_t i
         if not self._held:
             return 0
         # SAFETY: whole blocks of the buffer that the view pins.

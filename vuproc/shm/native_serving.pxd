@@ -5,6 +5,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
 from vuproc.shm.batching cimport Batching
 from vuproc.shm.native cimport NativeDevice
 from vuproc.shm.request cimport Chain
+from vuproc.shm.spin cimport Spin
 
 
 cdef enum:
@@ -15,9 +16,11 @@ cdef class NativeServing(Batching):
     cdef NativeDevice device       # None unless `serve_native` was called
 
     cdef int attach(self, NativeDevice device) except -1
+    cdef bint is_quiet(self)
     # No GIL, no Python objects.
     cdef int serve_batch(
         self, int budget, uint64_t slice_ns, uint64_t spin_ns, int *fetched
     ) noexcept nogil
+    cdef int serve_quietly(self, int budget, uint64_t slice_ns, Spin spin) noexcept nogil
     cdef void serve_one(self, Chain *chain, uint8_t attempts) noexcept nogil
     cdef bint await_work(self, uint64_t spin_ns) noexcept nogil

@@ -11,6 +11,7 @@ from vuproc.shm.fetching cimport HELD, TAKEN, Again, note_begun, reason_to_skip
 from vuproc.shm.batching cimport Batching
 from vuproc.shm.native cimport NativeDevice
 from vuproc.shm.request cimport Chain, Request
+from vuproc.shm.spin cimport Spin
 
 SLICE_NS = 1_000_000
 
@@ -71,6 +72,54 @@ cdef class NativeServing(Batching):
         if got < 0:
             raise self.break_ring()
         return got > 0
+
+    @property
+    def quiet(self):
+        """True if its next turns need nothing of Python."""
+        return self.is_quiet()
+
+    cdef bint is_quiet(self):
+        return (
+            self.failure is None
+            and not self.stopped
+            and not self.draining
+            and self.device is not None
+            and self.device.completion_fd < 0
+            and self.device.uring_of(self.queue) is None
+            and self.iotlb is None
+            and self.granted is None
+            and self.again_next == self.again_end
+            and not self.returned_count
+            and not self.from_threads
+            and not self.call_after_recovery
+        )
+
+    cdef int serve_quietly(self, int budget, uint64_t slice_ns, Spin spin) noexcept nogil:
+        # As `serve_native`, and as `arm` at its end: 0, the next request comes with a kick; 1, there
+        # may be more; -1, the driver has broken the ring.
+        cdef uint64_t failures = self.device.failures
+        cdef int got = 1, fetched = 0
+        self.draining = True
+        self.refuse_kicks()
+        self.tick()
+        while True:
+            got = self.serve_batch(budget, slice_ns, spin.window_at(self.now), &fetched)
+            self.device.submit(self.queue)
+            self.flush()
+            if got == 0:
+                got = self.ask_kicks()
+                if got > 0 and fetched < budget and not self.wanted():
+                    # The driver was quicker than our wish.
+                    self.refuse_kicks()
+                    continue
+            break
+        self.draining = False
+        if self.unclocked:
+            # What comes now is not their time.
+            self.tick()
+        if self.counters is not None and self.device.failures != failures:
+            add(&self.counters.block.errors, self.device.failures - failures)
+        return got
 
     cdef int attach(self, NativeDevice device) except -1:
         if self.device is not None:

@@ -211,6 +211,13 @@ class Ring:
         the ring from the first call on, until the ring stops or breaks.
         """
 
+    @property
+    def quiet(self) -> bool:
+        """True if the native device that has served it once needs nothing of Python for what comes
+        next: nothing is left of a predecessor's, nothing is finished elsewhere, and addresses are
+        guest-physical. For `KickWait.serve`.
+        """
+
     may_be_pulled: bool
     """Whether a native device that pulls gets anything: the ring is enabled, and no order waits for
     it to be idle. False at first."""

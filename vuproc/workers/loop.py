@@ -16,9 +16,11 @@ from typing import NoReturn
 from vuproc.asks import Ask
 from vuproc.device import Device
 from vuproc.shm.counters import QueueCounters
+from vuproc.shm.kick_wait import KickWait
 from vuproc.shm.native import NativeDevice
 from vuproc.shm.ring import SLICE_NS
 from vuproc.shm.segment import Segment
+from vuproc.shm.spin import LONGEST_NS, Spin
 from vuproc.workers.channel import ChannelClosed
 from vuproc.workers.command_queue import CommandQueue
 from vuproc.workers.commands import Commands, Leave
@@ -38,7 +40,6 @@ from vuproc.workers.log import WorkerLog
 from vuproc.workers.poller import Watcher
 from vuproc.workers.queue import ALONE_NS, BUDGET, Queue
 from vuproc.workers.queue_place import Miss
-from vuproc.workers.spin import LONGEST_NS, Spin
 from vuproc.workers.state_transfer import StateTransfer
 
 TURNS_MOST = 32768 // BUDGET
@@ -67,7 +68,8 @@ class Worker:
         self._queues = self._commands.queues
         self._counters = self._code.counters
         self._orders = CommandQueue(channel, self._commands, self._counters, said, self._answer)
-        self._spin = Spin("off", lambda: 1)
+        self._spin = Spin("off", None, 1)
+        self._kicks = KickWait(self._watcher.fileno())
         self._empty_looks = 0
         self._device_loop = DeviceLoop(self._watcher, self._code, self._queues, self._answer)
         self._commands.shmem = self._device_loop.shmem
@@ -120,8 +122,7 @@ class Worker:
                 lambda seconds, call: self._device_loop.call_later(seconds, call, again=False),
             )
         self._before = self._ordered(self._device.queue_groups())
-        awake = self._counters[0].count_awake if self._counters else lambda: 1
-        self._spin = Spin(options.poll, awake, cpus)
+        self._spin = Spin(options.poll, self._counters[0] if self._counters else None, cpus)
 
     def _available(self, index: int) -> bool:
         """Tell the device that pulls of what there is; whether to do so again at once.
@@ -228,6 +229,12 @@ class Worker:
         if patience is not None:
             self._watcher.poll(soonest(patience, due))
             return
+        if len(self._queues) == 1 and not self._orders.waits:
+            (queue,) = self._queues.values()
+            if queue.quiet:
+                if not queue.sleep(self._kicks, self._spin, due, self._slice(queue)):
+                    self._watcher.poll(0.0)
+                return
         if self._counters:
             self._counters[0].set_awake(False)
         began = time.monotonic_ns()

@@ -9,8 +9,10 @@ from collections.abc import Callable
 from vuproc.device import Device, serves_batches
 from vuproc.errors import RingError
 from vuproc.shm.counters import QueueCounters
+from vuproc.shm.kick_wait import KickWait
 from vuproc.shm.request import Request
 from vuproc.shm.ring import SLICE_NS
+from vuproc.shm.spin import Spin
 from vuproc.workers.queue_iommu import QueueIommu
 from vuproc.workers.queue_place import OnMiss
 from vuproc.workers.queue_ring import OnSkip
@@ -95,6 +97,33 @@ class Queue(QueueIommu):
         except RingError as error:
             self.break_ring(str(error))
         self._mark_ring()
+
+    def sleep(self, kicks: KickWait, spin: Spin, due: float | None, slice_ns: int) -> bool:
+        """Sleep until something happens, at most `due` seconds; False if it may be something else
+        than a kick. Native requests that kicks announce are served meanwhile, in turns of
+        `slice_ns` at most. For a queue that is `quiet`.
+        """
+        ring = self._ring
+        assert ring is not None
+        if self.native is None or not ring.quiet:
+            self.ready = kicks.wait(self._counters, self.kick_number, spin, due)
+            return self.ready
+        try:
+            self.ready = kicks.serve(ring, self.kick_number, spin, due, NATIVE_BUDGET, slice_ns)
+        except RingError as error:
+            self.break_ring(str(error))
+        return False
+
+    @property
+    def quiet(self) -> bool:
+        """Whether a kick says no more than that there are requests."""
+        return (
+            self.kick_number >= 0
+            and self.active
+            and not self.pulled
+            and self._place.iotlb is None
+            and self.unshared.done
+        )
 
     def _announce(self, ring: AnyRing) -> bool:
         """Tell a device that pulls of what there is. What it leaves there asks for no kick."""

@@ -48,6 +48,11 @@ class QueueFds(ABC):
         return self.active and self._fds.kick is None
 
     @property
+    def kick_number(self) -> int:
+        """The kick descriptor's; -1: there is none."""
+        return -1 if self._fds.kick is None else self._fds.kick.fileno()
+
+    @property
     def completions(self) -> int:
         """Readable while io_uring has completed something; -1: there is no io_uring."""
         return self._uring.completions

@@ -32,6 +32,11 @@ class UnsharedMemory:
         self._kicks_left = 0
         self._enabled = self._early = False
 
+    @property
+    def done(self) -> bool:
+        """Whether kicks tell nothing any more."""
+        return self._kicks_left <= 0
+
     def begin(
         self, areas: tuple[tuple[int, int], ...], memory: GuestMemory, *, enabled: bool
     ) -> None:

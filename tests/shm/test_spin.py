@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 from pathlib import Path
 from typing import Any
 
@@ -12,32 +11,25 @@ import pytest
 from vuproc.ops.admin import Request, ask
 from vuproc.options import Options
 from vuproc.shm.counters import QueueCounters, block_bytes
+from vuproc.shm.spin import CHECK_NS, FIRST_NS, LONGEST_NS, MOST_TAKEN, REFRAIN_NS, Spin
 from vuproc.testing.plugin import ServeDevice
-from vuproc.workers import spin
-from vuproc.workers.spin import FIRST_NS, LONGEST_NS, Spin
 
 SHORT, LONG = 5_000, 10 * LONGEST_NS
+BEGIN = 1 << 40
+"""ns: when it is looked at who else wants the CPUs for the first time."""
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1 << 40
-
-    def __call__(self) -> int:
-        return self.now
-
-
-def auto(awake: int = 1, cpus: int = 2, clock: Clock | None = None) -> Spin:
-    return Spin("auto", lambda: awake, cpus, clock or Clock())
+def auto() -> Spin:
+    return Spin("auto", None, 2)
 
 
 def test_auto_begins_without_and_grows_with_short_sleeps() -> None:
     window = auto()
-    assert window.window_ns == 0
+    assert window.window_now(BEGIN) == 0
     seen = []
     for _ in range(5):
         window.slept(SHORT)
-        seen.append(window.window_ns)
+        seen.append(window.window_now(BEGIN))
     # Past the longest the next sleep would not be short.
     assert seen[:3] == [FIRST_NS, 2 * FIRST_NS, 4 * FIRST_NS]
     assert max(seen) <= LONGEST_NS
@@ -47,45 +39,46 @@ def test_auto_gives_up_after_a_few_long_sleeps() -> None:
     window = auto()
     for _ in range(3):
         window.slept(SHORT)
-    for _ in range(3):
-        window.slept(LONG)
-    assert window.window_ns == 0
+    for sleep in (LONG, LONG, (1 << 64) - 1):
+        window.slept(sleep)
+    assert window.window_now(BEGIN) == 0
 
 
 def test_off_and_a_number_learn_nothing() -> None:
-    off, fixed = (Spin(poll, lambda: 1, 2, Clock()) for poll in ("off", 30))
+    off, fixed = Spin("off", None, 2), Spin(30, None, 2)
     for sleep in (SHORT, LONG, LONG):
         off.slept(sleep)
         fixed.slept(sleep)
-    assert (off.window_ns, fixed.window_ns) == (0, 30_000)
+    assert (off.window_now(BEGIN), fixed.window_now(BEGIN)) == (0, 30_000)
 
 
 def test_no_window_while_more_workers_are_awake_than_there_are_cpus() -> None:
-    crowd = [3]
-    clock = Clock()
-    window = Spin(30, lambda: crowd[0], 2, clock)
-    assert window.window_ns == 0
-    crowd[0] = 2
-    assert window.window_ns == 0  # not looked at again yet
-    clock.now += spin.CHECK_NS
-    assert window.window_ns == 30_000
+    memory = bytearray(block_bytes(3))
+    queues = [QueueCounters(memory, i) for i in range(3)]
+    for queue in queues:
+        queue.set_awake(True)
+    window = Spin(30, queues[0], 2)
+    assert window.window_now(BEGIN) == 0
+    queues[1].set_awake(False)
+    assert window.window_now(BEGIN) == 0  # not looked at again yet
+    assert window.window_now(BEGIN + CHECK_NS) == 30_000
+    for queue in queues:
+        queue.release()
 
 
-def test_no_window_for_a_while_after_others_took_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Usage:
-        ru_nivcsw = 0
-
-    monkeypatch.setattr(resource, "getrusage", lambda _who: Usage)
-    clock = Clock()
-    window = Spin(30, lambda: 1, 2, clock)
-    assert window.window_ns == 30_000
-    Usage.ru_nivcsw += spin.MOST_TAKEN + 1
-    clock.now += spin.CHECK_NS
-    assert window.window_ns == 0
-    clock.now += spin.REFRAIN_NS // 2
-    assert window.window_ns == 0
-    clock.now += spin.REFRAIN_NS
-    assert window.window_ns == 30_000
+def test_no_window_for_a_while_after_others_took_the_cpu() -> None:
+    window = Spin(30, None, 2)
+    window.look(BEGIN, 7)
+    assert window.window_now(BEGIN) == 30_000
+    window.look(BEGIN + CHECK_NS, 7 + MOST_TAKEN)
+    assert window.window_now(BEGIN + CHECK_NS) == 30_000
+    now = BEGIN + 2 * CHECK_NS
+    window.look(now, 7 + 2 * MOST_TAKEN + 1)
+    assert window.window_now(now) == 0
+    window.look(now + REFRAIN_NS // 2, 7 + 2 * MOST_TAKEN + 1)
+    assert window.window_now(now + REFRAIN_NS // 2) == 0
+    window.look(now + REFRAIN_NS, 7 + 2 * MOST_TAKEN + 1)
+    assert window.window_now(now + REFRAIN_NS) == 30_000
 
 
 def test_workers_awake_are_counted_over_all_queues() -> None:

@@ -1,0 +1,39 @@
+from typing import Final, Literal, final
+
+from vuproc.shm.counters import QueueCounters
+
+FIRST_NS: Final[int]
+"""The first window of `auto`, once a sleep was short."""
+LONGEST_NS: Final[int]
+"""Its longest, and what a short sleep is."""
+CHECK_NS: Final[int]
+"""Between two looks at who else wants the CPUs."""
+REFRAIN_NS: Final[int]
+"""How long not to spin after somebody else wanted this CPU."""
+MOST_TAKEN: Final[int]
+"""Times that the CPU may be taken away between two looks: the kernel's own threads do it, too."""
+
+@final
+class Spin:
+    """How long a worker looks for work before it sleeps: a window that tunes itself."""
+
+    def __init__(
+        self, poll: Literal["auto", "off"] | int, counters: QueueCounters | None, cpus: int
+    ) -> None:
+        """`poll` is the option of the device file (a number: microseconds). The segment of
+        `counters` says how many of the device's workers do not sleep; None: this one alone. `cpus`
+        is the number of those that they may run on.
+        """
+
+    @property
+    def window_ns(self) -> int:
+        """Nanoseconds to look for work before the next sleep; 0: sleep at once."""
+
+    def window_now(self, now: int) -> int:
+        """The same at this time, in ns."""
+
+    def slept(self, nanoseconds: int) -> None:
+        """Learn from a sleep, after which there was something to do."""
+
+    def look(self, now: int, taken: int) -> None:
+        """Look at who else wants the CPUs: this one has been taken away so often by now."""

@@ -1,0 +1,87 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, auto_pickle=False
+"""How long a worker looks for work before it sleeps: a window that tunes itself.
+
+To be woken costs the driver's side a system call and both sides some microseconds, so a worker
+whose sleeps turn out short looks again and again instead. It does so only where that takes the CPU
+from nobody: not if more workers of the device are awake than there are CPUs, nor if others want
+this one's CPU.
+"""
+
+cimport cython
+from libc.stdint cimport uint64_t
+
+from vuproc.shm.clock cimport clock_ns
+from vuproc.shm.counters cimport QueueCounters
+
+cdef extern from "<sys/resource.h>" nogil:
+    cdef struct rusage:
+        long ru_nivcsw
+    int RUSAGE_SELF
+    int getrusage(int who, rusage *usage)
+
+cdef enum:
+    FIRST = 10000
+    LONGEST = 50000
+    CHECK = 10000000
+    REFRAIN = 100000000
+    MOST = 2
+
+FIRST_NS = FIRST
+LONGEST_NS = LONGEST
+CHECK_NS = CHECK
+REFRAIN_NS = REFRAIN
+MOST_TAKEN = MOST
+
+
+@cython.final
+cdef class Spin:
+    """The window of one worker."""
+
+    def __cinit__(self, object poll, QueueCounters counters, uint64_t cpus):
+        self.fixed = poll != "auto"
+        self.window = poll * 1000 if isinstance(poll, int) else 0
+        self.counters = counters
+        self.cpus = cpus
+        self.allowed = True
+
+    @property
+    def window_ns(self):
+        """Nanoseconds to look for work before the next sleep; 0: sleep at once."""
+        return self.window_at(clock_ns())
+
+    def window_now(self, uint64_t now):
+        """The same at this time, in ns."""
+        return self.window_at(now)
+
+    def slept(self, uint64_t nanoseconds):
+        """Learn from a sleep, after which there was something to do."""
+        self.learn(nanoseconds)
+
+    def look(self, uint64_t now, uint64_t taken):
+        """Look at who else wants the CPUs: this one has been taken away so often by now."""
+        self.judge(now, taken)
+
+    cdef uint64_t window_at(self, uint64_t now) noexcept nogil:
+        cdef rusage usage
+        if self.window == 0:
+            return 0
+        if now - self.checked >= CHECK:
+            getrusage(RUSAGE_SELF, &usage)
+            self.judge(now, usage.ru_nivcsw)
+        return self.window if self.allowed else 0
+
+    cdef void learn(self, uint64_t nanoseconds) noexcept nogil:
+        if self.fixed:
+            return
+        if nanoseconds <= LONGEST and nanoseconds + self.window <= LONGEST:
+            self.window = min(<uint64_t>LONGEST, max(<uint64_t>FIRST, 2 * self.window))
+        elif self.window:
+            self.window = self.window // 4 if self.window // 4 >= FIRST else 0
+
+    cdef void judge(self, uint64_t now, uint64_t taken) noexcept nogil:
+        cdef uint64_t awake = 1 if self.counters is None else self.counters.awake()
+        if now - self.checked < 2 * CHECK and taken - self.taken > MOST:
+            self.refrain_until = now + REFRAIN
+        self.checked = now
+        self.taken = taken
+        self.allowed = now >= self.refrain_until and awake <= self.cpus
