@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from tests.bench.contenders import Taken
 from tests.bench.findings import Finding, Row
 from tests.bench.ours import BATCH, PYTHON, VERBS
 from tests.bench.work import WORKS, Case, Store
@@ -33,13 +34,16 @@ CASES = READ, WRITE, TWO_QUEUES, DIRECT, ONE_SLEEPS, ONE_POLLS
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """`ours` is to be at least `least` times the best of `theirs`: names of sides or families."""
+    """`ours` is to be at least `least` times the best of `theirs`: names of sides or families. In
+    requests a second, or in those that a second of the device's CPU time is enough for.
+    """
 
     text: str
     finding: str
     ours: str
     theirs: tuple[str, ...]
     least: float
+    of_cpu: bool = False
 
 
 def _work(case: Case, what: str, call: str) -> list[Bar]:
@@ -87,6 +91,28 @@ BARS = [
     Bar("checksum, 2 queues of 1", SCALING, f"vuproc {VERBS}{TWO}", (f"vuproc {VERBS}{ONE}",), 1.9),
     Bar("Python on O_DIRECT", DIRECT.name, f"vuproc {PYTHON}", (f"vuproc {NATIVE}",), 0.85),
     Bar("depth 1, both sleep", ONE_SLEEPS.name, f"vuproc {NATIVE} poll=off", SLEEPERS, 1.0),
+    Bar(
+        "depth 1, both sleep, the peer in Rust",
+        ONE_SLEEPS.name,
+        f"vuproc {NATIVE} poll=off",
+        ("rust preadv",),
+        1.15,
+    ),
+    Bar(
+        "depth 1, both sleep, requests a CPU second, the peer in Rust",
+        ONE_SLEEPS.name,
+        f"vuproc {NATIVE} poll=off",
+        ("rust preadv",),
+        1.0,
+        of_cpu=True,
+    ),
+    Bar(
+        "depth 1, the driver sleeps, the peer in Rust",
+        ONE_SLEEPS.name,
+        f"vuproc {NATIVE}",
+        ("rust preadv",),
+        1.6,
+    ),
     Bar("depth 1, both poll", ONE_POLLS.name, f"vuproc {NATIVE}", SPINNERS, 1.0),
 ]
 
@@ -124,7 +150,8 @@ def _verdict(bar: Bar, finding: Finding | None) -> Verdict:
             return Verdict(bar.text, bar.least, None, finding.missing.get(wanted, f"no {wanted}"))
     assert ours is not None
     assert theirs is not None
-    found = finding.ratio(ours, theirs)
+    of = _per_cpu_second if bar.of_cpu else _per_second
+    found = finding.ratio(ours, theirs, of)
     if found is None:
         return Verdict(bar.text, bar.least, None, "never in the same round")
     figures, undisturbed = found
@@ -132,6 +159,14 @@ def _verdict(bar: Bar, finding: Finding | None) -> Verdict:
     return Verdict(
         bar.text, bar.least, figures.median, note + (")" if undisturbed else "; always disturbed)")
     )
+
+
+def _per_second(taken: Taken) -> float:
+    return taken.rate
+
+
+def _per_cpu_second(taken: Taken) -> float:
+    return 1e9 / taken.cpu_ns
 
 
 def _best(names: tuple[str, ...], finding: Finding) -> Row | None:

@@ -78,13 +78,17 @@ class Finding:
     def families(self) -> list[str]:
         return list(dict.fromkeys(row.family for row in self.rows if row.samples))
 
-    def ratio(self, row: Row, base: Row) -> tuple[Figures, bool] | None:
-        """Requests a second of `row` to those of `base`, round by round; whether undisturbed."""
+    def ratio(
+        self, row: Row, base: Row, of: Callable[[Taken], float] = lambda taken: taken.rate
+    ) -> tuple[Figures, bool] | None:
+        """Requests a second of `row` to those of `base`, or another figure of both, round by round;
+        whether undisturbed.
+        """
         both = [number for number in row.samples if number in base.samples]
         clean = [n for n in both if row.samples[n].clean and base.samples[n].clean]
         if not both:
             return None
-        ratios = [row.samples[n].rate / base.samples[n].rate for n in clean or both]
+        ratios = [of(row.samples[n]) / of(base.samples[n]) for n in clean or both]
         return Figures.of(ratios), bool(clean)
 
     def as_data(self) -> dict[str, Any]:

@@ -410,3 +410,36 @@ def test_repr_shows_where_it_stands(guest: Guest) -> None:
     _, request = request_of(guest, [(DATA, 4, False), (DATA, 8, True)])
     request.read(1)
     assert repr(request) == "<Request queue=3 head=0 readable=3/4 writable=8/8 deferred>"
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_the_object_of_a_finished_request_is_as_new_for_the_next(guest: Guest, kept: bool) -> None:
+    """It is used again if nobody else has it, and nothing of the one before is seen in it."""
+    guest.write(DATA, b"abcd")
+    for head in (0, 3):
+        guest.submit(head, [(DATA, 4, False), (DATA + 100, 8, True), (DATA + 200, 8, True)])
+    guest.submit(6, [(DATA + 300, 5, True)])
+    held: list[Request] = []
+    objects: list[int] = []
+    seen: list[tuple[object, ...]] = []
+
+    def handle(request: Request) -> None:
+        objects.append(id(request))
+        seen.append((request.head, request.read(2), request.writable, request.written))
+        seen.append((request.deferred, request.resubmit, request.finished))
+        request.put(request.writable_total - 1, b"x")
+        if request.readable_total:
+            request.resubmit = "drop"
+            request.write(b"123")
+        request.finish()
+        if kept:
+            held.append(request)
+
+    ring = guest.ring()
+    assert ring.drain(handle, fail, 10) == 3
+    assert seen[0::2] == [(0, b"ab", 16, 0), (3, b"ab", 16, 0), (6, b"", 5, 0)]
+    assert seen[1::2] == [(False, "run", False)] * 3
+    assert guest.reap() == [(0, 4), (3, 4), (6, 1)]
+    assert len(set(objects)) == (3 if kept else 1)
+    assert [request.head for request in held] == ([0, 3, 6] if kept else [])
+    assert all(request.finished for request in held)

@@ -30,7 +30,7 @@ class Busy:
     started = True
     kick = None
     completions = -1
-    ready = polling = active = False
+    ready = polling = active = quiet = False
     due = None
     rings = 0
 

@@ -1,6 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, auto_pickle=False
 """Requests served by a handler in Python, and those that a device pulls."""
 
+from cpython.ref cimport PyObject
 from libc.stdint cimport uint8_t, uint16_t, uint64_t
 from posix.unistd cimport write
 
@@ -13,6 +14,7 @@ from vuproc.shm.uring_work cimport UringWork
 
 cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident() nogil
+    Py_ssize_t Py_REFCNT(PyObject *one)
 
 cdef enum:
     # Requests after which the kernel is told of what there is for it, in the middle of a batch: the
@@ -31,7 +33,7 @@ cdef class Handling(UringWork):
     def drain(self, object handle, object on_error, int budget):
         """Fetch and handle up to `budget` requests; return how many were fetched."""
         cdef Chain chain
-        cdef Request request
+        cdef Request request = None
         cdef int got = 0, fetched = 0
         cdef uint64_t epoch = self.epoch, began
         cdef Again which
@@ -56,8 +58,15 @@ cdef class Handling(UringWork):
                     break
                 fetched += 1
                 began = self.now
-                request = self.request_of(&chain, which.order)
+                if request is None:
+                    request = self.request_of(&chain, which.order)
+                else:
+                    self.reopen(request, &chain, which.order)
                 self.serve(request, handle, on_error, which.attempts, reason)
+                # The same object for the next one, if nobody else has it: to make and to free one
+                # is a good part of what a request costs.
+                if Py_REFCNT(<PyObject *>request) > 1 or not request.make_anew():
+                    request = None
                 if self.epoch != epoch:
                     # The handler stopped the ring.
                     break
@@ -202,6 +211,11 @@ cdef class Handling(UringWork):
         request = Request.__new__(Request)
         self.open_request(request, chain, order)
         return request
+
+    cdef int reopen(self, Request request, Chain *chain, uint64_t order) except -1:
+        # The same by an object that was made anew.
+        self.opening = chain.head
+        return self.open_request(request, chain, order)
 
     cdef int open_request(self, Request request, Chain *chain, uint64_t order) except -1:
         if self.granted is None:
