@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from vuproc.handover import keeper
+from vuproc.handover.keeper import PROGRAM, keeper
 
 BOUND_S = 20.0
 
@@ -161,15 +161,22 @@ class Theatre:
         self.process.stderr.close()
 
 
+PATCHED = """
+import sys
+sys.path.append({path!r})
+from keeper import keeper
+for name, value in {patches!r}.items():
+    assert hasattr(keeper, name), name
+    setattr(keeper, name, value)
+sys.exit(keeper.main(sys.argv[1:]))
+"""
+
+
 @contextmanager
 def playing(folder: Path, **patches: object) -> Iterator[Theatre]:
     """The keeper, with some of its constants changed."""
-    program = Path(keeper.__file__)
-    if patches:
-        source = program.read_text().partition("\nif __name__")[0]
-        changes = "".join(f"{name} = {value!r}\n" for name, value in patches.items())
-        program = folder / "keeper.py"
-        program.write_text(f"{source}\n{changes}sys.exit(main(sys.argv[1:]))\n")
+    program = folder / "patched.py"
+    program.write_text(PATCHED.format(patches=patches, path=str(Path(PROGRAM).parent.parent)))
     theatre = Theatre(folder, [sys.executable, "-I", "-S", str(program)])
     try:
         yield theatre
@@ -453,8 +460,8 @@ def test_the_master_is_told_to_end_when_the_keeper_is_killed(theatre: Theatre) -
 
 ARRANGE = """
 import os, random, sys
-sys.path.insert(0, sys.argv[1])
-import keeper
+sys.path.append(sys.argv[1])
+from keeper import descriptors
 chance = random.Random(int(sys.argv[2]))
 files = [os.memfd_create(str(number)) for number in range(40)]
 for number in chance.sample(files, 10):
@@ -464,8 +471,8 @@ names = {number: os.readlink(f"/proc/self/fd/{number}") for number in files}
 # All of them, some twice, in any order.
 numbers = chance.sample([*files, *chance.sample(files, 5)], 35)
 wanted = [names[number] for number in numbers]
-keeper._arrange(numbers)
-found = range(keeper.FIRST_FD, keeper.FIRST_FD + len(numbers))
+descriptors.arrange(numbers)
+found = range(descriptors.FIRST_FD, descriptors.FIRST_FD + len(numbers))
 assert [os.readlink(f"/proc/self/fd/{number}") for number in found] == wanted
 assert all(os.get_inheritable(number) for number in found)
 """
@@ -473,15 +480,15 @@ assert all(os.get_inheritable(number) for number in found)
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a3_descriptors_are_arranged_in_any_order(seed: int) -> None:
-    folder = str(Path(keeper.__file__).parent)
+    folder = str(Path(PROGRAM).parent.parent)
     command = [sys.executable, "-I", "-S", "-c", ARRANGE, folder, str(seed)]
     subprocess.run(command, check=True, timeout=BOUND_S)
 
 
 ARRANGE_MANY = """
 import os, resource, sys
-sys.path.insert(0, sys.argv[1])
-import keeper
+sys.path.append(sys.argv[1])
+from keeper import descriptors
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 numbers = []
 try:
@@ -489,12 +496,12 @@ try:
         numbers.append(os.memfd_create("file"))
 except OSError:
     os.close(numbers.pop())
-keeper._arrange(numbers[::-1])
+descriptors.arrange(numbers[::-1])
 """
 
 
 def test_a3_one_free_number_is_enough_to_hand_everything_over() -> None:
-    folder = str(Path(keeper.__file__).parent)
+    folder = str(Path(PROGRAM).parent.parent)
     command = [sys.executable, "-I", "-S", "-c", ARRANGE_MANY, folder]
     subprocess.run(command, check=True, timeout=BOUND_S)
 
@@ -503,7 +510,7 @@ def test_what_it_was_started_with_goes_to_every_master(tmp_path: Path) -> None:
     """Socket activation: LISTEN_FDS of the keeper itself."""
     content = os.memfd_create("content")
     os.write(content, b"socket")
-    inner = [sys.executable, "-I", "-S", keeper.__file__]
+    inner = [sys.executable, "-I", "-S", PROGRAM]
     start = f"""
 import os, sys
 os.dup2({content}, 3)
@@ -536,6 +543,7 @@ def test_it_maps_nothing_of_what_it_keeps(theatre: Theatre) -> None:
 
 
 ALLOWED = {
+    "keeper",
     *("array", "ctypes", "fcntl", "os", "resource", "select", "signal", "socket", "struct", "time"),
     # What those import.
     *("_ctypes", "_socket", "_struct", "_signal", "abc", "collections", "enum", "errno", "fcntl"),
@@ -547,7 +555,7 @@ ALLOWED = {
 
 
 def test_it_imports_almost_nothing() -> None:
-    command = [sys.executable, "-I", "-S", "-X", "importtime", keeper.__file__]
+    command = [sys.executable, "-I", "-S", "-X", "importtime", PROGRAM]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=BOUND_S)
     assert done.returncode == 2
     lines = [line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "|" in line]
@@ -556,7 +564,7 @@ def test_it_imports_almost_nothing() -> None:
 
 
 def test_a_command_that_is_not_there_is_a_failed_start(tmp_path: Path) -> None:
-    command = [sys.executable, "-I", "-S", keeper.__file__, str(tmp_path / "none")]
+    command = [sys.executable, "-I", "-S", PROGRAM, str(tmp_path / "none")]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=BOUND_S)
     assert done.returncode == 127
     assert "No such file" in done.stderr

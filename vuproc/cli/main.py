@@ -119,12 +119,9 @@ def _again(options: argparse.Namespace, file: DeviceFile) -> Again:
 
 def _supervise(command: Sequence[str]) -> None:
     """Become the keeper of this command; does not return."""
-    from importlib.util import find_spec
+    from vuproc.handover.keeper import PROGRAM
 
-    # Not imported: it runs as a file, without anything of ours.
-    keeper = find_spec("vuproc.handover.keeper")
-    assert keeper is not None and keeper.origin is not None
-    os.execv(sys.executable, [sys.executable, "-I", "-S", keeper.origin, *command])
+    os.execv(sys.executable, [sys.executable, "-I", "-S", PROGRAM, *command])
 
 
 def check(options: argparse.Namespace) -> int:

@@ -2,9 +2,9 @@
 
 It speaks systemd's side of NOTIFY_SOCKET and LISTEN_FDS and does nothing else: no thread, no
 mapping, nothing imported that may fail. `vuproc run --supervised` becomes this program. It is run
-as a file, without site packages, so that newly installed code can be no reason for its end.
+without site packages, so that newly installed code can be no reason for its end.
 
-    python -I -S keeper.py [--hand NAME=NUMBER]... COMMAND [ARGUMENT...]
+    python -I -S __main__.py [--hand NAME=NUMBER]... COMMAND [ARGUMENT...]
 
 Each descriptor that is to be handed on goes to every master under its name.
 
@@ -32,30 +32,24 @@ that they have started. Descriptors are plain numbers here, as nothing of vuproc
 """
 
 import array
-import ctypes
-import errno
-import fcntl
 import os
 import resource
 import select
 import signal
 import socket
-import stat
 import struct
-import sys
 import time
-from collections.abc import Callable
 
-MAX_STORED = 4096
-"""Descriptors that are kept, as many as a master takes over."""
+from .descriptors import MAX_STORED, Stored, become, close_all, inherited, open_closed
+from .error_output import ErrorOutput
+from .processes import adopt_orphans, described, end_with_parent, kill_children
+
 MAX_NAME = 255
 """Bytes of a name."""
 MAX_DATAGRAM = 4096
 """Bytes of a message, systemd's own bound."""
 MAX_FDS = 253
 """Descriptors of a message, the kernel's SCM_MAX_FD."""
-FIRST_FD = 3
-"""Where a master's descriptors begin (SD_LISTEN_FDS_START)."""
 SESSION = "session."
 """Names that begin so are dropped when no master survives what they stand for."""
 BACK_OFF_S = (0.0, 0.01, 0.05, 0.25, 1.0)
@@ -74,14 +68,8 @@ than it may wait for a worker to start.
 """
 PREFIX = "vuproc keeper: "
 """What each line of ours begins with."""
-LINE_BYTES = select.PIPE_BUF - 1
-"""Bytes of the longest line: with its end, a pipe that has room takes it as a whole."""
-SAY_LOST_S = 1.0
-"""Seconds between two attempts to say that lines were lost."""
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
 
-_PR_SET_PDEATHSIG = 1
-_PR_SET_CHILD_SUBREAPER = 36
 _FD_SIZE = array.array("i").itemsize
 _CREDENTIALS = struct.Struct("3i")
 _SPACE = socket.CMSG_SPACE(MAX_FDS * _FD_SIZE) + socket.CMSG_SPACE(_CREDENTIALS.size)
@@ -90,10 +78,10 @@ _SPACE = socket.CMSG_SPACE(MAX_FDS * _FD_SIZE) + socket.CMSG_SPACE(_CREDENTIALS.
 class Keeper:
     """One supervised device: the master that runs, if one does, and what is stored for the next."""
 
-    def __init__(self, command: list[str], handed: list[tuple[str, int]]) -> None:
+    def __init__(self, command: list[str], handed: Stored) -> None:
         self.master = 0  # its process id, 0: none
         self._command = command
-        self._stored: list[tuple[str, int]] = [*_inherited(), *handed]
+        self._stored: Stored = [*inherited(), *handed]
         self._output = ErrorOutput(PREFIX)
         self._up_since: float | None = None
         self._watchdog = 0.0
@@ -112,7 +100,7 @@ class Keeper:
 
     def run(self) -> int:
         """Keep a master running until one ends in order; returns the exit code."""
-        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        adopt_orphans()
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         wanted = MAX_STORED + MAX_FDS + 64
         if soft < wanted:
@@ -152,7 +140,7 @@ class Keeper:
         self._output.say_lost()
         now = time.monotonic()
         if self._orphans_until:
-            if not _kill_children(self.master):
+            if not kill_children((self.master,)):
                 self._orphans_until = 0.0
             elif now >= self._orphans_until:
                 self._say("a process of the last master cannot be killed")
@@ -191,7 +179,7 @@ class Keeper:
             elif self.master and sender == self.master:
                 taken = self._obey(data, list(numbers))
             if not taken:
-                _close(list(numbers))
+                close_all(list(numbers))
 
     def _obey(self, data: bytes, numbers: list[int]) -> bool:
         """Do what the master says; whether its descriptors are stored now."""
@@ -223,7 +211,7 @@ class Keeper:
             if entry[0] == name or (prefix and entry[0].startswith(name))
         ]
         self._stored = [entry for entry in self._stored if entry not in dropped]
-        _close([number for _, number in dropped])
+        close_all([number for _, number in dropped])
         return bool(dropped)
 
     # Signals.
@@ -288,7 +276,7 @@ class Keeper:
             return
         try:
             # It must not outlive us unkept. We are single-threaded, so this is about our end alone.
-            _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+            end_with_parent(signal.SIGTERM)
             if os.getppid() == keeper:
                 become(self._command, self._stored, environ)
         except BaseException as error:
@@ -331,10 +319,10 @@ class Keeper:
         if code == 0 or (code > 0 and not self._ever_up):
             self._end(code)
         elif self._stopping:
-            self._say(f"master {pid} ended ({_described(code)}) before it had tidied up")
+            self._say(f"master {pid} ended ({described(code)}) before it had tidied up")
             self._clean_up(code)
         else:
-            self._say(f"master {pid} ended ({_described(code)}), starting another")
+            self._say(f"master {pid} ended ({described(code)}), starting another")
             up_s = 0.0 if up_since is None else time.monotonic() - up_since
             stable = up_s >= STABLE_S or (up_since is not None and code == -signal.SIGKILL)
             self._failures = 0 if stable else self._failures + 1
@@ -355,210 +343,16 @@ class Keeper:
     def _end(self, code: int) -> None:
         self._start_at = None
         self._code = code
-        _close([number for _, number in self._stored])
+        close_all([number for _, number in self._stored])
         self._stored.clear()
 
     def _say(self, text: str) -> None:
         self._output.write(PREFIX + text)
 
 
-class ErrorOutput:
-    """Standard error, for one who must not wait for whoever reads it.
-
-    A line for which there is no room is lost and counted; the count is shown once there is room.
-    Stands in this file, which imports nothing of vuproc, and is the master's as well. `prefix` is
-    what the line with the count begins with, `number` the descriptor.
-    """
-
-    def __init__(self, prefix: str, number: int = 2) -> None:
-        self.lost = 0
-        self._prefix = prefix
-        self._encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
-        self._rest = b""
-        self._say_lost_at = 0.0
-        self._socket: socket.socket | None = None
-        self._own = -1
-        self._write = self._way(number)
-
-    def write(self, text: str) -> None:
-        """Show `text`, which may be several lines, each as far as `LINE_BYTES` go."""
-        for line in text.encode(self._encoding, "backslashreplace").split(b"\n"):
-            if not (self.say_lost() and self._put(line)):
-                self.lost += 1
-                self._say_lost_at = time.monotonic() + SAY_LOST_S
-
-    def say_lost(self) -> bool:
-        """Show how many lines were lost, if some were; whether that is said."""
-        if self.lost:
-            notice = f"{self._prefix}lines not shown, as nobody read them: {self.lost}"
-            if not self._put(notice.encode(self._encoding, "backslashreplace")):
-                self._say_lost_at = time.monotonic() + SAY_LOST_S
-                return False
-            self.lost = 0
-        return True
-
-    def due(self) -> float | None:
-        """Seconds until `say_lost` is worth another try, or None if nothing was lost."""
-        return max(0.0, self._say_lost_at - time.monotonic()) if self.lost else None
-
-    def close(self) -> None:
-        """Close what was opened for this; the descriptor itself stays."""
-        _close([self._own] if self._own >= 0 else [])
-        if self._socket is not None:
-            self._socket.close()
-
-    def _put(self, line: bytes) -> bool:
-        try:
-            self._rest = self._rest[self._write(self._rest) :] if self._rest else b""
-            if self._rest:
-                return False
-            data = line[:LINE_BYTES] + b"\n"
-            self._rest = data[self._write(data) :]
-        except OSError as error:
-            # For any other reason nobody can ever read it, and it counts as shown.
-            return error.errno not in (errno.EAGAIN, errno.ENOSPC, errno.EDQUOT)
-        return True
-
-    def _way(self, number: int) -> Callable[[bytes], int]:
-        """How to write without waiting: the descriptor's own flags are those of its other users,
-        so O_NONBLOCK must not be set there.
-        """
-        try:
-            mode = os.fstat(number).st_mode
-        except OSError:
-            return len  # closed: nobody is there to read
-        if stat.S_ISSOCK(mode):
-            stream = self._socket = socket.socket(fileno=os.dup(number))
-            return lambda data: stream.send(data, socket.MSG_DONTWAIT)
-        if not (stat.S_ISFIFO(mode) or os.isatty(number)):
-            return lambda data: os.write(number, data)
-        try:
-            flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-            self._own = os.open(f"/proc/self/fd/{number}", flags)
-        except OSError:
-            return lambda data: _write_if_ready(number, data)
-        return lambda data: os.write(self._own, data)
-
-
-def _write_if_ready(number: int, data: bytes) -> int:
-    """As write(2), where the open file cannot be opened anew: another user's. The room that poll
-    has seen is enough, unless somebody else takes it in between.
-    """
-    poller = select.poll()
-    poller.register(number, select.POLLOUT)
-    if not poller.poll(0):
-        raise BlockingIOError(errno.EAGAIN, "no room")
-    return os.write(number, data)
-
-
-def become(command: list[str], stored: list[tuple[str, int]], environ: dict[str, str]) -> None:
-    """Replace this process by `command`, with the descriptors from 3 on and their names announced.
-
-    Raises OSError if that cannot be done, and then this process's descriptors may be mixed up.
-    """
-    _arrange([number for _, number in stored])
-    for key in ("LISTEN_PIDFDID", "LISTEN_FDNAMES", "LISTEN_FDS", "LISTEN_PID", "WATCHDOG_PID"):
-        environ.pop(key, None)
-    if "WATCHDOG_USEC" in environ:
-        environ["WATCHDOG_PID"] = str(os.getpid())
-    if stored:
-        environ["LISTEN_PID"] = str(os.getpid())
-        environ["LISTEN_FDS"] = str(len(stored))
-        environ["LISTEN_FDNAMES"] = ":".join(name for name, _ in stored)
-    os.execvpe(command[0], command, environ)
-
-
-def _arrange(numbers: list[int]) -> None:
-    """Move these descriptors to the numbers from FIRST_FD on, in their order, for execve(2).
-
-    One number more than they have is enough for that. A number may be there several times.
-    """
-    left: dict[int, list[int]] = {}  # number: the places for which it is still wanted
-    for place, number in enumerate(numbers, FIRST_FD):
-        left.setdefault(number, []).append(place)
-    for place in range(FIRST_FD, FIRST_FD + len(numbers)):
-        number = numbers[place - FIRST_FD]
-        left[number].remove(place)
-        if number == place:
-            os.set_inheritable(place, True)
-            continue
-        if left.get(place):  # out of the way
-            moved = fcntl.fcntl(place, fcntl.F_DUPFD_CLOEXEC, place)
-            left[moved] = left.pop(place)
-            for later in left[moved]:
-                numbers[later - FIRST_FD] = moved
-        os.dup2(number, place, inheritable=True)
-        if not left[number] and number > place:
-            os.close(number)
-
-
-def _described(code: int) -> str:
-    try:
-        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    except ValueError:  # a real-time one, which has no name
-        return f"killed by signal {-code}"
-
-
-def _inherited() -> list[tuple[str, int]]:
-    """What we were started with ourselves, by socket activation: it goes to every master."""
-    pid, count = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "")
-    names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
-    if pid != str(os.getpid()) or not count.isdecimal() or int(count) > MAX_STORED:
-        return []
-    numbers = range(FIRST_FD, FIRST_FD + int(count))
-    for number in numbers:
-        os.set_inheritable(number, False)
-    names += ["unknown"] * (len(numbers) - len(names))
-    return list(zip([name or "unknown" for name in names], numbers, strict=False))
-
-
-def _kill_children(spared: int) -> bool:
-    """SIGKILL every child but one; whether there are any, zombies among them.
-
-    They are what a dead master has left: those that it had started are ours now.
-    """
-    try:
-        with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as file:
-            children = [int(word) for word in file.read().split()]
-    except OSError:
-        return False  # a kernel without that list; workers end by themselves, and are fenced
-    for child in children:
-        if child != spared:
-            try:
-                os.kill(child, signal.SIGKILL)
-            except PermissionError:
-                pass  # a program of the device's that has become another user's
-    return any(child != spared for child in children)
-
-
-def _close(numbers: list[int]) -> None:
-    for number in numbers:
-        try:
-            os.close(number)
-        except OSError:
-            pass
-
-
-def _prctl(option: int, value: int) -> None:
-    # Both options are older than any kernel that Python 3.11 runs on.
-    ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
-
-
-def _open_closed() -> None:
-    """Let /dev/null be standard input, output and error where one of them is closed.
-
-    Their numbers would be given to files of ours, and masters would print into those.
-    """
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
-
-
 def main(arguments: list[str]) -> int:
     """Keep the command that the arguments are."""
-    _open_closed()
+    open_closed()
     handed = []
     while len(arguments) > 1 and arguments[0] == "--hand":
         name, _, number = arguments[1].partition("=")
@@ -569,7 +363,3 @@ def main(arguments: list[str]) -> int:
         ErrorOutput(PREFIX).write(f"{PREFIX}no command to run")
         return 2
     return Keeper(arguments, handed).run()
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
