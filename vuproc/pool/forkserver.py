@@ -97,6 +97,20 @@ class Forkserver:
         self._preload = tuple(preload)
         self._running: _Running | None = None
 
+    @property
+    def pid(self) -> int | None:
+        """Its process, if it was started."""
+        return None if self._running is None else self._running.pid
+
+    def launch(self) -> None:
+        """Start it ahead of its first worker; does not wait for the imports. Raises OSError."""
+        if self._running is None:
+            self._running = _Running(self._preload)
+
+    def imports(self, preload: Sequence[str], import_s: float) -> None:
+        """What one that is started from now on is to import first, and how long any may take."""
+        self._preload, self.import_s = tuple(preload), import_s
+
     def start(self, control: socket.socket, stack: Fd) -> ForkedProcess:
         """Start a worker with these two descriptors, which stay the caller's. Raises CannotStart.
 
@@ -106,8 +120,9 @@ class Forkserver:
         try:
             with Fd(os.dup(control.fileno())) as channel:
                 if self._running is not None and not self._running.closed:
+                    patience = FORK_DEADLINE + (0.0 if self._running.has_forked else self.import_s)
                     try:
-                        return self._running.fork(Fork(channel, stack), FORK_DEADLINE, self.wait)
+                        return self._running.fork(Fork(channel, stack), patience, self.wait)
                     except ChannelClosed:
                         self.close()
                 self._running = _Running(self._preload)
@@ -150,6 +165,9 @@ class _Running:
                 ours.close()
                 raise
         self._channel: MasterForkChannel = Channel(ours, AnyForkReport)
+        self.pid = self._process.pid
+        self.has_forked = False
+        """Its imports are behind it."""
         self.closed = False
         """It was found to have gone, or was told to."""
 
@@ -167,6 +185,7 @@ class _Running:
                     spare.close()
                     heard = self._hear()
                     if isinstance(heard, ForkedProcess):
+                        self.has_forked = True
                         return heard
                     if isinstance(heard, NotForked):
                         raise OSError(heard.errno, _refusal(heard))

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 import vuproc
 from vuproc.fd import Fd, HasFileno
 from vuproc.handover import keeper
-from vuproc.handover.keeper.keeper import PASSED_ON
+from vuproc.handover.keeper.processes import PASSED_ON
 
 _PROGRAM = """\
 import sys

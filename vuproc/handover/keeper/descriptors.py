@@ -12,6 +12,37 @@ Stored = list[tuple[str, int]]
 """Names and numbers; several descriptors may share a name."""
 
 
+class Store:
+    """Descriptors under their names, at most so many."""
+
+    def __init__(self, entries: Stored, most: int) -> None:
+        self.entries = entries
+        self.most = most
+
+    def keep(self, name: str, numbers: list[int]) -> bool:
+        """Keep these, which are ours from now on; False if that would be too many."""
+        if len(self.entries) + len(numbers) > self.most:
+            return False
+        self.entries += [(name, number) for number in numbers]
+        return True
+
+    def drop(self, name: str, *, prefix: bool = False) -> bool:
+        """Close what is kept under the name, or under every name that begins so."""
+        dropped = [
+            entry
+            for entry in self.entries
+            if entry[0] == name or (prefix and entry[0].startswith(name))
+        ]
+        self.entries = [entry for entry in self.entries if entry not in dropped]
+        close_all([number for _, number in dropped])
+        return bool(dropped)
+
+    def clear(self) -> None:
+        """Close all."""
+        close_all([number for _, number in self.entries])
+        self.entries.clear()
+
+
 def become(command: list[str], stored: Stored, environ: dict[str, str]) -> None:
     """Replace this process by `command`, with the descriptors from 3 on and their names announced.
 

@@ -31,25 +31,23 @@ Whatever else a dead master leaves behind is killed before the next one starts: 
 that they have started. Descriptors are plain numbers here, as nothing of vuproc may be imported.
 """
 
-import array
 import os
 import resource
 import select
 import signal
-import socket
-import struct
 import time
 
-from .descriptors import MAX_STORED, Stored, become, close_all, inherited, open_closed
+from .descriptors import MAX_STORED, Store, Stored, close_all, inherited, open_closed
 from .error_output import ErrorOutput
-from .processes import adopt_orphans, described, end_with_parent, kill_children
+from .inbox import MAX_FDS, Inbox
+from .processes import PASSED_ON, PREFIX, adopt_orphans, described, kill_children, started
+from .standby import FIELD, Standby
+from .standby import NAME as STANDBY
 
 MAX_NAME = 255
 """Bytes of a name."""
-MAX_DATAGRAM = 4096
-"""Bytes of a message, systemd's own bound."""
-MAX_FDS = 253
-"""Descriptors of a message, the kernel's SCM_MAX_FD."""
+DEVICE_FILE = "device-file"
+"""The name of what the device file says that is in force."""
 SESSION = "session."
 """Names that begin so are dropped when no master survives what they stand for."""
 BACK_OFF_S = (0.0, 0.01, 0.05, 0.25, 1.0)
@@ -66,13 +64,10 @@ WATCHDOG_S = 60.0
 """Seconds without a sign of life after which a master that is up, or is to end, is killed. Longer
 than it may wait for a worker to start.
 """
-PREFIX = "vuproc keeper: "
-"""What each line of ours begins with."""
-PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
-
-_FD_SIZE = array.array("i").itemsize
-_CREDENTIALS = struct.Struct("3i")
-_SPACE = socket.CMSG_SPACE(MAX_FDS * _FD_SIZE) + socket.CMSG_SPACE(_CREDENTIALS.size)
+TAKE_OVER_S = 5.0
+"""Seconds in which a standby that was ready must have taken over."""
+NOT_FOR_A_STANDBY = (signal.SIGQUIT, signal.SIGUSR1)
+"""Signals that would end it; to the whole process group, they are meant for others."""
 
 
 class Keeper:
@@ -81,7 +76,7 @@ class Keeper:
     def __init__(self, command: list[str], handed: Stored) -> None:
         self.master = 0  # its process id, 0: none
         self._command = command
-        self._stored: Stored = [*inherited(), *handed]
+        self._store = Store([*inherited(), *handed], MAX_STORED)
         self._output = ErrorOutput(PREFIX)
         self._up_since: float | None = None
         self._watchdog = 0.0
@@ -90,12 +85,13 @@ class Keeper:
         self._lacking = False
         self._start_at: float | None = 0.0
         self._orphans_until = 0.0
+        self._take_over_by: float | None = None
+        self._held: list[int] = []
         self._stopping = 0  # the signal to end, if there was one
         self._clean_ups = 0
         self._code: int | None = None
-        self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._notify.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        self._notify.bind("")  # an abstract name that the kernel chooses
+        self._inbox = Inbox(self._say)
+        self._standby = Standby(self._start_standby, self._say)
         self._wake, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def run(self) -> int:
@@ -111,7 +107,7 @@ class Keeper:
         # Whoever has started us may have had them wait until now.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
         poller = select.poll()
-        poller.register(self._notify, select.POLLIN)
+        poller.register(self._inbox, select.POLLIN)
         poller.register(self._wake, select.POLLIN)
         while self._code is None or self._orphans_until:
             poller.poll(self._patience())
@@ -128,6 +124,9 @@ class Keeper:
         waits = []
         if (lost := self._output.due()) is not None:
             waits.append(lost)
+        for due in (self._take_over_by, self._standby_due()):
+            if due is not None:
+                waits.append(due - time.monotonic())
         if self._orphans_until:
             waits.append(self._orphans_until - time.monotonic())
         elif self._start_at is not None:
@@ -140,7 +139,7 @@ class Keeper:
         self._output.say_lost()
         now = time.monotonic()
         if self._orphans_until:
-            if not kill_children((self.master,)):
+            if not kill_children((self.master, self._standby.pid)):
                 self._orphans_until = 0.0
             elif now >= self._orphans_until:
                 self._say("a process of the last master cannot be killed")
@@ -149,9 +148,19 @@ class Keeper:
             self._say(f"master {self.master} has shown no life for {WATCHDOG_S:g} s, killing it")
             os.kill(self.master, signal.SIGKILL)
             self._watchdog = now + WATCHDOG_S
+        if self._take_over_by is not None and now >= self._take_over_by:
+            self._say(f"the standby master has not taken over in {TAKE_OVER_S:g} s, killing it")
+            os.kill(self.master, signal.SIGKILL)
+            self._take_over_by = None
+        if (due_at := self._standby_due()) is not None and now >= due_at:
+            self._standby.tend()
         due = self._start_at is not None and now >= self._start_at
         if due and not self._orphans_until and self._code is None:
             self._start()
+
+    def _standby_due(self) -> float | None:
+        """A master that is to end needs none, nor is one started while there is no master."""
+        return self._standby.due() if self.master and not self._stopping else None
 
     def _is_watched(self) -> bool:
         return self.master != 0 and (self._up_since is not None or self._stopping != 0)
@@ -159,60 +168,44 @@ class Keeper:
     # The master's messages.
 
     def _hear(self) -> None:
-        while True:
-            try:
-                data, ancillary, flags, _ = self._notify.recvmsg(
-                    MAX_DATAGRAM, _SPACE, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
-                )
-            except BlockingIOError:
-                return
-            sender, numbers = 0, array.array("i")
-            for level, kind, block in ancillary:
-                if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                    numbers.frombytes(block[: len(block) - len(block) % _FD_SIZE])
-                elif level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
-                    sender, user, _ = _CREDENTIALS.unpack(block[: _CREDENTIALS.size])
-                    sender = sender if user == os.getuid() else 0
-            taken = False
-            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-                self._say("a message was too long, or there is no room for its descriptors")
-            elif self.master and sender == self.master:
-                taken = self._obey(data, list(numbers))
-            if not taken:
-                close_all(list(numbers))
+        while (message := self._inbox.receive()) is not None:
+            sender, text, numbers = message
+            if self.master and sender == self.master:
+                if self._obey(text, numbers):
+                    continue
+            elif sender and sender == self._standby.pid and text == f"{FIELD}=ready":
+                self._standby.ready()
+            close_all(numbers)
 
-    def _obey(self, data: bytes, numbers: list[int]) -> bool:
+    def _obey(self, text: str, numbers: list[int]) -> bool:
         """Do what the master says; whether its descriptors are stored now."""
-        fields = dict(
-            line.split("=", 1) for line in data.decode(errors="replace").split("\n") if "=" in line
-        )
+        fields = dict(line.split("=", 1) for line in text.split("\n") if "=" in line)
         name = fields.get("FDNAME", "stored")[:MAX_NAME].replace(":", "_")
         if "READY" in fields and self._up_since is None:
             self._ever_up = True
             self._up_since = time.monotonic()
             self._watchdog = self._up_since + WATCHDOG_S
+        if FIELD in fields:
+            self._hear_of_standby(fields[FIELD])
         if "WATCHDOG" in fields:
             self._watchdog = time.monotonic() + WATCHDOG_S
         if "FDSTOREREMOVE" in fields:
-            self._drop(name)
+            self._store.drop(name)
         if "FDSTORE" not in fields:
             return False
-        if len(self._stored) + len(numbers) > MAX_STORED:
-            self._say(f"more than {MAX_STORED} descriptors, {name} is not kept")
-            return False
-        self._stored += [(name, number) for number in numbers]
-        return True
+        if self._store.keep(name, numbers):
+            return True
+        self._say(f"more than {self._store.most} descriptors, {name} is not kept")
+        return False
 
-    def _drop(self, name: str, *, prefix: bool = False) -> bool:
-        """Close what is stored under the name, or under every name that begins so."""
-        dropped = [
-            entry
-            for entry in self._stored
-            if entry[0] == name or (prefix and entry[0].startswith(name))
-        ]
-        self._stored = [entry for entry in self._stored if entry not in dropped]
-        close_all([number for _, number in dropped])
-        return bool(dropped)
+    def _hear_of_standby(self, word: str) -> None:
+        if word != "taken":
+            self._standby.wish(word == "1")
+        elif self._take_over_by is not None:
+            self._take_over_by = None
+            held, self._held = self._held, []
+            for number in held:
+                os.kill(self.master, number)
 
     # Signals.
 
@@ -227,14 +220,21 @@ class Keeper:
             if number in (signal.SIGTERM, signal.SIGINT) and not self._stopping:
                 self._stop(number)
             elif self.master:
-                os.kill(self.master, number)
+                self._pass_on(number)
+
+    def _pass_on(self, number: int) -> None:
+        """A standby forgets what came before it has taken over: until then it is held here."""
+        if self._take_over_by is None:
+            os.kill(self.master, number)
+        else:
+            self._held.append(number)
 
     def _stop(self, number: int) -> None:
         self._stopping = number
         self._watchdog = time.monotonic() + WATCHDOG_S
         if self.master:
-            os.kill(self.master, number)
-        elif not self._ever_up and not self._stored:
+            self._pass_on(number)
+        elif not self._ever_up and not self._store.entries:
             self._end(0)  # there was none that could have left something
         else:
             self._clean_up(1)
@@ -252,38 +252,42 @@ class Keeper:
 
     def _start(self) -> None:
         self._start_at = None
-        keeper = os.getpid()
-        environ = {
-            **os.environ,
-            "NOTIFY_SOCKET": "@" + self._notify.getsockname()[1:].decode(),
-            "WATCHDOG_USEC": str(int(WATCHDOG_S * 1e6)),
-        }
-        # It is born with them blocked, and execve(2) keeps them so: what comes early waits.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
-        try:
-            pid = os.fork()
-        except OSError as error:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            self._not_forked(error)
-            return
+        pid = self._standby.take(self._store.entries)
         if pid:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            self.master = pid
-            self._lacking = False
-            if self._stopping:
-                self._watchdog = time.monotonic() + WATCHDOG_S
-                os.kill(pid, self._stopping)
-            return
-        try:
-            # It must not outlive us unkept. We are single-threaded, so this is about our end alone.
-            end_with_parent(signal.SIGTERM)
-            if os.getppid() == keeper:
-                become(self._command, self._stored, environ)
-        except BaseException as error:
-            # Not through a descriptor of before: they may be mixed up.
-            ErrorOutput(PREFIX).write(f"{PREFIX}cannot start {self._command[0]}: {error}")
-        finally:
-            os._exit(127)
+            self._take_over_by = time.monotonic() + TAKE_OVER_S
+        else:
+            try:
+                pid = started(
+                    self._command, self._store.entries, self._environ(), at_our_end=signal.SIGTERM
+                )
+            except OSError as error:
+                self._not_forked(error)
+                return
+        self.master = pid
+        self._lacking = False
+        if self._stopping:
+            self._watchdog = time.monotonic() + WATCHDOG_S
+            self._pass_on(self._stopping)
+
+    def _start_standby(self, channel: int) -> int:
+        # What is in force may say what is worth importing. Of a session it has nothing.
+        given = [entry for entry in self._store.entries if entry[0] == DEVICE_FILE]
+        given.append((STANDBY, channel))
+        return started(
+            self._command,
+            given,
+            self._environ(),
+            at_our_end=signal.SIGKILL,
+            ignoring=NOT_FOR_A_STANDBY,
+        )
+
+    def _environ(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            "NOTIFY_SOCKET": self._inbox.address,
+            "WATCHDOG_USEC": str(int(WATCHDOG_S * 1e6)),
+            "VUPROC_KEEPER": str(os.getpid()),
+        }
 
     def _not_forked(self, error: OSError) -> None:
         """No master had a chance: it is tried again, for as long as it takes."""
@@ -309,12 +313,16 @@ class Keeper:
                 # a stranger's.
                 self._hear()
             _, status = os.waitpid(found.si_pid, 0)
+            code = os.waitstatus_to_exitcode(status)
             if found.si_pid == self.master:
-                self._master_ended(os.waitstatus_to_exitcode(status))
+                self._master_ended(code)
+            elif found.si_pid == self._standby.pid:
+                self._standby.ended(code)
 
     def _master_ended(self, code: int) -> None:
         pid, self.master = self.master, 0
         up_since, self._up_since = self._up_since, None
+        self._take_over_by, self._held = None, []
         self._orphans_until = time.monotonic() + ORPHANS_S
         if code == 0 or (code > 0 and not self._ever_up):
             self._end(code)
@@ -332,7 +340,7 @@ class Keeper:
         """Another master is wanted: say when, or that there is no use."""
         if self._failures > FAILURES_MOST:
             self._failures = 0
-            if not self._drop(SESSION, prefix=True):
+            if not self._store.drop(SESSION, prefix=True):
                 self._say("giving up")
                 self._end(max(code, 1))
                 return
@@ -343,8 +351,9 @@ class Keeper:
     def _end(self, code: int) -> None:
         self._start_at = None
         self._code = code
-        close_all([number for _, number in self._stored])
-        self._stored.clear()
+        self._standby.discard()
+        self._orphans_until = time.monotonic() + ORPHANS_S
+        self._store.clear()
 
     def _say(self, text: str) -> None:
         self._output.write(PREFIX + text)

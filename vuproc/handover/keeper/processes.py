@@ -1,10 +1,17 @@
-"""Processes of the keeper's: how they are tied to it, and how they end."""
+"""Processes of the keeper's: how they begin, are tied to it, and end."""
 
 import ctypes
 import os
 import signal
-from collections.abc import Container
+from collections.abc import Container, Sequence
 
+from .descriptors import Stored, become
+from .error_output import ErrorOutput
+
+PREFIX = "vuproc keeper: "
+"""What each line of ours begins with."""
+PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
+"""The signals that a master gets from us."""
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -17,6 +24,43 @@ def adopt_orphans() -> None:
 def end_with_parent(number: int) -> None:
     """Have the kernel send this process a signal when its parent has ended."""
     _prctl(_PR_SET_PDEATHSIG, number)
+
+
+def started(
+    command: list[str],
+    stored: Stored,
+    environ: dict[str, str],
+    *,
+    at_our_end: int,
+    ignoring: Sequence[signal.Signals] = (),
+) -> int:
+    """Start a command with these descriptors; its process id. Raises OSError for no process.
+
+    It is born with the signals of PASSED_ON blocked, and execve(2) keeps them so: what comes early
+    waits. `at_our_end` is the signal that it gets then: it must not outlive us unkept.
+    """
+    keeper = os.getpid()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
+    try:
+        pid = os.fork()
+    except OSError:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        raise
+    if pid:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        return pid
+    try:
+        # We are single-threaded, so this is about our end alone.
+        end_with_parent(at_our_end)
+        for number in ignoring:
+            signal.signal(number, signal.SIG_IGN)
+        if os.getppid() == keeper:
+            become(command, stored, environ)
+    except BaseException as error:
+        # Not through a descriptor of before: they may be mixed up.
+        ErrorOutput(PREFIX).write(f"{PREFIX}cannot start {command[0]}: {error}")
+    finally:
+        os._exit(127)
 
 
 def kill_children(spared: Container[int]) -> bool:
