@@ -16,7 +16,7 @@ from vuproc.devices import BUILTIN
 from vuproc.fd import Fd
 from vuproc.handover.sd_notify import InheritError
 from vuproc.handover.standby_master import NotHandedOver, StandbyMaster
-from vuproc.pool.forkserver import Forkserver
+from vuproc.pool.forkserver import CannotStart, Forkserver
 
 log = logging.getLogger("vuproc.master")
 
@@ -51,7 +51,7 @@ def wait_for_turn() -> WarmStart | None:
         forkserver = Forkserver(module)
         try:
             forkserver.launch()
-        except OSError:
+        except CannotStart:
             pass  # it is tried again for the first worker, and said then
         return WarmStart(standby.wait(), forkserver)
     except (InheritError, NotHandedOver) as error:

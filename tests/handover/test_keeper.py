@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import select
@@ -12,196 +11,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.handover.theatre import BOUND_S, Theatre, ended, playing
 from vuproc.handover.keeper import PROGRAM, keeper
-
-BOUND_S = 20.0
-
-PUPPET = """
-import array, ctypes, json, os, signal, socket, sys
-strings = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-strings.connect(sys.argv[1])
-notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-address = os.environ["NOTIFY_SOCKET"].replace("@", "\\0", 1)
-def tell(text, *fds):
-    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-    notify.sendmsg([text.encode()], rights, 0, address)
-def heard(number, frame):
-    strings.send(json.dumps(["signal", number]).encode())
-for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2):
-    signal.signal(number, heard)
-blocked = sorted(signal.pthread_sigmask(signal.SIG_SETMASK, []))
-names = os.environ.get("LISTEN_FDNAMES", "").split(":")
-count = int(os.environ.get("LISTEN_FDS", "0"))
-contents = [os.pread(3 + at, 100, 0).decode() for at in range(count)]
-mine = os.environ.get("LISTEN_PID", str(os.getpid())) == str(os.getpid())
-watched = os.environ["WATCHDOG_PID"] == str(os.getpid()) and os.environ["WATCHDOG_USEC"]
-hello = [os.getpid(), list(zip(names, contents)), mine, watched, blocked]
-strings.send(json.dumps(hello).encode())
-while True:
-    verb, *rest = json.loads(strings.recv(65536) or '["exit", 9]')
-    if verb == "tell":
-        tell(rest[0])
-    elif verb == "store":
-        for name, content in rest:
-            fd = os.memfd_create("stored")
-            os.write(fd, content.encode())
-            tell(f"FDSTORE=1\\nFDNAME={name}\\nFDPOLL=0", fd)
-            os.close(fd)
-    elif verb == "store-and-die":
-        fd = os.memfd_create("stored")
-        os.write(fd, b"last words")
-        tell("FDSTORE=1\\nFDNAME=last", fd)
-        os.kill(os.getpid(), signal.SIGKILL)
-    elif verb == "spawn":
-        pid = os.fork()
-        if pid == 0:
-            if os.fork() == 0:
-                strings.send(json.dumps(["child", os.getpid()]).encode())
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            while True:
-                signal.pause()
-    elif verb == "exit":
-        os._exit(rest[0])
-    strings.send(json.dumps("done").encode())
-"""
-
-
-class Puppet:
-    """One master, by its strings."""
-
-    def __init__(self, strings: socket.socket) -> None:
-        self._strings = strings
-        self.signals: list[int] = []
-        """Those that it has told of and nobody has asked for."""
-        self.pid, self.stored, self.announced_to_it, self.watched, self.blocked = self.hear()
-
-    def hear(self) -> Any:
-        """What it says, but for signals: those come when they like."""
-        while True:
-            word = json.loads(self._strings.recv(65536))
-            if word[0] != "signal":
-                return word
-            self.signals.append(word[1])
-
-    def signal(self) -> int:
-        """The next signal that it gets."""
-        while not self.signals:
-            word = json.loads(self._strings.recv(65536))
-            assert word[0] == "signal", word
-            self.signals.append(word[1])
-        return self.signals.pop(0)
-
-    def send(self, *verb: object) -> None:
-        self._strings.send(json.dumps(verb).encode())
-
-    def do(self, *verb: object) -> None:
-        self.send(*verb)
-        assert self.hear() == "done"
-
-    def ready(self) -> None:
-        self.do("tell", "READY=1")
-
-    def kill(self) -> None:
-        os.kill(self.pid, signal.SIGKILL)
-
-    def close(self) -> None:
-        self._strings.close()
-
-
-class Theatre:
-    """The keeper as a process, and the puppets that it starts one after the other."""
-
-    def __init__(self, folder: Path, start: list[str], fds: tuple[int, ...] = ()) -> None:
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._listener.settimeout(BOUND_S)
-        self._listener.bind(str(folder / "strings"))
-        self._listener.listen()
-        self._puppets: list[Puppet] = []
-        (folder / "puppet.py").write_text(PUPPET)
-        command = [sys.executable, "-I", "-S", str(folder / "puppet.py"), str(folder / "strings")]
-        self.process = subprocess.Popen(
-            [*start, *command], stderr=subprocess.PIPE, text=True, pass_fds=fds
-        )
-
-    def next(self) -> Puppet:
-        strings, _ = self._listener.accept()
-        strings.settimeout(BOUND_S)
-        self._puppets.append(Puppet(strings))
-        return self._puppets[-1]
-
-    def wait(self) -> int:
-        return self.process.wait(BOUND_S)
-
-    def log(self) -> str:
-        assert self.process.stderr is not None
-        return self.process.stderr.read()
-
-    def line(self) -> str:
-        assert self.process.stderr is not None
-        return self.process.stderr.readline()
-
-    def fds(self) -> int:
-        """How many it has; settled while a master is starting, which comes after all else."""
-        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        for puppet in self._puppets:
-            puppet.close()
-        self._listener.close()
-        self.process.wait(BOUND_S)
-        assert self.process.stderr is not None
-        self.process.stderr.close()
-
-
-PATCHED = """
-import sys
-sys.path.append({path!r})
-from keeper import keeper
-for name, value in {patches!r}.items():
-    assert hasattr(keeper, name), name
-    setattr(keeper, name, value)
-sys.exit(keeper.main(sys.argv[1:]))
-"""
-
-
-@contextmanager
-def playing(folder: Path, **patches: object) -> Iterator[Theatre]:
-    """The keeper, with some of its constants changed."""
-    program = folder / "patched.py"
-    program.write_text(PATCHED.format(patches=patches, path=str(Path(PROGRAM).parent.parent)))
-    theatre = Theatre(folder, [sys.executable, "-I", "-S", str(program)])
-    try:
-        yield theatre
-    finally:
-        theatre.close()
 
 
 @pytest.fixture
 def theatre(tmp_path: Path) -> Iterator[Theatre]:
     with playing(tmp_path) as made:
         yield made
-
-
-def ended(pid: int) -> bool:
-    """Wait until a process has ended, or has gone."""
-    try:
-        pidfd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    try:
-        poller = select.poll()
-        poller.register(pidfd, select.POLLIN)
-        return bool(poller.poll(BOUND_S * 1000))
-    finally:
-        os.close(pidfd)
 
 
 def test_the_next_master_gets_what_the_last_had_stored(theatre: Theatre) -> None:

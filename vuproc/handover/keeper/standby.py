@@ -3,7 +3,7 @@
 It waits at a socket of ours for the descriptors, and has no others: none of a session's, none of
 guest memory. A death of the master then costs no start of Python.
 
-    it ends by itself, or is killed     another after a pause from BACK_OFF_S, as long as they do so
+    it ends by itself, or is killed     another after a pause from PAUSES_S, as long as they do so
     it is not ready after READY_S       it is killed
     no process to be had for one        another try after such a pause; that is said once
     it is not ready when it is wanted   it is killed, and a master is started as if there were none
@@ -29,11 +29,11 @@ NAME = "standby"
 """What its end of the socket is called."""
 SETTLE_S = 1.0
 """Seconds from a master's wish to the start: a master that has just come up has the CPUs first."""
-BACK_OFF_S = (1.0, 5.0, 25.0, 60.0)
+PAUSES_S = (1.0, 5.0, 25.0, 60.0)
 """Pause before another one, by the number of those in a row that were of no use."""
 READY_S = 60.0
 """Seconds in which it must be ready."""
-STABLE_S = 60.0
+LASTING_S = 60.0
 """Seconds after which one that was ready so long begins a new row."""
 SEND_S = 1.0
 """Seconds in which it must take the next message."""
@@ -102,7 +102,7 @@ class Standby:
 
     def ended(self, code: int) -> None:
         """It has ended before anybody wanted it."""
-        lasted = self._ready_at is not None and time.monotonic() - self._ready_at >= STABLE_S
+        lasted = self._ready_at is not None and time.monotonic() - self._ready_at >= LASTING_S
         if lasted:
             self._useless, self._said = 0, ""
         text = f"the standby master ended ({described(code)}), starting another"
@@ -113,7 +113,7 @@ class Standby:
         if text != self._said:
             self._say(text)
         self._said = text
-        pause = BACK_OFF_S[min(self._useless, len(BACK_OFF_S) - 1)]
+        pause = PAUSES_S[min(self._useless, len(PAUSES_S) - 1)]
         self._useless += 1
         self._start_at = time.monotonic() + pause
 
