@@ -129,5 +129,6 @@ def _renamed(name: str) -> str:
     """Give this process another name; the one that it had."""
     comm = Path("/proc/self/comm")
     before = comm.read_text().rstrip("\n")
-    comm.write_text(name)
+    with contextlib.suppress(OSError):  # where /proc is read-only it is not shown, and as good
+        comm.write_text(name)
     return before

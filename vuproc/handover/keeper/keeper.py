@@ -179,14 +179,15 @@ class Keeper:
 
     def _obey(self, text: str, numbers: list[int]) -> bool:
         """Do what the master says; whether its descriptors are stored now."""
+        self._took_over()
         fields = dict(line.split("=", 1) for line in text.split("\n") if "=" in line)
         name = fields.get("FDNAME", "stored")[:MAX_NAME].replace(":", "_")
         if "READY" in fields and self._up_since is None:
             self._ever_up = True
             self._up_since = time.monotonic()
             self._watchdog = self._up_since + WATCHDOG_S
-        if FIELD in fields:
-            self._hear_of_standby(fields[FIELD])
+        if fields.get(FIELD) in ("0", "1"):
+            self._standby.wish(fields[FIELD] == "1")
         if "WATCHDOG" in fields:
             self._watchdog = time.monotonic() + WATCHDOG_S
         if "FDSTOREREMOVE" in fields:
@@ -198,14 +199,12 @@ class Keeper:
         self._say(f"more than {self._store.most} descriptors, {name} is not kept")
         return False
 
-    def _hear_of_standby(self, word: str) -> None:
-        if word != "taken":
-            self._standby.wish(word == "1")
-        elif self._take_over_by is not None:
-            self._take_over_by = None
-            held, self._held = self._held, []
-            for number in held:
-                os.kill(self.master, number)
+    def _took_over(self) -> None:
+        """The master speaks, and so it is no standby any more."""
+        self._take_over_by = None
+        held, self._held = self._held, []
+        for number in held:
+            os.kill(self.master, number)
 
     # Signals.
 
