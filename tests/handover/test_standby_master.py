@@ -113,7 +113,7 @@ def test_it_holds_nothing_of_a_session_and_does_nothing() -> None:
                 before = cpu_ticks(standby)
                 one_more()
                 held = files_of(standby)
-                # Standard input, output and error; two sockets to the keeper, one to its forkserver.
+                # Standard input, output, error; two sockets to the keeper, one to its forkserver.
                 assert sum(held.values()) == 6, held
                 assert held["socket:"] == 3, held
                 assert not [name for name in held if "memfd" in name or "pidfd" in name], held
