@@ -11,7 +11,7 @@ import logging
 import sys
 from dataclasses import dataclass
 
-from vuproc.device_file.yaml_text import MapValue, ScalarValue, YamlUnreadable, read
+from vuproc.device_file.yaml_text import MAX_BYTES, MapValue, ScalarValue, YamlUnreadable, read
 from vuproc.devices import BUILTIN
 from vuproc.fd import Fd
 from vuproc.handover.sd_notify import InheritError
@@ -60,6 +60,8 @@ def wait_for_turn() -> WarmStart | None:
 
 def _builtin_module(content: bytes) -> tuple[str, ...]:
     """The module of a device file's type, if it is one of ours."""
+    if len(content) > MAX_BYTES:
+        return ()
     try:
         keys = read(content.decode(), lambda _mark, _problem: None)
     except (UnicodeDecodeError, YamlUnreadable):
