@@ -17,7 +17,7 @@ PACKAGE = ROOT / "vuproc"
 FLOORS = (
     ("vuproc.__main__", "vuproc.program.entry"),
     ("vuproc.cli", "vuproc.testing"),
-    ("vuproc.serve", "vuproc.daemon"),
+    ("vuproc.serve", "vuproc.warm_start", "vuproc.daemon"),
     ("vuproc.program",),
     ("vuproc.ops",),
     (
@@ -102,9 +102,17 @@ def imports_of(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
-            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+            module = _absolute(node, path)
+            found.add(module)
+            found.update(f"{module}.{alias.name}" for alias in node.names)
     return found
+
+
+def _absolute(node: ast.ImportFrom, path: Path) -> str:
+    """The module that an import is from, also that of a relative one: the keeper has those."""
+    package = module_name(path.parent / "__init__.py").split(".")
+    parts = package[: len(package) + 1 - node.level] if node.level else []
+    return ".".join([*parts, node.module or ""])
 
 
 def _nodes(node: ast.AST) -> Iterator[ast.AST]:
@@ -162,7 +170,7 @@ def test_there_are_no_circles() -> None:
             module
             for node in ast.parse(path.read_text()).body
             if isinstance(node, ast.Import | ast.ImportFrom)
-            for module in _named(node)
+            for module in _named(node, path)
             if module in MODULES and module != name
         }
         for name, path in MODULES.items()
@@ -170,13 +178,14 @@ def test_there_are_no_circles() -> None:
     TopologicalSorter(graph).prepare()
 
 
-def _named(node: ast.Import | ast.ImportFrom) -> set[str]:
+def _named(node: ast.Import | ast.ImportFrom, path: Path) -> set[str]:
     if isinstance(node, ast.Import):
         return {alias.name for alias in node.names}
     assert node.module is not None
-    submodules = {f"{node.module}.{alias.name}" for alias in node.names}
+    module = _absolute(node, path)
+    submodules = {f"{module}.{alias.name}" for alias in node.names}
     inner = submodules & MODULES.keys()
-    return inner or {node.module}
+    return inner or {module}
 
 
 def test_a_worker_imports_little() -> None:

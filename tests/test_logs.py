@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from vuproc import log_limit
-from vuproc.handover.keeper import LINE_BYTES, ErrorOutput
+from vuproc.handover.keeper.error_output import LINE_BYTES, ErrorOutput
 from vuproc.log_limit import BURST, PERIOD_S, LogLimit, apart
 from vuproc.logs import Log
 
@@ -90,7 +90,7 @@ def test_a6_an_output_that_nobody_reads_costs_lines_and_no_time(
         def refused(*_: object) -> int:
             raise PermissionError
 
-        monkeypatch.setattr("vuproc.handover.keeper.os.open", refused)
+        monkeypatch.setattr("vuproc.handover.keeper.error_output.os.open", refused)
     reader, writer = make()
     try:
         with opened(writer) as output:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from configparser import ConfigParser
 from pathlib import Path
 
-from vuproc.handover import keeper, sd_notify
+from vuproc.handover import sd_notify
+from vuproc.handover.keeper.descriptors import MAX_STORED
+from vuproc.handover.keeper.keeper import WATCHDOG_S
 
 UNITS = Path(__file__).parent.parent / "deploy" / "systemd"
 
@@ -20,9 +22,9 @@ def unit(name: str) -> ConfigParser:
 def test_the_service_keeps_what_the_keeper_keeps() -> None:
     service = unit("vuproc@.service")["Service"]
     assert service["Type"] == "notify"
-    assert int(service["FileDescriptorStoreMax"]) == sd_notify.MAX_INHERITED == keeper.MAX_STORED
-    assert int(service["LimitNOFILE"]) > 2 * keeper.MAX_STORED
-    assert float(service["WatchdogSec"]) == keeper.WATCHDOG_S
+    assert int(service["FileDescriptorStoreMax"]) == sd_notify.MAX_INHERITED == MAX_STORED
+    assert int(service["LimitNOFILE"]) > 2 * MAX_STORED
+    assert float(service["WatchdogSec"]) == WATCHDOG_S
     assert service["FileDescriptorStorePreserve"] == "restart"
 
 

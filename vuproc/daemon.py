@@ -92,6 +92,7 @@ class Daemon(AsyncForms):
         xen: Literal["off", "on", "auto"] = "off",
         log_level: LogLevel = "info",
         supervised: bool = False,
+        standby: bool = True,
         name: str | None = None,
         output: HasFileno | int | None = None,
         on_event: OnEvent | None = None,
@@ -106,6 +107,7 @@ class Daemon(AsyncForms):
         exit_on_disconnect, workers, packed, inband_notifications, iommu, postcopy, xen,
         stall_timeout, hook_timeout (seconds), log_level: as in a device file (docs/device-file.md).
         supervised: survive the death of the master too, as `vuproc run --supervised`.
+        standby: if supervised, have a second process wait for that, so that it is quick.
         name: what the log calls it; default: the name of the socket, or that of the class.
         output: where standard output and error of its processes go; default: where the program's
         do, which need be no file of Python's.
@@ -131,6 +133,7 @@ class Daemon(AsyncForms):
         if not isinstance(name, (str, type(None))):
             raise TypeError(f"name is a text, not {shown(name)}")
         wanted.name = name or wanted.name
+        wanted.standby = standby
         self._set_up(wanted, supervised, output, on_event)
 
     @classmethod
@@ -141,6 +144,7 @@ class Daemon(AsyncForms):
         socket: str | os.PathLike[str] | None = None,
         log_level: LogLevel | None = None,
         supervised: bool = False,
+        standby: bool = True,
         output: HasFileno | int | None = None,
         on_event: OnEvent | None = None,
     ) -> Self:
@@ -152,6 +156,7 @@ class Daemon(AsyncForms):
             path=os.path.abspath(path),
             socket=None if socket is None else os.path.abspath(socket),
             log_level=log_level,
+            standby=standby,
         )
         daemon = cls.__new__(cls)
         daemon._set_up(WantedFile(start), supervised, output, on_event)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from vuproc import texts
-from vuproc.handover.keeper import ErrorOutput
+from vuproc.handover.keeper.error_output import ErrorOutput
 from vuproc.log_limit import LogLimit, place_of
 
 PLACES_MOST = 1024

@@ -109,15 +109,19 @@ def serve(
     *,
     program: ProgramLink | None = None,
     left: Mapping[str, tuple[Fd, ...]] | None = None,
+    forkserver: Forkserver | None = None,
+    standby: bool = True,
 ) -> int:
     """Serve the device of `file` until a signal ends it; returns the process's exit code.
 
     `fd` is an inherited socket, listening or connected, to use instead of the file's. `again` is
     how to start this program once more, for upgrades and reloads; there are none without. `program`
     has started this process for a device of its own, and hears of what happens and why it ended.
-    `left` is what a predecessor has left, if that was looked for already.
+    `left` is what a predecessor has left, if that was looked for already, and `forkserver` one that
+    was launched ahead, and is ours. `standby`: a keeper is to have a standby master.
     """
-    zombies = ZombieReaper()
+    forkserver = forkserver or Forkserver()
+    zombies = ZombieReaper(() if forkserver.pid is None else (forkserver.pid,))
     level = getattr(logging, file.keys.log_level.upper())
     try:
         host.check()
@@ -136,7 +140,17 @@ def serve(
             stack.callback(fd_store.close)
             try:
                 service = _Service(
-                    file, fd, again, fd_store, zombies, signals, stack, output, program
+                    file,
+                    fd,
+                    again,
+                    fd_store,
+                    zombies,
+                    signals,
+                    stack,
+                    output,
+                    program,
+                    forkserver,
+                    standby,
                 )
                 service.run()
             except Exception as error:
@@ -176,8 +190,13 @@ class _Service:
         stack: ExitStack,
         output: logs.Log,
         program: ProgramLink | None,
+        forkserver: Forkserver,
+        standby: bool,
     ) -> None:
         self._file = file
+        self._standby = standby
+        stack.callback(forkserver.close)
+        forkserver.imports(_preloaded(file), file.keys.hook_timeout)
         self._program = program
         self._fd_store = fd_store
         self._again = again
@@ -194,8 +213,6 @@ class _Service:
         for counter in counters:
             stack.callback(counter.release)
         snapshots = [counter.snapshot for counter in counters]
-        forkserver = Forkserver(_preloaded(file), file.keys.hook_timeout)
-        stack.callback(forkserver.close)
         polls = PollSet()
         forkserver.wait = polls.wait_readable
         self._host = WorkerHost(
@@ -249,7 +266,7 @@ class _Service:
         master.add_chore(zombies)
         stall = Watchdog(file.keys.stall_timeout, file.keys.hook_timeout, master.pool, counters)
         master.add_chore(stall)
-        operations = Operations(file.type_ref, master, counters)
+        operations = Operations(file.type_ref, master, counters, fd_store.notifier.keeper)
         if again is not None and (fd is None or program is not None):
             self._offer_reloads(again, operations, file, device, config, stall, fd is None)
         verbs = operations.verbs()
@@ -308,7 +325,7 @@ class _Service:
             pid=os.getpid(),
         )
         # A service manager hears of it first: whoever is told by us may end us at once.
-        self._fd_store.ready()
+        self._fd_store.ready(standby=self._standby)
         self._fd_store.notifier.status(str(event))
         events.publish(event)
 
@@ -334,7 +351,10 @@ class _Service:
         environment = self._fd_store.notifier.environment
         # The new program is to read the file itself.
         self._fd_store.forget_content(DEVICE_FILE)
+        # What waits is of the program that we have been.
+        self._fd_store.notifier.standby("0")
         become(self._again.run, held, environment, self._signals.hold)
+        self._fd_store.notifier.standby("1" if self._standby else "0")
         self._fd_store.keep_content(DEVICE_FILE, self._file.content)
 
     def _begin_anew(self, *, replaced: bool) -> None:

@@ -64,7 +64,7 @@ def test_a1_a_ring_that_is_started_without_a_worker_begins_when_there_is_one() -
 
 
 def test_a1_a_keeper_tries_for_a_master_until_there_is_one() -> None:
-    with serve(Scripted, arguments=("--supervised",)) as served:
+    with serve(Scripted, arguments=("--supervised", "--no-standby")) as served:
         with served.guest() as guest:
             master = status(served)["pid"]
             with no_forks(served.pid) as lift:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import select
@@ -12,189 +11,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from vuproc.handover import keeper
-
-BOUND_S = 20.0
-
-PUPPET = """
-import array, ctypes, json, os, signal, socket, sys
-strings = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-strings.connect(sys.argv[1])
-notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-address = os.environ["NOTIFY_SOCKET"].replace("@", "\\0", 1)
-def tell(text, *fds):
-    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-    notify.sendmsg([text.encode()], rights, 0, address)
-def heard(number, frame):
-    strings.send(json.dumps(["signal", number]).encode())
-for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2):
-    signal.signal(number, heard)
-blocked = sorted(signal.pthread_sigmask(signal.SIG_SETMASK, []))
-names = os.environ.get("LISTEN_FDNAMES", "").split(":")
-count = int(os.environ.get("LISTEN_FDS", "0"))
-contents = [os.pread(3 + at, 100, 0).decode() for at in range(count)]
-mine = os.environ.get("LISTEN_PID", str(os.getpid())) == str(os.getpid())
-watched = os.environ["WATCHDOG_PID"] == str(os.getpid()) and os.environ["WATCHDOG_USEC"]
-hello = [os.getpid(), list(zip(names, contents)), mine, watched, blocked]
-strings.send(json.dumps(hello).encode())
-while True:
-    verb, *rest = json.loads(strings.recv(65536) or '["exit", 9]')
-    if verb == "tell":
-        tell(rest[0])
-    elif verb == "store":
-        for name, content in rest:
-            fd = os.memfd_create("stored")
-            os.write(fd, content.encode())
-            tell(f"FDSTORE=1\\nFDNAME={name}\\nFDPOLL=0", fd)
-            os.close(fd)
-    elif verb == "store-and-die":
-        fd = os.memfd_create("stored")
-        os.write(fd, b"last words")
-        tell("FDSTORE=1\\nFDNAME=last", fd)
-        os.kill(os.getpid(), signal.SIGKILL)
-    elif verb == "spawn":
-        pid = os.fork()
-        if pid == 0:
-            if os.fork() == 0:
-                strings.send(json.dumps(["child", os.getpid()]).encode())
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            while True:
-                signal.pause()
-    elif verb == "exit":
-        os._exit(rest[0])
-    strings.send(json.dumps("done").encode())
-"""
-
-
-class Puppet:
-    """One master, by its strings."""
-
-    def __init__(self, strings: socket.socket) -> None:
-        self._strings = strings
-        self.signals: list[int] = []
-        """Those that it has told of and nobody has asked for."""
-        self.pid, self.stored, self.announced_to_it, self.watched, self.blocked = self.hear()
-
-    def hear(self) -> Any:
-        """What it says, but for signals: those come when they like."""
-        while True:
-            word = json.loads(self._strings.recv(65536))
-            if word[0] != "signal":
-                return word
-            self.signals.append(word[1])
-
-    def signal(self) -> int:
-        """The next signal that it gets."""
-        while not self.signals:
-            word = json.loads(self._strings.recv(65536))
-            assert word[0] == "signal", word
-            self.signals.append(word[1])
-        return self.signals.pop(0)
-
-    def send(self, *verb: object) -> None:
-        self._strings.send(json.dumps(verb).encode())
-
-    def do(self, *verb: object) -> None:
-        self.send(*verb)
-        assert self.hear() == "done"
-
-    def ready(self) -> None:
-        self.do("tell", "READY=1")
-
-    def kill(self) -> None:
-        os.kill(self.pid, signal.SIGKILL)
-
-    def close(self) -> None:
-        self._strings.close()
-
-
-class Theatre:
-    """The keeper as a process, and the puppets that it starts one after the other."""
-
-    def __init__(self, folder: Path, start: list[str], fds: tuple[int, ...] = ()) -> None:
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._listener.settimeout(BOUND_S)
-        self._listener.bind(str(folder / "strings"))
-        self._listener.listen()
-        self._puppets: list[Puppet] = []
-        (folder / "puppet.py").write_text(PUPPET)
-        command = [sys.executable, "-I", "-S", str(folder / "puppet.py"), str(folder / "strings")]
-        self.process = subprocess.Popen(
-            [*start, *command], stderr=subprocess.PIPE, text=True, pass_fds=fds
-        )
-
-    def next(self) -> Puppet:
-        strings, _ = self._listener.accept()
-        strings.settimeout(BOUND_S)
-        self._puppets.append(Puppet(strings))
-        return self._puppets[-1]
-
-    def wait(self) -> int:
-        return self.process.wait(BOUND_S)
-
-    def log(self) -> str:
-        assert self.process.stderr is not None
-        return self.process.stderr.read()
-
-    def line(self) -> str:
-        assert self.process.stderr is not None
-        return self.process.stderr.readline()
-
-    def fds(self) -> int:
-        """How many it has; settled while a master is starting, which comes after all else."""
-        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        for puppet in self._puppets:
-            puppet.close()
-        self._listener.close()
-        self.process.wait(BOUND_S)
-        assert self.process.stderr is not None
-        self.process.stderr.close()
-
-
-@contextmanager
-def playing(folder: Path, **patches: object) -> Iterator[Theatre]:
-    """The keeper, with some of its constants changed."""
-    program = Path(keeper.__file__)
-    if patches:
-        source = program.read_text().partition("\nif __name__")[0]
-        changes = "".join(f"{name} = {value!r}\n" for name, value in patches.items())
-        program = folder / "keeper.py"
-        program.write_text(f"{source}\n{changes}sys.exit(main(sys.argv[1:]))\n")
-    theatre = Theatre(folder, [sys.executable, "-I", "-S", str(program)])
-    try:
-        yield theatre
-    finally:
-        theatre.close()
+from tests.handover.theatre import BOUND_S, Theatre, ended, playing
+from vuproc.handover.keeper import PROGRAM, keeper
 
 
 @pytest.fixture
 def theatre(tmp_path: Path) -> Iterator[Theatre]:
     with playing(tmp_path) as made:
         yield made
-
-
-def ended(pid: int) -> bool:
-    """Wait until a process has ended, or has gone."""
-    try:
-        pidfd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    try:
-        poller = select.poll()
-        poller.register(pidfd, select.POLLIN)
-        return bool(poller.poll(BOUND_S * 1000))
-    finally:
-        os.close(pidfd)
 
 
 def test_the_next_master_gets_what_the_last_had_stored(theatre: Theatre) -> None:
@@ -453,8 +281,8 @@ def test_the_master_is_told_to_end_when_the_keeper_is_killed(theatre: Theatre) -
 
 ARRANGE = """
 import os, random, sys
-sys.path.insert(0, sys.argv[1])
-import keeper
+sys.path.append(sys.argv[1])
+from keeper import descriptors
 chance = random.Random(int(sys.argv[2]))
 files = [os.memfd_create(str(number)) for number in range(40)]
 for number in chance.sample(files, 10):
@@ -464,8 +292,8 @@ names = {number: os.readlink(f"/proc/self/fd/{number}") for number in files}
 # All of them, some twice, in any order.
 numbers = chance.sample([*files, *chance.sample(files, 5)], 35)
 wanted = [names[number] for number in numbers]
-keeper._arrange(numbers)
-found = range(keeper.FIRST_FD, keeper.FIRST_FD + len(numbers))
+descriptors.arrange(numbers)
+found = range(descriptors.FIRST_FD, descriptors.FIRST_FD + len(numbers))
 assert [os.readlink(f"/proc/self/fd/{number}") for number in found] == wanted
 assert all(os.get_inheritable(number) for number in found)
 """
@@ -473,15 +301,15 @@ assert all(os.get_inheritable(number) for number in found)
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a3_descriptors_are_arranged_in_any_order(seed: int) -> None:
-    folder = str(Path(keeper.__file__).parent)
+    folder = str(Path(PROGRAM).parent.parent)
     command = [sys.executable, "-I", "-S", "-c", ARRANGE, folder, str(seed)]
     subprocess.run(command, check=True, timeout=BOUND_S)
 
 
 ARRANGE_MANY = """
 import os, resource, sys
-sys.path.insert(0, sys.argv[1])
-import keeper
+sys.path.append(sys.argv[1])
+from keeper import descriptors
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 numbers = []
 try:
@@ -489,12 +317,12 @@ try:
         numbers.append(os.memfd_create("file"))
 except OSError:
     os.close(numbers.pop())
-keeper._arrange(numbers[::-1])
+descriptors.arrange(numbers[::-1])
 """
 
 
 def test_a3_one_free_number_is_enough_to_hand_everything_over() -> None:
-    folder = str(Path(keeper.__file__).parent)
+    folder = str(Path(PROGRAM).parent.parent)
     command = [sys.executable, "-I", "-S", "-c", ARRANGE_MANY, folder]
     subprocess.run(command, check=True, timeout=BOUND_S)
 
@@ -503,7 +331,7 @@ def test_what_it_was_started_with_goes_to_every_master(tmp_path: Path) -> None:
     """Socket activation: LISTEN_FDS of the keeper itself."""
     content = os.memfd_create("content")
     os.write(content, b"socket")
-    inner = [sys.executable, "-I", "-S", keeper.__file__]
+    inner = [sys.executable, "-I", "-S", PROGRAM]
     start = f"""
 import os, sys
 os.dup2({content}, 3)
@@ -536,6 +364,7 @@ def test_it_maps_nothing_of_what_it_keeps(theatre: Theatre) -> None:
 
 
 ALLOWED = {
+    "keeper",
     *("array", "ctypes", "fcntl", "os", "resource", "select", "signal", "socket", "struct", "time"),
     # What those import.
     *("_ctypes", "_socket", "_struct", "_signal", "abc", "collections", "enum", "errno", "fcntl"),
@@ -547,7 +376,7 @@ ALLOWED = {
 
 
 def test_it_imports_almost_nothing() -> None:
-    command = [sys.executable, "-I", "-S", "-X", "importtime", keeper.__file__]
+    command = [sys.executable, "-I", "-S", "-X", "importtime", PROGRAM]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=BOUND_S)
     assert done.returncode == 2
     lines = [line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "|" in line]
@@ -556,7 +385,7 @@ def test_it_imports_almost_nothing() -> None:
 
 
 def test_a_command_that_is_not_there_is_a_failed_start(tmp_path: Path) -> None:
-    command = [sys.executable, "-I", "-S", keeper.__file__, str(tmp_path / "none")]
+    command = [sys.executable, "-I", "-S", PROGRAM, str(tmp_path / "none")]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=BOUND_S)
     assert done.returncode == 127
     assert "No such file" in done.stderr

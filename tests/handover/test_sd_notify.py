@@ -164,6 +164,24 @@ def test_a_manager_that_has_gone_is_told_nothing_more(
     assert caplog.text.count("has gone") == 1
 
 
+@pytest.mark.parametrize("keeper", [os.getppid(), os.getppid() + 1, None])
+def test_a_keeper_alone_is_told_of_standby_masters(manager: Manager, keeper: int | None) -> None:
+    environ = {"NOTIFY_SOCKET": manager.notify_socket}
+    if keeper is not None:
+        environ["VUPROC_KEEPER"] = str(keeper)
+    notifier = Notifier.from_environment(environ)
+    try:
+        assert environ == {}
+        assert notifier.keeper == (keeper if keeper == os.getppid() else None)
+        assert notifier.standby("1") == (keeper == os.getppid())
+        notifier.ready()
+        if keeper == os.getppid():
+            assert manager.take() == (["X_VUPROC_STANDBY=1"], [])
+        assert manager.take() == (["READY=1"], [])
+    finally:
+        notifier.close()
+
+
 def test_without_a_manager_nothing_happens() -> None:
     notifier = Notifier(None)
     assert not notifier.active

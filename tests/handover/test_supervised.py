@@ -114,6 +114,8 @@ def test_the_master_is_killed_every_second_under_io() -> None:
         with served.guest(queues=QUEUES, memory=64 << 20) as guest:
             with verified_io(served, guest) as one_more:
                 one_more()
+                # The keeper has heard by then of all that it stores, whatever time that takes.
+                wait_until(lambda: status(served.socket)["standby_master"] is not None)
                 before = fds_of(served.pid)
                 for _ in range(30 if LONG else 5):
                     begun = time.monotonic()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vuproc.device_file.check import DeviceFile
     from vuproc.handover.upgrade import Again
     from vuproc.ops.admin import Request
+    from vuproc.warm_start import WarmStart
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -83,7 +84,8 @@ def _has_folder() -> bool:
 
 def run(options: argparse.Namespace) -> int:
     """`vuproc run`: serve until told to stop."""
-    file = _of_the_last_master(options) or _load(options)
+    warm = _wait_for_turn()
+    file = _of_the_last_master(options, warm) or _load(options)
     if options.fd is not None:
         _check_descriptor(options.fd)
         if options.supervised:
@@ -95,7 +97,28 @@ def run(options: argparse.Namespace) -> int:
         _supervise(again.run)
     from vuproc.serve import serve
 
-    return serve(file, options.fd, again)
+    return serve(
+        file,
+        options.fd,
+        again,
+        left=None if warm is None else warm.left,
+        forkserver=None if warm is None else warm.forkserver,
+        standby=not options.no_standby,
+    )
+
+
+def _wait_for_turn() -> WarmStart | None:
+    """As `warm_start.wait_for_turn`, of which nothing is imported unless it is needed."""
+    from vuproc.handover.keeper.standby import NAME
+
+    if NAME not in os.environ.get("LISTEN_FDNAMES", "").split(":"):
+        return None
+    from vuproc.warm_start import wait_for_turn
+
+    invocation.leave_folder()
+    import vuproc.serve  # noqa: F401
+
+    return wait_for_turn()
 
 
 def _again(options: argparse.Namespace, file: DeviceFile) -> Again:
@@ -109,6 +132,8 @@ def _again(options: argparse.Namespace, file: DeviceFile) -> Again:
         words += ["--socket", options.socket]
     if options.log_level is not None:
         words += ["--log-level", options.log_level]
+    if options.no_standby:
+        words.append("--no-standby")
     program = invocation.program()
     return Again(
         run=(*program, *words),
@@ -119,12 +144,9 @@ def _again(options: argparse.Namespace, file: DeviceFile) -> Again:
 
 def _supervise(command: Sequence[str]) -> None:
     """Become the keeper of this command; does not return."""
-    from importlib.util import find_spec
+    from vuproc.handover.keeper import PROGRAM
 
-    # Not imported: it runs as a file, without anything of ours.
-    keeper = find_spec("vuproc.handover.keeper")
-    assert keeper is not None and keeper.origin is not None
-    os.execv(sys.executable, [sys.executable, "-I", "-S", keeper.origin, *command])
+    os.execv(sys.executable, [sys.executable, "-I", "-S", PROGRAM, *command])
 
 
 def check(options: argparse.Namespace) -> int:
@@ -290,17 +312,20 @@ def _ask(target: str, request: Request, *, patient_until: float = 0.0) -> dict[s
             time.sleep(LOOK_S)
 
 
-def _of_the_last_master(options: argparse.Namespace) -> DeviceFile | None:
+def _of_the_last_master(options: argparse.Namespace, warm: WarmStart | None) -> DeviceFile | None:
     """The device file as the master had it that has died: nobody has asked for what it says by now.
 
     None if there was no such master, or if it is of no use any more.
     """
     from vuproc.device_file.yaml_text import MAX_BYTES
-    from vuproc.handover.fd_store import DEVICE_FILE
+    from vuproc.handover.fd_store import DEVICE_FILE, content_of
     from vuproc.handover.sd_notify import announced
 
-    content = announced(DEVICE_FILE, MAX_BYTES)
-    if content is None:
+    if warm is None:
+        content = announced(DEVICE_FILE, MAX_BYTES)
+    else:
+        content = content_of(warm.left, DEVICE_FILE)
+    if not content:
         return None
     try:
         # It is in force, whatever has become of the files that it names: most of them are open.
@@ -380,6 +405,11 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--log-level", choices=LOG_LEVELS, help="use this, not the device file's")
     verb.add_argument(
         "--supervised", action="store_true", help="survive the death of the serving process, too"
+    )
+    verb.add_argument(
+        "--no-standby",
+        action="store_true",
+        help="have no second serving process wait for the death of the first",
     )
 
     verb = add("check", check, "check device files", text.CHECK, text.CHECK_EPILOG)

@@ -44,9 +44,10 @@ connects, and tries again until the VMM is there. A socket file that nobody list
 replaced; one that is in use is an error.
 
 A worker that dies is replaced. With --supervised the serving process is, too: a small
-parent keeps the VMM's connection, its memory and its rings meanwhile. Under systemd, which
-can do that by itself, there is no need for it. SIGHUP is `vuproc reload`, SIGUSR2 is
-`vuproc upgrade`.
+parent keeps the VMM's connection, its memory and its rings meanwhile, and has a second
+serving process wait for the death of the first, which costs some memory (--no-standby:
+none). Under systemd, which can do that by itself, there is no need for it. SIGHUP is
+`vuproc reload`, SIGUSR2 is `vuproc upgrade`.
 
 Events worth a line go to standard error."""
 

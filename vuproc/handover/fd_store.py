@@ -68,10 +68,14 @@ class FdStore:
         """Whether another of us would be started, and inherit something."""
         return self.notifier.active and self._may_be_succeeded
 
-    def ready(self) -> None:
-        """We are up: from now on there is something to go on with."""
+    def ready(self, *, standby: bool = True) -> None:
+        """We are up: from now on there is something to go on with.
+
+        `standby`: the keeper is to have a master in waiting, of the program that we are.
+        """
         self._may_be_succeeded = True
         self.notifier.ready()
+        self.notifier.standby("1" if standby else "0")
 
     # What we have inherited.
 
@@ -193,6 +197,16 @@ class FdStore:
         self._kept.clear()
         self._contents.clear()
         self._workers.clear()
+
+
+def content_of(inherited: Mapping[str, tuple[Fd, ...]], name: str, most: int = 0) -> bytes:
+    """What is in the file that was inherited under a name, at most `most` bytes of it if it says
+    so; b"" if there is none, or more than one. Nothing is taken over.
+    """
+    fds = inherited.get(name, ())
+    if len(fds) != 1:
+        return b""
+    return os.pread(fds[0].fileno(), most or fds[0].size, 0)
 
 
 def _inode(fd: HasFileno) -> tuple[int, int]:

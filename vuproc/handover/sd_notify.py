@@ -19,6 +19,7 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from vuproc import texts
 from vuproc.errors import ReasonedError
 from vuproc.fd import Fd, HasFileno
+from vuproc.handover.keeper.standby import FIELD
 
 log = logging.getLogger("vuproc.master")
 
@@ -123,7 +124,7 @@ class Notifier:
     @classmethod
     def from_environment(cls, environ: MutableMapping[str, str] = os.environ) -> Notifier:
         """The one that the environment names; its variables are removed, as children are not us."""
-        names = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+        names = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "VUPROC_KEEPER")
         found = {name: environ.pop(name) for name in names if name in environ}
         address = found.get("NOTIFY_SOCKET")
         interval, pid = found.get("WATCHDOG_USEC", ""), found.get("WATCHDOG_PID", "")
@@ -138,6 +139,16 @@ class Notifier:
     def active(self) -> bool:
         """Whether there is anybody to tell."""
         return self._socket is not None
+
+    @property
+    def keeper(self) -> int | None:
+        """The process of vuproc's keeper, if that is who started us."""
+        said = self.environment.get("VUPROC_KEEPER", "")
+        return os.getppid() if said == str(os.getppid()) else None
+
+    def standby(self, word: str) -> bool:
+        """Something about a standby master (`vuproc.handover.keeper.standby.FIELD`)."""
+        return self.keeper is not None and self._send(f"{FIELD}={word}")
 
     def ready(self) -> bool:
         """Start-up, or a reload, is over."""

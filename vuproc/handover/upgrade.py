@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING
 
 from vuproc import texts
 from vuproc.fd import Fd, HasFileno
-from vuproc.handover import keeper
+from vuproc.handover.keeper.descriptors import MAX_STORED
+from vuproc.handover.keeper.descriptors import become as execute
+from vuproc.handover.keeper.error_output import ErrorOutput
 
 if TYPE_CHECKING:
     from vuproc.device_file.check import DeviceFile
@@ -156,7 +158,7 @@ def become(
     `more` goes into its environment. `hold_signals` has signals wait, for without handlers they
     would end the new program before it can act on them.
     """
-    if len(held) > keeper.MAX_STORED:
+    if len(held) > MAX_STORED:
         log.error("upgrade refused: %d descriptors are more than can be handed over", len(held))
         return
     if not os.access(command[0], os.X_OK):
@@ -166,9 +168,9 @@ def become(
     hold_signals()
     try:
         stored = [(name, fd.fileno()) for name, fd in held.items()]
-        keeper.become(list(command), stored, {**os.environ, **more})
+        execute(list(command), stored, {**os.environ, **more})
     except OSError as error:
         # The descriptors are in disorder by now, the log's among them.
         text = f"vuproc: ERROR: cannot become {command[0]}: {error.strerror}"
-        keeper.ErrorOutput("vuproc: WARNING: ").write(text)
+        ErrorOutput("vuproc: WARNING: ").write(text)
     os._exit(EXIT_NOT_EXECUTED)

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from vuproc.handover.standby_master import ready_standby
 from vuproc.handover.upgrade import Trial
 from vuproc.master import Master
 from vuproc.ops.admin import AdminError, Request, Verb
@@ -22,9 +23,18 @@ _NOT_HERE = (
 
 
 class Operations:
-    """The admin verbs of one master. `counters[i]` are those of queue i."""
+    """The admin verbs of one master. `counters[i]` are those of queue i, `keeper` is the process of
+    its keeper, if it has one.
+    """
 
-    def __init__(self, device: str, master: Master, counters: Sequence[QueueCounters]) -> None:
+    def __init__(
+        self,
+        device: str,
+        master: Master,
+        counters: Sequence[QueueCounters],
+        keeper: int | None = None,
+    ) -> None:
+        self._keeper = keeper
         self._device = device
         self._master = master
         self._counters = counters
@@ -77,6 +87,7 @@ class Operations:
             waiting=self._master.other_waits,
             ended=self._master.ended,
             standby=None if standby is None else standby.pid,
+            standby_master=None if self._keeper is None else ready_standby(self._keeper),
             queues=sorted(queues, key=lambda queue: queue.queue),
         )
         return msgspec.to_builtins(status)  # type: ignore[no-any-return]

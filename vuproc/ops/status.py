@@ -45,6 +45,9 @@ class Status(msgspec.Struct, kw_only=True):
     ended: str = ""
     """Why the last connection was ended, if not by its front-end."""
     standby: int | None
+    """The worker in waiting."""
+    standby_master: int | None = None
+    """The keeper's master in waiting, once it is ready."""
     queues: list[QueueStatus]
 
     def table(self) -> str:
@@ -53,6 +56,8 @@ class Status(msgspec.Struct, kw_only=True):
         if self.waiting:
             state += ", another front-end waits"
         lines = [f"{self.device}: master {self.pid}, {state}, standby {self.standby or '-'}"]
+        if self.standby_master is not None:
+            lines[0] += f", standby master {self.standby_master}"
         if self.ended:
             lines.append(f"the last front-end was disconnected: {self.ended}")
         lines.append(f"queue {'state':9} {'worker':>8} {'restarts':>8} {'requests':>12}  cause")

@@ -28,6 +28,7 @@ from vuproc.workers.fork_messages import (
     AnyForkReport,
     Fork,
     Forked,
+    Imported,
     MasterForkChannel,
     NotForked,
 )
@@ -97,6 +98,29 @@ class Forkserver:
         self._preload = tuple(preload)
         self._running: _Running | None = None
 
+    @property
+    def pid(self) -> int | None:
+        """Its process, if it was started."""
+        return None if self._running is None else self._running.pid
+
+    def launch(self) -> None:
+        """Start it ahead of its first worker, and wait for its imports; raises CannotStart.
+
+        It is well if they take longer than they may; the first worker is waited for then.
+        """
+        try:
+            self._running = running = _Running(self._preload)
+            running.await_imports(self.import_s + FORK_DEADLINE)
+        except OSError as error:
+            raise CannotStart(f"no worker process: {error.strerror or error}") from error
+        except ChannelError as error:
+            self.close()
+            raise CannotStart(f"no worker process: {error}") from error
+
+    def imports(self, preload: Sequence[str], import_s: float) -> None:
+        """What one that is started from now on is to import first, and how long any may take."""
+        self._preload, self.import_s = tuple(preload), import_s
+
     def start(self, control: socket.socket, stack: Fd) -> ForkedProcess:
         """Start a worker with these two descriptors, which stay the caller's. Raises CannotStart.
 
@@ -105,14 +129,14 @@ class Forkserver:
         """
         try:
             with Fd(os.dup(control.fileno())) as channel:
+                order = Fork(channel, stack)
                 if self._running is not None and not self._running.closed:
                     try:
-                        return self._running.fork(Fork(channel, stack), FORK_DEADLINE, self.wait)
+                        return self._running.fork(order, self._patience(), self.wait)
                     except ChannelClosed:
                         self.close()
                 self._running = _Running(self._preload)
-                patience = self.import_s + FORK_DEADLINE
-                return self._running.fork(Fork(channel, stack), patience, self.wait)
+                return self._running.fork(order, self._patience(), self.wait)
         except OSError as error:
             raise CannotStart(f"no worker process: {error.strerror or error}") from error
         except ChannelClosed as error:
@@ -121,6 +145,10 @@ class Forkserver:
         except ChannelError as error:
             # It is well, and so are its workers: the new one ends as its channel does.
             raise CannotStart(f"no worker process: {error}") from error
+
+    def _patience(self) -> float:
+        imported = self._running is not None and self._running.has_imported
+        return FORK_DEADLINE if imported else self.import_s + FORK_DEADLINE
 
     def kill(self) -> None:
         """Have the kernel end it, and with it its workers; does not wait. May be called by a signal
@@ -150,6 +178,8 @@ class _Running:
                 ours.close()
                 raise
         self._channel: MasterForkChannel = Channel(ours, AnyForkReport)
+        self.pid = self._process.pid
+        self.has_imported = False
         self.closed = False
         """It was found to have gone, or was told to."""
 
@@ -171,6 +201,12 @@ class _Running:
                     if isinstance(heard, NotForked):
                         raise OSError(heard.errno, _refusal(heard))
         raise ChannelClosed("the forkserver does not answer")
+
+    def await_imports(self, timeout: float) -> None:
+        """Raises ChannelError."""
+        deadline = time.monotonic() + timeout
+        while not self.has_imported and self._channel.wait(deadline - time.monotonic()):
+            self._hear()
 
     def kill(self) -> None:
         """As that of Forkserver."""
@@ -211,6 +247,9 @@ class _Running:
             return ForkedProcess(report.pid, report.pidfd, self)
         if isinstance(report, NotForked):
             return report
+        if isinstance(report, Imported):
+            self.has_imported = True
+            return None
         while len(self._codes) >= CODES_MOST:
             del self._codes[next(iter(self._codes))]
         self._codes[report.pid] = report.code

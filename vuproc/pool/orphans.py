@@ -13,7 +13,7 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from vuproc.errors import VuprocError
 from vuproc.fd import Fd
@@ -69,11 +69,11 @@ class ZombieReaper:
     """The children that this process has from the program that it was before.
 
     They end by themselves, as the channels to them close; nobody else waits for them. A chore of
-    the master's loop. To be made before any child of our own.
+    the master's loop. To be made before any child of our own, but for those that are named.
     """
 
-    def __init__(self) -> None:
-        self._children = set(_children())
+    def __init__(self, ours: Iterable[int] = ()) -> None:
+        self._children = set(_children()).difference(ours)
 
     def due(self) -> float | None:
         """Seconds until the next look, None if there are none left."""

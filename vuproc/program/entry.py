@@ -15,10 +15,9 @@ from vuproc import texts
 from vuproc.cli import streams
 from vuproc.cli.main import EXIT_USAGE, main
 from vuproc.device_file.check import DeviceFile
-from vuproc.device_file.yaml_text import MAX_BYTES
 from vuproc.errors import ConfigErrors, DeviceWrong
 from vuproc.fd import Fd
-from vuproc.handover.fd_store import DEVICE_FILE
+from vuproc.handover.fd_store import DEVICE_FILE, content_of
 from vuproc.handover.sd_notify import InheritError, inherit
 from vuproc.handover.upgrade import Again
 from vuproc.program import start
@@ -28,6 +27,7 @@ from vuproc.program.messages import GIVEN, LIFE, PROGRAM, START
 from vuproc.program.refusals import refusal_of
 from vuproc.program.start import AnyStart, FileStart, ObjectStart
 from vuproc.serve import EXIT_FAILURE, serve
+from vuproc.warm_start import WarmStart, wait_for_turn
 
 CHECK = "check"
 """The argument that is followed by what `vuproc check` takes."""
@@ -44,11 +44,12 @@ def run() -> int:
     if words[:1] == [CHECK]:
         return main(words)
     try:
-        left = _handed(words) if words else inherit()
+        warm = None if words else wait_for_turn()
+        left = _handed(words) if words else inherit() if warm is None else warm.left
         channel, life, file = (left.pop(name)[0] for name in (PROGRAM, LIFE, START))
         wanted, content = start.read(file)
         file.close()
-        in_force = _in_force(left)
+        in_force = content_of(left, DEVICE_FILE)
         if in_force and isinstance(wanted, ObjectStart):
             # A reload has changed it since: for a master that has died, what was in force goes on.
             wanted, content = start.decode(in_force), in_force
@@ -58,17 +59,27 @@ def run() -> int:
     end_with(life, channel)
     link = ProgramLink(channel, life, wanted, content)
     try:
-        return _serve(link, wanted, in_force, left)
+        return _serve(link, wanted, in_force, left, warm)
     finally:
         link.end()
 
 
-def _serve(link: ProgramLink, wanted: AnyStart, in_force: bytes, left: Left) -> int:
+def _serve(
+    link: ProgramLink, wanted: AnyStart, in_force: bytes, left: Left, warm: WarmStart | None
+) -> int:
     try:
         file = link.described() if isinstance(wanted, ObjectStart) else _loaded(wanted, in_force)
         given = left.pop(GIVEN, ())
         number = given[0].take() if given else None
-        return serve(file, number, _again(wanted, link), program=link, left=left)
+        return serve(
+            file,
+            number,
+            _again(wanted, link),
+            program=link,
+            left=left,
+            forkserver=None if warm is None else warm.forkserver,
+            standby=wanted.standby,
+        )
     except (ConfigErrors, DeviceWrong) as error:
         print(error, file=sys.stderr)
         link.refuse(refusal_of(error))
@@ -81,15 +92,6 @@ def _loaded(wanted: FileStart, in_force: bytes) -> DeviceFile:
         with contextlib.suppress(ConfigErrors):
             return wanted.load(in_force, look=False)
     return wanted.load()
-
-
-def _in_force(left: Left) -> bytes:
-    files = left.get(DEVICE_FILE, ())
-    if len(files) != 1:
-        return b""
-    with open(files[0].dup().take(), "rb") as file:
-        file.seek(0)
-        return file.read(max(MAX_BYTES, files[0].size))
 
 
 def _again(wanted: AnyStart, link: ProgramLink) -> Again:

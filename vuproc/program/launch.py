@@ -13,11 +13,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 
 import vuproc
 from vuproc.fd import Fd, HasFileno
 from vuproc.handover import keeper
+from vuproc.handover.keeper.processes import PASSED_ON
 
 _PROGRAM = """\
 import sys
@@ -60,12 +60,11 @@ def launched(
         words = [f"{name}={copy.fileno()}" for name, copy in copies.items()]
         if supervised:
             handed = [part for word in words for part in ("--hand", word)]
-            path = str(Path(keeper.__file__).absolute())
-            command = [sys.executable, "-I", "-S", path, *handed, *command]
+            command = [sys.executable, "-I", "-S", keeper.PROGRAM, *handed, *command]
         else:
             command += words
         # As from a keeper: what asks for its end waits until it has handlers.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, keeper.PASSED_ON)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
         try:
             return subprocess.Popen(
                 command,

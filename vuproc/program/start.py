@@ -24,6 +24,8 @@ class ObjectStart(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     device: bytes
     keys: File
     workers: tuple[tuple[int, ...], ...]
+    standby: bool = True
+    """A keeper is to have a standby master."""
 
     def described(self, content: bytes) -> DeviceFile:
         """The same as a device file would be understood. Raises DeviceWrong."""
@@ -48,6 +50,8 @@ class FileStart(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     path: str
     socket: str | None = None
     log_level: str | None = None
+    standby: bool = True
+    """As that of `ObjectStart`."""
 
     def load(self, content: bytes | None = None, *, look: bool = True) -> DeviceFile:
         """Read and check it, as `check.load` does. Raises ConfigErrors."""

@@ -36,6 +36,8 @@ class WantedObject:
         mode = "client" if connects else "server"
         socket = {"path": path or "", "mode": mode, **access}
         self._keys = _checked({**keys, "socket": socket, "device": {}})
+        self.standby = True
+        """A keeper is to have a standby master."""
         name = os.path.basename(path or "").partition(".")[0]
         self.name = name or type(device).__name__
 
@@ -63,6 +65,7 @@ class WantedObject:
             device=pickled,
             keys=keys,
             workers=object_check.grouped(device, keys.workers, postcopy=keys.postcopy),
+            standby=self.standby,
         )
 
 

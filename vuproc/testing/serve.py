@@ -241,8 +241,8 @@ def serve(
     device: a device object; a device class, which must stand at the top level of its module; the
     `device:` part of a device file as a mapping; or the path of a device file. options: the
     device's options. file: further keys of the device file, such as `workers` or
-    `exit_on_disconnect`. arguments: further ones of `vuproc run`: --supervised, --socket,
-    --log-level.
+    `exit_on_disconnect`. arguments: further ones of `vuproc run`: --supervised, --no-standby,
+    --socket, --log-level.
     Raises ServeFailed if it does not start, or ends with another exit code than 0.
     """
     more = _arguments(arguments)
@@ -252,7 +252,9 @@ def serve(
             if options:
                 raise ValueError("a device object has its options")
             socket = Path(more.pop("socket") or Path(name, "device.sock"))
-            keys = {**(file or {}), **{key: value for key, value in more.items() if value}}
+            standby = more.pop("standby")
+            given = {key: value for key, value in more.items() if value}
+            keys = {**(file or {}), **given, "standby": standby}
             made = device  # for the type checker: `device` may be rebound
 
             def make(output: Fd) -> Daemon:
@@ -280,6 +282,7 @@ def _arguments(arguments: Sequence[str]) -> dict[str, Any]:
     """What `vuproc run` takes beside the device file. ValueError for anything else."""
     parser = argparse.ArgumentParser(exit_on_error=False, add_help=False)
     parser.add_argument("--supervised", action="store_true")
+    parser.add_argument("--no-standby", dest="standby", action="store_false")
     parser.add_argument("--socket")
     parser.add_argument("--log-level")
     found, others = parser.parse_known_args(list(arguments))

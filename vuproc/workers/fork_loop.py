@@ -27,6 +27,7 @@ from vuproc.workers.fork_messages import (
     Ended,
     Fork,
     Forked,
+    Imported,
     NotForked,
     ServerForkChannel,
 )
@@ -91,6 +92,7 @@ class _Loop:
 
     def run(self) -> None:
         """Until the master has gone and every worker has ended."""
+        self._say(Imported())
         while self._channel is not None or self._workers:
             poller = select.poll()
             channel = -1 if self._channel is None else self._channel.fileno()

@@ -49,6 +49,10 @@ class Ended(msgspec.Struct, frozen=True, tag=True):
     code: int
 
 
-AnyForkReport = Forked | NotForked | Ended
+class Imported(msgspec.Struct, frozen=True, tag=True):
+    """What every worker needs is imported; said once, first."""
+
+
+AnyForkReport = Imported | Forked | NotForked | Ended
 MasterForkChannel = Channel[Fork, AnyForkReport]
 ServerForkChannel = Channel[AnyForkReport, Fork]

@@ -17,7 +17,7 @@ from pathlib import Path
 from vuproc import texts
 from vuproc.device import Device
 from vuproc.fd import Fd
-from vuproc.handover.keeper import ErrorOutput
+from vuproc.handover.keeper.error_output import ErrorOutput
 from vuproc.loader import build
 from vuproc.shm.segment import Segment
 from vuproc.workers import control, stack

@@ -1,0 +1,73 @@
+"""What a standby master prepares for its turn: all imports, and a forkserver with its own.
+
+Nothing of the device is looked at, and no code of its author's is imported: both may be others by
+the time of its turn.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from dataclasses import dataclass
+
+from vuproc.device_file.yaml_text import MAX_BYTES, MapValue, ScalarValue, YamlUnreadable, read
+from vuproc.devices import BUILTIN
+from vuproc.fd import Fd
+from vuproc.handover.sd_notify import InheritError
+from vuproc.handover.standby_master import NotHandedOver, StandbyMaster
+from vuproc.pool.forkserver import CannotStart, Forkserver
+
+log = logging.getLogger("vuproc.master")
+
+LATE_IMPORTS = (
+    "vuproc.device_file.check",
+    "vuproc.device_file.resolved",
+)
+"""Modules that a master imports at its start, or in its first seconds, beside those of `serve`."""
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """The start of a standby whose turn has come."""
+
+    left: dict[str, tuple[Fd, ...]]
+    """What the last master has left, as `sd_notify.inherit` has it."""
+    forkserver: Forkserver
+
+
+def wait_for_turn() -> WarmStart | None:
+    """Prepare and wait, if this process was started as a standby master; None if it was not.
+
+    Ends the process if it is not wanted any more.
+    """
+    try:
+        standby = StandbyMaster.from_environment()
+        if standby is None:
+            return None
+        module = _builtin_module(standby.device_file)
+        for name in (*LATE_IMPORTS, *module):
+            importlib.import_module(name)
+        forkserver = Forkserver(module)
+        try:
+            forkserver.launch()
+        except CannotStart:
+            pass  # it is tried again for the first worker, and said then
+        return WarmStart(standby.wait(), forkserver)
+    except (InheritError, NotHandedOver) as error:
+        sys.exit(f"vuproc standby: {error}")
+
+
+def _builtin_module(content: bytes) -> tuple[str, ...]:
+    """The module of a device file's type, if it is one of ours."""
+    if len(content) > MAX_BYTES:
+        return ()
+    try:
+        keys = read(content.decode(), lambda _mark, _problem: None)
+    except (UnicodeDecodeError, YamlUnreadable):
+        return ()  # a device object, say
+    device = keys.items.get("device") if isinstance(keys, MapValue) else None
+    named = device.items.get("type") if isinstance(device, MapValue) else None
+    if not isinstance(named, ScalarValue) or named.text not in BUILTIN:
+        return ()
+    return (BUILTIN[named.text].partition(":")[0],)
