@@ -11,6 +11,7 @@ import signal
 import socket
 from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -243,7 +244,6 @@ class _Service:
         )
         master.on_cut = forkserver.kill
         stack.callback(master.close)
-        fd_store.live = master.pool.pids
         master.add_chore(output)
         master.add_chore(fd_store)
         master.add_chore(zombies)
@@ -377,6 +377,7 @@ class _Service:
         prepare = replace(self._prepare, shared=dict(self._shared.fds))
         worker = WorkerProcess(self._host, prepare, on_report)
         self._fd_store.keep_worker(worker.pid, worker.pidfd)
+        worker.on_close(partial(self._fd_store.worker_gone, worker.pid))
         return worker
 
     def _workers(self) -> list[WorkerProcess]:

@@ -9,7 +9,6 @@ import struct
 import subprocess
 import sys
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -18,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.handover.earlier import earlier_bytes
 from vuproc.fd import Fd
 from vuproc.handover.state_file import (
     AREA_BYTES,
@@ -254,13 +254,8 @@ def test_successors_that_die_too_leave_the_old_or_the_new(
 def of_version_1(number: int, phase: Phase, snapshot: bytes) -> Iterator[Mortal]:
     """A file as a program before has left it, whose last write had this number."""
     with made() as state_file:
-        encoded = msgspec.msgpack.encode(phase)
-        body, begun = encoded + snapshot, getattr(phase, "begun", 0)
-        sizes = len(encoded), len(snapshot)
-        area = struct.pack("<QQIIII", number, begun, *sizes, zlib.crc32(body), 0) + body
-        os.pwrite(state_file.fd.fileno(), area, 32 + number % 2 * 4096)
-        os.pwrite(state_file.fd.fileno(), struct.pack("<I", 1), 8)
-        os.pwrite(state_file.fd.fileno(), struct.pack("<QQ", number, 0), 16)
+        content = earlier_bytes(number, phase, snapshot, 4096)
+        os.pwrite(state_file.fd.fileno(), content, 0)
         yield state_file
 
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from tests.handover.earlier import whole_session
 from tests.vhost_user.dialogue import (
     FEATURES,
     OFFER,
@@ -312,32 +313,24 @@ def test_damaged_bytes_are_an_error_or_another_state_and_nothing_else(data: st.D
 # ---- a snapshot in one piece, as programs before wrote it ----------------------------------------
 
 
-def in_one_piece(state: State, version: int = EARLIER) -> tuple[bytes, dict[str, Fd]]:
-    """The state as version 5 had it, and its descriptors by name."""
-    names = {fd: f"{role}.{number}" for number, (fd, role) in enumerate(state.roles().items(), 1)}
-    whole = {"version": version, "serial": len(names), "names": [*names.values()], "state": state}
-    data = msgspec.msgpack.encode(whole, enc_hook=lambda fd: names[fd])
-    return data, {name: fd for fd, name in names.items()}
-
-
 @settings(deadline=None, max_examples=40)
 @given(STORIES)
 def test_a_session_goes_on_from_a_snapshot_in_one_piece(story: list[tuple[str, int]]) -> None:
     with Dialogue() as dialogue:
         for name, index in story:
             ACTS[name](dialogue, index)
-        state = restore_earlier(OFFER, *in_one_piece(dialogue.state))
+        state = restore_earlier(OFFER, *whole_session(dialogue.state))
         assert state == dialogue.state
         assert Session(OFFER, state).snapshot() == dialogue.session.snapshot()
 
 
 def test_a_snapshot_in_one_piece_of_another_version_or_device_is_an_error() -> None:
     with a_busy_dialogue() as dialogue, memory() as more:
-        data, fds = in_one_piece(dialogue.state)
+        data, fds = whole_session(dialogue.state)
         with pytest.raises(RestoreError, match="4 rings, the device has 2"):
             restore_earlier(replace(OFFER, num_queues=2), data, fds)
         with pytest.raises(RestoreError, match="of version 4, not 5"):
-            restore_earlier(OFFER, *in_one_piece(dialogue.state, 4))
+            restore_earlier(OFFER, *whole_session(dialogue.state, 4))
         with pytest.raises(RestoreError, match="not all used"):
             restore_earlier(OFFER, data, {**fds, "more": more})
         name, _ = fds.popitem()
@@ -349,7 +342,7 @@ def test_a_snapshot_in_one_piece_of_another_version_or_device_is_an_error() -> N
 @settings(deadline=None, max_examples=60)
 def test_a_damaged_one_is_an_error_or_another_state(data: st.DataObject) -> None:
     with a_busy_dialogue() as dialogue:
-        whole, fds = in_one_piece(dialogue.state)
+        whole, fds = whole_session(dialogue.state)
         damaged = bytearray(whole)
         for _ in range(data.draw(st.integers(1, 3))):
             damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))

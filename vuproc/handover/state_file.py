@@ -249,7 +249,8 @@ class StateFile:
         parts: dict[int, bytes] = {}
         last = b""
         for at, encoded, content in self._records(number, end):
-            parts.update(_decoded(content, _PARTS_DECODER, f"the record at {at} has no parts"))
+            changed = _decoded(content, _PARTS_DECODER, f"the record at {at} has no parts")
+            parts.update(changed)
             self._record, last = area + at, encoded
         phase = _decoded(last, _PHASE_DECODER, f"log {number} has no phase")
         self._parts = parts
