@@ -442,11 +442,12 @@ def _protocol_features(file: DeviceFile, device: Device, config_size: int) -> in
 
 
 def _preloaded(file: DeviceFile) -> list[str]:
-    """The device's module, for the forkserver to import, unless a reload would have it again."""
+    """The device's type, for the forkserver to import, unless a reload would have it again."""
     if file.pickled:
         return []
     installed = imported.is_installed(file.type_ref, file.base_dir)
-    return [file.device_type.__module__] if installed else []
+    known = file.device_type
+    return [f"{known.__module__}:{known.__qualname__}"] if installed else []
 
 
 def _counters(file: DeviceFile, fd: int | None, queues: int) -> Segment:
