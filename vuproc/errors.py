@@ -321,17 +321,15 @@ class ShmemRefused(ReasonedError):
 class RestoreError(VuprocError):
     """A session's snapshot cannot be restored here; the front-end has to connect anew.
 
-    `reason` says why, in words; `missing` names the descriptors that were not handed over.
+    `reason` says why, in words.
     """
 
-    def __init__(self, reason: str, missing: tuple[str, ...] = ()) -> None:
-        super().__init__(reason, missing)
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
         self.reason = reason
-        self.missing = missing
 
     def __str__(self) -> str:
-        names = f": {', '.join(self.missing)}" if self.missing else ""
-        return f"the session's snapshot: {self.reason}{names}"
+        return f"the session's snapshot: {self.reason}"
 
 
 class CloseConnection(ReasonedError, ProtocolError):

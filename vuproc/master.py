@@ -77,8 +77,8 @@ class Master:
         """Why the loop has ended, in words."""
         self._chores: list[Chore] = []
         self._requests = Requests(signals)
-        workers = WorkerWatch(polls.selector, pool)
-        polls.refresh = workers.update
+        self._watch = WorkerWatch(polls.selector, pool)
+        polls.refresh = self._watch.update
         polls.tend = self._tend_fd_store
         polls.add(signals.fileno(), self._signalled, always=True)
         signals.on_urgent = self._cut_short
@@ -343,4 +343,5 @@ class Master:
         self._disconnect("stopping", ours=False)
         for chore in reversed(self._chores):
             chore.close()
+        self._watch.close()
         self._polls.close()

@@ -66,9 +66,11 @@ class ObjectDesk:
             self._give_up()
             return
         channel = self._channel()
-        if channel is None or not state.started:
-            return
         objects = set(self._pool.history.objects)
+        if channel is None or (objects == self._told and not self._lookups):
+            return
+        if not state.any_started:
+            return
         for uuid in self._told - objects:
             channel.post(BackendRequest.SHARED_OBJECT_REMOVE, SHARED.pack(uuid=uuid))
         for uuid in objects - self._told:

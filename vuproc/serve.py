@@ -11,6 +11,7 @@ import signal
 import socket
 from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -260,7 +261,6 @@ class _Service:
         )
         master.on_cut = forkserver.kill
         stack.callback(master.close)
-        fd_store.live = master.pool.pids
         master.add_chore(output)
         master.add_chore(fd_store)
         master.add_chore(zombies)
@@ -397,6 +397,7 @@ class _Service:
         prepare = replace(self._prepare, shared=dict(self._shared.fds))
         worker = WorkerProcess(self._host, prepare, on_report)
         self._fd_store.keep_worker(worker.pid, worker.pidfd)
+        worker.on_close(partial(self._fd_store.worker_gone, worker.pid))
         return worker
 
     def _workers(self) -> list[WorkerProcess]:
@@ -461,11 +462,12 @@ def _protocol_features(file: DeviceFile, device: Device, config_size: int) -> in
 
 
 def _preloaded(file: DeviceFile) -> list[str]:
-    """The device's module, for the forkserver to import, unless a reload would have it again."""
+    """The device's type, for the forkserver to import, unless a reload would have it again."""
     if file.pickled:
         return []
     installed = imported.is_installed(file.type_ref, file.base_dir)
-    return [file.device_type.__module__] if installed else []
+    known = file.device_type
+    return [f"{known.__module__}:{known.__qualname__}"] if installed else []
 
 
 def _counters(file: DeviceFile, fd: int | None, queues: int) -> Segment:

@@ -49,7 +49,7 @@ class ShmemDesk:
         self._changed = changed
         self._asked: deque[AskedShmem] = deque()
         self._busy = False
-        self._may_send = False
+        self._state: State | None = None
         self._over = False
 
     def ask(self, asked: AskedShmem) -> None:
@@ -58,9 +58,8 @@ class ShmemDesk:
 
     def follow(self, state: State) -> None:
         """Ask the front-end, if it may be asked by now."""
-        lacking = state.protocol_features & NEEDED != NEEDED
-        self._may_send = not lacking and bool(state.started)
-        if lacking:
+        self._state = state
+        if state.protocol_features & NEEDED != NEEDED:
             self._fail_all(LACKING)
         self._go_on()
 
@@ -72,7 +71,7 @@ class ShmemDesk:
             _close(self._asked.popleft().ask)
 
     def _go_on(self) -> None:
-        while self._may_send and not self._busy and not self._over:
+        while (self._asked or self._table.doubtful) and self._may_send():
             channel = self._channel()
             if channel is None:
                 return
@@ -81,10 +80,13 @@ class ShmemDesk:
                 return
             if self._table.doubtful:
                 self._empty(channel, self._table.doubtful[0])
-            elif self._asked:
-                self._carry_out(channel, self._asked.popleft())
             else:
-                return
+                self._carry_out(channel, self._asked.popleft())
+
+    def _may_send(self) -> bool:
+        if self._busy or self._over or self._state is None:
+            return False
+        return self._state.protocol_features & NEEDED == NEEDED and self._state.any_started
 
     def _carry_out(self, channel: BackendChannel, asked: AskedShmem) -> None:
         ask = asked.ask

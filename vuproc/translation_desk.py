@@ -59,7 +59,7 @@ class TranslationDesk:
         if not self._waiting:
             return
         channel, state = self._channel(), self._state()
-        if channel is None or not state.started:
+        if channel is None or not state.any_started:
             # A ring that has stopped waits for nothing, and one that starts asks in good time.
             return
         while self._waiting:

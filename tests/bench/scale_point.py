@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import struct
 import time
@@ -15,7 +16,9 @@ from typing import TypeVar
 
 from tests.bench import quiet
 from tests.bench.disks import Nothing
+from vuproc.fd import Fd
 from vuproc.ops.admin import Request, ask
+from vuproc.testing.bell import Bell
 from vuproc.testing.guest import Guest
 from vuproc.testing.job import Job, Stats
 from vuproc.testing.memory import Ram, RamRegion
@@ -28,6 +31,8 @@ FIRST = 16 * MIB
 BOUND_S = 60.0
 DEPTH = 32
 BARRIERS = 5
+MESSAGES = 200
+"""Messages about one ring, while all of them run."""
 BLOCK = 4 * KIB
 
 T = TypeVar("T")
@@ -53,8 +58,14 @@ class Point:
     """From `vuproc run` to its socket, a device."""
     rings_ms: float
     """From the connection to the last ring running, a device."""
+    message_ns: float
+    """SET_VRING_CALL of the first ring until it is acknowledged, with all rings running."""
+    message_cpu_ns: float
+    """CPU time of the master for it."""
+    idle_kib: float
+    """Private memory of the largest worker whose ring runs and has served nothing."""
     worker_kib: float
-    """Private memory of the largest worker."""
+    """Private memory of the largest worker, after its work."""
     others_kib: float
     """The same of all other processes of a device together."""
     table_ms: float
@@ -93,6 +104,8 @@ def measure(shape: Shape, *, requests: int, idle_s: float) -> Point:
             adds += [_timed(guest.add_memory, region) for region in rest]
         serving = [workers(each) for each in served]
         idle = _idle([pid for pids in serving for pid in pids], idle_s)
+        before_work = max(private_kib(pid) for pids in serving for pid in pids)
+        message, message_cpu = _message(served[0].pid, guests[0])
         rate = _rate(guests, shape, requests)
         cpu = _spread(guests[0], serving[0][0], requests)
         family = [served[0].pid, *descendants(served[0].pid)]
@@ -100,6 +113,9 @@ def measure(shape: Shape, *, requests: int, idle_s: float) -> Point:
         return Point(
             median(starts) * 1e3,
             median(connects) * 1e3,
+            message,
+            message_cpu,
+            before_work,
             max(private_kib(pid) for pids in serving for pid in pids),
             others,
             median(tables) * 1e3,
@@ -161,6 +177,23 @@ def _timed(action: Callable[[T], object], argument: T) -> float:
     began = time.monotonic()
     action(argument)
     return time.monotonic() - began
+
+
+def _message(master: int, guest: Guest) -> tuple[float, float]:
+    """What one message takes, in ns, and the master's CPU time of it: it changes a ring that runs,
+    and brings a descriptor, which is one more of the session's each time.
+    """
+    spent, before = [], quiet.times(master).ran
+    for _ in range(MESSAGES):
+        with Fd(os.eventfd(0)) as call:
+            began = time.monotonic_ns()
+            guest.front_end.request("SET_VRING_CALL", [call], value=0)
+            spent.append(time.monotonic_ns() - began)
+    cpu = (quiet.times(master).ran - before) / MESSAGES
+    bell = guest.queues[0].call_bell
+    assert isinstance(bell, Bell)
+    guest.front_end.request("SET_VRING_CALL", [bell.theirs], value=0)
+    return median(spent), cpu
 
 
 def _idle(pids: Sequence[int], seconds: float) -> float:

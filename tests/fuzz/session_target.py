@@ -8,7 +8,7 @@ fresh ones, and a successor that has the snapshot.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from msgspec.structs import replace
@@ -19,6 +19,7 @@ from tests.vhost_user.dialogue import (
     OFFER,
     Dialogue,
     Outcome,
+    copied,
     eventfd,
     memory,
     stream,
@@ -32,6 +33,7 @@ from vuproc.vhost_user import effects as fx
 from vuproc.vhost_user.effects import Effect, EffectFailed
 from vuproc.vhost_user.replay import replay
 from vuproc.vhost_user.session import Session, State
+from vuproc.vhost_user.snapshot import Part
 
 ALL = replace(
     OFFER,
@@ -72,6 +74,9 @@ class Conversation:
         self.left: int | None = None
         """Effects that succeed before one fails; None: all do."""
         self.broke = False
+        self.known: State | None = None
+        self.parts: dict[int, Part] = {}
+        """What was written of each part last, and of which state."""
         self.outcome = Outcome()
         """Of the last message."""
 
@@ -129,13 +134,18 @@ class Conversation:
         self._check_snapshot(state)
 
     def _check_snapshot(self, state: State) -> None:
-        data, fds = self.dialogue.session.snapshot()
-        with _copies(fds) as copies:
-            successor = Session.restore(ALL, data, copies)
+        session = self.dialogue.session
+        for number, part in session.snapshot(self.known).items():
+            # As a successor finds them: each as it was written last.
+            self.parts[number] = part
+        self.known = state
+        assert self.parts == session.snapshot()
+        with _copies(self.parts) as copies:
+            successor = Session.restore(ALL, copies)
             assert len(successor.state.fds()) == len(state.fds())
-            assert successor.running() == self.dialogue.session.running()
+            assert successor.running() == session.running()
             _fresh(successor.state)
-            assert successor.snapshot()[0] == data
+            assert contents(successor.snapshot()) == contents(self.parts)
 
 
 def session_target(data: bytes) -> None:
@@ -157,14 +167,20 @@ def _fresh(state: State) -> Workers:
     return workers
 
 
+def contents(parts: Mapping[int, Part]) -> dict[int, tuple[bytes, int]]:
+    """What parts say, and how many descriptors each needs."""
+    return {number: (part.data, len(part.fds)) for number, part in parts.items()}
+
+
 @contextmanager
-def _copies(fds: dict[str, Fd]) -> Iterator[dict[str, Fd]]:
-    copies = {name: fd.dup() for name, fd in fds.items()}
+def _copies(parts: Mapping[int, Part]) -> Iterator[dict[int, Part]]:
+    copies = copied(parts)
     try:
         yield copies
     finally:
-        for fd in copies.values():
-            fd.close()
+        for part in copies.values():
+            for fd in part.fds:
+                fd.close()
 
 
 def _made(kind: Kind) -> Fd:

@@ -20,9 +20,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
+from tests.handover.earlier import make_earlier
 from vuproc.errors import ConnectionBroken, Disconnected
 from vuproc.fd import Fd
-from vuproc.handover.checkpoint import CONNECTION, Checkpoint
+from vuproc.handover import state_file
+from vuproc.handover.checkpoint import CONNECTION, STATE_FILE, Checkpoint
 from vuproc.handover.fd_store import FdStore
 from vuproc.handover.outbox import Outbox
 from vuproc.handover.peek import PeekingReceiver
@@ -33,6 +35,7 @@ from vuproc.poll_set import PollSet
 from vuproc.pool.history import History
 from vuproc.pool.pool import WorkerPool
 from vuproc.pool.pool_state import PoolState
+from vuproc.pool.post import Posts
 from vuproc.serve import PROTOCOL_FEATURES
 from vuproc.signals import Signals
 from vuproc.spec.virtio import Feature
@@ -239,6 +242,7 @@ class FakeSlots(list[Any]):
     def __init__(self) -> None:
         super().__init__()
         self.standby = FakeStandby()
+        self.posts = Posts()
 
     def wind_down(self) -> None: ...
 
@@ -307,6 +311,15 @@ class ServiceManager:
         for fd in self.stored.pop(name, []):
             fd.close()
 
+    def make_earlier(self) -> None:
+        """Have the state be as a program before would have left it."""
+        if STATE_FILE in self.stored:
+            stored = {name: fds[0] for name, fds in self.stored.items()}
+            left = make_earlier(stored[STATE_FILE], OFFER, stored)
+            self.lose(STATE_FILE)
+            if left is not None:
+                self.stored[STATE_FILE] = [left]
+
     def close(self) -> None:
         self.listen()
         for fds in self.stored.values():
@@ -335,11 +348,17 @@ class Outcome:
 Script = Callable[[FrontEnd, Shared], None]
 
 
-def play(script: Script, dooms: Sequence[int] = (), loses: int | None = None) -> Outcome:
+def play(
+    script: Script,
+    dooms: Sequence[int] = (),
+    loses: int | None = None,
+    *,
+    earlier: bool = False,
+) -> Outcome:
     """Run the script of a front-end against masters, the first of which die at these steps.
 
     `loses`: after the first death the service manager loses the descriptors under one name, this
-    one in the order of all.
+    one in the order of all. `earlier`: the first master leaves its state as a program before would.
     """
     shared = Shared()
     manager = ServiceManager()
@@ -347,7 +366,7 @@ def play(script: Script, dooms: Sequence[int] = (), loses: int | None = None) ->
     try:
         with _forked(lambda: _front_end(script, shared, ours, theirs)) as front_end:
             ours.close()
-            outcome = _supervise(manager, shared, theirs, front_end, list(dooms), loses)
+            outcome = _supervise(manager, shared, theirs, front_end, list(dooms), loses, earlier)
             manager.listen()
             outcome.stored = sorted(manager.stored)
             outcome.label = shared.label
@@ -366,6 +385,7 @@ def _supervise(
     front_end: Process,
     dooms: list[int],
     loses: int | None,
+    earlier: bool,
 ) -> Outcome:
     masters = 0
     lost_name = ""
@@ -385,6 +405,8 @@ def _supervise(
                 lost_name = sorted(manager.stored)[loses]
                 manager.lose(lost_name)
             loses = None
+            if earlier and masters == 1:
+                manager.make_earlier()
             continue
         played = front_end.wait(manager)
         # A successor that finds nothing may have come after the end, too.
@@ -407,7 +429,18 @@ def _live(
     doom = Doom(shared, doom_at)
     doom.around(Notifier, "store", lambda _self, name, *_fds: f"store {_kind(name)}")
     doom.around(Notifier, "remove", lambda _self, name: f"remove {_kind(name)}")
-    doom.around(StateFile, "write", lambda _self, phase, *_rest: f"write {_phase(phase)}")
+    # Also between the stores of a write, and with a log that is soon full.
+    writing = ""
+
+    def begun(_self: StateFile, phase: Phase, *_rest: object) -> str:
+        nonlocal writing
+        writing = _phase(phase)
+        return f"write {writing}"
+
+    doom.around(StateFile, "write", begun)
+    for store in ("_store_word", "_store_half", "_store_bytes"):
+        doom.around(StateFile, store, lambda *_arguments: f"store inside write {writing}")
+    state_file.LOG_BYTES = 0
     doom.around(StateFile, "begin_effect", lambda _self, _count: "begin")
     doom.around(PeekingReceiver, "take", lambda _self, message: f"take {message.name}")
     doom.around(Outbox, "put", lambda _self, _reply: "put")

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterator, Sequence
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vuproc.errors import Disconnected
 from vuproc.fd import Fd, HasFileno
@@ -18,6 +20,7 @@ from vuproc.handover.resume import Decision, decide
 from vuproc.handover.sd_notify import Notifier
 from vuproc.handover.session_fds import SessionFds
 from vuproc.handover.state_file import Applying, Idle, Phase, Receiving, Replying
+from vuproc.vhost_user.fd_uses import FdUses
 
 SEEN = Applying(12, 9, bytes(8))
 """A message of 20 bytes."""
@@ -221,19 +224,68 @@ def test_what_is_not_wanted_any_more_is_removed_and_its_name_never_used_again(
     manager = Manager()
     store = SessionFds(manager, "session.")
     names = store.keep(opened[:4])
-    store.remove_others([names[1], names[3]])
+    assert names == ("session.1", "session.2", "session.3", "session.4")
+    store.use({0: [opened[1]], 1: [opened[3]]})
+    assert len(manager.told) == 4
+    store.remove_unused()
     assert manager.told[4:] == [("remove", "session.1"), ("remove", "session.3")]
     assert store.keep([opened[0], opened[1]]) == ("session.5", "session.2")
+    store.use({2: [opened[0], opened[1]]})
     assert set(store.held()) == {"session.2", "session.4", "session.5"}
+    store.use({0: []})
+    store.remove_unused()
+    assert len(manager.told) == 7, "the other part uses it"
+    store.use({1: [], 2: []})
+    store.remove_unused()
+    removed = [("remove", f"session.{number}") for number in (2, 4, 5)]
+    assert manager.told[7:] == removed and store.held() == {}
+
+
+def test_what_goes_from_one_part_to_another_stays(opened: list[Fd]) -> None:
+    manager = Manager()
+    store = SessionFds(manager, "session.")
+    store.keep(opened[:2])
+    store.use({0: [opened[0]], 1: [opened[1]]})
+    store.use({0: [opened[1]], 1: [opened[0]]})
+    store.remove_unused()
+    assert manager.told == [("store", "session.1"), ("store", "session.2")]
+    store.remove_all()
+    assert manager.told[2:] == [("remove", "session.1"), ("remove", "session.2")]
+    assert store.keep([opened[0]]) == ("session.3",)
 
 
 def test_a_copy_takes_the_place_of_a_closed_one(opened: list[Fd]) -> None:
     store = SessionFds(Manager(), "session.")
     store.keep([opened[0]])
+    store.use({0: [opened[0]]})
     opened[0].close()
     assert store.held() == {}
     assert store.keep([opened[7]]) == ("session.1",)
+    store.use({1: [opened[7]]})
     assert store.held() == {"session.1": opened[7]}
+    store.use({0: []})
+    store.remove_unused()
+    assert store.held() == {"session.1": opened[7]}
+
+
+FD_USES = st.dictionaries(st.integers(0, 3), st.frozensets(st.integers(0, 5)), max_size=4)
+
+
+@given(st.lists(FD_USES, max_size=12))
+def test_what_no_part_uses_any_more_is_what_a_look_at_all_would_find(
+    changes: list[dict[int, frozenset[int]]],
+) -> None:
+    fds = [Fd(number) for number in range(1000, 1006)]
+    uses, now = FdUses(), dict[int, frozenset[int]]()
+    for change in changes:
+        before = set[int]().union(*now.values())
+        now.update(change)
+        after = set[int]().union(*now.values())
+        unused = uses.change({part: [fds[at] for at in used] for part, used in change.items()})
+        assert unused == {fds[at] for at in before - after}
+        assert {at for at, fd in enumerate(fds) if fd in uses} == after
+    for fd in fds:
+        fd.take()
 
 
 def test_a_successor_goes_on_counting_and_knows_what_it_was_given(opened: list[Fd]) -> None:

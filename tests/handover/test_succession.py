@@ -91,6 +91,8 @@ def may_be_lost(label: str) -> bool:
         "before store a descriptor",
         "after store a descriptor",
         "before write Applying with fds",
+        "before store inside write Applying with fds",
+        "after store inside write Applying with fds",
     )
 
 
@@ -106,13 +108,35 @@ def chosen(steps: list[str]) -> list[int]:
     return sorted(last_of_its_kind.values())
 
 
-@pytest.mark.timeout(1200 if EVERY_STEP else 120)
+@pytest.mark.timeout(1200 if EVERY_STEP else 240)
 def test_a_master_dies_at_any_step() -> None:
     for step in chosen(play(life_of_a_disk).steps):
         outcome = play(life_of_a_disk, [step])
         assert outcome.masters == 2
         assert outcome.stored == [], outcome
         assert may_be_lost(outcome.label) or not outcome.lost, outcome
+
+
+@pytest.mark.timeout(1200 if EVERY_STEP else 120)
+def test_e6_a_program_before_dies_at_any_step() -> None:
+    """Its state file is of version 1: the successor goes on from it."""
+    steps = chosen(play(life_of_a_disk).steps)
+    for step in steps if EVERY_STEP else steps[:: len(steps) // 16]:
+        outcome = play(life_of_a_disk, [step], earlier=True)
+        assert outcome.masters == 2
+        assert outcome.stored == [], outcome
+        assert may_be_lost(outcome.label) or not outcome.lost, outcome
+
+
+@pytest.mark.timeout(1200 if EVERY_STEP else 120)
+def test_e6_its_successor_dies_too_before_it_has_written_its_own() -> None:
+    steps = play(life_of_a_disk).steps
+    # Both rings run, and the front-end has asked for something.
+    quiet = steps.index("before take GET_CONFIG") + 1
+    for step in range(1, 60) if EVERY_STEP else range(1, 24, 3):
+        outcome = play(life_of_a_disk, [quiet, step], earlier=True)
+        assert outcome.masters == 3
+        assert not outcome.lost and outcome.stored == [], (step, outcome)
 
 
 @pytest.mark.timeout(1200 if EVERY_STEP else 120)

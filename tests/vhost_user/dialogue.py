@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from vuproc.vhost_user.effects import (
     StopRing,
 )
 from vuproc.vhost_user.session import Offer, Session, State
+from vuproc.vhost_user.snapshot import Part
 from vuproc.vhost_user.wire import Message
 
 P = ProtocolFeature
@@ -77,6 +78,17 @@ def stream() -> Fd:
     one, other = socket.socketpair()
     other.close()
     return Fd(one.detach())
+
+
+def copied(parts: Mapping[int, Part]) -> dict[int, Part]:
+    """Parts of a snapshot as a store gives them back: with other descriptors of the same files, the
+    same one wherever the same one was.
+    """
+    copies = {fd: fd.dup() for fd in {fd for part in parts.values() for fd in part.fds}}
+    return {
+        number: Part(part.data, tuple(copies[fd] for fd in part.fds))
+        for number, part in parts.items()
+    }
 
 
 Fields = dict[str, Any]

@@ -8,7 +8,14 @@ from collections.abc import Iterator
 import pytest
 from msgspec.structs import replace
 
-from tests.vhost_user.dialogue import OFFER, PROTOCOL_FEATURES, Dialogue, eventfd, kinds
+from tests.vhost_user.dialogue import (
+    OFFER,
+    PROTOCOL_FEATURES,
+    Dialogue,
+    copied,
+    eventfd,
+    kinds,
+)
 from vuproc.fd import Fd
 from vuproc.spec.vhost_user import VRING_NO_FD, ProtocolFeature
 from vuproc.vhost_user.effects import (
@@ -159,9 +166,8 @@ def test_bells_that_cannot_be_made_fail_the_negotiation() -> None:
 def test_bells_go_to_a_successor_by_name(dialogue: InbandDialogue) -> None:
     dialogue.place()
     dialogue.tell("SET_VRING_ENABLE", index=0, num=1)
-    data, fds = dialogue.session.snapshot()
-    copies = {name: fd.dup() for name, fd in fds.items()}
-    later = Session.restore(INBAND_OFFER, data, copies)
+    copies = copied(dialogue.session.snapshot())
+    later = Session.restore(INBAND_OFFER, copies)
     try:
         setup = later.state.rings[0].setup()
         assert setup.kick is not None and setup.call is not None

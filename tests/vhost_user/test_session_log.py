@@ -173,10 +173,9 @@ def test_a_fresh_master_goes_on_with_the_log() -> None:
     with running() as dialogue:
         dialogue.tell("SET_LOG_FD", [eventfd()])
         order = begun(dialogue)
-        data, fds = dialogue.session.snapshot()
-        session = Session.restore(OFFER, data, fds)
+        session = Session.restore(OFFER, dialogue.session.snapshot())
         assert session.state.logging == order and session.state == dialogue.state
-        assert {"log", "logcall"} <= {name.partition(".")[0] for name in fds}
+        assert {"log", "logcall"} <= set(session.state.roles().values())
 
 
 # ---- what is refused -----------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from tests.vhost_user.dialogue import (
     Dialogue,
     Outcome,
     P,
+    copied,
     eventfd,
     kinds,
     memory,
@@ -148,9 +149,8 @@ def test_addresses_that_do_not_fit_the_table_are_a_failure(dialogue: Dialogue) -
 def test_a_successor_knows_of_it(dialogue: Dialogue) -> None:
     listen(dialogue)
     stage(dialogue)
-    data, fds = dialogue.session.snapshot()
-    copies = {name: fd.dup() for name, fd in fds.items()}
-    session = Session.restore(LATE, data, copies)
+    copies = copied(dialogue.session.snapshot())
+    session = Session.restore(LATE, copies)
     assert session.state.postcopy is Postcopy.LISTENING
     assert len(session.state.staged) == 2
     session.release()

@@ -15,6 +15,7 @@ from tests.vhost_user.dialogue import (
     Dialogue,
     Outcome,
     P,
+    copied,
     eventfd,
     kinds,
     memory,
@@ -183,9 +184,8 @@ def test_a_status_of_0_is_a_reset_for_who_cannot_say_it_otherwise(missing: P) ->
 
 def test_a_successor_knows_that_there_was_a_transfer(dialogue: Dialogue) -> None:
     assert begin(dialogue, SAVE, writes()).ok
-    data, fds = dialogue.session.snapshot()
-    copies = {name: fd.dup() for name, fd in fds.items()}
-    other = Session.restore(KEEPS, data, copies)
+    copies = copied(dialogue.session.snapshot())
+    other = Session.restore(KEEPS, copies)
     try:
         assert other.state.transferring
     finally:

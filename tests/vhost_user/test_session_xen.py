@@ -24,7 +24,7 @@ from vuproc.fd import Fd
 from vuproc.spec.vhost_user import MEM_REGION, MEM_REGION_XEN, MEM_TABLE_HEADER, REGIONS
 from vuproc.spec.vhost_user import XEN_GRANTED as GRANTED
 from vuproc.vhost_user.effects import AddRegion, RemoveRegion, SetMemory, StartRing, Xen, XenKind
-from vuproc.vhost_user.snapshot import Names, restore, snapshot
+from vuproc.vhost_user.snapshot import restore
 
 PROTOCOL = PROTOCOL_FEATURES | P.XEN_MMAP
 OFFERED = replace(OFFER, protocol_features=int(PROTOCOL))
@@ -77,8 +77,7 @@ def test_a_region_is_mapped_as_its_flags_say(dialogue: Dialogue, flags: int, kin
     assert isinstance(effect, SetMemory)
     assert [each.xen for each in effect.regions] == [Xen(kind, 1)]
     # And a successor of the master knows it.
-    bytes_, fds = snapshot(dialogue.state, Names())
-    state, _ = restore(OFFERED, bytes_, fds)
+    state = restore(OFFERED, dialogue.session.snapshot())
     assert state.regions == dialogue.state.regions
 
 

@@ -12,17 +12,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from tests.vhost_user.dialogue import FEATURES, OFFER, RAM, Dialogue, eventfd, kinds, memory, stream
+from tests.handover.earlier import whole_session
+from tests.vhost_user.dialogue import (
+    FEATURES,
+    OFFER,
+    RAM,
+    Dialogue,
+    copied,
+    eventfd,
+    kinds,
+    memory,
+    stream,
+)
 from vuproc.errors import RestoreError
 from vuproc.fd import Fd
 from vuproc.spec.inflight import split_record_bytes
 from vuproc.spec.vhost_user import ProtocolFeature
 from vuproc.spec.virtio import Feature, Status
+from vuproc.vhost_user.earlier_snapshot import VERSION as EARLIER
+from vuproc.vhost_user.earlier_snapshot import restore_earlier
 from vuproc.vhost_user.effects import Bells, Inflight, LogArea, Region, Xen
 from vuproc.vhost_user.inflight_region import InflightRegion
 from vuproc.vhost_user.replay import replay
 from vuproc.vhost_user.session import Session
-from vuproc.vhost_user.snapshot import VERSION, names_of
+from vuproc.vhost_user.snapshot import HEAD, MEMORY, VERSION, Part, changed_rings
 from vuproc.vhost_user.state import State
 from vuproc.vhost_user.vring import Addresses, Vring
 
@@ -79,20 +92,63 @@ STORIES = st.lists(st.tuples(st.sampled_from(sorted(ACTS)), st.integers(0, 3)), 
 @given(STORIES)
 def test_a_thawed_session_is_where_the_frozen_one_was(story: list[tuple[str, int]]) -> None:
     with Dialogue() as dialogue:
-        owners: dict[str, Fd] = {}
         for name, index in story:
             ACTS[name](dialogue, index)
-            data, fds = dialogue.session.snapshot()
-            assert names_of(data) == tuple(fds)
-            assert set(fds.values()) == dialogue.state.fds()
-            for fd_name, fd in fds.items():
-                # A name is for one descriptor, now and later.
-                assert owners.setdefault(fd_name, fd) is fd
-        data, fds = dialogue.session.snapshot()
-        thawed = Session.restore(OFFER, data, fds)
+            parts = dialogue.session.snapshot()
+            assert fds_in(parts) == dialogue.state.fds()
+        parts = dialogue.session.snapshot()
+        thawed = Session.restore(OFFER, parts)
         assert thawed.state == dialogue.state
         assert list(replay(thawed.state)) == list(replay(dialogue.session.state))
-        assert thawed.snapshot() == (data, fds)
+        assert thawed.snapshot() == parts
+
+
+@settings(deadline=None, max_examples=60)
+@given(STORIES, st.lists(st.booleans(), min_size=30, max_size=30))
+def test_the_parts_that_have_changed_are_enough(
+    story: list[tuple[str, int]], written: list[bool]
+) -> None:
+    """Whatever was written in between, and whether anything was, the parts as they were written
+    last are the state.
+    """
+    with Dialogue() as dialogue:
+        known: State | None = None
+        parts: dict[int, Part] = {}
+        for (name, index), write in zip([*story, ("status", 0)], [*written, True], strict=False):
+            ACTS[name](dialogue, index)
+            if write:
+                parts.update(dialogue.session.snapshot(known))
+                known = dialogue.state
+        parts.update(dialogue.session.snapshot(known))
+        assert parts == dialogue.session.snapshot()
+        assert Session.restore(OFFER, parts).state == dialogue.state
+
+
+RINGS = st.lists(st.builds(Vring, index=st.just(0), base=st.integers(0, 3)), max_size=40)
+
+
+@given(RINGS, st.data())
+def test_the_rings_that_have_changed_are_found(before: list[Vring], data: st.DataObject) -> None:
+    after = list(before)
+    for at in data.draw(st.sets(st.integers(0, max(0, len(before) - 1)))) if before else ():
+        after[at] = replace(before[at], base=data.draw(st.integers(0, 3)))
+    differ = [at for at, pair in enumerate(zip(before, after, strict=True)) if pair[0] != pair[1]]
+    assert changed_rings(tuple(before), tuple(after)) == differ
+    assert changed_rings((), tuple(after)) == list(range(len(after)))
+
+
+def test_a_message_about_a_ring_is_one_part_however_many_there_are() -> None:
+    with a_busy_dialogue() as dialogue:
+        before = dialogue.state
+        dialogue.tell("SET_VRING_CALL", [eventfd()], value=0)
+        assert list(dialogue.session.snapshot(before)) == [0]
+        before = dialogue.state
+        dialogue.tell("SET_STATUS", value=0xF)
+        dialogue.tell("GET_FEATURES")
+        assert list(dialogue.session.snapshot(before)) == [HEAD]
+        before = dialogue.state
+        dialogue.tell("ADD_MEM_REG", [memory(0x10000)], **_any(dialogue.region(64)))
+        assert list(dialogue.session.snapshot(before)) == [MEMORY]
 
 
 def a_busy_dialogue() -> Dialogue:
@@ -105,18 +161,15 @@ def a_busy_dialogue() -> Dialogue:
     return dialogue
 
 
-def handed_over(fds: Mapping[str, Fd]) -> dict[str, Fd]:
-    """What a store gives back: other descriptors of the same files."""
-    return {name: fd.dup() for name, fd in fds.items()}
+def fds_in(parts: Mapping[int, Part]) -> set[Fd]:
+    return {fd for part in parts.values() for fd in part.fds}
 
 
 def test_another_process_goes_on_with_the_conversation() -> None:
     with a_busy_dialogue() as first:
-        data, fds = first.session.snapshot()
-        store = handed_over(fds)
-        bystander = store["unknown"] = memory()
+        store = copied(first.session.snapshot())
     with Dialogue(protocol=0) as second:
-        second.session = Session.restore(OFFER, data, store)
+        second.session = Session.restore(OFFER, store)
         assert second.state.rings[1].broken == "loop in a chain"
         assert kinds(list(replay(second.session.state))) == [
             *("SetFeatures", "SetMemory", "StartRing", "StartRing")
@@ -125,45 +178,56 @@ def test_another_process_goes_on_with_the_conversation() -> None:
         assert second.tell("SET_VRING_KICK", [eventfd()], value=0).ok
         assert old is not None
         assert old.closed
-        _, later = second.session.snapshot()
-        (new,) = later.keys() - fds.keys()
-        assert new.startswith("kick-0.")
         second.positions = {0: 7}
         stopped = second.tell("GET_VRING_BASE", index=0, num=0)
         assert stopped.fields == {"index": 0, "num": 7}
-    assert all(fd.closed for name, fd in store.items() if name != "unknown")
-    assert not bystander.closed
-    bystander.close()
+    assert all(fd.closed for fd in fds_in(store))
 
 
-def test_names_say_what_the_descriptors_are() -> None:
+def test_a_descriptor_of_several_parts_is_closed_when_the_last_has_no_use_for_it() -> None:
     with a_busy_dialogue() as dialogue:
-        _, fds = dialogue.session.snapshot()
-        assert [name.partition(".")[0] for name in fds] == [
-            *("backend", "inflight", "region-0"),
-            *("kick-0", "call-0", "kick-1", "call-1", "err-1"),
-        ]
-        assert not any(":" in name or len(name) > 255 for name in fds)
+        region = dialogue.state.inflight
+        assert region is not None
+        ring = dialogue.state.rings[0].inflight
+        assert ring is not None and ring.fd is region.fd
+        parts = dialogue.session.snapshot()
+        assert region.fd in parts[HEAD].fds and region.fd in parts[0].fds
+        give_inflight(dialogue)
+        assert not region.fd.closed
+        for index in (0, 1):
+            assert not region.fd.closed
+            dialogue.tell("GET_VRING_BASE", index=index, num=0)
+        assert region.fd.closed
 
 
-def test_a_missing_descriptor_is_named_and_nothing_is_taken() -> None:
+@pytest.mark.parametrize("number", [HEAD, MEMORY, 0, 3])
+def test_a_missing_part_is_named_and_nothing_is_taken(number: int) -> None:
     with a_busy_dialogue() as dialogue:
-        data, fds = dialogue.session.snapshot()
-        lost = next(name for name in fds if name.startswith("err-1"))
-        rest = {name: fd for name, fd in fds.items() if name != lost}
-        with pytest.raises(RestoreError) as caught:
-            Session.restore(OFFER, data, rest)
-        assert caught.value.missing == (lost,)
-        assert lost in str(caught.value)
-        assert not any(fd.closed for fd in fds.values())
+        parts = dialogue.session.snapshot()
+        del parts[number]
+        if number == 3:
+            parts[4] = Part(b"")
+        with pytest.raises(RestoreError, match=f"part {number} is missing"):
+            Session.restore(OFFER, parts)
+        assert not any(fd.closed for fd in fds_in(parts))
 
 
 def test_a_descriptor_of_another_kind_is_an_error() -> None:
     with a_busy_dialogue() as dialogue, memory() as wrong:
-        data, fds = dialogue.session.snapshot()
-        name = next(name for name in fds if name.startswith("kick-0"))
+        parts = dialogue.session.snapshot()
+        kick = dialogue.state.rings[0].kick
+        fds = tuple(wrong if fd is kick else fd for fd in parts[0].fds)
         with pytest.raises(RestoreError, match="descriptor of kick-0 is of kind file"):
-            Session.restore(OFFER, data, {**fds, name: wrong})
+            Session.restore(OFFER, {**parts, 0: Part(parts[0].data, fds)})
+
+
+def test_a_descriptor_too_few_or_too_many_is_an_error() -> None:
+    with a_busy_dialogue() as dialogue, eventfd() as more:
+        parts = dialogue.session.snapshot()
+        data, fds = parts[0].data, parts[0].fds
+        for wrong, reason in ((fds[:-1], "is no descriptor"), ((*fds, more), "are used")):
+            with pytest.raises(RestoreError, match=reason):
+                Session.restore(OFFER, {**parts, 0: Part(data, wrong)})
 
 
 @pytest.mark.parametrize(
@@ -180,76 +244,124 @@ def test_e10_a_device_that_offers_less_than_before_is_an_error(
     changes: dict[str, Any], reason: str
 ) -> None:
     with a_busy_dialogue() as dialogue:
-        data, fds = dialogue.session.snapshot()
+        parts = dialogue.session.snapshot()
         with pytest.raises(RestoreError, match=reason):
-            Session.restore(replace(OFFER, **changes), data, fds)
+            Session.restore(replace(OFFER, **changes), parts)
 
 
 def test_a_device_that_offers_more_is_none() -> None:
     with a_busy_dialogue() as dialogue:
-        data, fds = dialogue.session.snapshot()
         more = replace(OFFER, queue_size=1024, features=FEATURES | Feature.IN_ORDER)
-        assert Session.restore(more, data, fds).state == dialogue.state
+        assert Session.restore(more, dialogue.session.snapshot()).state == dialogue.state
 
 
 def test_e7_another_version_is_an_error() -> None:
     with a_busy_dialogue() as dialogue:
-        data, fds = dialogue.session.snapshot()
-        content = msgspec.msgpack.decode(data)
+        parts = dialogue.session.snapshot()
+        content = msgspec.msgpack.decode(parts[HEAD].data)
         assert content["version"] == VERSION
         later = msgspec.msgpack.encode({**content, "version": VERSION + 1})
         with pytest.raises(RestoreError, match=f"of version {VERSION + 1}, not {VERSION}"):
-            Session.restore(OFFER, later, fds)
-        with pytest.raises(RestoreError, match="of version"):
-            names_of(later)
+            Session.restore(OFFER, {**parts, HEAD: Part(later, parts[HEAD].fds)})
 
 
 @pytest.mark.parametrize(
-    ("changes", "reason"),
+    ("number", "changes", "reason"),
     [
         # Python's words for it up to msgspec 0.22, its own ("Invalid UTF-8") from 0.23 on.
-        ({"names": ("\xff",)}, "damaged: .*(?i:utf-8)"),
-        ({"surplus": [[[]]]}, "damaged"),
-        ({"state": {"rings": [], "backend_channel": ["kick-0.1"]}}, "damaged: .*unhashable"),
-        ({"state": {"rings": [], "backend_channel": "err-3.99"}}, "no descriptor of this session"),
+        (0, {"broken": "\xff"}, "damaged: .*(?i:utf-8)"),
+        (MEMORY, {"surplus": [[[]]]}, "damaged"),
+        (0, {"kick": [0]}, "damaged: .*no descriptor of this part"),
+        (0, {"kick": 99}, "no descriptor of this part"),
+        (0, {"kick": True}, "no descriptor of this part"),
+        (0, {"index": 1}, "the rings are not in their order"),
     ],
 )
-def test_each_way_to_be_damaged_is_the_same_error(changes: dict[str, Any], reason: str) -> None:
+def test_each_way_to_be_damaged_is_the_same_error(
+    number: int, changes: dict[str, Any], reason: str
+) -> None:
     with a_busy_dialogue() as dialogue:
-        data, fds = dialogue.session.snapshot()
-        content = msgspec.msgpack.decode(data)
+        parts = dialogue.session.snapshot()
+        content = msgspec.msgpack.decode(parts[number].data)
         damaged = msgspec.msgpack.encode({**content, **changes})
         # What an encoder refuses to make: text that is not UTF-8, and a deep nest.
         damaged = damaged.replace("\xff".encode(), b"\xff\xff")
         damaged = damaged.replace(b"\x91\x91\x90", b"\x91" * 100_000 + b"\x90")
         with pytest.raises(RestoreError, match=reason):
-            Session.restore(OFFER, damaged, fds)
-        assert not any(fd.closed for fd in fds.values())
+            Session.restore(OFFER, {**parts, number: Part(damaged, parts[number].fds)})
+        assert not any(fd.closed for fd in fds_in(parts))
 
 
 @given(st.data())
 @settings(deadline=None, max_examples=100)
 def test_damaged_bytes_are_an_error_or_another_state_and_nothing_else(data: st.DataObject) -> None:
     with a_busy_dialogue() as dialogue:
-        frozen, fds = dialogue.session.snapshot()
-        damaged = bytearray(frozen)
+        parts = dialogue.session.snapshot()
+        number = data.draw(st.sampled_from(sorted(parts)))
+        damaged = bytearray(parts[number].data)
         for _ in range(data.draw(st.integers(1, 3))):
             damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
         cut = data.draw(st.integers(0, len(damaged)))
         try:
-            Session.restore(OFFER, bytes(damaged[:cut]), fds)
+            wrong = Part(bytes(damaged[:cut]), parts[number].fds)
+            Session.restore(OFFER, {**parts, number: wrong})
+        except RestoreError:
+            pass
+        assert not any(fd.closed for fd in fds_in(parts))
+
+
+# ---- a snapshot in one piece, as programs before wrote it ----------------------------------------
+
+
+@settings(deadline=None, max_examples=40)
+@given(STORIES)
+def test_a_session_goes_on_from_a_snapshot_in_one_piece(story: list[tuple[str, int]]) -> None:
+    with Dialogue() as dialogue:
+        for name, index in story:
+            ACTS[name](dialogue, index)
+        state = restore_earlier(OFFER, *whole_session(dialogue.state))
+        assert state == dialogue.state
+        assert Session(OFFER, state).snapshot() == dialogue.session.snapshot()
+
+
+def test_a_snapshot_in_one_piece_of_another_version_or_device_is_an_error() -> None:
+    with a_busy_dialogue() as dialogue, memory() as more:
+        data, fds = whole_session(dialogue.state)
+        with pytest.raises(RestoreError, match="4 rings, the device has 2"):
+            restore_earlier(replace(OFFER, num_queues=2), data, fds)
+        with pytest.raises(RestoreError, match="of version 4, not 5"):
+            restore_earlier(OFFER, *whole_session(dialogue.state, 4))
+        with pytest.raises(RestoreError, match="not all used"):
+            restore_earlier(OFFER, data, {**fds, "more": more})
+        name, _ = fds.popitem()
+        with pytest.raises(RestoreError, match=f"'{name}' is no descriptor of this session"):
+            restore_earlier(OFFER, data, fds)
+
+
+@given(st.data())
+@settings(deadline=None, max_examples=60)
+def test_a_damaged_one_is_an_error_or_another_state(data: st.DataObject) -> None:
+    with a_busy_dialogue() as dialogue:
+        whole, fds = whole_session(dialogue.state)
+        damaged = bytearray(whole)
+        for _ in range(data.draw(st.integers(1, 3))):
+            damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+        try:
+            restore_earlier(OFFER, bytes(damaged), fds)
         except RestoreError:
             pass
         assert not any(fd.closed for fd in fds.values())
 
 
 def test_the_structures_are_those_of_the_version() -> None:
-    """Whoever changes one of them raises VERSION, and then this."""
+    """Whoever changes one of them raises VERSION, and then this; and says in `earlier_snapshot`
+    what becomes of a session of before.
+    """
     shapes = {
         kind.__name__: kind.__struct_fields__
         for kind in (State, Vring, Addresses, Region, Xen, Inflight, InflightRegion, Bells, LogArea)
     }
-    assert VERSION == 5
+    assert (EARLIER, VERSION) == (5, 6)
     assert {name: " ".join(fields) for name, fields in shapes.items()} == {
         "State": "rings owned features protocol_features status regions inflight backend_channel"
         " mtu log log_call transferring display postcopy staged",
@@ -275,9 +387,9 @@ def test_the_largest_session_stays_small() -> None:
         for index in range(100):
             for name, bell in zip(("SET_VRING_CALL", "SET_VRING_ERR"), bells, strict=True):
                 dialogue.tell(name, [bell.dup()], value=index)
-        data, fds = dialogue.session.snapshot()
-        assert len(fds) == 709
-        assert len(data) < 200_000
+        parts = dialogue.session.snapshot()
+        assert len(fds_in(parts)) == 709
+        assert sum(len(part.data) for part in parts.values()) < 200_000
         for bell in bells:
             bell.close()
 
@@ -319,7 +431,6 @@ def test_a_ring_revived_during_a_step_stays_so() -> None:
 def test_thawing_leaves_no_descriptor_open() -> None:
     before = len(os.listdir("/proc/self/fd"))
     with a_busy_dialogue() as dialogue:
-        data, fds = dialogue.session.snapshot()
-        session = Session.restore(OFFER, data, handed_over(fds))
+        session = Session.restore(OFFER, copied(dialogue.session.snapshot()))
         session.release()
     assert len(os.listdir("/proc/self/fd")) == before

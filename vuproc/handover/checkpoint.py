@@ -19,10 +19,19 @@ from vuproc.handover.outbox import Outbox
 from vuproc.handover.peek import PeekingReceiver, drop, untaken, was_read
 from vuproc.handover.resume import Decision, decide
 from vuproc.handover.session_fds import SessionFds
-from vuproc.handover.session_snapshot import FdTaker, Lost, decode, encode
+from vuproc.handover.session_snapshot import (
+    POOL,
+    FdTaker,
+    Lost,
+    decode,
+    encode_part,
+    encode_pool,
+)
 from vuproc.handover.state_file import (
+    WHOLE,
     Applying,
     Idle,
+    Parts,
     Phase,
     Receiving,
     Replying,
@@ -32,7 +41,8 @@ from vuproc.handover.state_file import (
 from vuproc.pool.pool import WorkerPool
 from vuproc.pool.pool_state import PoolState
 from vuproc.spec.vhost_user import FRONT_END
-from vuproc.vhost_user.session import Offer, Session
+from vuproc.vhost_user.session import Offer, Session, State
+from vuproc.vhost_user.snapshot import changed_parts, fds_of
 from vuproc.vhost_user.wire import NOT_TAKEN, SEND_DEADLINE, Message, send_some
 
 log = logging.getLogger("vuproc.master")
@@ -76,7 +86,9 @@ class Checkpoint:
         self._state_file = state_file
         self._outbox = outbox
         self._store = store
-        self._names: tuple[str, ...] = ()
+        self._state: State | None = None
+        self._pool: PoolState | None = None
+        """What the state file says of either; None: nothing that could be continued."""
         self._phase: Phase = Idle()
         self._under_way = False
         self._parcel: tuple[bytes, tuple[Fd, ...]] | None = None
@@ -165,12 +177,10 @@ class Checkpoint:
         outbox = Outbox(inherited.pop(OUTBOX_READ), inherited.pop(OUTBOX_WRITE))
         taken: list[Fd] = []
         try:
-            phase, data = state_file.read()
-            snapshot = decode(data)
+            phase, parts = state_file.read()
             taker = FdTaker(store, inherited, taken)
-            fds = {name: taker.take(stored) for name, stored in snapshot.names.items()}
-            records = None if snapshot.records is None else taker.take(snapshot.records)
-            made = tuple((uuid, taker.take(stored)) for uuid, stored in snapshot.made)
+            state, pool = decode(parts, offer, taker.share, taker.take)
+            session = Session(offer, state)
             message = None
             if isinstance(phase, Applying):
                 came = tuple(taker.take(name) for name in phase.fds or ())
@@ -183,26 +193,24 @@ class Checkpoint:
             )
             if decision is Decision.CLOSE:
                 raise Lost("it ended inside a message that cannot be applied again")
-            session = Session.restore(offer, snapshot.session, fds)
             if decision is Decision.APPLY_AGAIN:
                 drop(sock, untaken(sock))
             else:
                 message = None
             if decision is not Decision.SEND_REST:
                 outbox.clear()
+            checkpoint = cls(fd_store, sock, state_file, outbox, store)
+            checkpoint._continue(phase, session, pool, anew=WHOLE in parts)
         except BaseException:
             for fd in taken:
                 fd.close()
             state_file.close()
             outbox.close()
             raise
-        checkpoint = cls(fd_store, sock, state_file, outbox, store)
         checkpoint.receiver.start()
-        checkpoint._names = tuple(store.held())
         if decision is not Decision.GO_ON:
             checkpoint._phase, checkpoint._under_way = phase, True
         begun = phase.begun if isinstance(phase, Applying) else 0
-        pool = snapshot.pool(records, made)
         return Resumed(checkpoint, session, pool, decision, message, begun)
 
     # Around a message.
@@ -235,15 +243,15 @@ class Checkpoint:
         """
         if fds:
             self._parcel = reply or b"", fds
-        snapshot = self._snapshot(session, pool)
+        changed = self._changes(session, pool.snapshot())
         if reply is None:
-            self._commit(snapshot)
+            self._commit(changed)
             return
         if fds:
-            self._write(self._phase, snapshot)
+            self._write(self._phase, changed)
         else:
             self._outbox.put(reply)
-            self._write(Replying(exact=True), snapshot)
+            self._write(Replying(exact=True), changed)
         self.send_rest()
 
     @property
@@ -299,9 +307,9 @@ class Checkpoint:
     def state_changed(self, session: Session, pool: WorkerPool) -> None:
         """The state has changed without a message. Inside of one, its end will say so, too."""
         if self.replying:
-            self._write(self._phase, self._snapshot(session, pool))
+            self._write(self._phase, self._changes(session, pool.snapshot()))
         elif not self._under_way:
-            self._commit(self._snapshot(session, pool))
+            self._commit(self._changes(session, pool.snapshot()))
 
     def held(self) -> dict[str, HasFileno]:
         """All that a successor needs, by name, for a handover."""
@@ -320,7 +328,7 @@ class Checkpoint:
         self._fd_store.drop(CONNECTION)
         for name in (STATE_FILE, OUTBOX_READ, OUTBOX_WRITE):
             self._fd_store.notifier.remove(name)
-        self._store.remove_others(())
+        self._store.remove_all()
         self._drop_parcel()
         self.receiver.close()
         self._state_file.close()
@@ -328,27 +336,46 @@ class Checkpoint:
 
     # Inside.
 
-    def _snapshot(self, session: Session, pool: WorkerPool) -> bytes:
-        data, fds = session.snapshot()
-        state = pool.snapshot()
-        records = [] if state.records is None else [state.records]
-        made = [file for _, file in state.made]
-        stored = [self._store.keep(part) for part in (fds.values(), records, made)]
-        self._names = tuple(name for part in stored for name in part)
-        names = dict(zip(fds, stored[0], strict=True))
-        return encode(data, names, state, stored[1][0] if records else None, stored[2])
+    def _continue(self, phase: Phase, session: Session, pool: PoolState, *, anew: bool) -> None:
+        """Go on with what the state file says. `anew`: in our own format, as another program has
+        written it.
+        """
+        if anew:
+            self._state_file.write(phase, self._changes(session, pool))
+            return
+        self._state, self._pool = session.state, pool
+        uses = {
+            number: fds_of(session.state, number) for number in changed_parts(None, self._state)
+        }
+        self._store.use({**uses, POOL: pool.fds()})
 
-    def _commit(self, snapshot: bytes | None) -> None:
+    def _changes(self, session: Session, pool: PoolState) -> dict[int, bytes]:
+        """The parts that the state file does not have as they are, once it is written."""
+        uses: dict[int, tuple[Fd, ...]] = {}
+        changed: dict[int, bytes] = {}
+        for number, part in session.snapshot(self._state).items():
+            uses[number] = part.fds
+            changed[number] = encode_part(part, self._store.keep(part.fds))
+        if pool != self._pool:
+            uses[POOL] = pool.fds()
+            records = None if pool.records is None else self._store.keep([pool.records])[0]
+            made = self._store.keep(file for _, file in pool.made)
+            changed[POOL] = encode_pool(pool, records, made)
+        self._store.use(uses)
+        self._state, self._pool = session.state, pool
+        return changed
+
+    def _commit(self, changed: Parts | None) -> None:
         """No message is under way."""
-        self._write(Idle(), snapshot)
-        self._store.remove_others(self._names)
+        self._write(Idle(), changed)
+        self._store.remove_unused()
 
     def _part_comes(self) -> None:
         self._write(Receiving())
 
-    def _write(self, phase: Phase, snapshot: bytes | None = None) -> None:
+    def _write(self, phase: Phase, changed: Parts | None = None) -> None:
         try:
-            self._state_file.write(phase, snapshot)
+            self._state_file.write(phase, changed)
         except StateFull as error:
             raise CloseConnection(str(error)) from error
         self._phase = phase

@@ -20,7 +20,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 from vuproc.fd import Fd, HasFileno
 from vuproc.handover.sd_notify import Notifier
@@ -47,17 +47,17 @@ class FdStore:
     """The descriptors that we have inherited from our predecessor, and those that we leave.
 
     As a chore of the master's loop it gives signs of life, and has the pidfds of workers forgotten
-    that have gone: `live` says which are there.
+    that have gone.
     """
 
     def __init__(self, notifier: Notifier, inherited: Mapping[str, tuple[Fd, ...]]) -> None:
         self.notifier = notifier
-        self.live: Callable[[], Iterable[int]] = tuple
         self._inherited = {name: list(fds) for name, fds in inherited.items()}
         self._found = {name: _inode(fds[0]) for name, fds in inherited.items() if len(fds) == 1}
         self._kept: dict[str, HasFileno] = {}
         self._contents: set[str] = set()
         self._workers: set[str] = set()
+        self._gone: set[str] = set()
         self._alive_at = 0.0
         self.succeeds = bool(inherited)
         """Whether we have inherited anything from a predecessor."""
@@ -156,8 +156,13 @@ class FdStore:
     def keep_worker(self, pid: int, pidfd: Fd) -> None:
         """Have a worker's pidfd kept until the worker has gone; before it gets anything to do."""
         name = f"{WORKER}{pid}"
+        self._gone.discard(name)
         self._workers.add(name)
         self.notifier.store(name, pidfd)
+
+    def worker_gone(self, pid: int) -> None:
+        """A worker has gone whose pidfd is kept: `tend` has it forgotten."""
+        self._gone.add(f"{WORKER}{pid}")
 
     def held(self) -> dict[str, HasFileno]:
         """All that is kept but for the checkpoint's and the workers', for a handover."""
@@ -177,11 +182,10 @@ class FdStore:
         if self.notifier.watchdog_s is not None and now >= self._alive_at:
             self._alive_at = now + self.notifier.watchdog_s / WATCHDOG_SHARE
             self.notifier.watchdog()
-        if self._workers:
-            live = {f"{WORKER}{pid}" for pid in self.live()}
-            for name in self._workers - live:
-                self._workers.remove(name)
-                self.notifier.remove(name)
+        while self._gone:
+            name = self._gone.pop()
+            self._workers.discard(name)
+            self.notifier.remove(name)
 
     def close(self) -> None:
         """Close what nobody took. What is in the store stays there."""

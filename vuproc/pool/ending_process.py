@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 
 from vuproc.fd import Fd
 from vuproc.pool.forkserver import ForkedProcess, poll_until_readable
@@ -22,6 +23,18 @@ class EndingProcess:
         self._process = process
         self._stack = stack_file
         self._code: int | None = None
+        self._on_close: list[Callable[[], None]] = []
+
+    def on_close(self, action: Callable[[], None]) -> None:
+        """Have `action` called once before its descriptors are closed, whose numbers others may get
+        then.
+        """
+        self._on_close.append(action)
+
+    def _before_close(self) -> None:
+        actions, self._on_close = self._on_close, []
+        for action in actions:
+            action()
 
     def kill(self) -> bool:
         """SIGKILL the process and wait until it is gone; False if the kernel will not."""

@@ -86,7 +86,8 @@ class ForkedProcess(NamedTuple):
 
 
 class Forkserver:
-    """Starts worker processes. `preload` are modules to import once, before the first worker.
+    """Starts worker processes. `preload` are device types, each as `module:Class`, to import once,
+    before the first worker.
 
     `import_s`: seconds that these imports may take.
     """

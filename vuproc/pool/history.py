@@ -28,6 +28,36 @@ from vuproc.vhost_user.state import Postcopy, State
 from vuproc.workers.control import CONFIG_QUEUE, AnyOrder, AskConfig, ShmemKnown
 
 
+class KeptBases:
+    """The bases of rings that were stopped with requests in their record, by queue."""
+
+    def __init__(self, known: tuple[tuple[int, int], ...] = ()) -> None:
+        self._bases = dict(known)
+        self._known: tuple[tuple[int, int], ...] | None = known
+
+    def note(self, queue: int, base: int) -> None:
+        """This ring was."""
+        self._bases[queue], self._known = base, None
+
+    def take(self, queue: int) -> int | None:
+        """The base of this ring, which is forgotten; None if there is none."""
+        if queue not in self._bases:
+            return None
+        self._known = None
+        return self._bases.pop(queue)
+
+    def clear(self) -> None:
+        """None was."""
+        self._bases.clear()
+        self._known = ()
+
+    def known(self) -> tuple[tuple[int, int], ...]:
+        """All of them in order, for a successor: asked for at each message."""
+        if self._known is None:
+            self._known = tuple(sorted(self._bases.items()))
+        return self._known
+
+
 class History:
     """Everything that the workers of one device have been told, as the session's state has it.
 
@@ -43,7 +73,7 @@ class History:
         self.broken: dict[int, str] = {}
         self.stopped: set[int] = set()
         self.bases: dict[int, int] = {}
-        self.kept: dict[int, int] = {}
+        self.kept = KeptBases()
         self.objects = SharedObjects()
         self.shmem = ShmemTable()
         self.userfault_lost = ""
@@ -82,10 +112,9 @@ class History:
     def snapshot(self) -> PoolState:
         """What a successor must know of the session; its files stay ours."""
         records = None if self.records is None else self.records.file
-        written, kept = tuple(self.config.written()), tuple(sorted(self.kept.items()))
         return PoolState(
-            written,
-            kept,
+            tuple(self.config.written()),
+            self.kept.known(),
             records,
             self.config.said,
             self.objects.names(),
@@ -100,7 +129,7 @@ class History:
             self.config.write(offset, data)
         if known.said is not None:
             self.config.say(known.said)
-        self.kept = dict(known.kept)
+        self.kept = KeptBases(known.kept)
         self.objects.restore(known.objects, known.made)
         self.shmem.restore(known.shmem)
         if known.records is not None:

@@ -28,3 +28,8 @@ class PoolState:
     objects: tuple[tuple[bytes, str], ...] = ()
     made: tuple[tuple[bytes, Fd], ...] = ()
     shmem: Known = ((), ())
+
+    def fds(self) -> tuple[Fd, ...]:
+        """The descriptors in it."""
+        made = tuple(file for _, file in self.made)
+        return made if self.records is None else (self.records, *made)

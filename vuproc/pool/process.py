@@ -130,6 +130,8 @@ class WorkerProcess(EndingProcess):
         self.queues: tuple[int, ...] = ()
         self.number = -1
         """Which of the device's workers it is, counted from the first."""
+        self.on_unsettled: Callable[[], None] = lambda: None
+        """Called when it gets something to do that nobody waits for: it may be late with that."""
         self._host = host
         self._on_report = on_report
         self._since = 0.0
@@ -206,6 +208,7 @@ class WorkerProcess(EndingProcess):
     def _post_unwaited(self, order: AnyOrder, *, setup: bool = False) -> None:
         if self.ready:
             self._since = time.monotonic()
+            self.on_unsettled()
         self._unanswered.append(_Unwaited(self.post(order), order, setup))
 
     def _post_backlog(self) -> None:
@@ -372,6 +375,7 @@ class WorkerProcess(EndingProcess):
 
     def close(self) -> None:
         """Release the channel, the pidfd and the file for the stack."""
+        self._before_close()
         self._channel.close()
         self._stack.close()
         self.pidfd.close()

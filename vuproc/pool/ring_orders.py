@@ -28,7 +28,7 @@ class RingOrders:
         if setup.inflight is not None:
             return  # the front-end's
         history = self._history
-        if history.kept.pop(setup.index, None) != setup.base:
+        if history.kept.take(setup.index) != setup.base:
             history.own_records.clear(setup.index)
 
     def start(self, setup: RingSetup) -> None:
@@ -85,7 +85,7 @@ class RingOrders:
             raise
         history.stopped.add(index)
         if done.kept:
-            history.kept[index] = done.value
+            history.kept.note(index, done.value)
         return done.value
 
     def revive(self, queue: int) -> str | None:
@@ -112,7 +112,7 @@ class RingOrders:
         history.stopped.add(index)
         base = history.bases.pop(index)
         if history.records is not None and not history.records.is_clear(index):
-            history.kept[index] = base
+            history.kept.note(index, base)
         return base
 
     def _still_broken(self, index: int, cause: str | None) -> None:

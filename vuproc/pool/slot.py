@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 from vuproc import events, texts
 from vuproc.events import WorkerDied
+from vuproc.pool.post import Post
 from vuproc.pool.process import END_GRACE, WorkerProcess, WorkerSetupError, name_queues
 from vuproc.workers.control import CAUSE_BYTES
 
@@ -34,7 +35,7 @@ LAST_CAUSES = 8
 """Causes of death that are remembered for the status."""
 
 
-class WorkerSlot:
+class WorkerSlot(Post):
     """Serves `queues`; `spawn` gives a worker for them, `work` counts the requests they served."""
 
     def __init__(
@@ -43,8 +44,8 @@ class WorkerSlot:
         spawn: Callable[[tuple[int, ...], bool], WorkerProcess],
         work: Callable[[tuple[int, ...]], int],
     ) -> None:
+        super().__init__()
         self.queues = queues
-        self.worker: WorkerProcess | None = None
         self.lack = ""
         """Why no worker can be had at the moment; "" if one can."""
         self.spawn_at = 0.0

@@ -21,6 +21,7 @@ from vuproc.log_limit import apart
 from vuproc.mapping import ASKS_MAX, MapShmem, ShmemAsk, UnmapShmem
 from vuproc.pool.forkserver import CannotStart
 from vuproc.pool.history import History
+from vuproc.pool.post import Posts
 from vuproc.pool.process import (
     WorkerLost,
     WorkerProcess,
@@ -65,6 +66,10 @@ class AskedShmem(NamedTuple):
 News = RingBroken | ConfigSays | Missing | ObjectAsk | AskedShmem
 
 
+def _queues(slot: WorkerSlot) -> tuple[int, ...]:
+    return slot.queues
+
+
 class NoWorker(WorkerRefused):
     """Some queues are without a worker; the text says which, and why."""
 
@@ -94,6 +99,10 @@ class WorkerSlots:
         master.
         """
         self._slots = [WorkerSlot(queues, self.standby.take, work) for queues in groups]
+        self.posts = Posts()
+        """What the master is to look at again, of the slots and the standby."""
+        for post in (*self._slots, self.standby):
+            post.belong_to(self.posts)
         self._slot_of = {queue: slot for slot in self._slots for queue in slot.queues}
         self._history = history
         self._winding_down = False
@@ -208,12 +217,11 @@ class WorkerSlots:
         """
         now = time.monotonic()
         times = [self.standby.due()]
-        for slot in self._slots:
-            overdue = None if slot.worker is None else slot.worker.overdue
+        for slot in self._unsettled():
             if slot.worker is None:
                 times.append(max(0.0, slot.spawn_at - now))
-            elif overdue is not None:
-                times.append(overdue)
+            elif slot.worker.overdue is not None:
+                times.append(slot.worker.overdue)
         return None if min(times) == float("inf") else min(times)
 
     def tend(self) -> None:
@@ -221,7 +229,7 @@ class WorkerSlots:
         the standby.
         """
         now = time.monotonic()
-        for slot in self._slots:
+        for slot in self._unsettled():
             if slot.worker is not None and slot.worker.overdue == 0.0:
                 self.heard(slot)  # its answer may be there, unread
             if slot.worker is not None and slot.worker.overdue == 0.0:
@@ -229,6 +237,15 @@ class WorkerSlots:
             if slot.worker is None and slot.spawn_at <= now:
                 self.fill(slot)
         self.standby.tend()
+
+    def _unsettled(self) -> list[WorkerSlot]:
+        """The slots at which something may be due, in their order."""
+        unsettled = self.posts.unsettled
+        settled = {post for post in unsettled if post.worker is not None and post.worker.ready}
+        unsettled -= settled | {self.standby}
+        if not unsettled:
+            return []
+        return sorted((post for post in unsettled if isinstance(post, WorkerSlot)), key=_queues)
 
     def heard(self, slot: WorkerSlot) -> None:
         """The control channel of this slot is readable."""

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 from vuproc.pool.forkserver import CannotStart
+from vuproc.pool.post import Post
 from vuproc.pool.process import END_GRACE, WorkerLost, WorkerProcess, WorkerSetupError
 
 log = logging.getLogger("vuproc.master")
@@ -20,11 +21,11 @@ LEAVE_S = 2.0
 """Seconds a standby has to leave."""
 
 
-class Standby:
+class Standby(Post):
     """Keeps one worker ready. `start` starts a process that prepares by itself."""
 
     def __init__(self, start: Callable[[], WorkerProcess]) -> None:
-        self.worker: WorkerProcess | None = None
+        super().__init__()
         self.restarts = 0
         self.start_at = 0.0
         self._start = start

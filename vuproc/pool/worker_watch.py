@@ -2,67 +2,78 @@
 
 from __future__ import annotations
 
+import select
 import selectors
-from collections.abc import Callable
 from functools import partial
 
 from vuproc.pool.pool import WorkerPool
+from vuproc.pool.post import Post
+from vuproc.pool.process import WorkerProcess
 from vuproc.pool.slot import WorkerSlot
 from vuproc.pool.standby import Standby
 
 
 class WorkerWatch:
-    """Has `selector` in step with who sits where, as long as `update` is called."""
+    """Has `selector` in step with who sits where, as long as `update` is called.
+
+    The workers are in a set of their own, of which only its own descriptor is in `selector`: a turn
+    of the loop costs the same however many there are. What is registered there stays as long as
+    anybody has the file open, and our keeper has copies of the workers' pidfds. So each is taken
+    out before its descriptors are closed, else a dead worker's would be reported under the number
+    that its successor's got.
+    """
 
     def __init__(self, selector: selectors.BaseSelector, pool: WorkerPool) -> None:
-        self._selector = selector
-        self._pool = pool
-        self._watched: dict[WorkerSlot | Standby, tuple[int, ...]] = {}
+        self._slots = pool.slots
+        self._epoll = select.epoll()
+        self._at: dict[Post, WorkerProcess] = {}
+        self._watched: dict[WorkerProcess, Post] = {}
+        self._numbers: dict[int, tuple[WorkerProcess, bool]] = {}
+        """Whose a descriptor is, and whether it is the pidfd."""
+        selector.register(self._epoll, selectors.EVENT_READ, self._ready)
 
     def update(self) -> None:
-        """After whatever may have closed a worker's descriptors, or opened others."""
-        posts: list[WorkerSlot | Standby] = [*self._pool.slots, self._pool.slots.standby]
-        current = {post: _descriptors(post) for post in posts}
-        changed = [post for post, now in current.items() if now != self._watched.get(post, ())]
-        # All old numbers go first: a new worker may have got the number of another's closed
-        # descriptor.
-        for post in changed:
-            for number in self._watched.get(post, ())[1:]:
-                self._forget(number)
-        for post in changed:
-            if current[post]:
-                _, channel, pidfd = current[post]
-                heard, ended = self._callbacks(post)
-                for number, event in ((channel, heard), (pidfd, ended)):
-                    still = partial(_of_worker, post, post.worker, event)
-                    self._selector.register(number, selectors.EVENT_READ, still)
-            self._watched[post] = current[post]
+        """After whatever may have put workers elsewhere."""
+        moved = self._slots.posts.moved
+        while moved:
+            post = moved.pop()
+            before, worker = self._at.pop(post, None), post.worker
+            if before is not None and before is not worker and self._watched.get(before) is post:
+                self._forget(before)
+            if worker is not None:
+                self._at[post] = worker
+                self._watch(worker, post)
 
-    def _callbacks(
-        self, post: WorkerSlot | Standby
-    ) -> tuple[Callable[[], None], Callable[[], None]]:
+    def close(self) -> None:
+        """Watch nobody any more."""
+        self._watched.clear()
+        self._epoll.close()
+
+    def _watch(self, worker: WorkerProcess, post: Post) -> None:
+        if worker not in self._watched:
+            for number, is_pidfd in ((worker.fileno(), False), (worker.pidfd.fileno(), True)):
+                self._numbers[number] = worker, is_pidfd
+                self._epoll.register(number, select.EPOLLIN)
+            worker.on_close(partial(self._forget, worker))
+        self._watched[worker] = post
+
+    def _forget(self, worker: WorkerProcess) -> None:
+        if self._watched.pop(worker, None) is not None:
+            for number in (worker.fileno(), worker.pidfd.fileno()):
+                del self._numbers[number]
+                self._epoll.unregister(number)
+
+    def _ready(self) -> None:
+        # Whose they are is known before anything is done: that may close descriptors, whose numbers
+        # other workers may get.
+        for worker, has_ended in [self._numbers[number] for number, _ in self._epoll.poll(0)]:
+            post = self._watched.get(worker)
+            if post is not None and post.worker is worker:
+                self._happened(post, has_ended)
+                self.update()
+
+    def _happened(self, post: Post, has_ended: bool) -> None:
         if isinstance(post, Standby):
-            return post.heard, post.ended
-        return partial(self._pool.slots.heard, post), partial(self._pool.slots.ended, post)
-
-    def _forget(self, number: int) -> None:
-        try:
-            self._selector.unregister(number)
-        except (KeyError, ValueError):
-            pass
-
-
-def _of_worker(post: WorkerSlot | Standby, worker: object, event: Callable[[], None]) -> None:
-    """An event of a worker that is still there: what came before it in this turn may have replaced
-    the worker already.
-    """
-    if post.worker is worker:
-        event()
-
-
-def _descriptors(post: WorkerSlot | Standby) -> tuple[int, ...]:
-    """(pid, channel, pidfd) of the worker at a post, or nothing for an empty one."""
-    worker = post.worker
-    if worker is None:
-        return ()
-    return worker.pid, worker.fileno(), worker.pidfd.fileno()
+            (post.ended if has_ended else post.heard)()
+        elif isinstance(post, WorkerSlot):
+            (self._slots.ended if has_ended else self._slots.heard)(post)

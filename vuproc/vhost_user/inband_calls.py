@@ -10,7 +10,9 @@ from functools import partial
 from vuproc.chores import Meanwhile
 from vuproc.fd import Fd
 from vuproc.poll_set import PollSet
+from vuproc.vhost_user.snapshot import changed_rings
 from vuproc.vhost_user.state import State
+from vuproc.vhost_user.vring import Vring
 
 _COUNT_BYTES = 8
 
@@ -25,24 +27,26 @@ class InbandCalls:
         self._polls = polls
         self._call = call
         self._bells: dict[int, Fd] = {}
+        self._rings: tuple[Vring, ...] = ()
 
     def follow(self, state: State) -> None:
         """Listen to those of the state. What a ring that has stopped had to say is passed on now:
         before the front-end hears that it has.
         """
-        wanted = {
-            ring.index: ring.bells.call
-            for ring in state.rings
-            if ring.started and ring.bells is not None and ring.call_used is ring.bells.call
+        before, self._rings = self._rings, state.rings
+        changed = {
+            index: _bell_of(state.rings[index]) for index in changed_rings(before, self._rings)
         }
-        for ring in self._bells.keys() - wanted.keys():
-            self._pass_on(ring)
-            self._polls.selector.unregister(self._bells.pop(ring))
-        for ring in wanted.keys() - self._bells.keys():
-            self._bells[ring] = wanted[ring]
-            # A call changes nothing that a message may be about, and a driver waits for it.
-            action = Meanwhile(partial(self._pass_on, ring))
-            self._polls.selector.register(wanted[ring], selectors.EVENT_READ, action)
+        for ring, bell in changed.items():
+            if bell is None and ring in self._bells:
+                self._pass_on(ring)
+                self._polls.selector.unregister(self._bells.pop(ring))
+        for ring, bell in changed.items():
+            if bell is not None and ring not in self._bells:
+                self._bells[ring] = bell
+                # A call changes nothing that a message may be about, and a driver waits for it.
+                action = Meanwhile(partial(self._pass_on, ring))
+                self._polls.selector.register(bell, selectors.EVENT_READ, action)
 
     def close(self) -> None:
         """Listen to none any more."""
@@ -56,3 +60,10 @@ class InbandCalls:
         except BlockingIOError:
             return  # it was passed on a moment ago
         self._call(ring)
+
+
+def _bell_of(ring: Vring) -> Fd | None:
+    """What its worker calls by, if that goes out as a message and the ring runs."""
+    if not ring.started or ring.bells is None or ring.call_used is not ring.bells.call:
+        return None
+    return ring.bells.call

@@ -33,9 +33,10 @@ from vuproc.vhost_user.effects import (
     StageMemory,
     StopRing,
 )
+from vuproc.vhost_user.fd_uses import FdUses
 from vuproc.vhost_user.handlers import HANDLERS
 from vuproc.vhost_user.postcopy_handlers import UNACKNOWLEDGED
-from vuproc.vhost_user.snapshot import Names, restore, snapshot
+from vuproc.vhost_user.snapshot import Part, changed_parts, fds_of, part_of, restore
 from vuproc.vhost_user.state import Offer, State, extra_bits
 from vuproc.vhost_user.wire import Message, reply
 
@@ -92,11 +93,14 @@ class Step:
 class Session:
     """The conversation with one front-end, from its first byte to `release`."""
 
-    def __init__(self, offer: Offer) -> None:
+    def __init__(self, offer: Offer, state: State | None = None) -> None:
+        """`state`: where another session was, whose descriptors become this one's."""
         self._offer = offer
         self._state = State.initial(offer.num_queues)
         self._pending: Step | None = None
-        self._names = Names()
+        self._uses = FdUses()
+        if state is not None:
+            self._move_on(state)
 
     @property
     def state(self) -> State:
@@ -179,30 +183,27 @@ class Session:
             self._pending = None
         for fd in self._state.fds():
             fd.close()
-        self._state = State.initial(self._offer.num_queues)
+        self._state, self._uses = State.initial(self._offer.num_queues), FdUses()
 
     # ---- a master's own death --------------------------------------------------------------------
 
-    def snapshot(self) -> tuple[bytes, dict[str, Fd]]:
-        """The committed state as bytes, and every descriptor that it needs under a name.
+    def snapshot(self, since: State | None = None) -> dict[int, Part]:
+        """The committed state as bytes, by the number of the part: those parts in which it differs
+        from `since`, or all. The descriptors stay the session's.
 
-        The descriptors stay the session's. A name is given to one descriptor and never again, so
-        that a store which still has an old one cannot be taken for the new. The order of the names
-        is that of `State.roles`. A message under way is not in it.
+        A message under way is not in it.
         """
-        return snapshot(self._state, self._names)
+        state = self._state
+        return {number: part_of(state, number) for number in changed_parts(since, state)}
 
     @classmethod
-    def restore(cls, offer: Offer, data: bytes, fds: Mapping[str, Fd]) -> Session:
+    def restore(cls, offer: Offer, parts: Mapping[int, Part]) -> Session:
         """A session that goes on where `snapshot` left another, perhaps of another process.
 
-        It takes over those of `fds` that `data` names (`snapshot.names_of`); the others stay the
-        caller's. Raises RestoreError if one is missing or not of its kind, or if the bytes or the
-        device are not those of then; all descriptors stay the caller's.
+        It takes over the descriptors of the parts. Raises RestoreError if one is not of its kind,
+        or if the bytes or the device are not those of then; all descriptors stay the caller's.
         """
-        session = cls(offer)
-        session._state, session._names = restore(offer, data, fds)
-        return session
+        return cls(offer, restore(offer, parts))
 
     # ---- one message -----------------------------------------------------------------------------
 
@@ -262,10 +263,16 @@ class Session:
 
     def _commit(self, state: State, message: Message) -> None:
         """The one place where descriptors are closed for want of a use."""
-        unused = (self._state.fds() | set(message.fds)) - state.fds()
-        self._state = state
+        unused = self._move_on(state)
+        unused.update(fd for fd in message.fds if fd not in self._uses)
         for fd in unused:
             fd.close()
+
+    def _move_on(self, state: State) -> set[Fd]:
+        """From now on this is the state; the descriptors for which it has no use any more."""
+        changed = changed_parts(self._state, state)
+        self._state = state
+        return self._uses.change({number: fds_of(state, number) for number in changed})
 
     def _refusal(self, message: Message, reason: str) -> bytes | None:
         """The reply that says "failed"; CloseConnection if there is no such form."""

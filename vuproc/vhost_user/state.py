@@ -94,6 +94,11 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(ring for ring in self.rings if ring.started)
 
     @property
+    def any_started(self) -> bool:
+        """Whether any ring runs, broken ones among them."""
+        return any(ring.started for ring in self.rings)
+
+    @property
     def ring_features(self) -> int | None:
         """The acknowledged features that concern the device and its rings: all but LOG_ALL."""
         return None if self.features is None else extra_bits(self.features, Feature.LOG_ALL)
@@ -145,7 +150,6 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
             roles.setdefault(self.display, "display")
         for i, region in enumerate(self.staged):
             roles.setdefault(region.fd, f"staged-{i}")
-        # Of each ring, at every message: a name is made for what is there alone.
         for ring in self.rings:
             for role, fd in ring.roles():
                 if fd is not None and fd not in roles:

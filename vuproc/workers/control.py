@@ -245,3 +245,15 @@ def master_end(sock: socket.socket) -> MasterChannel:
 def worker_end(sock: socket.socket) -> WorkerChannel:
     """The end that obeys."""
     return Channel(sock, Command)
+
+
+def warm_up() -> None:
+    """Have msgspec work out once what commands and reports are: processes that are forked from this
+    one find it done, and need no memory of their own for it.
+    """
+    for kind in (Command, AnyReport):
+        msgspec.msgpack.Decoder(kind, dec_hook=_no_descriptor)
+
+
+def _no_descriptor(kind: type, value: object) -> object:
+    raise NotImplementedError

@@ -8,6 +8,7 @@ meant for the master, which ends its workers in order.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import select
@@ -15,11 +16,12 @@ import signal
 import socket
 from collections.abc import Sequence
 
+import msgspec
 import multiprocess.context
 import multiprocess.popen_fork
 
 from vuproc.fd import Fd
-from vuproc.workers import main
+from vuproc.workers import control, main
 from vuproc.workers.channel import ChannelError
 from vuproc.workers.fork_messages import (
     FOR_THE_MASTER,
@@ -37,19 +39,32 @@ from vuproc.workers.parent_death import die_with_parent
 def run(channel: int, parent: int, preload: Sequence[str]) -> None:
     """Serve the master `parent` at the other end of the socket `channel`, then end the process.
 
-    The master has blocked the signals `FOR_THE_MASTER` for us.
+    `preload` names device types, each as `module:Class`. The master has blocked the signals
+    `FOR_THE_MASTER` for us.
     """
     for number in FOR_THE_MASTER:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, FOR_THE_MASTER)
     die_with_parent(parent)
     for name in preload:
-        try:
-            importlib.import_module(name)
-        except Exception:
-            pass  # each worker tries for itself, and says why it cannot
+        _prepare_for(name)
+    control.warm_up()
+    # What is there by now is there for good. A collection in a worker would write to all of it, and
+    # make copies of pages that it shares with us.
+    gc.collect()
+    gc.freeze()
     _Loop(ServerForkChannel(socket.socket(fileno=channel), Fork)).run()
     os._exit(0)
+
+
+def _prepare_for(name: str) -> None:
+    """Import a device's module, `module:Class`, and have what its options are worked out once."""
+    module, _, attribute = name.partition(":")
+    try:
+        device_type = getattr(importlib.import_module(module), attribute)
+        msgspec.msgpack.Decoder(device_type.options_type)
+    except Exception:
+        pass  # each worker tries for itself, and says why it cannot
 
 
 class _NoPidfd(OSError):

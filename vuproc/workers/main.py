@@ -6,7 +6,6 @@ code on top.
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import resource
@@ -25,7 +24,7 @@ from vuproc.workers.channel import ChannelClosed, ChannelError
 from vuproc.workers.control import Command, Done, Failed, WorkerChannel, worker_end
 from vuproc.workers.log import WorkerLog
 from vuproc.workers.loop import Worker
-from vuproc.workers.parent_death import die_with_parent
+from vuproc.workers.parent_death import die_with_parent, prctl
 
 EXIT_SETUP = 3
 """Exit code: the device could not be set up; the reason went to the master."""
@@ -159,4 +158,4 @@ def _harden() -> None:
     # channel says the same, but only between two batches.
     die_with_parent(_IMPORTED_BY)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    prctl(_PR_SET_DUMPABLE, 0)
