@@ -151,7 +151,7 @@ def _verdict(bar: Bar, finding: Finding | None) -> Verdict:
     assert ours is not None
     assert theirs is not None
     of = _per_cpu_second if bar.of_cpu else _per_second
-    found = finding.ratio(ours, theirs, of)
+    found = finding.ratio(ours, theirs, of=of)
     if found is None:
         return Verdict(bar.text, bar.least, None, "never in the same round")
     figures, undisturbed = found
@@ -166,7 +166,8 @@ def _per_second(taken: Taken) -> float:
 
 
 def _per_cpu_second(taken: Taken) -> float:
-    return 1e9 / taken.cpu_ns
+    # A short sample may be less than the clock of processes tells.
+    return 1e9 / max(taken.cpu_ns, 1.0)
 
 
 def _best(names: tuple[str, ...], finding: Finding) -> Row | None:

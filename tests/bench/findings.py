@@ -79,7 +79,7 @@ class Finding:
         return list(dict.fromkeys(row.family for row in self.rows if row.samples))
 
     def ratio(
-        self, row: Row, base: Row, of: Callable[[Taken], float] = lambda taken: taken.rate
+        self, row: Row, base: Row, *, of: Callable[[Taken], float] = lambda taken: taken.rate
     ) -> tuple[Figures, bool] | None:
         """Requests a second of `row` to those of `base`, or another figure of both, round by round;
         whether undisturbed.

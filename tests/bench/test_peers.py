@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -132,6 +132,21 @@ def test_a_bar_says_what_it_was_measured_against() -> None:
     (line,) = [line for line in lines if line.startswith("random read by calls, the peer in Rust")]
     assert "1.50, the bar is 1.2: met" in line
     assert "not measured (no vuproc auto)" in lines[0]
+
+
+def test_a_bar_may_be_about_cpu_time() -> None:
+    ours, theirs = taken(1), replace(taken(2), cpu_ns=4.5)
+    found = replace(
+        finding([ours], [theirs]),
+        name=bars.ONE_SLEEPS.name,
+        rows=[
+            Row("vuproc auto poll=off", "vuproc", 1, {0: ours}),
+            Row("rust preadv", "rust preadv", 1, {0: theirs}),
+        ],
+    )
+    lines = [verdict.line() for verdict in bars.verdicts({found.name: found})]
+    (line,) = [line for line in lines if "requests a CPU second" in line]
+    assert "1.50, the bar is 1: met" in line
 
 
 def test_a_point_of_the_scale_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
