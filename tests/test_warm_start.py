@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import pytest
 
 from vuproc.handover.keeper.descriptors import become
-from vuproc.warm_start import _builtin_module
+from vuproc.warm_start import _builtin_type
 
 BOUND_S = 60.0
 
@@ -34,10 +34,10 @@ warm.forkserver.close()
 
 
 @pytest.mark.parametrize(
-    ("content", "module"),
+    ("content", "device_type"),
     [
-        (b"socket: ./s\ndevice: {type: blk, ram: 1MiB}\n", ("vuproc.devices.blk",)),
-        (b"device: {type: net}", ("vuproc.devices.net",)),
+        (b"socket: ./s\ndevice: {type: blk, ram: 1MiB}\n", ("vuproc.devices.blk:Blk",)),
+        (b"device: {type: net}", ("vuproc.devices.net:Net",)),
         (b"device: {type: ./mine.py:Mine}", ()),
         (b"device: {type: package.module:Mine}", ()),
         (b"device: {type: [blk]}", ()),
@@ -49,9 +49,9 @@ warm.forkserver.close()
     ],
 )
 def test_of_a_device_file_the_built_in_type_alone_is_imported(
-    content: bytes, module: tuple[str, ...]
+    content: bytes, device_type: tuple[str, ...]
 ) -> None:
-    assert _builtin_module(content) == module
+    assert _builtin_type(content) == device_type
 
 
 @contextmanager

@@ -45,10 +45,10 @@ def wait_for_turn() -> WarmStart | None:
         standby = StandbyMaster.from_environment()
         if standby is None:
             return None
-        module = _builtin_module(standby.device_file)
-        for name in (*LATE_IMPORTS, *module):
+        device_type = _builtin_type(standby.device_file)
+        for name in (*LATE_IMPORTS, *(name.partition(":")[0] for name in device_type)):
             importlib.import_module(name)
-        forkserver = Forkserver(module)
+        forkserver = Forkserver(device_type)
         try:
             forkserver.launch()
         except CannotStart:
@@ -58,8 +58,8 @@ def wait_for_turn() -> WarmStart | None:
         sys.exit(f"vuproc standby: {error}")
 
 
-def _builtin_module(content: bytes) -> tuple[str, ...]:
-    """The module of a device file's type, if it is one of ours."""
+def _builtin_type(content: bytes) -> tuple[str, ...]:
+    """A device file's type as `module:Class`, if it is one of ours."""
     if len(content) > MAX_BYTES:
         return ()
     try:
@@ -70,4 +70,4 @@ def _builtin_module(content: bytes) -> tuple[str, ...]:
     named = device.items.get("type") if isinstance(device, MapValue) else None
     if not isinstance(named, ScalarValue) or named.text not in BUILTIN:
         return ()
-    return (BUILTIN[named.text].partition(":")[0],)
+    return (BUILTIN[named.text],)
