@@ -413,33 +413,70 @@ def test_repr_shows_where_it_stands(guest: Guest) -> None:
 
 
 @pytest.mark.parametrize("kept", [False, True])
-def test_the_object_of_a_finished_request_is_as_new_for_the_next(guest: Guest, kept: bool) -> None:
-    """It is used again if nobody else has it, and nothing of the one before is seen in it."""
+def test_nothing_of_a_finished_request_is_seen_in_the_next(guest: Guest, kept: bool) -> None:
+    """Whether its object serves once more, or somebody has it still."""
     guest.write(DATA, b"abcd")
     for head in (0, 3):
         guest.submit(head, [(DATA, 4, False), (DATA + 100, 8, True), (DATA + 200, 8, True)])
     guest.submit(6, [(DATA + 300, 5, True)])
     held: list[Request] = []
-    objects: list[int] = []
     seen: list[tuple[object, ...]] = []
 
     def handle(request: Request) -> None:
-        objects.append(id(request))
         seen.append((request.head, request.read(2), request.writable, request.written))
         seen.append((request.deferred, request.resubmit, request.finished))
-        request.put(request.writable_total - 1, b"x")
-        if request.readable_total:
-            request.resubmit = "drop"
-            request.write(b"123")
-        request.finish()
         if kept:
             held.append(request)
+        if not request.readable_total:
+            request.release()
+            seen.append((request.written,))
+            return
+        request.put(request.writable_total - 1, b"x")
+        request.resubmit = "drop"
+        request.write(b"123")
+        request.finish()
 
     ring = guest.ring()
     assert ring.drain(handle, fail, 10) == 3
-    assert seen[0::2] == [(0, b"ab", 16, 0), (3, b"ab", 16, 0), (6, b"", 5, 0)]
-    assert seen[1::2] == [(False, "run", False)] * 3
-    assert guest.reap() == [(0, 4), (3, 4), (6, 1)]
-    assert len(set(objects)) == (3 if kept else 1)
+    assert seen[0:6:2] == [(0, b"ab", 16, 0), (3, b"ab", 16, 0), (6, b"", 5, 0)]
+    assert seen[1:6:2] == [(False, "run", False)] * 3
+    assert seen[6:] == [(0,)]
+    assert guest.reap() == [(0, 4), (3, 4)] and ring.released == 1
     assert [request.head for request in held] == ([0, 3, 6] if kept else [])
-    assert all(request.finished for request in held)
+    assert [request.written for request in held] == ([4, 4, 0] if kept else [])
+
+
+def test_what_has_a_request_keeps_its_object(guest: Guest) -> None:
+    """An exception's frames, views of it, and the device that has deferred it."""
+    for head in range(0, 8, 2):
+        guest.submit(head, [(DATA, 4, False), (DATA + 100, 8, True)])
+    raised: list[tuple[Request, BaseException]] = []
+    deferred: list[Request] = []
+    views: list[memoryview] = []
+
+    def handle(request: Request) -> None:
+        match request.head:
+            case 0:
+                raise ValueError("of the device")
+            case 2:
+                request.defer()
+                deferred.append(request)
+            case 4:
+                views.extend(request.writable_segments)
+                request.finish(3)
+
+    def on_error(request: Request, error: BaseException) -> None:
+        raised.append((request, error))
+        request.finish(1)
+
+    ring = guest.ring()
+    assert ring.drain(handle, on_error, 10) == 4
+    assert [request.head for request, _ in raised] == [0]
+    assert [request.head for request in deferred] == [2]
+    assert guest.reap() == [(0, 1), (4, 3), (6, 0)]
+    with pytest.raises(ValueError, match="released"):
+        views[0][0]
+    deferred[0].write(b"12")
+    deferred[0].finish()
+    ring.publish()
+    assert guest.reap() == [(2, 2)]

@@ -35,7 +35,7 @@ cdef int notify(int fd, bint may_block) noexcept nogil:
     # flag away, the write blocks this worker and nobody else.
     cdef pollfd look
     cdef uint64_t one = 1
-    cdef int ready = 1
+    cdef int ready
     if not may_block:
         while write(fd, &one, sizeof(one)) < 0:
             if errno == EAGAIN:

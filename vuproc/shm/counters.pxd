@@ -59,6 +59,5 @@ cdef class QueueCounters:
     ) noexcept nogil
     cdef void took(self, uint64_t count, uint64_t nanoseconds) noexcept nogil
     cdef bint command_is_pending(self) noexcept nogil
-    cdef void look_for_commands(self) noexcept nogil
     cdef uint64_t awake(self) noexcept nogil
     cdef void be_awake(self, bint awake) noexcept nogil

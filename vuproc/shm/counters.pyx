@@ -118,9 +118,6 @@ cdef class QueueCounters:
 
     def note_commands(self):
         """The worker is about to look for commands: those counted so far will be found."""
-        self.look_for_commands()
-
-    cdef void look_for_commands(self) noexcept nogil:
         self.noted = vu_load_acquire64(&self.block.commands)
 
     def note_command(self):

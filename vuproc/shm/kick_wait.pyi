@@ -27,8 +27,9 @@ class KickWait:
         self, ring: Ring, kick: int, spin: Spin, due: float | None, budget: int, slice_ns: int
     ) -> bool:
         """The same again and again, and what the kicks announce served in between by the ring's
-        native device. Returns as soon as there is something else: False, as
-        `wait`; True, the ring has more to do, and a turn is over (`Ring.serve_native`).
+        native device. Returns as soon as there is something else: False, as `wait`, and if a
+        request has failed, or after 0.1 s or `due` with kicks all the time; True, the ring has more
+        to do, and a turn is over (`Ring.serve_native`).
 
         Raises RingError if the driver broke the ring, and RuntimeError if that is not `quiet`.
         """

@@ -97,19 +97,22 @@ cdef class NativeServing(Batching):
     cdef int serve_quietly(self, int budget, uint64_t slice_ns, Spin spin) noexcept nogil:
         # As `serve_native`, and as `arm` at its end: 0, the next request comes with a kick; 1, there
         # may be more; -1, the driver has broken the ring.
-        cdef uint64_t failures = self.device.failures
-        cdef int got = 1, fetched = 0
+        cdef uint64_t failures = self.device.failures, end
+        cdef int got = 1, fetched = 0, before
         self.draining = True
         self.refuse_kicks()
         self.tick()
+        end = self.now + slice_ns
         while True:
+            before = fetched
             got = self.serve_batch(budget, slice_ns, spin.window_at(self.now), &fetched)
             self.device.submit(self.queue)
             self.flush()
             if got == 0:
                 got = self.ask_kicks()
-                if got > 0 and fetched < budget and not self.wanted():
-                    # The driver was quicker than our wish.
+                if got > 0 and before < fetched < budget and self.now < end and not self.wanted():
+                    # The driver was quicker than our wish. What it shows and takes back again is
+                    # nothing to stay for.
                     self.refuse_kicks()
                     continue
             break

@@ -134,6 +134,7 @@ cdef class Request:
         self.reading.piece = 0
         self.reading.within = self.writing.within = 0
         self.put_there.count = 0
+        self.used = 0
         self.stage = 0
         self.is_deferred = False
         return True

@@ -99,9 +99,9 @@ class Queue(QueueIommu):
         self._mark_ring()
 
     def sleep(self, kicks: KickWait, spin: Spin, due: float | None, slice_ns: int) -> bool:
-        """Sleep until something happens, at most `due` seconds; False if it may be something else
-        than a kick. Native requests that kicks announce are served meanwhile, in turns of
-        `slice_ns` at most. For a queue that is `quiet`.
+        """Sleep until something happens, at most `due` seconds; whether it was a kick, which makes
+        the queue `ready`. Else there may be anything. Native requests that kicks announce are
+        served meanwhile, in turns of `slice_ns` at most. For a queue that is `quiet`.
         """
         ring = self._ring
         assert ring is not None
