@@ -107,13 +107,15 @@ def stage() -> Iterator[Stage]:
 
 def test_kicks_are_served_until_there_is_something_else(stage: Stage) -> None:
     def drive() -> None:
-        for sector in range(SECTORS):
-            stage.read(0, sector)
-            os.eventfd_write(stage.kick, 1)
-            stage.await_call()
-            assert stage.guest.reap() == [(0, SECTOR + 1)]
-            assert stage.content(0) == bytes([sector]) * SECTOR + b"\0"
-        os.eventfd_write(stage.other, 1)
+        try:
+            for sector in range(SECTORS):
+                stage.read(0, sector)
+                os.eventfd_write(stage.kick, 1)
+                stage.await_call()
+                assert stage.guest.reap() == [(0, SECTOR + 1)]
+                assert stage.content(0) == bytes([sector]) * SECTOR + b"\0"
+        finally:
+            os.eventfd_write(stage.other, 1)
 
     with in_thread(drive):
         # It comes back after a while, too.
