@@ -20,11 +20,8 @@ from vuproc.pool.forkserver import CannotStart, Forkserver
 
 log = logging.getLogger("vuproc.master")
 
-LATE_IMPORTS = (
-    "vuproc.device_file.check",
-    "vuproc.device_file.resolved",
-)
-"""Modules that a master imports at its start, or in its first seconds, beside those of `serve`."""
+IMPORTS = ("vuproc.serve", "vuproc.device_file.check", "encodings.ascii", "encodings.utf_8_sig")
+"""Modules that have, by their own imports, all that a master imports before it serves."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ def wait_for_turn() -> WarmStart | None:
         if standby is None:
             return None
         module = _builtin_module(standby.device_file)
-        for name in (*LATE_IMPORTS, *module):
+        for name in (*IMPORTS, *module):
             importlib.import_module(name)
         forkserver = Forkserver(module)
         try:
