@@ -196,8 +196,6 @@ class _Service:
     ) -> None:
         self._file = file
         self._standby = standby
-        stack.callback(forkserver.close)
-        forkserver.imports(_preloaded(file), file.keys.hook_timeout)
         self._program = program
         self._fd_store = fd_store
         self._again = again
@@ -214,6 +212,8 @@ class _Service:
         for counter in counters:
             stack.callback(counter.release)
         snapshots = [counter.snapshot for counter in counters]
+        forkserver.imports(_preloaded(file), file.keys.hook_timeout)
+        stack.callback(forkserver.close)
         polls = PollSet()
         forkserver.wait = polls.wait_readable
         self._host = WorkerHost(

@@ -20,11 +20,8 @@ from vuproc.pool.forkserver import CannotStart, Forkserver
 
 log = logging.getLogger("vuproc.master")
 
-LATE_IMPORTS = (
-    "vuproc.device_file.check",
-    "vuproc.device_file.resolved",
-)
-"""Modules that a master imports at its start, or in its first seconds, beside those of `serve`."""
+IMPORTS = ("vuproc.serve", "vuproc.device_file.check", "encodings.ascii", "encodings.utf_8_sig")
+"""Modules that have, by their own imports, all that a master imports before it serves."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ def wait_for_turn() -> WarmStart | None:
         if standby is None:
             return None
         device_type = _builtin_type(standby.device_file)
-        for name in (*LATE_IMPORTS, *(name.partition(":")[0] for name in device_type)):
+        for name in (*IMPORTS, *(name.partition(":")[0] for name in device_type)):
             importlib.import_module(name)
         forkserver = Forkserver(device_type)
         try:

@@ -16,6 +16,7 @@ from vuproc import __version__
 from vuproc.cli import main as cli
 from vuproc.cli.hint import CLIENTS
 from vuproc.device_file.check import DeviceFile
+from vuproc.handover.upgrade import Again
 
 GOOD = "socket: ./disk.sock\ndevice: {type: blk, ram: 64MiB, queues: 2}\n"
 BAD = "socket: ./disk.sock\ndevice: {type: blkk}\nlog_levl: info\n"
@@ -37,7 +38,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[DeviceFile, int | None
     """What `run` would have served."""
     calls: list[tuple[DeviceFile, int | None]] = []
 
-    def serve(file: DeviceFile, fd: int | None = None, again: object = None) -> int:
+    def serve(file: DeviceFile, fd: int | None, again: object, **_: object) -> int:
         calls.append((file, fd))
         return 0
 
@@ -147,10 +148,26 @@ def test_run_refuses_a_descriptor_that_is_no_unix_stream(
     assert served == []
 
 
+@pytest.mark.parametrize("words", [[], ["--no-standby"]])
+def test_a_standby_master_is_wanted_unless_it_is_said(
+    words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also by the masters to come."""
+    seen: list[object] = []
+
+    def serve(_file: DeviceFile, _fd: int | None, again: Again, **options: object) -> int:
+        seen.append((options["standby"], "--no-standby" in again.run))
+        return 0
+
+    monkeypatch.setattr("vuproc.serve.serve", serve)
+    assert cli.main(["run", "disk.yaml", *words]) == 0
+    assert seen == [(not words, bool(words))]
+
+
 def test_interrupt_is_no_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted(*arguments: object) -> int:
+    def interrupted(*_: object, **__: object) -> int:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("vuproc.serve.serve", interrupted)

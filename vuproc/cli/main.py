@@ -116,8 +116,6 @@ def _wait_for_turn() -> WarmStart | None:
     from vuproc.warm_start import wait_for_turn
 
     invocation.leave_folder()
-    import vuproc.serve  # noqa: F401
-
     return wait_for_turn()
 
 
