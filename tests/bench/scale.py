@@ -15,8 +15,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
-from tests.bench.scale_point import MIB, Point, Shape, measure
+from tests.bench.scale_point import DEVICES, MIB, Point, Shape, measure
 
 AXES: dict[str, tuple[int, ...]] = {
     "queues": (1, 4, 16, 64, 256),
@@ -59,8 +60,8 @@ EXPLANATION = (
     "SET_VRING_CALL of one ring until it is acknowledged, and the master's CPU time of it. idle: "
     "private memory of the largest worker before its work; worker: after that; others: of the "
     "device's other processes. table: SET_MEM_TABLE with rings running, up to 64 regions; region: "
-    "ADD_MEM_REG of the last ones. kreq/s: all queues at once, a null device in Python. CPU: of a "
-    "worker a request whose buffers lie anywhere."
+    "ADD_MEM_REG of the last ones. kreq/s: all queues at once. CPU: of a worker a request whose "
+    "buffers lie anywhere."
 )
 
 
@@ -81,7 +82,8 @@ def _run(options: argparse.Namespace) -> int:
         for size in AXES[axis]:
             if size > (options.most or size):
                 continue
-            shape = replace(Shape(), **{axis: size})
+            grown: dict[str, Any] = {axis: size}
+            shape = replace(Shape(device=options.device), **grown)
             points[size] = measure(shape, requests=options.requests, idle_s=options.idle)
             print(_line(axis, size, points[size]), flush=True)
         fine &= _judge(axis, points)
@@ -148,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--axes", type=_axes, default=list(AXES), help=f"{','.join(AXES)} (all)")
     add("--most", type=int, help="leave out larger sizes than this (memory is in bytes)")
+    add("--device", choices=tuple(DEVICES), default="null", help="what is served (null)")
     add("--requests", type=int, default=200_000, help="of each of a point's two runs (200000)")
     add("--idle", type=float, default=1.0, help="seconds to watch idleness (1)")
     add("--json", type=Path, help="write everything there")

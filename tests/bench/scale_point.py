@@ -35,6 +35,12 @@ MESSAGES = 200
 """Messages about one ring, while all of them run."""
 BLOCK = 4 * KIB
 
+DEVICES: dict[str, type[Nothing] | dict[str, str]] = {
+    "null": Nothing,
+    "blk": {"type": "blk", "ram": "64MiB"},
+}
+"""What can be served: a null device in Python, and a disk in memory with native code."""
+
 T = TypeVar("T")
 
 _HEADER = struct.Struct("<IIQ")
@@ -42,12 +48,15 @@ _HEADER = struct.Struct("<IIQ")
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How big it is: devices, each with so many queues and so much memory in so many regions."""
+    """How big it is: devices, each with so many queues and so much memory in so many regions; and
+    of what type, by a name of `DEVICES`.
+    """
 
     devices: int = 1
     queues: int = 1
     regions: int = 1
     memory: int = 64 * MIB
+    device: str = "null"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +97,8 @@ def measure(shape: Shape, *, requests: int, idle_s: float) -> Point:
         guests: list[Guest] = []
         for _ in range(shape.devices):
             began = time.monotonic()
-            served.append(stack.enter_context(serve(Nothing, queues=shape.queues, queue_size=256)))
+            device = serve(DEVICES[shape.device], queues=shape.queues, queue_size=256)
+            served.append(stack.enter_context(device))
             starts.append(time.monotonic() - began)
         regions = _regions(shape)
         for each in served:

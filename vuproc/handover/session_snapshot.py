@@ -68,6 +68,7 @@ class _Earlier(_Pool, frozen=True, kw_only=True):
 
 
 _P = TypeVar("_P", bound=_Pool)
+_T = TypeVar("_T")
 
 
 def encode_part(part: Part, names: tuple[str, ...]) -> bytes:
@@ -109,23 +110,24 @@ def _decode_earlier(data: bytes, offer: Offer, share: Take, take: Take) -> tuple
 
 
 def _filled(data: bytes, share: Take) -> Part:
-    try:
-        stored = msgspec.msgpack.decode(data, type=_Stored)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise Lost(f"its snapshot cannot be read: {error}") from error
+    stored = _decoded(data, _Stored)
     return Part(stored.data, tuple(map(share, stored.names)))
 
 
 def _pool_of(data: bytes | None, version: int, kind: type[_P]) -> _P:
     if data is None:
         raise Lost("its snapshot lacks what the workers must know")
-    try:
-        known = msgspec.msgpack.decode(data, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise Lost(f"its snapshot cannot be read: {error}") from error
+    known = _decoded(data, kind)
     if known.version != version:
         raise Lost(f"its snapshot is of version {known.version}, not {version}")
     return known
+
+
+def _decoded(data: bytes, kind: type[_T]) -> _T:
+    try:
+        return msgspec.msgpack.decode(data, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Lost(f"its snapshot cannot be read: {error}") from error
 
 
 class FdTaker:

@@ -1,0 +1,32 @@
+"""What is done once, before workers are forked."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+
+from vuproc import Device, Request
+from vuproc.testing import serve
+from vuproc.workers import fork_loop
+
+
+class Counting(Device):
+    """Says how many objects no collection in its worker looks at."""
+
+    device_id = 42
+
+    def handle(self, request: Request) -> None:
+        request.write(gc.get_freeze_count().to_bytes(8, "little"))
+
+
+def test_no_collection_of_a_worker_writes_to_what_it_shares_with_others() -> None:
+    with serve(Counting) as served, served.guest() as guest:
+        assert int.from_bytes(guest.do(in_=[8]).content, "little") > len(gc.get_objects()) / 10
+
+
+@pytest.mark.parametrize(
+    "name", ["vuproc.devices.blk:Blk", "vuproc.devices.blk:None", "vuproc.nothing:Here", "", ":"]
+)
+def test_a_device_that_cannot_be_imported_is_left_to_the_worker(name: str) -> None:
+    fork_loop._prepare_for(name)
