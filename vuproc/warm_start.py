@@ -7,7 +7,6 @@ the time of its turn.
 from __future__ import annotations
 
 import importlib
-import logging
 import sys
 from dataclasses import dataclass
 
@@ -17,8 +16,6 @@ from vuproc.fd import Fd
 from vuproc.handover.sd_notify import InheritError
 from vuproc.handover.standby_master import NotHandedOver, StandbyMaster
 from vuproc.pool.forkserver import CannotStart, Forkserver
-
-log = logging.getLogger("vuproc.master")
 
 IMPORTS = ("vuproc.serve", "vuproc.device_file.check", "encodings.ascii", "encodings.utf_8_sig")
 """Modules that have, by their own imports, all that a master imports before it serves."""
