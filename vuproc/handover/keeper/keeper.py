@@ -24,6 +24,8 @@ What the end of the master leads to:
                                      is disconnected and the device may come up without it; if
                                      nothing is, the end with the master's code, or 1
 
+Another master is the standby master, if one is ready (`standby.py`); else it is started.
+
 A master is born with the signals that are passed on to it blocked, and lets them in when it has
 handlers for them: none of them ends it before it can act on it.
 
