@@ -23,7 +23,7 @@ UNITS = (
     ),
     *(f"vuproc/shm/{name}" for name in ("request", "inflight", "native", "layout", "completions")),
     *(f"vuproc/shm/{name}" for name in ("fetching", "uring_work", "handling", "batch", "batching")),
-    *(f"vuproc/shm/{name}" for name in ("native_serving", "native_pulling")),
+    *(f"vuproc/shm/{name}" for name in ("spin", "native_serving", "native_pulling", "kick_wait")),
     *(f"vuproc/shm/{name}" for name in ("ring", "split", "packed_record", "packed_fetching")),
     *("vuproc/shm/packed", "vuproc/devices/blk_native", "crash_native"),
 )
