@@ -11,21 +11,23 @@ from vuproc.testing import serve
 from vuproc.workers import fork_loop
 
 
+SPARED = 5000
+"""Objects that are there once vuproc and its libraries are imported, and more."""
+
+
 class Counting(Device):
-    """Says how many objects no collection in its worker looks at, and how many one does."""
+    """Says how many objects no collection in its worker looks at."""
 
     device_id = 42
 
     def handle(self, request: Request) -> None:
-        for count in (gc.get_freeze_count(), len(gc.get_objects())):
-            request.write(count.to_bytes(8, "little"))
+        request.write(gc.get_freeze_count().to_bytes(8, "little"))
 
 
 def test_no_collection_of_a_worker_writes_to_what_it_shares_with_others() -> None:
     with serve(Counting) as served, served.guest() as guest:
-        content = guest.do(in_=[16]).content
-    spared, others = (int.from_bytes(content[at : at + 8], "little") for at in (0, 8))
-    assert spared > 4 * others, f"{others} objects of a worker's own, {spared} of all workers'"
+        spared = int.from_bytes(guest.do(in_=[8]).content, "little")
+    assert spared > SPARED, "nothing is, unless the forkserver has seen to it"
 
 
 @pytest.mark.parametrize(
