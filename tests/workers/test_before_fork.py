@@ -10,7 +10,6 @@ from vuproc import Device, Request
 from vuproc.testing import serve
 from vuproc.workers import fork_loop
 
-
 SPARED = 5000
 """Objects that are there once vuproc and its libraries are imported, and more."""
 
