@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from tests.bench import dirty_log, frames, give_back, quiet, ring, timer
+from tests.bench import dirty_log, frames, give_back, quiet, ring, timer, wake
 from tests.bench.report import Row, Table
 from tests.bench.sides import Sample, Waiting
 
@@ -80,6 +80,13 @@ def test_times_of_all_threads_are_counted() -> None:
     end.set()
     thread.join()
     assert spent.ran > 0
+
+
+def test_the_wake_bench_measures_each_side() -> None:
+    found = wake.measure(50, rounds=2)
+    assert list(found) == [wake.ALONE, "vuproc sync", "vuproc python"]
+    assert all(len(costs) == 2 for costs in found.values())
+    assert all(cost.cpu_us > 0 and cost.sleeps > 0 for costs in found.values() for cost in costs)
 
 
 def test_the_timer_bench_counts_every_call() -> None:
