@@ -19,14 +19,7 @@ from vuproc.handover.outbox import Outbox
 from vuproc.handover.peek import PeekingReceiver, drop, untaken, was_read
 from vuproc.handover.resume import Decision, decide
 from vuproc.handover.session_fds import SessionFds
-from vuproc.handover.session_snapshot import (
-    POOL,
-    FdTaker,
-    Lost,
-    decode,
-    encode_part,
-    encode_pool,
-)
+from vuproc.handover.session_snapshot import FdTaker, Lost, decode
 from vuproc.handover.state_file import (
     WHOLE,
     Applying,
@@ -38,11 +31,11 @@ from vuproc.handover.state_file import (
     StateFile,
     StateFull,
 )
+from vuproc.handover.written_parts import WrittenParts
 from vuproc.pool.pool import WorkerPool
 from vuproc.pool.pool_state import PoolState
 from vuproc.spec.vhost_user import FRONT_END
-from vuproc.vhost_user.session import Offer, Session, State
-from vuproc.vhost_user.snapshot import changed_parts, fds_of
+from vuproc.vhost_user.session import Offer, Session
 from vuproc.vhost_user.wire import NOT_TAKEN, SEND_DEADLINE, Message, send_some
 
 log = logging.getLogger("vuproc.master")
@@ -86,9 +79,7 @@ class Checkpoint:
         self._state_file = state_file
         self._outbox = outbox
         self._store = store
-        self._state: State | None = None
-        self._pool: PoolState | None = None
-        """What the state file says of either; None: nothing that could be continued."""
+        self._written = WrittenParts(store)
         self._phase: Phase = Idle()
         self._under_way = False
         self._parcel: tuple[bytes, tuple[Fd, ...]] | None = None
@@ -200,7 +191,11 @@ class Checkpoint:
             if decision is not Decision.SEND_REST:
                 outbox.clear()
             checkpoint = cls(fd_store, sock, state_file, outbox, store)
-            checkpoint._continue(phase, session, pool, anew=WHOLE in parts)
+            if WHOLE in parts:
+                # In our own format from now on.
+                state_file.write(phase, checkpoint._written.changes(session, pool))
+            else:
+                checkpoint._written.adopt(state, pool)
         except BaseException:
             for fd in taken:
                 fd.close()
@@ -243,7 +238,7 @@ class Checkpoint:
         """
         if fds:
             self._parcel = reply or b"", fds
-        changed = self._changes(session, pool.snapshot())
+        changed = self._written.changes(session, pool.snapshot())
         if reply is None:
             self._commit(changed)
             return
@@ -307,9 +302,9 @@ class Checkpoint:
     def state_changed(self, session: Session, pool: WorkerPool) -> None:
         """The state has changed without a message. Inside of one, its end will say so, too."""
         if self.replying:
-            self._write(self._phase, self._changes(session, pool.snapshot()))
+            self._write(self._phase, self._written.changes(session, pool.snapshot()))
         elif not self._under_way:
-            self._commit(self._changes(session, pool.snapshot()))
+            self._commit(self._written.changes(session, pool.snapshot()))
 
     def held(self) -> dict[str, HasFileno]:
         """All that a successor needs, by name, for a handover."""
@@ -335,35 +330,6 @@ class Checkpoint:
         self._outbox.close()
 
     # Inside.
-
-    def _continue(self, phase: Phase, session: Session, pool: PoolState, *, anew: bool) -> None:
-        """Go on with what the state file says. `anew`: in our own format, as another program has
-        written it.
-        """
-        if anew:
-            self._state_file.write(phase, self._changes(session, pool))
-            return
-        self._state, self._pool = session.state, pool
-        uses = {
-            number: fds_of(session.state, number) for number in changed_parts(None, self._state)
-        }
-        self._store.use({**uses, POOL: pool.fds()})
-
-    def _changes(self, session: Session, pool: PoolState) -> dict[int, bytes]:
-        """The parts that the state file does not have as they are, once it is written."""
-        uses: dict[int, tuple[Fd, ...]] = {}
-        changed: dict[int, bytes] = {}
-        for number, part in session.snapshot(self._state).items():
-            uses[number] = part.fds
-            changed[number] = encode_part(part, self._store.keep(part.fds))
-        if pool != self._pool:
-            uses[POOL] = pool.fds()
-            records = None if pool.records is None else self._store.keep([pool.records])[0]
-            made = self._store.keep(file for _, file in pool.made)
-            changed[POOL] = encode_pool(pool, records, made)
-        self._store.use(uses)
-        self._state, self._pool = session.state, pool
-        return changed
 
     def _commit(self, changed: Parts | None) -> None:
         """No message is under way."""

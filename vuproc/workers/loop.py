@@ -228,7 +228,11 @@ class Worker:
         due = self._due()
         if patience is not None:
             self._watcher.poll(soonest(patience, due))
-            return
+        else:
+            self._sleep(due)
+
+    def _sleep(self, due: float | None) -> None:
+        """Until something happens, at most `due` seconds."""
         if len(self._queues) == 1 and not self._orders.waits:
             (queue,) = self._queues.values()
             if queue.quiet:
