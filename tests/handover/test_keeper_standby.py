@@ -71,21 +71,24 @@ def test_another_one_stands_by_for_one_that_has_taken_over(tmp_path: Path) -> No
             assert ["standby", ""] in standby.stored
 
 
+def cold_start(theatre: Theatre, standby: Puppet) -> None:
+    """The next master is started with all that is stored, and the standby is gone."""
+    cold = theatre.next()
+    assert [name for name, _ in cold.stored] == ["device-file", "session.state", "listener"]
+    assert ended(standby.pid)
+
+
 def test_one_that_is_not_ready_is_not_waited_for(tmp_path: Path) -> None:
     with with_standby(tmp_path) as (theatre, master, standby):
         master.kill()
-        cold = theatre.next()
-        assert [name for name, _ in cold.stored] == ["device-file", "session.state", "listener"]
-        assert ended(standby.pid)
+        cold_start(theatre, standby)
 
 
 def test_one_that_does_not_take_over_is_replaced(tmp_path: Path) -> None:
     with with_standby(tmp_path, TAKE_OVER_S=0.2) as (theatre, master, standby):
         standby.stands_by()
         master.kill()
-        cold = theatre.next()
-        assert [name for name, _ in cold.stored] == ["device-file", "session.state", "listener"]
-        assert ended(standby.pid)
+        cold_start(theatre, standby)
 
 
 def test_one_that_is_never_ready_is_killed_and_another_started(tmp_path: Path) -> None:

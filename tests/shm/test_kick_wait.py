@@ -14,13 +14,12 @@ from typing import Self
 import pytest
 
 from tests.conformance.checks import until
-from tests.shm.guest import DATA, Guest, fail, user
+from tests.shm.guest import DATA, Guest, fail
 from vuproc.devices.blk_native import NativeBlk
 from vuproc.errors import RingError
 from vuproc.shm.counters import BLOCK_SIZE, QueueCounters
 from vuproc.shm.kick_wait import KickWait
 from vuproc.shm.spin import Spin
-from vuproc.shm.split import SplitRing
 from vuproc.spec.blk import BlkStatus
 
 SECTOR, SECTORS = 512, 64
@@ -45,19 +44,7 @@ class Stage:
             os.close(self.image)
             self.image = writable
         self.counters = QueueCounters(bytearray(BLOCK_SIZE), 0)
-        self.ring = SplitRing(
-            0,
-            guest.size,
-            guest.memory,
-            user(guest.desc),
-            user(guest.avail),
-            user(guest.used),
-            0,
-            features=0,
-            chain_limit=0,
-            counters=self.counters,
-        )
-        self.ring.set_call(guest.call)
+        self.ring = guest.ring(0, base=0, counters=self.counters)
         self.device = NativeBlk(self.image, SECTORS * SECTOR)
         self.kick = os.eventfd(0, os.EFD_CLOEXEC)
         self.other = os.eventfd(0, os.EFD_CLOEXEC)

@@ -203,14 +203,14 @@ class FdStore:
         self._workers.clear()
 
 
-def content_of(inherited: Mapping[str, tuple[Fd, ...]], name: str, most: int = 0) -> bytes:
-    """What is in the file that was inherited under a name, at most `most` bytes of it if it says
-    so; b"" if there is none, or more than one. Nothing is taken over.
+def content_of(inherited: Mapping[str, tuple[Fd, ...]], name: str) -> bytes:
+    """What is in the file that was inherited under a name; b"" if there is none, or more than one.
+    Nothing is taken over.
     """
     fds = inherited.get(name, ())
     if len(fds) != 1:
         return b""
-    return os.pread(fds[0].fileno(), most or fds[0].size, 0)
+    return os.pread(fds[0].fileno(), fds[0].size, 0)
 
 
 def _inode(fd: HasFileno) -> tuple[int, int]:

@@ -98,7 +98,6 @@ cdef class Batching(Handling):
             self.prefetch()
             if count < spare:
                 request = at(requests, count)
-                self.opening = chain.head
                 self.open_request(request, &chain, order)
             else:
                 request = self.request_of(&chain, order)

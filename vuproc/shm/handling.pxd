@@ -24,7 +24,6 @@ cdef class Handling(UringWork):
     cdef bint wanted(self) noexcept nogil
     cdef void end_turn(self) noexcept
     cdef Request request_of(self, Chain *chain, uint64_t order)
-    cdef int reopen(self, Request request, Chain *chain, uint64_t order) except -1
     cdef int open_request(self, Request request, Chain *chain, uint64_t order) except -1
     cdef GuestMemory memory_of(self, uint16_t head)
     cdef int serve(

@@ -61,7 +61,7 @@ cdef class Handling(UringWork):
                 if request is None:
                     request = self.request_of(&chain, which.order)
                 else:
-                    self.reopen(request, &chain, which.order)
+                    self.open_request(request, &chain, which.order)
                 self.serve(request, handle, on_error, which.attempts, reason)
                 # The same object for the next one, if nobody else has it: to make and to free one
                 # is a good part of what a request costs.
@@ -207,17 +207,14 @@ cdef class Handling(UringWork):
 
     cdef Request request_of(self, Chain *chain, uint64_t order):
         cdef Request request
+        # There may be no memory for it: `end_turn` knows of the head from here on.
         self.opening = chain.head
         request = Request.__new__(Request)
         self.open_request(request, chain, order)
         return request
 
-    cdef int reopen(self, Request request, Chain *chain, uint64_t order) except -1:
-        # The same by an object that was made anew.
-        self.opening = chain.head
-        return self.open_request(request, chain, order)
-
     cdef int open_request(self, Request request, Chain *chain, uint64_t order) except -1:
+        self.opening = chain.head
         if self.granted is None:
             request.open(self, self.memory, chain)
         else:

@@ -252,8 +252,4 @@ def warm_up() -> None:
     one find it done, and need no memory of their own for it.
     """
     for kind in (Command, AnyReport):
-        msgspec.msgpack.Decoder(kind, dec_hook=_no_descriptor)
-
-
-def _no_descriptor(kind: type, value: object) -> object:
-    raise NotImplementedError
+        msgspec.msgpack.Decoder(kind)
