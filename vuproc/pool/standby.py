@@ -17,6 +17,10 @@ log = logging.getLogger("vuproc.master")
 
 RETRY_S = 1.0
 """Seconds after the death of a standby before the next is started."""
+AFTERWARDS_S = 0.01
+"""Seconds from a standby's turn to the start of the next: a fork takes a CPU that the worker needs
+which a driver waits for.
+"""
 LEAVE_S = 2.0
 """Seconds a standby has to leave."""
 
@@ -43,6 +47,7 @@ class Standby(Post):
             try:
                 if not worker.queues:
                     worker.assign(queues, recovered=recovered)
+                self.start_at = max(self.start_at, time.monotonic() + AFTERWARDS_S)
                 return worker
             except WorkerLost as error:
                 log.warning("the standby was of no use: %s", error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from mmap import mmap
 from typing import Any, NoReturn, cast
 
 from vuproc.device import Device
@@ -27,7 +28,11 @@ class AsyncioWorker(Worker):
         self._device_loop.asyncio = self._asyncio.loop
 
     def take(
-        self, queues: tuple[int, ...], counters: Segment | None, *, recovered: bool = False
+        self,
+        queues: tuple[int, ...],
+        counters: Segment | mmap | None,
+        *,
+        recovered: bool = False,
     ) -> None:
         """As that of Worker."""
         super().take(queues, counters, recovered=recovered)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from mmap import mmap
 from typing import NoReturn
 
 from vuproc.asks import Ask
@@ -81,7 +82,11 @@ class Worker:
     # The loop.
 
     def take(
-        self, queues: tuple[int, ...], counters: Segment | None, *, recovered: bool = False
+        self,
+        queues: tuple[int, ...],
+        counters: Segment | mmap | None,
+        *,
+        recovered: bool = False,
     ) -> None:
         """Be the one who serves `queues`, and let the device prepare each of them.
 

@@ -10,6 +10,7 @@ import logging
 import os
 import resource
 import socket
+import time
 import traceback
 from pathlib import Path
 
@@ -25,6 +26,9 @@ from vuproc.workers.control import Command, Done, Failed, WorkerChannel, worker_
 from vuproc.workers.log import WorkerLog
 from vuproc.workers.loop import Worker
 from vuproc.workers.parent_death import die_with_parent, prctl
+from vuproc.workers.rehearsal import rehearse
+
+log = logging.getLogger("vuproc.worker")
 
 EXIT_SETUP = 3
 """Exit code: the device could not be set up; the reason went to the master."""
@@ -77,7 +81,10 @@ def _serve(channel: WorkerChannel) -> int:
         return EXIT_SETUP
     channel.send(Done(first.serial))
 
-    channel.wait(None)
+    if not channel.wait(0.0):
+        # A standby.
+        _rehearse()
+        channel.wait(None)
     second = _command(channel)
     assign = second.order
     if isinstance(assign, control.Exit):
@@ -91,6 +98,18 @@ def _serve(channel: WorkerChannel) -> int:
         return EXIT_SETUP
     channel.send(Done(second.serial))
     return worker.run()
+
+
+def _rehearse() -> None:
+    """Without it all goes well, too, and takes longer."""
+    began = time.monotonic_ns()
+    try:
+        served = rehearse()
+    except OSError as error:
+        log.debug("not rehearsed: %s", texts.described(error))
+        return
+    assert served
+    log.debug("rehearsed in %d us", (time.monotonic_ns() - began) // 1000)
 
 
 def _command(channel: WorkerChannel) -> Command:
