@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import os
 import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from tests.bench import bars, ours, peers, plot, record, text
+from tests.bench import bars, flame, ours, peers, plot, record, text
 from tests.bench.backends import Backend, Missing
 from tests.bench.clients import Client
 from tests.bench.clients.builtin import Builtin
@@ -22,6 +21,7 @@ from tests.bench.clients.fio import Fio, program
 from tests.bench.contenders import LIMIT, open_contender, open_limit
 from tests.bench.findings import Finding
 from tests.bench.images import Images
+from tests.bench.json_text import as_text
 from tests.bench.options import WAITS, parser
 from tests.bench.rounds import Effort, Entry, compare
 from tests.bench.work import WORKS, Case, Store
@@ -45,6 +45,7 @@ class Bench:
         self._clients = [client(name) for name in options.clients or [first_client()]]
         engines = options.engine or (bars.ENGINES if options.bars else ours.engines())
         self._ours: list[Backend] = [ours.Vuproc(name, dict(options.set)) for name in engines]
+        self._profile = None if options.perf is None else flame.profiler(options.perf)
         self._peers = [peer for peer in peers.every() if _chosen(peer.name, options.peers)]
 
     def run(self) -> Iterator[Finding]:
@@ -65,7 +66,7 @@ class Bench:
             for how in self._options.limits
         ]
         entries += [self._entry(side, case, client) for side in [*self._ours, *self._peers]]
-        return compare(case.name, case.title, client.name, entries, self._effort, _say)
+        return self._compared(case.name, case.title, client, entries)
 
     def _scaling(self, client: Client) -> Finding:
         """The work for a CPU on one queue and on two, side by side."""
@@ -82,7 +83,10 @@ class Bench:
             if side.name in (f"vuproc {ours.VERBS}", "rust preadv")
         ]
         title = f"{case.work.title}, {case.store.value}, depth {case.depth}, one queue and two"
-        return compare(bars.SCALING, title, client.name, entries, self._effort, _say)
+        return self._compared(bars.SCALING, title, client, entries)
+
+    def _compared(self, name: str, title: str, client: Client, entries: list[Entry]) -> Finding:
+        return compare(name, title, client.name, entries, self._effort, _say, self._profile)
 
     def _entry(self, side: Backend, case: Case, client: Client, label: str = "") -> Entry:
         # NBD has a client of its own, whatever drives the virtqueues.
@@ -151,12 +155,17 @@ def _machine() -> dict[str, Any]:
     }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code."""
-    options = parser().parse_args(arguments)
-    if options.list:
-        _list()
-        return 0
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a run found. `judged` is empty unless `--bars` was asked for."""
+
+    machine: dict[str, Any]
+    findings: list[Finding]
+    judged: list[bars.Verdict]
+
+
+def measured(options: argparse.Namespace) -> Found:
+    """Measure, and print meanwhile. Raises Missing."""
     machine = _machine()
     about = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in machine.items())
     print(f"{about}\n{text.EXPLANATION}")
@@ -169,8 +178,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.bars:
         judged = bars.verdicts({finding.name: finding for finding in findings})
         print("\n".join(["", *(verdict.line() for verdict in judged)]))
-        print("\nThe in-flight record, at most 5 % at depth 32:")
-        record.main(["--depth", "32"])
     if options.json:
         data = {
             "machine": machine,
@@ -178,13 +185,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "comparisons": [finding.as_data() for finding in findings],
             "bars": [verdict.as_data() for verdict in judged],
         }
-        options.json.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        options.json.write_text(as_text(data) + "\n", encoding="utf-8")
     if options.plot:
-        try:
-            plot.draw(findings, options.plot)
-        except Missing as missing:
-            _say(f"no plot: {missing}")
-            return 1
+        plot.draw(findings, options.plot)
+    return Found(machine, findings, judged)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    options = parser().parse_args(arguments)
+    if options.list:
+        _list()
+        return 0
+    try:
+        measured(options)
+    except Missing as missing:
+        _say(str(missing))
+        return 1
+    if options.bars:
+        print("\nThe in-flight record, at most 5 % at depth 32:")
+        record.main(["--depth", "32"])
     return 0
 
 

@@ -47,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
     add("--tmpfs", type=Path, default=Path("/dev/shm"), help="a tmpfs (/dev/shm)")
     add("--directory", type=Path, default=clients.cache() / "bench", help="on a real disk")
     add("--json", type=Path, help="write everything there")
+    add("--perf", type=Path, help="write flame graphs of every side into this folder (needs perf)")
     add("--plot", type=Path, help="draw a PNG there (needs matplotlib)")
     return found
 

@@ -15,6 +15,7 @@ COLORS = {
     "rust preadv": "#d98c2b",
     "rust map": "#e8b96f",
     "nbdkit file": "#5b7fa6",
+    "nbdkit rust": "#4aa3a3",
     "nbdkit python": "#8e6fa8",
 }
 HEIGHT, WIDTH, TITLE = 0.28, 9.0, 0.9

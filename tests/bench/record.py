@@ -10,6 +10,7 @@ import argparse
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from statistics import median
 
 from vuproc.shm.counters import QueueCounters, block_bytes
@@ -99,25 +100,58 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--requests", type=int, default=10000, help="of a round")
     options = parser.parse_args(arguments)
+    costs = measure(options.depth, options.lanes, options.rounds, options.requests)
+    for name, cost in costs.items():
+        print(cost.line(name, options.depth))
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Of one device: the least ns a request without and with the record, and the median ratio of so
+    many pairs of runs.
+    """
+
+    without_ns: float
+    with_ns: float
+    ratio: float
+    pairs: int
+
+    def line(self, name: str, depth: int) -> str:
+        """It as text."""
+        return (
+            f"{name} device, depth {depth}: {self.without_ns:.0f} ns a request without a record, "
+            f"{self.with_ns:.0f} with (the best of all); {self.ratio - 1:+.1%} in the median of "
+            f"{self.pairs} pairs"
+        )
+
+
+def measure(
+    depth: int = 32, lanes: int = 4, rounds: int = 20, requests: int = 10000
+) -> dict[str, Cost]:
+    """What the record costs the null device and the one that reads, with `lanes` rings of each kind
+    in turn.
+    """
     image = os.memfd_create("image", os.MFD_CLOEXEC)
     try:
         os.ftruncate(image, BLOCK)
+        found = {}
         for name in ("null", "read"):
-            lanes = [Lane(bool(i % 2), image) for i in range(2 * options.lanes)]
-            for _ in range(options.rounds):
-                for lane in lanes:
-                    lane.run(getattr(lane, name), options.requests, options.depth)
-            print(_line(name, lanes, options.depth))
+            every = [Lane(bool(i % 2), image) for i in range(2 * lanes)]
+            for _ in range(rounds):
+                for lane in every:
+                    lane.run(getattr(lane, name), requests, depth)
+            found[name] = _cost(every)
+        return found
     finally:
         os.close(image)
-    return 0
 
 
 def _unexpected(request: Request, error: BaseException) -> None:
     raise error
 
 
-def _line(name: str, lanes: Sequence[Lane], depth: int) -> str:
+def _cost(lanes: Sequence[Lane]) -> Cost:
     without, with_ = lanes[::2], lanes[1::2]
     # Each round of a ring with the same round of its neighbour, a moment before.
     ratios = [
@@ -126,10 +160,7 @@ def _line(name: str, lanes: Sequence[Lane], depth: int) -> str:
         for before, after in zip(left.times, right.times, strict=True)
     ]
     least, more = (min(min(lane.times) for lane in kind) for kind in (without, with_))
-    return (
-        f"{name} device, depth {depth}: {least:.0f} ns a request without a record, {more:.0f} with "
-        f"(the best of all); {median(ratios) - 1:+.1%} in the median of {len(ratios)} pairs"
-    )
+    return Cost(least, more, median(ratios), len(ratios))
 
 
 if __name__ == "__main__":

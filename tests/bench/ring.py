@@ -7,7 +7,6 @@ compared with the first side of the same round.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import sys
@@ -20,6 +19,7 @@ from typing import Any
 
 from tests.bench import quiet
 from tests.bench.devices import NativeNull, Null, Reader
+from tests.bench.json_text import as_text
 from tests.bench.report import Row, Table
 from tests.bench.sides import Alone, OnRing, Sample, Side, Waiting, WakeUps, job, on_ring
 
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         idle = _idle([blk, reader, null, native], options.idle)
     if options.json:
-        print(json.dumps(_data(options, tables, idle), indent=1))
+        print(as_text(_data(options, tables, idle)))
     else:
         print("\n".join(_text(options, tables, idle)))
     return 0

@@ -47,8 +47,12 @@ def compare(
     entries: Sequence[Entry],
     effort: Effort,
     report: Callable[[str], None],
+    profile: Callable[[str, Contender, int], None] | None = None,
 ) -> Finding:
-    """Open all sides, which stay open, and run them in turn. A side that fails is left out."""
+    """Open all sides, which stay open, and run them in turn. A side that fails is left out.
+
+    `profile(name, side, count)` gets each of them once more afterwards. It may raise Missing.
+    """
     missing: dict[str, str] = {}
     turns: list[tuple[Contender, Row, int]] = []
     with ExitStack() as stack:
@@ -75,6 +79,12 @@ def compare(
                     row.samples[number] = contender.take(count, tries)
                 except _FAILURES as failure:
                     missing[contender.name] = str(failure)
+        for contender, _, count in turns if profile is not None else ():
+            assert profile is not None
+            try:
+                profile(name, contender, count)
+            except _FAILURES as failure:
+                report(f"no flame graph of {contender.name}: {failure}")
     return Finding(name, title, client, [row for _, row, _ in turns], missing)
 
 

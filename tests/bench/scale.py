@@ -8,7 +8,6 @@ the times, not in the memory. Exit code 1 if an idle worker uses the CPU or more
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from tests.bench.json_text import as_text
 from tests.bench.scale_point import DEVICES, MIB, Point, Shape, measure
 
 AXES: dict[str, tuple[int, ...]] = {
@@ -92,7 +92,7 @@ def _run(options: argparse.Namespace) -> int:
             axis: [{axis: size, **asdict(point)} for size, point in points.items()]
             for axis, points in found.items()
         }
-        options.json.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        options.json.write_text(as_text(data) + "\n", encoding="utf-8")
     return 0 if fine else 1
 
 

@@ -8,7 +8,22 @@ import threading
 
 import pytest
 
-from tests.bench import dirty_log, frames, give_back, quiet, ring, timer, wake
+from tests.bench import (
+    bars,
+    dirty_log,
+    flame,
+    frames,
+    give_back,
+    published,
+    quiet,
+    ring,
+    timer,
+    wake,
+)
+from tests.bench.contenders import Taken
+from tests.bench.findings import Finding
+from tests.bench.findings import Row as FoundRow
+from tests.bench.json_text import as_text
 from tests.bench.report import Row, Table
 from tests.bench.sides import Sample, Waiting
 
@@ -116,3 +131,82 @@ def test_the_dirty_log_bench_compares_runs_with_and_without() -> None:
     (plain,), (logged,) = found.plain, found.logged
     assert plain.rate > 0 and logged.cpu_ns > 0
     assert found.ratio(lambda sample: sample.rate) == logged.rate / plain.rate
+
+
+PERF = """python
+\t    7f00 copy
+\t    7f01 read
+\t  [unknown]
+
+python
+\t    7f00 copy
+\t    7f01 read
+
+"""
+
+
+def test_stacks_are_folded_and_drawn_in_proportion() -> None:
+    stacks = flame.folded([*PERF.splitlines(), "python ", "\t    7f02 wait;4"])
+    assert stacks == {
+        ("read", "copy"): 1,
+        (flame.UNKNOWN, "read", "copy"): 1,
+        ("wait:4",): 1,
+    }
+    third = pytest.approx(1 / 3)
+    assert list(flame.boxes(flame.tree(stacks)))[:4] == [
+        (0, 0.0, 1.0, "all"),
+        (1, 0.0, third, flame.UNKNOWN),
+        (1, third, third, "read"),
+        (1, pytest.approx(2 / 3), third, "wait:4"),
+    ]
+
+
+def test_numbers_have_the_digits_of_a_32_bit_float() -> None:
+    assert json.loads(as_text({"rate": [1 / 3, 7], "name": "x", "none": None})) == {
+        "rate": [0.3333333, 7],
+        "name": "x",
+        "none": None,
+    }
+
+
+def test_what_is_published_stands_between_the_marks() -> None:
+    text = f"before\n{published.BEGIN}\nold\n{published.END}\nafter\n"
+    assert published.replaced(text, ["new"]) == (
+        f"before\n{published.BEGIN}\n\nnew\n\n{published.END}\nafter\n"
+    )
+    with pytest.raises(ValueError, match="marks"):
+        published.replaced("before", ["new"])
+    for path in published.README, published.BENCH:
+        assert published.replaced(path.read_text(encoding="utf-8"), ["new"])
+
+
+def test_the_published_table_has_every_side_that_was_measured() -> None:
+    def row(name: str, family: str, rate: float) -> FoundRow:
+        return FoundRow(name, family, 1, {0: Taken(rate, 1, 1, 1, 0, True)})
+
+    findings = {
+        work: Finding(
+            work,
+            work,
+            "client",
+            [
+                row(f"limit: {call}", "limit", 2000),
+                row("vuproc auto", "vuproc", 3000),
+                row("storage-daemon threads", "storage-daemon", 500),
+                row("storage-daemon io_uring", "storage-daemon", 1000),
+            ],
+            {},
+        )
+        for work, call in published.WORKS.items()
+    }
+    assert published.table(findings)[2:] == [
+        "| `preadv` / `pwritev` in C, no ring | 2 | 1 | 2 | 1 |",
+        "| vuproc `blk`, which maps an image in tmpfs | 3 | 1.50 | 3 | 1.50 |",
+        "| qemu-storage-daemon, its best | 1 | 0.50 | 1 | 0.50 |",
+    ]
+    judged = [bars.Verdict("one", 1, 1.2, ""), bars.Verdict("two", 2, 1.2, "")]
+    assert published.verdicts([*judged, bars.Verdict("three", 3, None, "no peer")])[2:] == [
+        "| one | 1.20 | 1 |",
+        "| two | **1.20** | 2 |",
+        "| three | not measured: no peer | 3 |",
+    ]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -160,3 +163,28 @@ def test_more_regions_than_one_message_holds_are_added() -> None:
     point = scale_point.measure(shape, requests=64, idle_s=0.01)
     assert point.table_ms > 0
     assert point.region_ms > 0
+
+
+def test_a_flame_graph_of_every_side_or_the_reason_why_there_is_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "flames"
+    arguments = ["--clients", "builtin", "--engine", "python", "--peers", "none"]
+    images = ["--tmpfs", str(tmp_path), "--directory", str(tmp_path), "--perf", str(folder)]
+    if shutil.which("perf") is not None:
+        # By itself, for what draws keeps its fonts open.
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.bench", *QUICK, *images, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        said = done.stderr
+        assert done.returncode == 0, said
+        for side in "limit: preadv", "limit: memcpy", "vuproc python":
+            stem = side.replace(": ", "-").replace(" ", "-")
+            assert list(folder.glob(f"*{stem}.svg")) or f"no flame graph of {side}" in said
+    monkeypatch.setattr(shutil, "which", lambda _name: None)
+    assert bench.main([*QUICK, *images, *arguments]) == 1
+    assert "there is no perf here" in capsys.readouterr().err

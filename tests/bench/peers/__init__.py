@@ -15,5 +15,6 @@ def every() -> list[Backend]:
         Crate("preadv"),
         Crate("map"),
         Nbdkit("file"),
+        Nbdkit("rust"),
         Nbdkit("python"),
     ]

@@ -1,4 +1,4 @@
-"""nbdkit's file and Python plugins, which are met over NBD and not over a virtqueue.
+"""nbdkit with plugins in three languages, which are met over NBD and not over a virtqueue.
 
 A request then is a message on a Unix socket and its data goes through that socket: that is what
 a user of such a plugin gets, and it is stated beside the figures. Each queue is a connection.
@@ -13,13 +13,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.bench.backends import Missing, Running, Unfit, child
+from tests.bench.peers import cargo
 from tests.bench.work import Case, Store
 
-_PLUGIN = Path(__file__).with_name("nbdkit_disk.py")
+_IN_PYTHON = Path(__file__).with_name("nbdkit_disk.py")
+_IN_RUST = Path(__file__).with_name("nbdkit_rust")
 
 
 class Nbdkit:
-    """`file`: its plugin in C; `python`: a small disk in Python."""
+    """`file`: its plugin in C; `rust` and `python`: small disks in these."""
 
     protocol = "nbd"
 
@@ -30,15 +32,16 @@ class Nbdkit:
     def check(self, case: Case) -> None:
         if shutil.which("nbdkit") is None:
             raise Missing("there is no nbdkit here")
+        plugin = self._rust() if self._plugin == "rust" else self._plugin
         dumped = subprocess.run(
-            ["nbdkit", self._plugin, "--dump-plugin"], capture_output=True, check=False
+            ["nbdkit", plugin, "--dump-plugin"], capture_output=True, check=False
         )
         if dumped.returncode:
             raise Missing(f"nbdkit has no {self._plugin} plugin here")
         if case.store is Store.DIRECT or case.work.sums:
             raise Unfit("its plugins do no such thing")
-        if case.store is Store.NULL and self._plugin == "python":
-            raise Unfit("nbdkit null stands for both")
+        if case.store is Store.NULL and self._plugin != "file":
+            raise Unfit("nbdkit null stands for all of them")
 
     @contextmanager
     def start(self, case: Case, image: Path | None, directory: Path) -> Iterator[Running]:
@@ -46,9 +49,15 @@ class Nbdkit:
         if image is None:
             plugin = ["null", f"size={case.span}"]
         elif self._plugin == "python":
-            plugin = ["python", f"script={_PLUGIN}", f"file={image}"]
+            plugin = ["python", f"script={_IN_PYTHON}", f"file={image}"]
+        elif self._plugin == "rust":
+            plugin = [str(self._rust()), f"file={image}"]
         else:
             plugin = ["file", f"file={image}"]
         server = ["nbdkit", "--foreground", "--exit-with-parent", "--unix", str(path)]
         with child([*server, *plugin], path) as running:
             yield running
+
+    @staticmethod
+    def _rust() -> Path:
+        return cargo.built(_IN_RUST, "libnbdkit_peer.so")
