@@ -49,6 +49,48 @@ QueueSize = Annotated[
 ]
 
 
+MOST_A_SECOND = 1_000_000_000
+"""The highest limit of requests a second, and of their burst."""
+MOST_BYTES_A_SECOND = 1 << 40
+BURST_S = 0.1
+"""Seconds' worth of a limit that may come at once where no burst is said, as QEMU has it."""
+
+Requests = Annotated[int, Meta(ge=1, le=MOST_A_SECOND)]
+Bytes = Annotated[Size, Meta(ge=1, le=MOST_BYTES_A_SECOND)]
+
+
+class Limits(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """What may pass a second: requests, and bytes both ways. None: any number.
+
+    A burst is what may come at once after a time with less.
+    """
+
+    iops: Requests | None = None
+    iops_burst: Requests | None = None
+    bytes: Bytes | None = None
+    bytes_burst: Bytes | None = None
+
+    def problems(self) -> Iterator[str]:
+        """What no single field can say is wrong."""
+        for key in "iops", "bytes":
+            if getattr(self, key) is None and getattr(self, f"{key}_burst") is not None:
+                yield f"{key}_burst is that of {key}, which is not there"
+
+    @property
+    def requests(self) -> tuple[float, float] | None:
+        """Requests a second, and their burst."""
+        return _with_burst(self.iops, self.iops_burst)
+
+    @property
+    def transfer(self) -> tuple[float, float] | None:
+        """Bytes a second, and their burst."""
+        return _with_burst(self.bytes, self.bytes_burst)
+
+
+def _with_burst(rate: float | None, burst: float | None) -> tuple[float, float] | None:
+    return None if rate is None else (rate, burst or max(1.0, rate * BURST_S))
+
+
 class Options(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The options that every device has."""
 
@@ -58,7 +100,9 @@ class Options(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     json_schema: ClassVar[Mapping[str, Any]] = {}
     """Keywords added to the JSON Schema of these options: what no single field can say."""
-    live: ClassVar[frozenset[str]] = frozenset({"poll", "cpus"})
+    live: ClassVar[frozenset[str]] = frozenset(
+        {"poll", "cpus", "limits", "queue_limits", "io_priority"}
+    )
     """Options that may change while a front-end is connected: workers started with the new value
     can go on with the rings of those that had the old one.
     """
@@ -92,6 +136,25 @@ class Options(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         | None
     ) = None
 
+    limits: Annotated[
+        Limits | None,
+        Meta(
+            description="What the device serves at most: iops (requests a second) and bytes (a "
+            "second, both ways), each with iops_burst or bytes_burst, which may come at once; a "
+            "tenth of a second's worth by default. Queues that the device pulls from are exempt."
+        ),
+    ] = None
+    queue_limits: Annotated[
+        Limits | None, Meta(description="The same for each queue by itself.")
+    ] = None
+    io_priority: Annotated[
+        Literal["idle"] | Annotated[str, Meta(pattern=r"^(best-effort|realtime)/[0-7]$")] | None,
+        Meta(
+            description="I/O priority of the workers (ioprio_set(2)), which the disk's scheduler "
+            "may heed: idle, best-effort/0 (first) to /7, or realtime/0 to /7 with CAP_SYS_NICE."
+        ),
+    ] = None
+
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield (field, message) for each thing wrong which no single field's type can say.
 
@@ -99,6 +162,9 @@ class Options(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         absolute; it may look at files. `field` "" means the options as a whole. Call
         `super().problems()` first when overriding.
         """
+        for field, limits in ("limits", self.limits), ("queue_limits", self.queue_limits):
+            for problem in () if limits is None else limits.problems():
+                yield field, problem
         absent = sorted(set(self.cpus or ()) - os.sched_getaffinity(0))
         if absent:
             yield "cpus", f"no such CPU here: {', '.join(map(str, absent))}"

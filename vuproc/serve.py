@@ -53,6 +53,7 @@ from vuproc.ops.operations import Operations
 from vuproc.ops.reload import IN_POSTCOPY, Reloader
 from vuproc.poll_set import PollSet
 from vuproc.pool.forkserver import Forkserver
+from vuproc.pool.limits_file import LimitsFile
 from vuproc.pool.orphans import ZombieReaper, channel_name, retire
 from vuproc.pool.pool import WorkerPool
 from vuproc.pool.process import WorkerHost, WorkerProcess
@@ -225,6 +226,8 @@ class _Service:
         )
         self._pickled: Fd | None = None
         stack.callback(self._forget_pickled)
+        self._limits = LimitsFile()
+        stack.callback(self._limits.close)
         self._prepare = self._prepared(file, device)
         fd_store.keep_content(DEVICE_FILE, file.content)
         config = ConfigSpace(device.config_space)
@@ -386,6 +389,7 @@ class _Service:
             shared=dict(self._shared.fds),
             log_level=getattr(logging, file.keys.log_level.upper()),
             pickled=self._pickled,
+            limits=self._limits.of(file.options, device.num_queues()),
         )
 
     def _forget_pickled(self) -> None:

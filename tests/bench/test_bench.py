@@ -14,6 +14,7 @@ from tests.bench import (
     flame,
     frames,
     give_back,
+    limits,
     published,
     quiet,
     ring,
@@ -210,3 +211,10 @@ def test_the_published_table_has_every_side_that_was_measured() -> None:
         "| two | **1.20** | 2 |",
         "| three | not measured: no peer | 3 |",
     ]
+
+
+def test_the_limits_bench_measures_both_sides_or_says_why_not() -> None:
+    found, missing = limits.measure(2000, 1, 0.05)
+    assert {"vuproc"} <= set(found)
+    assert missing or "qemu-storage-daemon" in found
+    assert all(sample.kept > 0 for samples in found.values() for sample in samples)

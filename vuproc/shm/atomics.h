@@ -93,6 +93,14 @@ static inline uint8_t vu_or8(void *where, uint8_t bits)
     return __atomic_fetch_or((uint8_t *)where, bits, __ATOMIC_SEQ_CST);
 }
 
+/* Stores `wanted` where `before` still is; whether it was. It orders nothing. */
+static inline int vu_swap_if64(void *where, uint64_t before, uint64_t wanted)
+{
+    vu_crash_point();
+    return __atomic_compare_exchange_n((uint64_t *)where, &before, wanted, 0, __ATOMIC_RELAXED,
+                                       __ATOMIC_RELAXED);
+}
+
 static inline void vu_fence_full(void)
 {
     __atomic_thread_fence(__ATOMIC_SEQ_CST);

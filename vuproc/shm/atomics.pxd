@@ -21,6 +21,7 @@ cdef extern from "atomics.h" nogil:
     void vu_note32(void *where, uint32_t value)
     void vu_note64(void *where, uint64_t value)
     uint8_t vu_or8(void *where, uint8_t bits)
+    bint vu_swap_if64(void *where, uint64_t before, uint64_t wanted)
     void vu_fence_full()
     void vu_pause()
     void vu_prefetch(const void *where)

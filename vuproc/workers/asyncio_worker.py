@@ -31,11 +31,12 @@ class AsyncioWorker(Worker):
         self,
         queues: tuple[int, ...],
         counters: Segment | mmap | None,
+        limits: mmap | None = None,
         *,
         recovered: bool = False,
     ) -> None:
         """As that of Worker."""
-        super().take(queues, counters, recovered=recovered)
+        super().take(queues, counters, limits, recovered=recovered)
         for queue in self._queues.values():
             queue.handle = self._asyncio.handle
 

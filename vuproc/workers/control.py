@@ -33,8 +33,9 @@ CONFIG_QUEUE = 0
 
 
 class Prepare(Order, frozen=True, tag=True):
-    """The first command: which device. `shared` are the files that its workers share, by name, and
-    `pickled` is the device itself if it is a program's object (`vuproc.device_object`).
+    """The first command: which device. `shared` are the files that its workers share, by name,
+    `pickled` is the device itself if it is a program's object (`vuproc.device_object`), and
+    `limits` what its workers share for its limits (`workers.throttle`).
 
     The worker imports and makes the device and is then a standby, ready for any queues.
     """
@@ -49,6 +50,7 @@ class Prepare(Order, frozen=True, tag=True):
     shared: dict[str, Fd]
     log_level: int
     pickled: Fd | None = None
+    limits: Fd | None = None
 
 
 class Assign(Order, frozen=True, tag=True):

@@ -85,12 +85,14 @@ class Worker:
         self,
         queues: tuple[int, ...],
         counters: Segment | mmap | None,
+        limits: mmap | None = None,
         *,
         recovered: bool = False,
     ) -> None:
         """Be the one who serves `queues`, and let the device prepare each of them.
 
-        `recovered`: another worker has served them before.
+        `limits`: what the device's workers share for theirs. `recovered`: another worker has served
+        them before.
         """
         self._device.recovered = recovered
         options = self._device.options
@@ -112,6 +114,7 @@ class Worker:
                 self._available,
                 self._ask_for,
             )
+            self._queues[index].limit(options, limits)
         for index in queues:
             self._device.setup(index)
             self._queues[index].pulled = self._device.pulls(index)

@@ -7,6 +7,7 @@ code on top.
 from __future__ import annotations
 
 import logging
+import mmap
 import os
 import resource
 import socket
@@ -20,13 +21,14 @@ from vuproc.fd import Fd
 from vuproc.handover.keeper.error_output import ErrorOutput
 from vuproc.loader import build
 from vuproc.shm.segment import Segment
-from vuproc.workers import control, stack
+from vuproc.workers import control, io_priority, stack
 from vuproc.workers.channel import ChannelClosed, ChannelError
 from vuproc.workers.control import Command, Done, Failed, WorkerChannel, worker_end
 from vuproc.workers.log import WorkerLog
 from vuproc.workers.loop import Worker
 from vuproc.workers.parent_death import die_with_parent, prctl
 from vuproc.workers.rehearsal import rehearse
+from vuproc.workers.throttle import words
 
 log = logging.getLogger("vuproc.worker")
 
@@ -75,7 +77,7 @@ def _serve(channel: WorkerChannel) -> int:
     if not isinstance(prepare, control.Prepare):
         raise ChannelError("the first command is not Prepare")
     try:
-        worker, counters = _prepare(channel, prepare)
+        worker, counters, limits = _prepare(channel, prepare)
     except Exception as error:
         channel.send(Failed(first.serial, f"{prepare.type_ref}: {_blame(error)}"))
         return EXIT_SETUP
@@ -92,7 +94,7 @@ def _serve(channel: WorkerChannel) -> int:
     if not isinstance(assign, control.Assign):
         raise ChannelError("the second command is not Assign")
     try:
-        worker.take(assign.queues, counters, recovered=assign.recovered)
+        worker.take(assign.queues, counters, limits, recovered=assign.recovered)
     except Exception as error:
         channel.send(Failed(second.serial, f"{prepare.type_ref}: {_blame(error)}"))
         return EXIT_SETUP
@@ -120,7 +122,9 @@ def _command(channel: WorkerChannel) -> Command:
     return received[0]
 
 
-def _prepare(channel: WorkerChannel, prepare: control.Prepare) -> tuple[Worker, Segment | None]:
+def _prepare(
+    channel: WorkerChannel, prepare: control.Prepare
+) -> tuple[Worker, Segment | None, mmap.mmap | None]:
     """All that can be done before the queues are known: a driver waits for what is left."""
     logger = logging.getLogger("vuproc")
     logger.setLevel(prepare.log_level)
@@ -130,7 +134,13 @@ def _prepare(channel: WorkerChannel, prepare: control.Prepare) -> tuple[Worker, 
     device = _device(prepare)
     device.shared = prepare.shared
     counters = None if prepare.counters is None else Segment.attach(prepare.counters)
-    return _kind(device)(channel, device, prepare.chain_limit, said), counters
+    limits = None
+    if prepare.limits is not None:
+        with prepare.limits as file:
+            limits = mmap.mmap(file.fileno(), words(device.num_queues()))
+    if device.options.io_priority is not None:
+        io_priority.set_for_us(device.options.io_priority)
+    return _kind(device)(channel, device, prepare.chain_limit, said), counters, limits
 
 
 def _kind(device: Device) -> type[Worker]:

@@ -5,9 +5,11 @@ memory change.
 from __future__ import annotations
 
 from collections.abc import Callable
+from mmap import mmap
 
 from vuproc.device import Device, serves_batches
 from vuproc.errors import RingError
+from vuproc.options import Options
 from vuproc.shm.counters import QueueCounters
 from vuproc.shm.kick_wait import KickWait
 from vuproc.shm.request import Request
@@ -17,6 +19,7 @@ from vuproc.workers.queue_iommu import QueueIommu
 from vuproc.workers.queue_place import OnMiss
 from vuproc.workers.queue_ring import OnSkip
 from vuproc.workers.rings import AnyRing
+from vuproc.workers.throttle import Throttle, throttle_of
 
 BUDGET = 256
 """Requests served in one turn, before other queues and watched descriptors get theirs. A command
@@ -51,9 +54,19 @@ class Queue(QueueIommu):
     ) -> None:
         super().__init__(index, device, counters, chain_limit, on_skip, on_broken, on_miss)
         self.handle: Callable[[Request], object] = device.handle
+        self._throttle: Throttle | None = None
+        """What limits it, if anything does."""
         self._by_batch = serves_batches(device)
         self._on_error = on_error
         self._on_available = on_available
+
+    def limit(self, options: Options, shared: mmap | None) -> None:
+        """Serve no more than the options allow; `shared` is what the device's workers share for
+        that. Queues that are pulled from are exempt.
+        """
+        self._throttle = throttle_of(
+            self.index, lambda: self.in_flight, self._counters, options, shared
+        )
 
     @property
     def finishes_later(self) -> bool:
@@ -75,6 +88,14 @@ class Queue(QueueIommu):
         if ring is None or not self.active:
             self.ready = False
             return
+        native = NATIVE_BUDGET
+        if self._throttle is not None and not self.pulled:
+            # It gets no more than there is: what is left over would be lost to other queues.
+            native = budget = self._throttle.grant(min(budget, max(1, ring.waiting)))
+            if not budget:
+                self.ready = False
+                return
+            spin_ns = 0
         try:
             # What the device gave back without a stop gets another try with each turn.
             ring.readmit()
@@ -83,9 +104,7 @@ class Queue(QueueIommu):
                 ring.call_after_death()
                 more = self._announce(ring)
             elif self.native is not None:
-                more = ring.serve_native(
-                    self.native, self._on_error, NATIVE_BUDGET, spin_ns, slice_ns
-                )
+                more = ring.serve_native(self.native, self._on_error, native, spin_ns, slice_ns)
             else:
                 if self._by_batch:
                     fetched = ring.drain_batch(self._device.handle_batch, self._on_error, budget)
@@ -96,6 +115,8 @@ class Queue(QueueIommu):
             self._note_missing(ring)
         except RingError as error:
             self.break_ring(str(error))
+        if self._throttle is not None and not self.pulled:
+            self._throttle.account(budget)
         self._mark_ring()
 
     def sleep(self, kicks: KickWait, spin: Spin, due: float | None, slice_ns: int) -> bool:
@@ -123,6 +144,7 @@ class Queue(QueueIommu):
             and not self.pulled
             and self._place.iotlb is None
             and self.unshared.done
+            and self._throttle is None
         )
 
     def _announce(self, ring: AnyRing) -> bool:
@@ -194,7 +216,26 @@ class Queue(QueueIommu):
     @property
     def waiting(self) -> int:
         """Requests that could be fetched now."""
-        return self._ring.waiting if self._ring is not None and self.active else 0
+        if (
+            self._ring is None
+            or not self.active
+            or (self._throttle is not None and self._throttle.waits)
+        ):
+            return 0
+        return self._ring.waiting
+
+    @property
+    def due(self) -> float | None:
+        """As that of the ring, or seconds until the limits let something pass."""
+        asked = super().due
+        wait = None if self._throttle is None else self._throttle.due()
+        return asked if wait is None else wait if asked is None else min(asked, wait)
+
+    def ask_again(self) -> None:
+        """Do what is due by now."""
+        super().ask_again()
+        if self._throttle is not None and self._throttle.over():
+            self.ready = True
 
     def publish(self) -> int:
         """Publish what the device, or the kernel, finished outside of `run`; how many that were."""
