@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from vuproc.device_description import DeviceDescription
-from vuproc.fd import HasFileno
+from vuproc.fd import Fd, HasFileno
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -235,6 +235,17 @@ class Device(DeviceDescription):
 
     def teardown(self) -> None:
         """The worker is about to end in good order: flush and close. Not called on a crash."""
+
+    # The work beside that of the queues, in a helper.
+
+    def run_helper(self, ending: Fd) -> None:
+        """Do what `has_helper` stands for, until `ending` is readable: then finish, and return.
+
+        In the thread of a process that serves no queue; neither `setup` nor any other method is
+        called there. It may be killed at any instruction, as when the master dies; it then begins
+        anew, with the `shared` files as they are. So does it after an exception, a second later.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.run_helper")
 
     # What the worker does for the device.
 

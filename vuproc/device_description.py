@@ -111,6 +111,23 @@ class DeviceDescription:
         """
         return iter(())
 
+    def has_helper(self) -> bool:
+        """Whether there is work beside that of the queues: `run_helper` is then called in a process
+        of its own, which is started again when it dies. Asked for in the master, at the start.
+        """
+        return False
+
+    def helper_end_s(self) -> float:
+        """Seconds that the helper has at the end of vuproc, once all workers have ended."""
+        return 5.0
+
+    def details(self) -> Mapping[str, Mapping[str, str | int]]:
+        """What `vuproc status` is to show beside the queues: by subject, names and values.
+
+        Called in the master, whenever somebody asks.
+        """
+        return {}
+
     def reloading(self) -> None:
         """A reload begins, whatever it will change: the time to look at what no option and no
         configuration space says, such as the size of something outside.

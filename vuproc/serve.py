@@ -224,6 +224,7 @@ class _Service:
             hook_timeout=file.keys.hook_timeout,
             wait=polls.wait_readable,
         )
+        self._device = device
         self._pickled: Fd | None = None
         stack.callback(self._forget_pickled)
         self._limits = LimitsFile()
@@ -239,6 +240,8 @@ class _Service:
             queue_size=device.queue_size(),
             work=lambda queues: sum(snapshots[queue]().requests for queue in queues),
         )
+        if device.has_helper():
+            pool.slots.add_helper(device.helper_end_s())
         pool.history.objects.files = lambda: self._shared.fds
         pool.history.shmem.sizes = regions_of(device)
         offer = Offer(
@@ -269,7 +272,9 @@ class _Service:
         master.add_chore(zombies)
         stall = Watchdog(file.keys.stall_timeout, file.keys.hook_timeout, master.pool, counters)
         master.add_chore(stall)
-        operations = Operations(file.type_ref, master, counters, fd_store.notifier.keeper)
+        operations = Operations(
+            file.type_ref, master, counters, fd_store.notifier.keeper, lambda: self._device
+        )
         if again is not None and (fd is None or program is not None):
             self._offer_reloads(again, operations, file, device, config, stall, fd is None)
         verbs = operations.verbs()
@@ -370,6 +375,7 @@ class _Service:
     def _set_file(self, file: DeviceFile, device: Device) -> None:
         """New workers are of another kind from now on, and the rest of the file has changed."""
         self._file = file
+        self._device = device
         self._prepare = self._prepared(file, device)
         self._host.hook_timeout = self._host.forkserver.import_s = file.keys.hook_timeout
         self._fd_store.keep_content(DEVICE_FILE, file.content)
@@ -407,6 +413,8 @@ class _Service:
     def _workers(self) -> list[WorkerProcess]:
         pool = self.master.pool
         posts = [*(slot.worker for slot in pool.slots), pool.slots.standby.worker]
+        if pool.slots.helper is not None:
+            posts.append(pool.slots.helper.worker)
         return [worker for worker in posts if worker is not None]
 
     # What a predecessor may have left.

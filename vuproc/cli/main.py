@@ -289,6 +289,45 @@ def upgrade(options: argparse.Namespace) -> int:
     return EXIT_FAILED
 
 
+def write_back(options: argparse.Namespace) -> int:
+    """`vuproc write-back`: have what the guest has written go to the object store, and wait."""
+    import time
+
+    import msgspec
+
+    from vuproc.ops.admin import Request
+    from vuproc.ops.status import Status
+
+    number = _ask(options.target, Request("write-back"))["number"]
+    deadline = time.monotonic() + options.timeout
+    while True:
+        answer = _ask(options.target, Request("status"), patient_until=deadline)
+        said = msgspec.convert(answer, Status).details.get("write-back", {})
+        if int(said.get("answered", 0)) >= number:
+            print(f"written back, as of {said['last']}")
+            return EXIT_OK
+        if said.get("state") == "stopped" or time.monotonic() >= deadline:
+            why = said.get("why") or f"not done in {options.timeout} s, and going on"
+            print(f"vuproc: write-back: {why}", file=sys.stderr)
+            return EXIT_FAILED
+        time.sleep(LOOK_S)
+
+
+def image(options: argparse.Namespace) -> int:
+    """`vuproc image push|pull`: a raw image to one in pieces, and back."""
+    from vuproc.devices import pieces_transfer
+
+    try:
+        if options.action == "push":
+            print(pieces_transfer.push(options.source, options.target, options.piece_size))
+        else:
+            print(pieces_transfer.pull(options.source, options.target))
+    except (pieces_transfer.TransferFailed, OSError) as error:
+        print(f"vuproc: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    return EXIT_OK
+
+
 def _ask(target: str, request: Request, *, patient_until: float = 0.0) -> dict[str, Any]:
     """Ask the running device of a device file, or of a socket. Exits with 1 if it refuses.
 
@@ -446,7 +485,41 @@ def _parser() -> argparse.ArgumentParser:
     verb = add("link", link, "plug a network device in or out", text.LINK, text.LINK_EPILOG)
     verb.add_argument("state", choices=("up", "down"), help="what it is to be")
     verb.add_argument("target", metavar="FILE", help="the device file, or the socket")
+
+    verb = add("write-back", write_back, "write changes back", text.BACK, text.BACK_EPILOG)
+    verb.add_argument("target", metavar="FILE", help="the device file, or the socket")
+    verb.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=600,
+        metavar="S",
+        help="wait for so many seconds at most (default 600)",
+    )
+
+    verb = add("image", image, "make an image in pieces", text.IMAGE, text.IMAGE_EPILOG)
+    verb.add_argument("action", choices=("push", "pull"), help="to the store, or from there")
+    verb.add_argument("source", metavar="FROM", help="a raw image, or the URL of an image")
+    verb.add_argument("target", metavar="TO", help="the URL of an image in pieces, or a new file")
+    verb.add_argument(
+        "--piece-size",
+        type=_size,
+        default=1 << 20,
+        metavar="SIZE",
+        help="of each object: a power of two from 64K to 64M (default 1M)",
+    )
     return parser
+
+
+def _seconds(text: str) -> int:
+    if re.fullmatch(r"[1-9][0-9]{0,6}", text) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+    return int(text)
+
+
+def _size(text: str) -> int:
+    if re.fullmatch(r"[1-9][0-9]{0,6}[KM]", text) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 256K or 4M")
+    return int(text[:-1]) << {"K": 10, "M": 20}[text[-1]]
 
 
 def _descriptor(text: str) -> int:

@@ -204,3 +204,35 @@ exit codes:
   0  the new program has taken over
   1  no device runs there, or the new program was refused and the old one goes on
   2  wrong usage, or something is wrong in the device file"""
+
+BACK = """\
+Have a disk's changes (write_back in its device file) written to the image in pieces that they
+belong to, in the object store, and wait until they are there: all that the guest had written
+when this began, as of one moment."""
+
+BACK_EPILOG = """\
+example:
+  vuproc write-back disk.yaml
+
+exit codes:
+  0  they are there
+  1  no device runs there, nothing of it is written back, or it was not done in time: then it is
+     tried on
+  2  wrong usage, or something is wrong in the device file"""
+
+IMAGE = """\
+`vuproc image push FROM TO` makes an image in pieces in an object store, whose URL TO (s3://,
+gs:// or az://) ends in a slash. FROM is a raw image: a file, or the URL of an object in the same
+bucket, which is then the base of the new one and must stay. `vuproc image pull FROM TO` makes
+the raw file TO of an image in the store, of either kind."""
+
+IMAGE_EPILOG = """\
+examples:
+  vuproc image push golden.raw s3://images/web1/
+  vuproc image push s3://images/golden.raw s3://images/web2/
+  vuproc image pull s3://images/web1/ web1.raw
+
+exit codes:
+  0  ok
+  1  it was not done; the reason is said
+  2  wrong usage"""

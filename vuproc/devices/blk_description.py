@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from vuproc.device import Device
 from vuproc.devices.blk_image import Image
 from vuproc.devices.blk_options import BlkOptions
 from vuproc.devices.blk_storage import new_memory
 from vuproc.devices.blk_store import Source
+from vuproc.errors import FileRefused
 from vuproc.fd import Fd
 from vuproc.spec.blk import CONFIG, SECTOR_SIZE, BlkFeature
 from vuproc.spec.virtio import Feature
+
+if TYPE_CHECKING:
+    from vuproc.devices.blk_write_files import WriteFiles
 
 MAX_SEGMENT_SIZE = 1 << 20
 """Bytes of one segment that the driver is asked to stay below (size_max)."""
@@ -121,6 +126,45 @@ class BlkDescription(Device):
     def replaced_files(self) -> Iterator[tuple[str, str]]:
         """The image, if another is at its path."""
         return iter(()) if self._image is None else self._image.replaced(self.shared)
+
+    # Writing back.
+
+    def has_helper(self) -> bool:
+        """If changes are to be written back."""
+        return self._writing is not None
+
+    def helper_end_s(self) -> float:
+        """As the options say."""
+        return float(self.options.write_back_end)
+
+    def details(self) -> dict[str, dict[str, str | int]]:
+        """How far it is."""
+        writing = self._writing
+        return {} if writing is None else {"write-back": writing.details(self.shared)}
+
+    def write_back(self) -> int:
+        """Have the helper write back now; which question it is. Raises FileRefused."""
+        writing = self._writing
+        if writing is None:
+            raise FileRefused("write_back", "is off: nothing is written back")
+        return writing.ask(self.shared)
+
+    def run_helper(self, ending: Fd) -> None:
+        """Write back, now and then."""
+        from vuproc.devices.blk_layers import Layers
+
+        image = self._image
+        assert isinstance(image, Layers) and self.options.write_back != "off"
+        image.helper(self.shared, self, ending, float(self.options.write_back))
+
+    @property
+    def _writing(self) -> WriteFiles | None:
+        if self.options.write_back == "off":
+            return None
+        from vuproc.devices.blk_layers import Layers
+
+        image = self._image
+        return image.writing if isinstance(image, Layers) else None
 
     @property
     def _wants_uring(self) -> bool:

@@ -10,13 +10,12 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from vuproc.devices.blk_overlay import Overlay
 from vuproc.devices.blk_overlay_file import Layout
 from vuproc.devices.blk_overlay_table import CHUNK, ChunkTable
 from vuproc.devices.blk_store import Range
-from vuproc.devices.object_reader import ObjectReader
 from vuproc.errors import RequestFinished
 from vuproc.fd import Fd
 
@@ -28,6 +27,16 @@ WINDOW = 1 << 20
 """Bytes that are fetched at a time, at a multiple of that."""
 FETCHERS = 8
 """Threads of a worker, and so windows at a time."""
+
+
+class Reader(Protocol):
+    """What reads parts of the base, in any thread."""
+
+    def read(self, offset: int, length: int) -> bytes:
+        """That many bytes. Raises whatever says why they cannot be had."""
+
+    def close(self) -> None:
+        """Nobody reads any more."""
 
 
 @dataclass(slots=True, eq=False)
@@ -46,7 +55,7 @@ class FetchingOverlay(Overlay):
 
     def __init__(
         self,
-        reader: ObjectReader,
+        reader: Reader,
         device: Device,
         content: Fd,
         table: ChunkTable,
@@ -94,6 +103,7 @@ class FetchingOverlay(Overlay):
         """As that of `Overlay`; what is being fetched is not waited for."""
         for _ in range(self._fetchers):
             self._wanted.put(None)
+        self._reader.close()
         super().close()
 
     def _edges(self, ranges: Iterable[Range]) -> list[int]:

@@ -26,6 +26,7 @@ from vuproc.devices.blk_overlay_file import (
 )
 from vuproc.devices.blk_overlay_table import ChunkTable, new_table
 from vuproc.devices.blk_storage import new_memory
+from vuproc.devices.blk_write_area import begun_runs, distrust
 from vuproc.devices.image_lock import unlock
 from vuproc.errors import FileRefused
 from vuproc.fd import Fd
@@ -35,6 +36,10 @@ from vuproc.spec.virtio import Feature
 if TYPE_CHECKING:
     from vuproc.device import Device
     from vuproc.devices.blk_objects import ObjectBase
+    from vuproc.devices.blk_pieces import PiecesBase
+    from vuproc.devices.blk_write_files import WriteFiles
+
+    FarBase = ObjectBase | PiecesBase
 
 log = logging.getLogger("vuproc.device")
 
@@ -48,11 +53,18 @@ class Layers:
     in here. `path`: of the overlay, or None for one that lives as long as the device.
     """
 
-    def __init__(self, base: Image | ObjectBase, path: str | None) -> None:
+    def __init__(self, base: Image | FarBase, path: str | None) -> None:
         self._base = base
         self._overlay = None if path is None else _OverlayFile(path)
         overlay = {_MEMORY} if self._overlay is None else self._overlay.names
         self._names = self._base.names | overlay | {_TABLE}
+        self._writing = None
+        if self._overlay is not None and not isinstance(base, Image):
+            from vuproc.devices.blk_write_files import write_files
+
+            self._writing = write_files(base, self._overlay)
+        if self._writing is not None:
+            self._names |= self._writing.names
 
     def problems(self, block_size: int) -> Iterator[tuple[str, str]]:
         """What is wrong with the files at the paths, as (option, message)."""
@@ -80,6 +92,10 @@ class Layers:
                 files |= self._overlay.open()
                 file = self._overlay.prepared(files, size, self._base)
                 files[_TABLE] = new_table(size, read_bits(file, size))
+                if self._writing is not None:
+                    files |= self._writing.open(files, file, files[_TABLE])
+                else:
+                    distrust(file)
         return files
 
     def adopt(self, left: Mapping[str, Fd]) -> bool:
@@ -130,11 +146,40 @@ class Layers:
             else:
                 from vuproc.devices.blk_fetching import FetchingOverlay
 
-                store = FetchingOverlay(self._base.reader(files), device, own, table, size, layout)
+                reader = self._base.reader(files)
+                undo.callback(reader.close)
+                if self._writing is None:
+                    store = FetchingOverlay(reader, device, own, table, size, layout)
+                else:
+                    from vuproc.devices.blk_writing_back import WritingBackOverlay
+
+                    marks = self._writing.marks(files, own, table)
+                    store = WritingBackOverlay(reader, device, own, table, size, layout, marks)
             undo.pop_all()
             return store
 
-    def _images(self) -> list[Image | ObjectBase]:
+    @property
+    def writing(self) -> WriteFiles | None:
+        """What there is for writing back, if that is wanted."""
+        return self._writing
+
+    def helper(
+        self, files: Mapping[str, Fd], device: Device, ending: Fd, interval_s: float
+    ) -> None:
+        """What the helper does: it writes back, until `ending` is readable. Raises OSError."""
+        from vuproc.devices.blk_helper import BlkHelper
+
+        assert self._writing is not None and self._overlay is not None
+        size = self.size(files)
+        with ExitStack() as undo:
+            own = undo.enter_context(self._overlay.file(files).dup())
+            table = ChunkTable(files[_TABLE], size)
+            undo.callback(table.close)
+            marks = self._writing.marks(files, own, table)
+            undo.callback(marks.close)
+            BlkHelper(self._writing, files, own, table, marks, device, ending, interval_s).run()
+
+    def _images(self) -> list[Image | FarBase]:
         return [self._base] if self._overlay is None else [self._base, self._overlay]
 
 
@@ -170,7 +215,7 @@ class _OverlayFile(Image):
             except OSError as error:
                 yield self.option, f"{self.path} is not readable: {reason_of(error)}"
 
-    def prepared(self, files: Mapping[str, Fd], size: int, base: Image | ObjectBase) -> Fd:
+    def prepared(self, files: Mapping[str, Fd], size: int, base: Image | FarBase) -> Fd:
         """The open file, with a header for a base of `size` bytes. Raises FileRefused, OSError."""
         file, base_changed = self.file(files), base.changed(files)
         try:
@@ -180,6 +225,8 @@ class _OverlayFile(Image):
         if of_old is None:
             initialise(file, size, base_changed)
             log.info("overlay %s is new", self.path)
+        elif of_old != base_changed and base_changed in begun_runs(file):
+            pass  # of ours: whoever wrote it had not time to note that
         elif of_old != base_changed and base.strict:
             reason = f"{self.path} is an overlay of another object than is at {base.path} now"
             raise FileRefused(self.option, reason)

@@ -10,13 +10,8 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from vuproc import shared
-from vuproc.devices.object_reader import (
-    Object,
-    ObjectReader,
-    ObjectUnavailable,
-    ask,
-    problem_of,
-)
+from vuproc.devices.object_reader import ObjectReader, ask
+from vuproc.devices.object_store import Object, ObjectUnavailable, problem_of
 from vuproc.errors import FileRefused
 from vuproc.fd import Fd
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 MAX_RAM = 1 << 44
 """Bytes of the largest disk in memory: 16 TiB, what a tmpfs file may have on x86-64."""
 
+MAX_INTERVAL_S = 86400
+
 _STORES = ("image", "base", "url", "nbd", "ram")
 _EXCLUDED = {
     "ram": ("image", "base", "url", "nbd"),
@@ -59,12 +61,28 @@ class BlkOptions(Options, kw_only=True):
             str,
             Meta(
                 description="A raw image in an object store or on a web server (s3, gs, az, https "
-                "or http), as a base: what is read of it and what the guest writes is kept in the "
-                "overlay."
+                "or http), or an image in pieces there, whose URL ends in a slash, as a base: what "
+                "is read of it and what the guest writes is kept in the overlay."
             ),
         ]
         | None
     ) = None
+    write_back: Annotated[
+        Literal["off"] | Annotated[int, Meta(ge=1, le=MAX_INTERVAL_S)],
+        Meta(
+            description="How often what the guest has written goes from the overlay to the image "
+            "in pieces at url, in seconds; off: never."
+        ),
+    ] = "off"
+    write_back_end: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=MAX_INTERVAL_S,
+            description="Seconds that the end of vuproc may take for what is not written back yet; "
+            "what is left then stays in the overlay, for the next start.",
+        ),
+    ] = 30
     nbd: (
         Annotated[
             str,
@@ -144,6 +162,8 @@ class BlkOptions(Options, kw_only=True):
             yield from self._problems_over_a_base()
         if self.nbd is not None and self.engine not in ("auto", "python"):
             yield "engine", f"{self.engine} is for an image, not for what a server has"
+        if self.write_back != "off":
+            yield from self._problems_of_writing_back()
         image = self.the_image()
         if image is not None:
             yield from image.problems(self.block_size)
@@ -157,6 +177,17 @@ class BlkOptions(Options, kw_only=True):
             yield "direct", "direct is for an image without a base"
         if self.engine not in ("auto", "python"):
             yield "engine", f"{self.engine} is for an image alone, and what has a base is not"
+
+    def _problems_of_writing_back(self) -> Iterator[tuple[str, str]]:
+        if self.url is None or not self.url.endswith("/"):
+            yield (
+                "write_back",
+                "is for an image in pieces, whose url ends in a slash",
+            )
+        elif self.image is None:
+            yield "write_back", "needs image, a file that keeps what is not written back yet"
+        if self.readonly:
+            yield "write_back", "there is nothing to write back of what is read-only"
 
     def the_image(self) -> Image | Source | None:
         """The image that these options name, or where else the disk is; None for one in memory."""
@@ -178,6 +209,12 @@ class BlkOptions(Options, kw_only=True):
             return Layers(base, self.image)
         if self.url is not None:
             from vuproc.devices.blk_layers import Layers
+
+            if self.url.endswith("/"):
+                from vuproc.devices.blk_pieces import PiecesBase
+
+                back = self.write_back != "off" and self.image is not None and not self.readonly
+                return Layers(PiecesBase(self.url, writes_back=back), self.image)
             from vuproc.devices.blk_objects import ObjectBase
 
             return Layers(ObjectBase(self.url), self.image)

@@ -74,7 +74,7 @@ class Overlay:
         if not durable and self._has_all(offset, length):
             request.finish_pwritev(self._file, at, length, done=OK)
             return
-        self._store(offset, length, lambda: _all(request.pwritev, self._file, at, length))
+        self._store(offset, length, lambda: pwritev_all(request, self._file, at, length))
         self._complete(request, durable)
 
     def flush(self, request: Request) -> None:
@@ -114,8 +114,11 @@ class Overlay:
         for present, chunk in self._runs(offset, end):
             run = min(chunk * CHUNK, end) - offset
             if present:
-                self._content.discard(self._at + offset, run)
+                self._punch(offset, run)
             offset += run
+
+    def _punch(self, offset: int, length: int) -> None:
+        self._content.discard(self._at + offset, length)
 
     def keep(self, offset: int, data: bytes) -> None:
         """Have whole chunks of the base in the overlay, but for those that are there already.
@@ -181,6 +184,11 @@ class Overlay:
         if len(part) < end - offset:
             raise OSError(errno.EIO, "the base has become shorter")
         _write_all(self._file, part, self._at + offset)
+
+
+def pwritev_all(request: Request, file: int, at: int, length: int) -> None:
+    """The next `length` readable bytes of the request, to `at` of a file. Raises OSError."""
+    _all(request.pwritev, file, at, length)
 
 
 def _all(move: Callable[[int, int, int], int], file: int, at: int, length: int) -> None:

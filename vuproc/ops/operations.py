@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
+from vuproc import texts
+from vuproc.device import Device
+from vuproc.errors import FileRefused
 from vuproc.handover.standby_master import ready_standby
 from vuproc.handover.upgrade import Trial
 from vuproc.master import Master
@@ -22,9 +25,16 @@ _NOT_HERE = (
 )
 
 
+@runtime_checkable
+class WritesBack(Protocol):
+    """A device that may have changes to write back."""
+
+    def write_back(self) -> int: ...  # noqa: D102
+
+
 class Operations:
     """The admin verbs of one master. `counters[i]` are those of queue i, `keeper` is the process of
-    its keeper, if it has one.
+    its keeper, if it has one, and `of_device` gives the device.
     """
 
     def __init__(
@@ -33,7 +43,9 @@ class Operations:
         master: Master,
         counters: Sequence[QueueCounters],
         keeper: int | None = None,
+        of_device: Callable[[], Device] = Device,
     ) -> None:
+        self._of_device = of_device
         self._keeper = keeper
         self._device = device
         self._master = master
@@ -54,6 +66,7 @@ class Operations:
             "link": self.link,
             "reload": self.reload,
             "upgrade": self.upgrade,
+            "write-back": self.write_back,
         }
 
     def status(self, _request: Request) -> dict[str, Any]:
@@ -88,9 +101,34 @@ class Operations:
             ended=self._master.ended,
             standby=None if standby is None else standby.pid,
             standby_master=None if self._keeper is None else ready_standby(self._keeper),
+            helper=self._helper(),
+            details=self._details(),
             queues=sorted(queues, key=lambda queue: queue.queue),
         )
         return msgspec.to_builtins(status)  # type: ignore[no-any-return]
+
+    def _helper(self) -> int | None:
+        helper = self._master.pool.slots.helper
+        return None if helper is None or helper.worker is None else helper.worker.pid
+
+    def _details(self) -> dict[str, dict[str, str | int]]:
+        """What the device says of itself; its mistakes are its own."""
+        try:
+            return {name: dict(said) for name, said in self._of_device().details().items()}
+        except Exception as error:
+            return {"details": {"error": texts.described(error)}}
+
+    def write_back(self, _request: Request) -> dict[str, Any]:
+        """Have the device's helper write back now. The status says what has become of it: the run
+        is in the store once `answered` is as high as the number that this gives.
+        """
+        device = self._of_device()
+        if not isinstance(device, WritesBack):
+            raise AdminError("only a disk whose changes are written back (write_back) has this")
+        try:
+            return {"number": device.write_back()}
+        except FileRefused as refused:
+            raise AdminError(str(refused)) from refused
 
     def restart_queue(self, request: Request) -> dict[str, Any]:
         """Serve a broken queue again, from its record."""

@@ -48,6 +48,10 @@ class Status(msgspec.Struct, kw_only=True):
     """The worker in waiting."""
     standby_master: int | None = None
     """The keeper's master in waiting, once it is ready."""
+    helper: int | None = None
+    """The process for what no queue waits for, of a device that has one."""
+    details: dict[str, dict[str, str | int]] = {}
+    """What the device says of itself, by subject."""
     queues: list[QueueStatus]
 
     def table(self) -> str:
@@ -58,6 +62,11 @@ class Status(msgspec.Struct, kw_only=True):
         lines = [f"{self.device}: master {self.pid}, {state}, standby {self.standby or '-'}"]
         if self.standby_master is not None:
             lines[0] += f", standby master {self.standby_master}"
+        if self.helper is not None:
+            lines[0] += f", helper {self.helper}"
+        for subject, said in self.details.items():
+            told = ", ".join(f"{name} {value}" for name, value in said.items() if value != "")
+            lines.append(f"{subject}: {told}")
         if self.ended:
             lines.append(f"the last front-end was disconnected: {self.ended}")
         lines.append(f"queue {'state':9} {'worker':>8} {'restarts':>8} {'requests':>12}  cause")

@@ -102,6 +102,8 @@ class WorkerPool:
             worker.ask_to_exit()
         for worker in leaving:
             worker.exit(EXIT_DEADLINE)
+        if self.slots.helper is not None:
+            self.slots.helper.finish()
         self.history.drop_records()
         self.history.objects.close()
 

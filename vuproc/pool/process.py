@@ -161,6 +161,10 @@ class WorkerProcess(EndingProcess):
         self.queues = queues
         self._post_unwaited(control.Assign(queues, recovered), setup=True)
 
+    def help(self) -> None:
+        """Have the standby be the device's helper, instead. Raises `WorkerLost`."""
+        self._post_unwaited(control.Help(), setup=True)
+
     def catch_up(self, orders: Iterable[AnyOrder]) -> None:
         """Give orders whose answers nobody waits for, as its channel takes them.
 

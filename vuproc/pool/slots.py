@@ -20,6 +20,7 @@ from vuproc.asks import Ask
 from vuproc.log_limit import apart
 from vuproc.mapping import ASKS_MAX, MapShmem, ShmemAsk, UnmapShmem
 from vuproc.pool.forkserver import CannotStart
+from vuproc.pool.helper import Helper
 from vuproc.pool.history import History
 from vuproc.pool.post import Posts
 from vuproc.pool.process import (
@@ -103,6 +104,7 @@ class WorkerSlots:
         """What the master is to look at again, of the slots and the standby."""
         for post in (*self._slots, self.standby):
             post.belong_to(self.posts)
+        self.helper: Helper | None = None
         self._slot_of = {queue: slot for slot in self._slots for queue in slot.queues}
         self._history = history
         self._winding_down = False
@@ -113,6 +115,11 @@ class WorkerSlots:
     def of(self, queue: int) -> WorkerSlot:
         """The slot whose worker serves `queue`."""
         return self._slot_of[queue]
+
+    def add_helper(self, end_s: float) -> None:
+        """Have a helper, too; it has `end_s` seconds at our end. It is started by `tend`."""
+        self.helper = Helper(self.starts.another, end_s)
+        self.helper.belong_to(self.posts)
 
     def start(self, *, succeeds: bool) -> None:
         """Start every worker, and a standby, all at once. Raises `WorkerSetupError`, `CannotStart`
@@ -144,6 +151,8 @@ class WorkerSlots:
         self._winding_down = True
         for slot in self._slots:
             slot.last = True
+        if self.helper is not None:
+            self.helper.stop()
 
     def release_all(self) -> list[WorkerProcess]:
         """Empty every slot; the workers, the standby among them, are the caller's."""
@@ -217,6 +226,8 @@ class WorkerSlots:
         """
         now = time.monotonic()
         times = [self.standby.due()]
+        if self.helper is not None:
+            times.append(self.helper.due())
         for slot in self._unsettled():
             if slot.worker is None:
                 times.append(max(0.0, slot.spawn_at - now))
@@ -237,12 +248,16 @@ class WorkerSlots:
             if slot.worker is None and slot.spawn_at <= now:
                 self.fill(slot)
         self.standby.tend()
+        if self.helper is not None:
+            self.helper.tend()
 
     def _unsettled(self) -> list[WorkerSlot]:
         """The slots at which something may be due, in their order."""
         unsettled = self.posts.unsettled
         settled = {post for post in unsettled if post.worker is not None and post.worker.ready}
         unsettled -= settled | {self.standby}
+        if self.helper is not None:
+            unsettled.discard(self.helper)
         if not unsettled:
             return []
         return sorted((post for post in unsettled if isinstance(post, WorkerSlot)), key=_queues)

@@ -6,6 +6,7 @@ import select
 import selectors
 from functools import partial
 
+from vuproc.pool.helper import Helper
 from vuproc.pool.pool import WorkerPool
 from vuproc.pool.post import Post
 from vuproc.pool.process import WorkerProcess
@@ -73,7 +74,7 @@ class WorkerWatch:
                 self.update()
 
     def _happened(self, post: Post, has_ended: bool) -> None:
-        if isinstance(post, Standby):
+        if isinstance(post, Standby | Helper):
             (post.ended if has_ended else post.heard)()
         elif isinstance(post, WorkerSlot):
             (self._slots.ended if has_ended else self._slots.heard)(post)

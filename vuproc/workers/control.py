@@ -63,6 +63,10 @@ class Assign(Order, frozen=True, tag=True):
     recovered: bool = False
 
 
+class Help(Order, frozen=True, tag=True):
+    """Instead of `Assign`: serve no queue, and run the device's helper, until `Exit`."""
+
+
 class BlameUring(Order, frozen=True, tag=True):
     """This worker is going to be killed over what io_uring has had for so many looks: note that in
     the record of each such request, and answer with their number.
@@ -128,6 +132,7 @@ AnyOrder = (
     ForWorkers
     | Prepare
     | Assign
+    | Help
     | AskConfig
     | ObjectFound
     | ShmemDone

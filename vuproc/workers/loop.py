@@ -159,6 +159,12 @@ class Worker:
             if index in self._queues
         }
 
+    def help(self) -> int:
+        """Be the device's helper, without a queue, until the master has it end; the exit code."""
+        from vuproc.workers import helper  # few devices have one
+
+        return helper.run(self._channel, self._device, self._said)
+
     def run(self) -> int:
         """Serve until the master says `Exit` or goes away; returns the exit code."""
         try:

@@ -91,6 +91,9 @@ def _serve(channel: WorkerChannel) -> int:
     assign = second.order
     if isinstance(assign, control.Exit):
         return 0
+    if isinstance(assign, control.Help):
+        channel.send(Done(second.serial))
+        return worker.help()
     if not isinstance(assign, control.Assign):
         raise ChannelError("the second command is not Assign")
     try:
