@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -58,6 +59,8 @@ class Server:
         """Commands of a connection after which it is closed, without an answer to the last."""
         self.backwards = 1
         """So many commands are waited for, and then done last to first."""
+        self.delay_s = 0.0
+        """Seconds that each command takes."""
         self._does = True
         self._lock = threading.Lock()
         self._waiting: dict[int, tuple[socket.socket, Waiting]] = {}
@@ -199,6 +202,7 @@ class Server:
         waiting.clear()
 
     def _do(self, came: Came, data: bytes) -> tuple[int, bytes]:
+        time.sleep(self.delay_s)
         error, answer = self.errors.get(came.kind, 0), b""
         end = came.offset + came.length
         if end > len(self.disk):

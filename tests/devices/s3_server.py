@@ -31,6 +31,7 @@ class Gate:
         self._lock = threading.Lock()
         self._open: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
+        self.refuses = False  # whether whoever asks is told that he must not (403)
         self._flows = threading.Event()
         self._flows.set()
         self._listener: socket.socket | None = None
@@ -40,6 +41,7 @@ class Gate:
         self.open()
 
     def open(self) -> None:
+        self.refuses = False
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((_LOOPBACK, self.port))
@@ -79,10 +81,23 @@ class Gate:
                 server = socket.create_connection((_LOOPBACK, self._behind))
             except OSError:
                 return
+            if self.refuses:
+                server.close()
+                self._run(self._refuse, client)
+                continue
             with self._lock:
                 self._open += [client, server]
             self._run(self._pass, client, server)
             self._run(self._pass, server, client)
+
+    def _refuse(self, client: socket.socket) -> None:
+        with client, suppress(OSError):
+            client.settimeout(BOUND_S)
+            client.recv(1 << 16)
+            client.sendall(b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n")
+            client.shutdown(socket.SHUT_WR)
+            while client.recv(1 << 16):
+                pass
 
     def _pass(self, source: socket.socket, target: socket.socket) -> None:
         with suppress(OSError):
@@ -107,6 +122,7 @@ class S3:
     def __init__(self, port: int) -> None:
         import boto3
 
+        self.port = port
         self.gate = Gate(port)
         self.client = boto3.client(
             "s3",
@@ -141,12 +157,21 @@ class S3:
         return [each["Key"] for each in found]
 
     def delete_all(self) -> None:
-        for key in self.keys():
-            self.client.delete_object(Bucket=BUCKET, Key=key)
+        keys = [{"Key": key} for key in self.keys()]
+        if keys:
+            self.client.delete_objects(Bucket=BUCKET, Delete={"Objects": keys})
+        self.client.close()  # its connections; it goes on
 
     def manifest(self, name: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.get(f"{name}/manifest.json"))
         return found
+
+    def image_or_none(self, name: str) -> bytes | None:
+        """None if a piece was replaced and deleted while it was read."""
+        try:
+            return self.image(name)
+        except self.client.exceptions.NoSuchKey:
+            return None
 
     def image(self, name: str) -> bytes:
         """An image in pieces put together as its description says, by no code of ours."""
@@ -167,8 +192,19 @@ class S3:
 
 
 @contextmanager
-def running(*, checks_keys: bool = False) -> Iterator[S3]:
-    """`checks_keys`: signatures are checked, as of a user who may do nothing."""
+def gated(port: int) -> Iterator[S3]:
+    """What a test has of a server that is there."""
+    s3 = S3(port)
+    try:
+        yield s3
+    finally:
+        s3.gate.shut()
+        s3.client.close()
+
+
+@contextmanager
+def running(*, checks_keys: bool = False) -> Iterator[int]:
+    """The port of a server. `checks_keys`: signatures are checked, of a user who may do nothing."""
     environment = {**os.environ, "AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
     if checks_keys:
         environment["INITIAL_NO_AUTH_ACTION_COUNT"] = "0"
@@ -181,14 +217,11 @@ def running(*, checks_keys: bool = False) -> Iterator[S3]:
     ) as process:
         assert process.stdin is not None and process.stdout is not None
         try:
-            s3 = S3(int(process.stdout.readline()))
-            try:
-                if not checks_keys:
+            port = int(process.stdout.readline())
+            if not checks_keys:
+                with gated(port) as s3:
                     s3.client.create_bucket(Bucket=BUCKET)
-                yield s3
-            finally:
-                s3.gate.shut()
-                s3.client.close()
+            yield port
         finally:
             process.stdin.close()
             process.wait(BOUND_S)

@@ -55,7 +55,7 @@ def kinds(server: Server) -> list[Command]:
 HASTY = """
 from vuproc.devices import nbd_link
 from vuproc.devices.blk import Blk as Hasty
-nbd_link.PATIENCE_S = 0.5
+nbd_link.PATIENCE_S = nbd_link.SILENT_S = 0.5
 """
 
 
@@ -353,6 +353,43 @@ def test_a_server_that_hangs_up_at_a_command_each_time_is_gone(
         assert disk.request(BlkType.IN, 0, in_=[512]).status == BlkStatus.IOERR
         server.hang_up_after = None
         until_ok(disk)
+
+
+@pytest.mark.parametrize("kind", [BlkType.IN, BlkType.OUT, BlkType.FLUSH])
+def test_a_server_that_stays_and_says_nothing_is_given_up(
+    vuproc_device: ServeDevice, server: Server, tmp_path: Path, kind: BlkType
+) -> None:
+    (tmp_path / "hasty.py").write_text(HASTY)
+    served = vuproc_device(disk_of(server, type=f"{tmp_path / 'hasty.py'}:Hasty"))
+    with served.guest() as guest:
+        disk = Block(guest)
+        disk.write(0, b"silent--" * 64)
+        worker = served.status().queues[0].pid
+        server.pause()
+        out = [b"!" * 512] if kind is BlkType.OUT else []
+        in_ = [512] if kind is BlkType.IN else []
+        for _ in range(2):  # and on the connection that follows, too
+            assert disk.request(kind, 8, out, in_=in_).status == BlkStatus.IOERR
+        served.wait_for_line("connected, and no answer for 0.5 s")
+        server.resume()
+        until_ok(disk)
+        assert disk.read(0, 512) == b"silent--" * 64
+        assert served.status().queues[0].pid == worker
+
+
+def test_a_server_that_is_slow_and_answers_is_waited_for(
+    vuproc_device: ServeDevice, server: Server, tmp_path: Path
+) -> None:
+    """Each answer is a sign of life, though the others have waited for longer by then."""
+    (tmp_path / "hasty.py").write_text(HASTY.replace("SILENT_S = 0.5", "SILENT_S = 4"))
+    served = vuproc_device(disk_of(server, type=f"{tmp_path / 'hasty.py'}:Hasty"))
+    with served.guest() as guest:
+        disk = Block(guest)
+        server.delay_s = 0.25
+        tokens = [disk.submit(BlkType.IN, n, in_=[512]) for n in range(20)]
+        for token in tokens:
+            assert guest.wait(token).data[-1] == bytes([BlkStatus.OK])
+    assert len({came.connection for came in server.came}) == 1
 
 
 def test_a_server_that_is_about_to_end_is_followed_by_the_next(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -13,11 +15,18 @@ from typing import Any
 
 import pytest
 
-from tests.devices.s3_server import BUCKET, S3, running
+from tests.devices import dying_helper
+from tests.devices.s3_server import BUCKET, S3, gated, running
 from tests.devices.test_blk import ranges
 from tests.devices.test_blk_overlay import content
+from vuproc.devices.blk import BlkOptions
+from vuproc.devices.blk_write_area import Area, WriteBackHeader, begun_runs, write_header
+from vuproc.fd import Fd
+from vuproc.ops.admin import Request, ask
 from vuproc.spec.blk import SECTOR_SIZE, BlkStatus, BlkType
 from vuproc.testing.block import Block
+from vuproc.testing.errors import ServeFailed
+from vuproc.testing.plugin import ServeDevice
 from vuproc.testing.serve import Served, serve
 
 pytestmark = pytest.mark.timeout(180)
@@ -31,19 +40,18 @@ NEVER = 86400
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[S3]:
-    with running() as s3:
-        yield s3
+def server() -> Iterator[int]:
+    with running() as port:
+        yield port
 
 
 @pytest.fixture
-def s3(server: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
-    server.gate.shut()
-    server.gate.open()
-    yield server
-    server.delete_all()
+def s3(server: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
+    with gated(server) as s3:
+        for name, value in s3.environment.items():
+            monkeypatch.setenv(name, value)
+        yield s3
+        s3.delete_all()
 
 
 @pytest.fixture
@@ -76,7 +84,13 @@ def vuproc(*words: str, code: int = 0) -> str:
 
 
 def write_back(served: Served) -> None:
-    vuproc("write-back", str(served.socket), "--timeout", "50")
+    number = wanted(served)
+    until(lambda: said(served)["answered"] >= number)
+
+
+def wanted(served: Served) -> int:
+    """Ask for a run, and go on; its number."""
+    return int(ask(served.socket, Request("write-back"))["number"])
 
 
 def until(holds: Callable[[], bool]) -> None:
@@ -119,9 +133,358 @@ def test_what_is_written_goes_to_the_store(s3: S3, pushed: bytes, tmp_path: Path
         write_back(served)
         assert s3.image("disk") == bytes(expected)
         before = set(s3.keys())
-        write_back(served)  # nothing is new
+        vuproc("write-back", str(served.socket), "--timeout", "50")  # nothing is new
         assert set(s3.keys()) == before
         scattered(disk, expected, random.Random(2), 12)
         write_back(served)
         assert s3.image("disk") == bytes(expected)
         assert disk.read(0, SIZE) == bytes(expected)
+
+
+def test_a_fresh_cache_has_what_was_written(s3: S3, pushed: bytes, tmp_path: Path) -> None:
+    """At the end of vuproc the rest is written back, too."""
+    expected = bytearray(pushed)
+    with serve(disk_of(tmp_path)) as served, served.guest() as guest:
+        scattered(Block(guest), expected, random.Random(3), 8)
+    assert s3.image("disk") == bytes(expected)
+    other = disk_of(tmp_path, image=str(tmp_path / "other.overlay"))
+    with serve(other) as served, served.guest() as guest:
+        assert Block(guest).read(0, SIZE) == bytes(expected)
+        Block(guest).write(0, b"o" * 512)
+    with serve({"type": "blk", "url": URL, "readonly": True}) as served, served.guest() as guest:
+        assert Block(guest).read(0, 512) == b"o" * 512
+
+
+def test_what_there_is_no_time_for_stays_for_the_next_start(
+    s3: S3, pushed: bytes, tmp_path: Path
+) -> None:
+    expected = bytearray(pushed)
+    device = disk_of(tmp_path, write_back_end=0)
+    with serve(device) as served, served.guest() as guest:
+        scattered(Block(guest), expected, random.Random(4), 8)
+        s3.gate.silence()
+    s3.gate.shut()
+    s3.gate.open()
+    assert s3.image("disk") == pushed
+    with serve(device) as served, served.guest() as guest:
+        assert said(served)["changed_bytes"] > 0
+        write_back(served)
+        assert Block(guest).read(0, SIZE) == bytes(expected)
+        assert said(served)["changed_bytes"] == 0
+    assert s3.image("disk") == bytes(expected)
+
+
+def test_an_interval_writes_back_by_itself(s3: S3, pushed: bytes, tmp_path: Path) -> None:
+    with serve(disk_of(tmp_path, write_back=1)) as served, served.guest() as guest:
+        Block(guest).write(0, b"i" * 512)
+        until(lambda: said(served)["runs"] == 1)
+        assert s3.image("disk") == b"i" * 512 + pushed[512:]
+
+
+def test_each_version_is_of_one_moment(s3: S3, pushed: bytes, tmp_path: Path) -> None:
+    """A number goes to one piece after the other, time and again, while the disk is written back:
+    in the store each piece has the number of those before it, or the one before that.
+    """
+    pieces = SIZE // PIECE
+    each = PIECE // SECTOR_SIZE
+    with serve(disk_of(tmp_path)) as served, served.guest() as guest:
+        disk = Block(guest)
+        versions: set[bytes] = set()
+        number = 0
+        deadline = time.monotonic() + BOUND_S
+        while len(versions) < 4:
+            assert time.monotonic() < deadline
+            number += 1
+            for piece in range(pieces):
+                sector = piece * each + number % each
+                disk.write(sector, number.to_bytes(8, "little") * 64)
+                # An own place for the last one, which is written each time.
+                disk.write(piece * each, number.to_bytes(8, "little") * 64)
+            wanted(served)
+            image = s3.image_or_none("disk")
+            if image is None or image in versions or image == pushed:
+                continue
+            versions.add(image)
+            found = [
+                int.from_bytes(image[piece * PIECE : piece * PIECE + 8], "little")
+                for piece in range(pieces)
+            ]
+            assert found == sorted(found, reverse=True)
+            assert found[0] - found[-1] <= 1, found
+    assert said_nothing_wrong(served)
+
+
+def said_nothing_wrong(served: Served) -> bool:
+    return not [line for line in served.lines if " ERROR " in line or "Traceback" in line]
+
+
+def test_discarded_and_zeroed_pieces_are_no_objects(s3: S3, pushed: bytes, tmp_path: Path) -> None:
+    expected = bytearray(pushed)
+    each = PIECE // SECTOR_SIZE
+    with serve(disk_of(tmp_path)) as served, served.guest() as guest:
+        disk = Block(guest)
+        for kind, piece in ((BlkType.DISCARD, 1), (BlkType.WRITE_ZEROES, 6)):
+            disk.write(piece * each, b"x" * PIECE)
+            wanted = [ranges((piece * each, each, 0))]
+            assert disk.request(kind, 0, wanted).status == BlkStatus.OK
+            expected[piece * PIECE : (piece + 1) * PIECE] = bytes(PIECE)
+        # Of what was never written nothing is there to be given back.
+        far = [ranges((9 * each, each, 0))]
+        assert disk.request(BlkType.DISCARD, 0, far).status == BlkStatus.OK
+        write_back(served)
+        assert disk.read(0, SIZE) == bytes(expected)
+    assert s3.image("disk") == bytes(expected)
+    assert [s3.manifest("disk")["pieces"][piece] for piece in (1, 6)] == [-1, -1]
+
+
+def test_a_raw_object_is_the_base_of_an_image_in_pieces(s3: S3, raw: Path, tmp_path: Path) -> None:
+    s3.put("golden.raw", raw.read_bytes())
+    vuproc("image", "push", f"s3://{BUCKET}/golden.raw", URL, "--piece-size", "64K")
+    assert s3.keys() == ["disk/manifest.json", "golden.raw"]
+    expected = bytearray(raw.read_bytes())
+    with serve(disk_of(tmp_path)) as served, served.guest() as guest:
+        scattered(Block(guest), expected, random.Random(5), 4)
+        # Zeros over what the base has.
+        wanted = [ranges((0, PIECE // SECTOR_SIZE, 0))]
+        assert Block(guest).request(BlkType.WRITE_ZEROES, 0, wanted).status == BlkStatus.OK
+        expected[:PIECE] = bytes(PIECE)
+        write_back(served)
+        assert Block(guest).read(0, SIZE) == bytes(expected)
+    assert s3.image("disk") == bytes(expected)
+    assert s3.get("golden.raw") == raw.read_bytes()
+    assert -2 in s3.manifest("disk")["pieces"]
+
+
+# Deaths.
+
+
+def test_helpers_that_die_at_every_step_leave_a_whole_image(
+    s3: S3, pushed: bytes, tmp_path: Path
+) -> None:
+    """Each version that is seen in the store is one that the disk once was."""
+    type_ref = f"{dying_helper.__file__}:DyingHelper"
+    device = disk_of(tmp_path, type=type_ref, write_back_end=0)
+    expected = bytearray(pushed)
+    order = random.Random(6)
+    was = {pushed}
+    with serve(device) as served, served.guest() as guest:
+        disk = Block(guest)
+        deadline = time.monotonic() + 2 * BOUND_S
+        deaths: set[int | None] = set()
+        while len(deaths) < 12:
+            assert time.monotonic() < deadline, deaths
+            for _ in range(3):
+                scattered(disk, expected, order, 1)
+                was.add(bytes(expected))
+            wanted(served)
+            deaths.add(served.status().helper)
+            seen = s3.image_or_none("disk")
+            assert seen is None or seen in was
+    with serve(disk_of(tmp_path)) as served, served.guest() as guest:
+        assert Block(guest).read(0, SIZE) == bytes(expected)
+        write_back(served)
+        assert s3.image("disk") == bytes(expected)
+        Block(guest).write(0, b"w" * 512)
+        write_back(served)  # what is left over of those before is deleted by now
+        Block(guest).write(0, b"v" * 512)
+        write_back(served)
+    manifest = s3.manifest("disk")
+    named = {
+        f"disk/{manifest['runs'][place]}/{number:016x}"
+        for number, place in enumerate(manifest["pieces"])
+        if place >= 0
+    }
+    kept = {f"disk/{name}" for name in manifest["obsolete"]}
+    assert set(s3.keys()) - {"disk/manifest.json"} == named | kept
+
+
+def test_workers_helpers_and_masters_that_are_killed_lose_nothing(
+    s3: S3, pushed: bytes, tmp_path: Path, vuproc_device: ServeDevice
+) -> None:
+    order = random.Random(8)
+    device = disk_of(tmp_path, queues=2, write_back=1, write_back_end=0)
+    served = vuproc_device(device, arguments=["--supervised"])
+    expected = bytearray(pushed)
+    with served.guest(queues=2) as guest:
+        disk = Block(guest)
+        for number in range(24):
+            tokens = []
+            for at, sector in enumerate(order.sample(range(SECTORS), 24)):
+                data = (b"%08d%08d" % (number, sector)) * (SECTOR_SIZE // 16)
+                expected[sector * SECTOR_SIZE : (sector + 1) * SECTOR_SIZE] = data
+                tokens.append(disk.submit(BlkType.OUT, sector, [data], queue=at % 2))
+                if at == 12:
+                    kill(served, number)
+            for token in tokens:
+                assert guest.wait(token).data[-1] == bytes([BlkStatus.OK])
+        for queue in range(2):
+            assert disk.read(0, SIZE, queue=queue) == bytes(expected)
+        write_back(served)
+        assert s3.image("disk") == bytes(expected)
+
+
+def kill(served: Served, number: int) -> None:
+    if number % 3 == 0:
+        served.kill_worker(number // 3 % 2)
+    elif number % 3 == 1:
+        pid = served.status().helper
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    else:
+        os.kill(served.status().pid, signal.SIGKILL)
+
+
+def test_all_processes_at_once_may_be_killed(s3: S3, pushed: bytes, tmp_path: Path) -> None:
+    """Nothing of it is in memory then: what was flushed is in the file, and is written back."""
+    expected = bytearray(pushed)
+    device = disk_of(tmp_path, write_back_end=0)
+    with contextlib.suppress(ServeFailed), serve(device) as served, served.guest() as guest:
+        disk = Block(guest)
+        scattered(disk, expected, random.Random(9), 8)
+        disk.flush()
+        served.kill()
+    with serve(device) as served, served.guest() as guest:
+        assert Block(guest).read(0, SIZE) == bytes(expected)
+        write_back(served)
+    assert s3.image("disk") == bytes(expected)
+
+
+def test_after_a_loss_of_power_all_that_the_overlay_has_counts_as_changed(
+    s3: S3, pushed: bytes, tmp_path: Path
+) -> None:
+    """As if marks had not reached the disk: they are gone, and another life of the machine."""
+    expected = bytearray(pushed)
+    device = disk_of(tmp_path, write_back_end=0)
+    with serve(device) as served, served.guest() as guest:
+        scattered(Block(guest), expected, random.Random(10), 8)
+        s3.gate.silence()
+    s3.gate.shut()
+    s3.gate.open()
+    area = Area(SIZE, PIECE)
+    with Fd(os.open(tmp_path / "cache.overlay", os.O_RDWR)) as file:
+        os.pwrite(file.fileno(), bytes(area.marks_bytes), area.marks_at)
+        header = WriteBackHeader(bytes(16), synced=False, begun=begun_runs(file))
+        write_header(file, header)
+    with serve(device) as served, served.guest() as guest:
+        assert Block(guest).read(0, SIZE) == bytes(expected)
+        write_back(served)
+        assert s3.image("disk") == bytes(expected)
+        served.wait_for_line("all that it has counts as changed")
+
+
+def test_what_was_written_without_write_back_is_not_forgotten(
+    s3: S3, pushed: bytes, tmp_path: Path
+) -> None:
+    expected = bytearray(pushed)
+    with serve(disk_of(tmp_path)) as served, served.guest() as guest:
+        scattered(Block(guest), expected, random.Random(11), 2)
+    assert s3.image("disk") == bytes(expected)
+    with serve(disk_of(tmp_path, write_back="off")) as served, served.guest() as guest:
+        scattered(Block(guest), expected, random.Random(12), 4)
+    with serve(disk_of(tmp_path)) as served:
+        write_back(served)
+    assert s3.image("disk") == bytes(expected)
+
+
+# A store that is away, or another's.
+
+
+def test_a_store_that_is_away_gets_it_later(s3: S3, pushed: bytes, tmp_path: Path) -> None:
+    expected = bytearray(pushed)
+    with serve(disk_of(tmp_path, write_back=1)) as served, served.guest() as guest:
+        disk = Block(guest)
+        assert disk.read(0, SIZE) == pushed
+        s3.gate.shut()
+        scattered(disk, expected, random.Random(13), 8)
+        until(lambda: said(served)["state"] == "trying again")
+        assert said(served)["why"]
+        scattered(disk, expected, random.Random(14), 8)
+        assert disk.read(0, SIZE) == bytes(expected)
+        s3.gate.open()
+        until(lambda: s3.image("disk") == bytes(expected))
+        served.wait_for_line("the store answers again")
+
+
+def test_another_writer_is_a_conflict(s3: S3, pushed: bytes, tmp_path: Path) -> None:
+    other = disk_of(tmp_path, image=str(tmp_path / "other.overlay"))
+    with serve(disk_of(tmp_path)) as served, served.guest() as guest:
+        disk = Block(guest)
+        assert disk.read(0, SIZE) == pushed
+        with serve(other) as another, another.guest() as second:
+            Block(second).write(8, b"2" * 512)
+        theirs = s3.image("disk")
+        disk.write(0, b"1" * 512)
+        message = vuproc("write-back", str(served.socket), code=1)
+        assert "somebody else has written the image" in message
+        assert said(served)["state"] == "stopped"
+        served.wait_for_line("write-back stopped: somebody else has written the image")
+        assert disk.read(0, 512) == b"1" * 512
+        assert "stopped" in vuproc("write-back", str(served.socket), code=1)
+    assert s3.image("disk") == theirs
+    with pytest.raises(Exception, match="is an overlay of another object than is at"):
+        with serve(disk_of(tmp_path)):
+            pass  # pragma: no cover
+
+
+def test_a_writer_in_the_middle_of_a_run_is_a_conflict(
+    s3: S3, pushed: bytes, tmp_path: Path
+) -> None:
+    """The manifest is exchanged on a condition: what was looked at before does not count."""
+    other = disk_of(tmp_path, image=str(tmp_path / "other.overlay"))
+    late = f"{dying_helper.__file__}:LateHelper"
+    with serve(disk_of(tmp_path, type=late)) as served, served.guest() as guest:
+        Block(guest).write(0, b"1" * 512)
+        served_write_back = subprocess.Popen(
+            [sys.executable, "-m", "vuproc", "write-back", str(served.socket)],
+            stderr=subprocess.PIPE,
+        )
+        until((tmp_path / "cache.overlay.before").exists)
+        with serve(other) as another, another.guest() as second:
+            Block(second).write(8, b"2" * 512)
+        (tmp_path / "cache.overlay.goes_on").touch()
+        _, message = served_write_back.communicate(timeout=BOUND_S)
+        assert b"somebody else has written the image" in message
+    assert s3.image("disk") == pushed[:4096] + b"2" * 512 + pushed[4608:]
+
+
+def test_credentials_that_are_wrong(
+    s3: S3, pushed: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(checks_keys=True) as port, gated(port) as strict:
+        for name, value in strict.environment.items():
+            monkeypatch.setenv(name, value)
+        message = vuproc("image", "pull", URL, str(tmp_path / "no.raw"), code=1)
+        assert "403" in message or "InvalidAccessKeyId" in message
+        assert not (tmp_path / "no.raw").exists()
+
+
+def test_rights_that_are_taken_away_meanwhile(s3: S3, pushed: bytes, tmp_path: Path) -> None:
+    """The store says no: it is said, nothing is lost, and it is tried on."""
+    with serve(disk_of(tmp_path, write_back=1, write_back_end=0)) as served:
+        with served.guest() as guest:
+            disk = Block(guest)
+            assert disk.read(0, SIZE) == pushed
+            s3.gate.refuses = True
+            disk.write(0, b"r" * 512)
+            until(lambda: said(served)["state"] == "trying again")
+            assert "403" in str(said(served)["why"])
+            s3.gate.refuses = False
+            until(lambda: s3.image("disk")[:512] == b"r" * 512)
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"url": f"s3://{BUCKET}/golden.raw"}, "write_back"),
+        ({"image": None}, "write_back"),
+        ({"readonly": True}, "write_back"),
+        ({"url": "https://127.0.0.1/disk/"}, "url"),
+    ],
+)
+def test_what_cannot_be_written_back_is_refused(
+    tmp_path: Path, options: dict[str, Any], field: str
+) -> None:
+    wanted = {**disk_of(tmp_path), **options}
+    del wanted["type"]
+    assert field in {name for name, _ in BlkOptions(**wanted).problems()}

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
+from vuproc import texts
+from vuproc.device import Timer
 from vuproc.devices.nbd_address import Address
 from vuproc.devices.nbd_handshake import Export, NbdError, leave, open_export
 from vuproc.devices.nbd_stream import NbdStream, Piece
@@ -29,6 +31,8 @@ AGAIN_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 """Seconds before the second attempt and those that follow; the last for all further ones."""
 PATIENCE_S = 30.0
 """Seconds without a connection after which it is held to be gone for longer."""
+SILENT_S = 60.0
+"""Seconds for which a server may say nothing on a connection that has commands on their way."""
 NEEDED = (
     ExportFlag.SEND_FLUSH
     | ExportFlag.SEND_FUA
@@ -56,6 +60,10 @@ class Loop(Protocol):
 
     def call_soon(self, callback: Callable[[], None]) -> None: ...  # noqa: D102
 
+    def call_later(  # noqa: D102
+        self, seconds: float, callback: Callable[[], None]
+    ) -> Timer: ...
+
 
 class Commands(Protocol):
     """Whose commands go by it."""
@@ -70,7 +78,9 @@ class Commands(Protocol):
         """It was lost, and with it the answers to these."""
 
     def link_gone(self) -> None:
-        """There has been none for PATIENCE_S; said again after each further attempt."""
+        """There has been none for PATIENCE_S; said again after each further attempt. Or there was
+        one on which the server has said nothing for SILENT_S.
+        """
 
 
 class NbdLink:
@@ -96,6 +106,7 @@ class NbdLink:
         self._trouble_since: float | None = None
         self._connecting = False
         self._closed = False
+        self._silence: Timer | None = None
 
     @property
     def gone(self) -> bool:
@@ -131,6 +142,27 @@ class NbdLink:
             return
         if self.stream.answered:
             self._all_is_well()
+        if self._silence is None and self.stream.outstanding:
+            self._silence = self._loop.call_later(SILENT_S, self._look)
+
+    def _look(self) -> None:
+        """It may have been silent for too long: then nobody waits for it any more."""
+        self._silence = None
+        if self.stream is None or not self.stream.outstanding:
+            return
+        left_s = self.stream.heard + SILENT_S - time.monotonic()
+        if left_s > 0:
+            self._silence = self._loop.call_later(left_s, self._look)
+            return
+        self.say(f"connected, and no answer for {texts.seconds(SILENT_S)}")
+        unanswered = self.drop()
+        self._attempts += 1
+        # As if it had been away for all that time; another connection may do better.
+        self._trouble_since = time.monotonic() - PATIENCE_S - SILENT_S
+        self.open()
+        if self.commands is not None:
+            self.commands.link_down(unanswered)
+            self.commands.link_gone()
 
     def _ready(self) -> None:
         self.turn()
@@ -144,6 +176,7 @@ class NbdLink:
         stream, self.stream = self.stream, None
         if stream is None:
             return []
+        self._end_silence()
         self._loop.unwatch(stream)
         # The copy that is parked would keep it open: the server is to see its end now.
         with suppress(OSError):
@@ -156,6 +189,7 @@ class NbdLink:
         self._closed = True
         if self.stream is not None and self.stream.outstanding:
             self.drop()  # whoever follows waits for the end of what is on its way
+        self._end_silence()
         stream, self.stream = self.stream, None
         if stream is None:
             return
@@ -167,6 +201,11 @@ class NbdLink:
     def say(self, what: str) -> None:
         """A line in the log."""
         self._loop.log.warning("queue %d: %s: %s", self._queue, self._address, what)
+
+    def _end_silence(self) -> None:
+        if self._silence is not None:
+            self._silence.cancel()
+            self._silence = None
 
     def _trouble(self) -> None:
         if self._trouble_since is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import select
 import socket
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -50,7 +51,8 @@ class _Reading:
 
 class NbdStream:
     """`outstanding`: the commands without a whole reply, by their cookies, in the order in which
-    they were sent. `answered`: whether there was a reply at all. The socket is its own from now on.
+    they were sent. `answered`: whether there was a reply at all. `heard`: since when the server has
+    said nothing though there are commands (time.monotonic). The socket is its own from now on.
     """
 
     # Cookies count up from 1. `_sent_whole` is the last of those that were sent to their end, which
@@ -60,6 +62,7 @@ class NbdStream:
         self.connected = connected
         self.outstanding: dict[int, Piece] = {}
         self.answered = False
+        self.heard = time.monotonic()
         self._cookie = 0
         self._sent_whole = 0
         self._queued = self._sent = 0
@@ -86,6 +89,8 @@ class NbdStream:
     def send(self, piece: Piece) -> None:
         """Have a command go out, with the next `turn`."""
         self._cookie += 1
+        if not self.outstanding:
+            self.heard = time.monotonic()
         self.outstanding[self._cookie] = piece
         head = nbd.COMMAND.pack(
             nbd.COMMAND_MAGIC, piece.flags, piece.kind, self._cookie, piece.offset, piece.length
@@ -108,6 +113,7 @@ class NbdStream:
                 break
             if count == 0:
                 raise NbdError("the server hung up")
+            self.heard = time.monotonic()
             self._take(memoryview(self._buffer)[:count])
 
     def _send_all(self) -> None:

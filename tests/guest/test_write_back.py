@@ -1,0 +1,76 @@
+"""A real guest on a disk that is written back to an object store, and another from there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.devices.s3_server import BUCKET, gated, running
+from tests.guest.files import SAY_SUMS, WRITE_FILES, check_file_system, sums_of
+from vuproc.ops.admin import Request, ask
+from vuproc.spec.virtio import DeviceId
+from vuproc.testing.serve import serve
+from vuproc.testing.vms import boot_uml, clients
+
+pytestmark = pytest.mark.timeout(300)
+
+SIZE = 64 << 20
+URL = f"s3://{BUCKET}/guest/"
+# Work goes on while versions are written: the one of the store is in the middle of it.
+CHURN = """
+say churning yes
+for n in 1 2 3 4 5 6; do
+    cp /mnt/file1 /mnt/copy$n; sync; rm /mnt/copy$n; cp /mnt/file2 /mnt/more$n
+done
+umount /mnt
+"""
+
+
+def test_a_guest_of_another_machine_has_what_was_written_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw, middle, flat = (tmp_path / name for name in ("new.raw", "middle.raw", "flat.raw"))
+    raw.touch()
+    os.truncate(raw, SIZE)
+
+    def image(*words: Any) -> None:
+        command = [sys.executable, "-m", "vuproc", "image", *map(str, words)]
+        subprocess.run(command, check=True, timeout=120, stdout=subprocess.DEVNULL)
+
+    def disk(cache: str) -> dict[str, Any]:
+        return {"type": "blk", "url": URL, "image": str(tmp_path / cache), "write_back": 1}
+
+    with running() as port, gated(port) as s3:
+        for name, value in s3.environment.items():
+            monkeypatch.setenv(name, value)
+        image("push", raw, URL)
+        with serve(disk("here.overlay")) as served:
+            devices = {served.socket: DeviceId.BLK}
+            script = WRITE_FILES + SAY_SUMS + CHURN
+            with boot_uml(devices, script=script, programs=[clients.mke2fs()]) as guest:
+                guest.wait_for("churning=yes")
+                ask(served.socket, Request("write-back"))
+                served.kill_worker()
+                written = dict(guest.finish().values)
+            runs = served.status().details["write-back"]["runs"]
+            image("pull", URL, middle)
+        del written["churning"]
+        assert int(runs) >= 1
+        # What was there at some moment, as after a loss of power: the journal makes it whole.
+        subprocess.run(["e2fsck", "-fy", middle], stdout=subprocess.DEVNULL, timeout=60)
+        check_file_system(middle)
+
+        with serve(disk("there.overlay")) as served:
+            devices = {served.socket: DeviceId.BLK}
+            again = "mount -t ext4 /dev/vda /mnt" + SAY_SUMS + "umount /mnt\n"
+            with boot_uml(devices, script=again) as guest:
+                assert guest.finish().values == written
+        image("pull", URL, flat)
+        check_file_system(flat)
+        assert sums_of(flat) == written
+        s3.delete_all()
