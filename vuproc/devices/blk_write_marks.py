@@ -41,10 +41,12 @@ _PHASES_AT = 1 << 62
 """Locks of the open file (as in `blk_overlay_table`), behind all others."""
 _ORDER_AT = _PHASES_AT + _PHASES
 
-_UNSAVED, _SAVED, _ABSENT = 0, 1, 2
-"""Of a chunk since the run began: unchanged; changed, and as it was in the room for that; changed,
-and the overlay had none before.
+_SAVED, _ABSENT = 1, 2
+"""Of a chunk since the run began: changed, and as it was in the room for that; changed, and the
+overlay had none before; 0: unchanged.
 """
+_COPIED = 1 << 20
+"""Bytes that are saved at a time."""
 
 
 def _row_of(phase: int) -> int:
@@ -131,21 +133,28 @@ class Marks:
         # Nobody else saves or adds one of them meanwhile: the other's change would be saved.
         with self._table.adding(first, last):
             for present, end in list(self._table.runs(first, last)):
-                while first < end:
-                    if self._saved[first] == _UNSAVED:
-                        if present:
-                            self._copy(first)
-                        self._saved[first] = _SAVED if present else _ABSENT
-                    first += 1
+                while (start := self._saved.find(b"\0", first, end)) >= 0:
+                    first = self._first_saved(start, end)
+                    if present:
+                        self._copy(start, first)
+                    mark = _SAVED if present else _ABSENT
+                    self._saved[start:first] = bytes([mark]) * (first - start)
+                first = end
 
-    def _copy(self, chunk: int) -> None:
-        at = chunk * CHUNK
-        size = min(CHUNK, self.area.size - at)
-        left = memoryview(os.pread(self._file.fileno(), size, self._content_at + at))
-        while left:
-            written = os.pwrite(self._file.fileno(), left, self.area.saved_at + at)
-            at += written
-            left = left[written:]
+    def _first_saved(self, start: int, end: int) -> int:
+        found = (self._saved.find(bytes([mark]), start, end) for mark in (_SAVED, _ABSENT))
+        return min((at for at in found if at >= 0), default=end)
+
+    def _copy(self, first: int, end: int) -> None:
+        """These chunks to where they are saved."""
+        at, until = first * CHUNK, min(end * CHUNK, self.area.size)
+        while at < until:
+            part = self._read(self._content_at + at, min(until - at, _COPIED))
+            left = memoryview(part)
+            while left:
+                written = os.pwrite(self._file.fileno(), left, self.area.saved_at + at)
+                at += written
+                left = left[written:]
 
     # The helper has a run. One process at a time.
 
