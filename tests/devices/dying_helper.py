@@ -11,7 +11,7 @@ from tests.devices.dying_layers import counted
 from vuproc.devices import blk_write_area, blk_write_back
 from vuproc.devices.blk import Blk
 from vuproc.devices.blk_write_marks import Marks
-from vuproc.devices.object_store import ObjectStore
+from vuproc.devices.object_store import ObjectStore, ObjectUnavailable
 from vuproc.devices.pieces_map import PiecesMap
 from vuproc.fd import Fd
 
@@ -37,6 +37,17 @@ class DyingHelper(Blk):
         ):
             if hasattr(owner, name):
                 setattr(owner, name, counted(getattr(owner, name), counter))
+        super().run_helper(ending)
+
+
+class KeepingHelper(Blk):
+    """Whose rights do not go as far as deletions."""
+
+    def run_helper(self, ending: Fd) -> None:
+        def refused(*_: Any) -> None:
+            raise ObjectUnavailable("403 Forbidden")
+
+        setattr(ObjectStore, "delete", refused)  # noqa: B010
         super().run_helper(ending)
 
 

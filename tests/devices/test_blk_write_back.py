@@ -473,6 +473,24 @@ def test_rights_that_are_taken_away_meanwhile(s3: S3, pushed: bytes, tmp_path: P
             until(lambda: s3.image("disk")[:512] == b"r" * 512)
 
 
+def test_what_cannot_be_deleted_is_no_hindrance_and_is_deleted_later(
+    s3: S3, pushed: bytes, tmp_path: Path
+) -> None:
+    keeping = f"{dying_helper.__file__}:KeepingHelper"
+    with serve(disk_of(tmp_path, type=keeping)) as served, served.guest() as guest:
+        for number in range(3):
+            Block(guest).write(0, bytes([number + 1]) * 512)
+            write_back(served)
+        served.wait_for_line("what is not needed any more stays: 403 Forbidden")
+    obsolete = s3.manifest("disk")["obsolete"]
+    assert len(obsolete) == 3
+    with serve(disk_of(tmp_path)) as served, served.guest() as guest:
+        Block(guest).write(0, b"4" * 512)
+        write_back(served)
+    assert not {f"disk/{name}" for name in obsolete} & set(s3.keys())
+    assert s3.image("disk") == b"4" * 512 + pushed[512:]
+
+
 @pytest.mark.parametrize(
     ("options", "field"),
     [

@@ -80,6 +80,7 @@ class WriteBack:
         self._log = log
         self._sync = sync
         self._pause = pause
+        self._undeleted: tuple[list[str], list[int]] = [], []
         self._manifest_key = reader.folder + pieces_manifest.NAME
 
     def run(self) -> None:
@@ -95,7 +96,13 @@ class WriteBack:
     def _check(self) -> None:
         """Look whether the image is still the one of this overlay, and tidy up."""
         manifest, _ = self._current()
-        self._delete_old(manifest)
+        try:
+            self._delete_old(manifest)
+            self._undeleted = [], []
+        except ObjectUnavailable as error:
+            if not self._undeleted[0] and not self._undeleted[1]:
+                self._log.warning("write-back: what is not needed any more stays: %s", error)
+            self._undeleted = manifest.obsolete, [int(each, 16) for each in manifest.abandoned]
 
     def _write(self) -> None:
         run, began = new_run(), time.time()
@@ -145,19 +152,21 @@ class WriteBack:
         by_piece = manifest.by_piece()
         if manifest.number == run:
             return by_piece  # the answer was lost
-        obsolete = []
+        obsolete, abandoned = list(self._undeleted[0]), list(self._undeleted[1])
         for number, new in zip(numbers, written, strict=True):
             if by_piece[number] not in (ZEROS, BASE):
                 obsolete.append(piece_name(by_piece[number], number))
             by_piece[number] = new
+        abandoned += [each for each in self._begun() if each not in (run, manifest.number)]
         data = pieces_manifest.encoded(
             size=manifest.size,
             piece=manifest.piece,
             run=run,
             base=manifest.base,
             by_piece=by_piece,
-            obsolete=obsolete,
-            abandoned=[each for each in self._begun() if each not in (run, manifest.number)],
+            # The latest, if there is no end to it: those that are dropped stay for good.
+            obsolete=obsolete[-len(by_piece) :],
+            abandoned=abandoned[-pieces_manifest.MOST_ABANDONED :],
         )
         try:
             self._store.exchange(self._manifest_key, data, version)
@@ -182,6 +191,7 @@ class WriteBack:
             raise Conflict(f"somebody else has written the image (run {manifest.run})")
         if manifest.number != self._pieces.run:
             # A run that somebody of ours had not time to take note of.
+            areas.write_base(self._file, manifest.number)
             self._pieces.take(manifest.number, manifest.by_piece())
         return manifest, version
 
