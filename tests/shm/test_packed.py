@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -35,6 +36,29 @@ def answered(ring: PackedRing, count: int = 1000) -> list[int]:
 
     ring.drain(handle, fail, count)
     return seen
+
+
+@pytest.mark.parametrize("parts", [WRITABLE, BOTH], ids=["one descriptor", "chains"])
+def test_a_sleeping_driver_with_much_waiting_is_woken_less_often(
+    parts: list[tuple[int, int, bool]],
+) -> None:
+    """As on a split ring, test_split.py, whose backlog is a difference of two indices."""
+    count = 256
+    with PackedGuest(count * len(parts)) as guest:
+        ring = guest.packed()
+        for number in range(count):
+            guest.send(number, parts)
+        calls = []
+
+        def handle(request: Request) -> None:
+            calls.append(guest.calls())
+            end = time.monotonic_ns() + 20_000
+            while time.monotonic_ns() < end:
+                pass
+
+        began = time.monotonic_ns()
+        assert ring.drain(handle, fail, count) == count
+        assert 2 <= sum(calls) < (time.monotonic_ns() - began) / 200_000
 
 
 def test_a_chain_comes_with_its_bytes_and_goes_back_with_its_id(guest: PackedGuest) -> None:

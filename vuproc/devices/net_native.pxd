@@ -15,6 +15,7 @@ cdef enum:
     MOST_FRAMES = 256              # of one batch
     BATCH_BYTES = 448 << 10        # and their bytes
     TABLE = 64                     # addresses
+    MOST_UNCOUNTED = 64            # frames that are counted together
 
 
 cdef struct Held:
@@ -57,13 +58,14 @@ cdef class NativePair(NativeDevice):
     cdef char *room                # which are written here
     cdef uint32_t ends[MOST_FRAMES]
     cdef int gathered
+    cdef uint64_t uncounted        # frames that were dropped, and are to be counted
 
-    cdef bint is_down(self) noexcept nogil
     cdef bint passes(self, const uint8_t *frame, uint64_t length) noexcept nogil
     cdef bint hold(self) noexcept nogil
     cdef bint offer(self, uint64_t length) noexcept nogil
     cdef bint deliver(self, uint64_t length) noexcept nogil
     cdef void lose(self, int queue) noexcept nogil
+    cdef void count_dropped(self) noexcept nogil
     cdef void forget(self) noexcept nogil
     cdef void hand_over(self) noexcept nogil
     cdef int hand_over_now(self) except -1

@@ -79,6 +79,10 @@ cdef class Frames:
         return self._ends
 
 
+cdef inline bint is_down(NativePair pair) noexcept nogil:
+    return pair._has_down and vu_load_relaxed32(pair._down.buf) != 0
+
+
 cdef class NativePair(NativeDevice):
     """Serves the queues `receive`, from which it pulls, and `transmit`.
 
@@ -96,6 +100,7 @@ cdef class NativePair(NativeDevice):
         self.receive = receive
         self.transmit = receive + 1
         self.kind = kind
+        self.is_quick = kind == NOWHERE
         self.fd = fd
         self.most = 1
         self.on_lost = on_lost
@@ -194,7 +199,7 @@ cdef class NativePair(NativeDevice):
     cdef int64_t serve(self, Chain *chain) noexcept nogil:
         cdef uint64_t size = chain.readable
         cdef Py_ssize_t sent
-        if size <= HEADER_BYTES or size > HEADER_BYTES + MAX_FRAME or self.is_down():
+        if size <= HEADER_BYTES or size > HEADER_BYTES + MAX_FRAME or is_down(self):
             self.lose(chain.queue)
             return 0
         if self.kind == TAP:
@@ -218,7 +223,10 @@ cdef class NativePair(NativeDevice):
             self.ends[self.gathered] = <uint32_t>(self.end() + size)
             self.gathered += 1
         else:
-            self.lose(chain.queue)
+            # Counted with others: that takes longer than all else of it.
+            self.uncounted += 1
+            if self.uncounted == MOST_UNCOUNTED:
+                self.count_dropped()
         return 0
 
     cdef uint64_t end(self) noexcept nogil:
@@ -227,6 +235,7 @@ cdef class NativePair(NativeDevice):
     cdef void submit(self, int queue) noexcept nogil:
         if queue != self.transmit:
             return
+        self.count_dropped()
         if self.gathered:
             self.hand_over()
         if self.kind == LOOPBACK:
@@ -265,6 +274,11 @@ cdef class NativePair(NativeDevice):
         if queue == self.receive:
             self.held_count = 0
 
+    cdef void count_dropped(self) noexcept nogil:
+        if self.uncounted:
+            self.drop(self.transmit, self.uncounted)
+        self.uncounted = 0
+
     cdef void lose(self, int queue) noexcept nogil:
         # A frame was thrown away. Without a ring there is nothing here that counts it.
         if 0 <= queue < self.queues and self.served[queue].ring != NULL:
@@ -280,15 +294,12 @@ cdef class NativePair(NativeDevice):
 
     cdef bint offer(self, uint64_t length) noexcept nogil:
         # The header and the frame in `scratch`; whether the driver has it.
-        if self.is_down() or not self.passes(self.scratch + HEADER_BYTES, length):
+        if is_down(self) or not self.passes(self.scratch + HEADER_BYTES, length):
             return False
         if self.deliver(length):
             return True
         self.lose(self.receive)
         return False
-
-    cdef bint is_down(self) noexcept nogil:
-        return self._has_down and vu_load_relaxed32(self._down.buf) != 0
 
     cdef bint passes(self, const uint8_t *frame, uint64_t length) noexcept nogil:
         cdef Wanted *wanted = &self.wanted

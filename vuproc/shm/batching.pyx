@@ -10,10 +10,10 @@ from cpython.ref cimport PyObject
 from libc.stdint cimport uint8_t, uint64_t
 
 from vuproc.shm.batch cimport at, batch_of
-from vuproc.shm.completions cimport BATCH, unknown_time
+from vuproc.shm.completions cimport BATCH, pace, unknown_time
 from vuproc.shm.counters cimport add, set_busy
 from vuproc.shm.fetching cimport Again, note_begun, reason_to_skip
-from vuproc.shm.handling cimport Handling, complete_finished
+from vuproc.shm.handling cimport Handling, complete_finished, is_wanted
 from vuproc.shm.request cimport CLOSED, OPEN, RELEASED, Chain, Request
 
 cdef extern from "Python.h":
@@ -48,7 +48,7 @@ cdef class Batching(Handling):
                     self.serve_together([request], handle_batch, on_error)
                 else:
                     self.serve(request, None, on_error, which.attempts, reason)
-                ends = self.epoch != epoch or self.wanted()
+                ends = self.epoch != epoch or is_wanted(self)
             # Nothing new goes before what comes again.
             ends = ends or self.again_next < self.again_end
             while not ends and fetched < budget:
@@ -65,10 +65,10 @@ cdef class Batching(Handling):
                 self.keep(requests)
                 ends = self.epoch != epoch or got < 0
                 if not ends:
-                    self.pace(self.now - began, BATCH)
+                    pace(self, self.now - began, BATCH)
                     if self.uring is not None:
                         self.submit()
-                    ends = self.wanted()
+                    ends = is_wanted(self)
         finally:
             self.end_turn()
             self.flush()
@@ -104,7 +104,7 @@ cdef class Batching(Handling):
                 requests.append(request)
             self.gather(request, 0)
             count += 1
-            if self.wanted():
+            if is_wanted(self):
                 break
         if count < spare:
             del requests[count:]

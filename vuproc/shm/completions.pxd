@@ -7,7 +7,7 @@ from vuproc.shm.counters cimport QueueCounters
 from vuproc.shm.dirty cimport DirtyLog
 from vuproc.shm.iotlb cimport Iotlb
 from vuproc.shm.layout cimport Layout
-from vuproc.shm.line cimport Line
+from vuproc.shm.line cimport Line, await_turn, leave_first, next_is_done
 
 
 cdef enum:
@@ -87,7 +87,6 @@ cdef class Completions(Layout):
     cdef int flush(self) noexcept nogil
     cdef void show(self) noexcept nogil
     cdef void signal(self) noexcept nogil
-    cdef void pace(self, uint64_t step, int most) noexcept nogil
     cdef bint call_is_due(self, uint64_t step) noexcept nogil
 
     cdef bint mark_in(self, DirtyLog log, object used_ring) except -1
@@ -119,3 +118,53 @@ cdef inline uint64_t time_of(Completions ring) noexcept nogil:
         ring.unclocked += 1
         return unknown_time()
     return ring.tick_at_end(cycles)
+
+
+# Inline, as they run for each request.
+
+cdef inline void put_in_batch(Completions ring, uint16_t head, uint32_t length) noexcept nogil:
+    if ring.batched == 0:
+        ring.batch_since = ring.now
+    ring.batch[ring.batched].head = head
+    ring.batch[ring.batched].length = length
+    ring.batched += 1
+    if ring.batched == BATCH:
+        ring.flush()
+
+
+cdef inline void note_completed(
+    Completions ring, uint16_t head, uint64_t written, uint64_t read, uint64_t nanoseconds
+) noexcept nogil:
+    # `head` is in flight and is completed once only; its Request's state, or its mark, sees to that.
+    # 2^32 bytes are legal, and a used length of them is not to be had.
+    cdef uint32_t length = <uint32_t>min(written, <uint64_t>0xffffffff)
+    ring.flying -= 1
+    if ring.buffers != NULL:
+        # Before the batch is published: what a successor does not run again is marked.
+        ring.mark_buffers(head)
+    if nanoseconds == unknown_time():
+        # Counted before it is shown, with others.
+        ring.untimed += 1
+        ring.uncounted += 1
+        ring.uncounted_read += read
+        ring.uncounted_written += written
+    elif ring.counters is not None:
+        ring.counters.completed(read, written, nanoseconds)
+    if ring.line.heads == NULL:
+        put_in_batch(ring, head, length)
+        return
+    await_turn(&ring.line, head, length)
+    while next_is_done(&ring.line):
+        head = leave_first(&ring.line)
+        put_in_batch(ring, head, ring.line.lengths[head])
+
+
+cdef inline void pace(Completions ring, uint64_t step, int most) noexcept nogil:
+    # After a request which took `step` ns: publish and call, if the next chance to do so, which is
+    # taken to be as far off, would be too late. At most `most` requests are held back.
+    if ring.batched >= most or (
+        ring.batched and ring.now - ring.batch_since + step >= BATCH_NS
+    ):
+        ring.show()
+    if ring.owed and ring.call_is_due(step):
+        ring.flush()

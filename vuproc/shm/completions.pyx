@@ -12,7 +12,6 @@ from vuproc.shm.clock cimport clock_ns
 from vuproc.shm.counters cimport add
 from vuproc.shm.dirty cimport DirtyLog
 from vuproc.shm.layout cimport Layout
-from vuproc.shm.line cimport await_turn, leave_first, next_is_done
 
 cdef extern from "<poll.h>" nogil:
     cdef struct pollfd:
@@ -55,16 +54,6 @@ cdef int notify(int fd, bint may_block) noexcept nogil:
         if errno != EINTR:
             return -1
     return ready
-
-
-cdef inline void put_in_batch(Completions ring, uint16_t head, uint32_t length) noexcept nogil:
-    if ring.batched == 0:
-        ring.batch_since = ring.now
-    ring.batch[ring.batched].head = head
-    ring.batch[ring.batched].length = length
-    ring.batched += 1
-    if ring.batched == BATCH:
-        ring.flush()
 
 
 cdef inline void time_quick(Completions ring, uint64_t passed) noexcept nogil:
@@ -115,28 +104,7 @@ cdef class Completions(Layout):
     cdef void complete(
         self, uint16_t head, uint64_t written, uint64_t read, uint64_t nanoseconds
     ) noexcept nogil:
-        # `head` is in flight and is completed once only; its Request's state sees to that.
-        # 2^32 bytes are legal, and a used length of them is not to be had.
-        cdef uint32_t length = <uint32_t>min(written, <uint64_t>0xffffffff)
-        self.flying -= 1
-        if self.buffers != NULL:
-            # Before the batch is published: what a successor does not run again is marked.
-            self.mark_buffers(head)
-        if nanoseconds == unknown_time():
-            # Counted before it is shown, with others.
-            self.untimed += 1
-            self.uncounted += 1
-            self.uncounted_read += read
-            self.uncounted_written += written
-        elif self.counters is not None:
-            self.counters.completed(read, written, nanoseconds)
-        if self.line.heads == NULL:
-            put_in_batch(self, head, length)
-            return
-        await_turn(&self.line, head, length)
-        while next_is_done(&self.line):
-            head = leave_first(&self.line)
-            put_in_batch(self, head, self.line.lengths[head])
+        note_completed(self, head, written, read, nanoseconds)
 
     cdef void tick(self) noexcept nogil:
         cdef uint64_t now = clock_ns()
@@ -189,16 +157,6 @@ cdef class Completions(Layout):
         if self.owed:
             self.unnotified += count
 
-    cdef void pace(self, uint64_t step, int most) noexcept nogil:
-        # After a request which took `step` ns: publish and call, if the next chance to do so, which
-        # is taken to be as far off, would be too late. At most `most` requests are held back.
-        if self.batched >= most or (
-            self.batched and self.now - self.batch_since + step >= BATCH_NS
-        ):
-            self.show()
-        if self.call_is_due(step):
-            self.flush()
-
     cdef bint call_is_due(self, uint64_t step) noexcept nogil:
         # To wake a driver costs us some microseconds, and takes a CPU from somebody, perhaps from
         # another worker. One that has a lot waiting still loses nothing if it hears of the first a
@@ -206,7 +164,7 @@ cdef class Completions(Layout):
         cdef uint64_t waits = self.now - self.owed_since + step
         if not self.owed or waits < BATCH_NS:
             return False
-        return waits >= CALL_NS or <int>self.backlog() < self.unnotified
+        return waits >= CALL_NS or not self.has_waiting(self.unnotified)
 
     cdef void signal(self) noexcept nogil:
         cdef int sent

@@ -58,6 +58,11 @@ cdef class QueueCounters:
         self, uint64_t count, uint64_t bytes_read, uint64_t bytes_written
     ) noexcept nogil
     cdef void took(self, uint64_t count, uint64_t nanoseconds) noexcept nogil
-    cdef bint command_is_pending(self) noexcept nogil
     cdef uint64_t awake(self) noexcept nogil
     cdef void be_awake(self, bint awake) noexcept nogil
+
+
+cdef inline bint has_command(QueueCounters counters) noexcept nogil:
+    # Whether the master has sent a command since `note_commands`. Relaxed: it only has the worker
+    # look at its channel.
+    return vu_load_relaxed64(&counters.block.commands) != counters.noted

@@ -127,11 +127,7 @@ cdef class QueueCounters:
     @property
     def command_pending(self):
         """Whether the master has sent a command since `note_commands`."""
-        return self.command_is_pending()
-
-    cdef bint command_is_pending(self) noexcept nogil:
-        # Relaxed: it only has the worker look at its channel.
-        return vu_load_relaxed64(&self.block.commands) != self.noted
+        return has_command(self)
 
     def advance(self):
         """The master looks once more: what is begun from now on is younger than what was."""

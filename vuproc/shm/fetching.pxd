@@ -3,9 +3,10 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from posix.uio cimport iovec
 
+from vuproc.shm.atomics cimport vu_prefetch
 from vuproc.shm.completions cimport Completions
 from vuproc.shm.inflight cimport POISON
-from vuproc.shm.memory cimport GuestMemory
+from vuproc.shm.memory cimport GuestMemory, Region
 from vuproc.shm.request cimport BY_POLICY, DROP, FAIL, RUN_AGAIN, UNTOUCHED, Chain
 
 
@@ -28,11 +29,15 @@ cdef class Fetching(Completions):
     cdef GuestMemory memory        # all that is mapped
     cdef GuestMemory direct        # where descriptors' addresses are looked up first: the same, or
                                    # nowhere if there is an IOMMU
+    cdef Region recent             # of it, what the last buffer lay in; size 0: nothing
     cdef bint missed               # a chain waits for translations: nothing is fetched before it
     cdef uint32_t limit            # most descriptors of one chain
     cdef uint64_t last_avail       # fetches, free-running; split: the index is its low 16 bits
     cdef uint16_t last_used        # next entry to complete; private, never read back (rule R3)
     cdef uint8_t *marks            # by head
+    cdef uint8_t *states           # in the record, that of head 0: deaths in the low half, stage in
+                                   # the high one. NULL: the layout has them elsewhere
+    cdef int state_step            # bytes from one to the next
     cdef tuple found               # Recovered requests; None without a record
     cdef Again *again              # to be handed out before anything new, by `order`: those from
     cdef Py_ssize_t again_next     # here
@@ -53,6 +58,9 @@ cdef class Fetching(Completions):
     cdef void adopt(self, tuple found, Py_ssize_t last) noexcept
     cdef int be_in(self, GuestMemory memory) except -1
     cdef int not_walked(self, uint16_t head) noexcept nogil
+    cdef int translate(
+        self, uint64_t addr, uint64_t length, iovec *out, int room
+    ) noexcept nogil
     cdef int resume(self, Chain *chain, Again *which) except -2
     cdef void give_back(self, uint16_t head, uint64_t order) noexcept nogil
     cdef void line_up(self) noexcept nogil
@@ -74,12 +82,32 @@ cdef inline object reason_to_skip(Fetching ring, uint8_t attempts, uint8_t stage
     return "drop" if stage == DROP else "fail" if stage == FAIL else ring.policy
 
 
+cdef inline int find_pieces(
+    Fetching ring, uint64_t addr, uint64_t length, iovec *out, int room
+) noexcept nogil:
+    # `GuestMemory.translate` of what the ring can reach. Most buffers lie where the last one did.
+    cdef uint64_t within = addr - ring.recent.guest_addr
+    if within < ring.recent.size and length <= ring.recent.size - within and room > 0 and length:
+        # SAFETY: within + length <= size, so the piece is inside the region.
+        out.iov_base = ring.recent.host + within
+        out.iov_len = length
+        return 1
+    return ring.translate(addr, length, out, room)
+
+
+cdef inline void prefetch_at(Fetching ring, uint64_t addr) noexcept nogil:
+    # A buffer's first bytes, if they lie where those of the last one did. Nothing is decided on it.
+    cdef uint64_t within = addr - ring.recent.guest_addr
+    if within < ring.recent.size:
+        vu_prefetch(ring.recent.host + within)
+
+
 # Around the device's code. Inline: they run for each request.
 
 cdef inline void note_begun(Fetching ring, uint16_t head, uint8_t attempts) noexcept nogil:
-    # The device begins with a request, and what kills us now may be it.
-    ring.note_attempts(head, attempts + 1)
-    note_taken(ring, head)
+    # The device begins with a request, and what kills us now may be it. What it does with it is
+    # not known here.
+    ring.note_begin(head, attempts + 1)
 
 
 cdef inline void note_taken(Fetching ring, uint16_t head) noexcept nogil:

@@ -137,7 +137,16 @@ cdef class Fetching(Completions):
             self.granted = {}
         self.memory = memory
         self.direct = memory if self.iotlb is None else NOWHERE
+        self.recent.size = 0
         return 0
+
+    cdef int translate(
+        self, uint64_t addr, uint64_t length, iovec *out, int room
+    ) noexcept nogil:
+        cdef int made = self.direct.translate(addr, length, out, room)
+        if made == 1:
+            self.recent = self.direct.table[self.direct.find(addr)]
+        return made
 
     cdef int not_walked(self, uint16_t head) noexcept nogil:
         # A chain was not walked to its end: -1, it is malformed; 0, it waits for translations, and
@@ -332,3 +341,4 @@ cdef class Fetching(Completions):
         if self.granted is not None:
             self.granted.clear()
         self.memory = self.direct = None
+        self.recent.size = 0

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint16_t, uint64_t
 
+from vuproc.shm.counters cimport has_command
 from vuproc.shm.fetching cimport Again
 from vuproc.shm.memory cimport GuestMemory
 from vuproc.shm.request cimport Chain, Request
@@ -21,7 +22,6 @@ cdef class Handling(UringWork):
     cdef public int waker          # an eventfd that is written to for each of them; -1: none
 
     cdef bint begin(self, str what) except -1
-    cdef bint wanted(self) noexcept nogil
     cdef void end_turn(self) noexcept
     cdef Request request_of(self, Chain *chain, uint64_t order)
     cdef int open_request(self, Request request, Chain *chain, uint64_t order) except -1
@@ -36,6 +36,11 @@ cdef class Handling(UringWork):
     cdef int fetch_or_arm(self, Chain *chain) noexcept nogil
     cdef int take_from_threads(self) except -1
     cdef void note_elsewhere(self, Request request) noexcept
+
+
+cdef inline bint is_wanted(Handling ring) noexcept nogil:
+    # The worker's loop has something to do besides the requests.
+    return ring.counters is not None and has_command(ring.counters)
 
 
 cdef inline void complete_finished(Handling ring, Request request, uint64_t took) noexcept:

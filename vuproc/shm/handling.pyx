@@ -5,7 +5,7 @@ from cpython.ref cimport PyObject
 from libc.stdint cimport uint8_t, uint16_t, uint64_t
 from posix.unistd cimport write
 
-from vuproc.shm.completions cimport BATCH, time_of
+from vuproc.shm.completions cimport BATCH, pace, time_of
 from vuproc.shm.counters cimport add, set_busy
 from vuproc.shm.fetching cimport Again, note_begun, note_taken, reason_to_skip
 from vuproc.shm.memory cimport GuestMemory
@@ -70,10 +70,10 @@ cdef class Handling(UringWork):
                 if self.epoch != epoch:
                     # The handler stopped the ring.
                     break
-                self.pace(self.now - began, BATCH)
+                pace(self, self.now - began, BATCH)
                 if self.uring is not None and fetched % SUBMIT == 0:
                     self.submit()
-                if self.wanted():
+                if is_wanted(self):
                     break
         finally:
             self.end_turn()
@@ -200,10 +200,6 @@ cdef class Handling(UringWork):
         if self.call_after_recovery:
             self.call_after_recovery = False
             self.signal()
-
-    cdef bint wanted(self) noexcept nogil:
-        # The worker's loop has something to do besides the requests.
-        return self.counters is not None and self.counters.command_is_pending()
 
     cdef Request request_of(self, Chain *chain, uint64_t order):
         cdef Request request

@@ -28,6 +28,8 @@ cdef class Layout(RequestOwner):
     cdef void prefetch(self) noexcept nogil
     # How many requests the driver has waiting, as far as a look without obligations tells.
     cdef uint16_t backlog(self) noexcept nogil
+    # Whether they are about so many: a look at one place.
+    cdef bint has_waiting(self, uint32_t count) noexcept nogil
     # Take the fetch of `head` back: it is the last one that was not taken back yet.
     cdef void unfetch(self, uint16_t head) noexcept nogil
 
@@ -42,6 +44,7 @@ cdef class Layout(RequestOwner):
     cdef void refuse_kicks(self) noexcept nogil
 
     # The record, if there is one.
+    cdef void note_begin(self, uint16_t head, uint8_t attempts) noexcept nogil
     cdef void note_attempts(self, uint16_t head, uint8_t attempts) noexcept nogil
     cdef void note_stage(self, uint16_t head, uint8_t stage) noexcept nogil
     cdef void note_given_back(self, uint16_t head) noexcept nogil

@@ -30,6 +30,9 @@ cdef class Layout(RequestOwner):
     cdef void unfetch(self, uint16_t head) noexcept nogil:
         vu_missing("unfetch")
 
+    cdef void note_begin(self, uint16_t head, uint8_t attempts) noexcept nogil:
+        vu_missing("note_begin")
+
     cdef void note_attempts(self, uint16_t head, uint8_t attempts) noexcept nogil:
         vu_missing("note_attempts")
 
@@ -78,6 +81,10 @@ cdef class Layout(RequestOwner):
     cdef uint16_t backlog(self) noexcept nogil:
         vu_missing("backlog")
         return 0
+
+    cdef bint has_waiting(self, uint32_t count) noexcept nogil:
+        vu_missing("has_waiting")
+        return False
 
     cdef uint64_t used_bytes(self) noexcept nogil:
         vu_missing("used_bytes")

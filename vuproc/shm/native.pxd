@@ -32,6 +32,8 @@ cdef class NativeDevice:
     cdef readonly uint64_t failures
     cdef readonly int failure      # errno of the last of them
     cdef public int completion_fd  # readable while `reap` has something to do; -1: none
+    cdef bint is_quick             # `serve` never takes longer than a look at the clock does: no
+                                   # system call, no byte that is copied. Set it when it is made
 
     # To override. All but `attach` and `detach` are called without the GIL, by one thread; all but
     # `serve` need not be overridden.

@@ -22,5 +22,4 @@ cdef class NativeServing(Batching):
         self, int budget, uint64_t slice_ns, uint64_t spin_ns, int *fetched
     ) noexcept nogil
     cdef int serve_quietly(self, int budget, uint64_t slice_ns, Spin spin) noexcept nogil
-    cdef void serve_one(self, Chain *chain, uint8_t attempts) noexcept nogil
     cdef bint await_work(self, uint64_t spin_ns) noexcept nogil

@@ -3,14 +3,15 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from vuproc.shm.atomics cimport vu_pause
+from vuproc.shm.atomics cimport vu_cycles, vu_is_soon, vu_note8, vu_pause
 from vuproc.shm.clock cimport clock_ns
-from vuproc.shm.completions cimport time_of
-from vuproc.shm.counters cimport add, set_busy
+from vuproc.shm.completions cimport Flight, note_completed, pace, time_of, unknown_time
+from vuproc.shm.counters cimport Block, add, set_busy
 from vuproc.shm.fetching cimport HELD, TAKEN, Again, note_begun, reason_to_skip
 from vuproc.shm.batching cimport Batching
+from vuproc.shm.handling cimport is_wanted
 from vuproc.shm.native cimport NativeDevice
-from vuproc.shm.request cimport Chain, Request
+from vuproc.shm.request cimport BY_POLICY, UNTOUCHED, Chain, Request
 from vuproc.shm.spin cimport Spin
 
 SLICE_NS = 1_000_000
@@ -18,6 +19,58 @@ SLICE_NS = 1_000_000
 cdef enum:
     # Looks at the ring between two at the clock, while spinning.
     SPIN_LOOKS = 16
+
+
+cdef inline Block *block_of(NativeServing ring) noexcept nogil:
+    return NULL if ring.counters is None else ring.counters.block
+
+
+cdef inline uint8_t stage_of(NativeServing ring) noexcept nogil:
+    return UNTOUCHED if ring.policy is None else BY_POLICY
+
+
+cdef inline void serve_one(
+    NativeServing ring, Chain *chain, Block *block, uint8_t attempts, uint8_t stage, bint quick
+) noexcept nogil:
+    # Inline: it runs for each request. block: of the counters, or NULL. stage: of a request that
+    # was begun. quick: as the device says.
+    cdef uint16_t head = chain.head
+    cdef Flight *flight = ring.flights + head
+    cdef uint8_t *state = ring.states
+    cdef uint64_t took = unknown_time()
+    cdef int64_t written
+    flight.began = ring.now
+    flight.readable = <uint32_t>min(chain.readable, <uint64_t>0xffffffff)
+    ring.marks[head] = HELD
+    if block != NULL:
+        set_busy(block, 1 + <uint64_t>head)
+    if state == NULL or attempts:
+        state = NULL
+        note_begun(ring, head, attempts)
+    else:
+        # SAFETY: a head is below the record's size.
+        state += <size_t>head * ring.state_step
+        vu_note8(state, 1 | <uint8_t>(stage << 4))  # X1, X2
+    written = ring.device.serve(chain)
+    if quick:
+        ring.unclocked += 1
+    else:
+        took = time_of(ring)
+    if block != NULL:
+        set_busy(block, 0)
+        add(&block.heartbeat, 1)
+    if state == NULL:
+        ring.note_attempts(head, attempts)
+    elif ring.states != NULL:
+        # The device has not stopped its ring.
+        vu_note8(state, <uint8_t>(stage << 4))  # X3
+    if written >= 0 and ring.marks[head] == HELD:
+        # As `native_done`, without a call.
+        ring.marks[head] = TAKEN
+        note_completed(ring, head, written, flight.readable, took)
+    if quick and ring.unclocked % STEP == 0 and not vu_is_soon(vu_cycles(), ring.looked):
+        # One look at the processor's count for so many, as it takes half as long as one of them.
+        ring.tick()
 
 
 cdef class NativeServing(Batching):
@@ -56,9 +109,11 @@ cdef class NativeServing(Batching):
                     self.serve(request, None, on_error, which.attempts, reason)
                 else:
                     with nogil:
-                        self.serve_one(&chain, which.attempts)
-                self.pace(self.now - began, STEP)
-                if self.wanted():
+                        serve_one(
+                            self, &chain, block_of(self), which.attempts, stage_of(self), False
+                        )
+                pace(self, self.now - began, STEP)
+                if is_wanted(self):
                     break
             with nogil:
                 if got > 0 and self.again_next == self.again_end:
@@ -110,7 +165,7 @@ cdef class NativeServing(Batching):
             self.flush()
             if got == 0:
                 got = self.ask_kicks()
-                if got > 0 and before < fetched < budget and self.now < end and not self.wanted():
+                if got > 0 and before < fetched < budget and self.now < end and not is_wanted(self):
                     # The driver was quicker than our wish. What it shows and takes back again is
                     # nothing to stay for.
                     self.refuse_kicks()
@@ -138,6 +193,9 @@ cdef class NativeServing(Batching):
         # 0. A broken ring: -1.
         cdef Chain chain
         cdef uint64_t end = self.now + slice_ns, began
+        cdef bint quick = self.device.is_quick
+        cdef Block *block = block_of(self)
+        cdef uint8_t stage = stage_of(self)
         cdef int got
         chain.queue = <uint16_t>self.queue
         while fetched[0] < budget:
@@ -148,40 +206,19 @@ cdef class NativeServing(Batching):
                 fetched[0] += 1
                 self.prefetch()
                 began = self.now
-                self.serve_one(&chain, 0)
+                serve_one(self, &chain, block, 0, stage, quick)
                 # Small steps keep a driver busy that looks for itself, and one that sleeps is not
                 # to be called for each of them.
-                self.pace(self.now - began, STEP)
+                pace(self, self.now - began, STEP)
             else:
                 self.device.submit(self.queue)
                 self.device.reap(self.queue)
                 # The driver may answer what it is shown with new work, without a kick.
                 if not self.flush() and not self.await_work(spin_ns):
                     return 0
-            if self.now >= end or self.wanted():
+            if self.now >= end or is_wanted(self):
                 return 1
         return 1
-
-    cdef void serve_one(self, Chain *chain, uint8_t attempts) noexcept nogil:
-        cdef uint16_t head = chain.head
-        cdef uint64_t took
-        cdef int64_t written
-        self.flights[head].began = self.now
-        self.flights[head].readable = <uint32_t>min(chain.readable, <uint64_t>0xffffffff)
-        self.marks[head] = HELD
-        if self.counters is not None:
-            set_busy(self.counters.block, 1 + <uint64_t>head)
-        note_begun(self, head, attempts)
-        written = self.device.serve(chain)
-        took = time_of(self)
-        if self.counters is not None:
-            set_busy(self.counters.block, 0)
-            add(&self.counters.block.heartbeat, 1)
-        self.note_attempts(head, attempts)
-        if written >= 0 and self.marks[head] == HELD:
-            # As `native_done`, without a call.
-            self.marks[head] = TAKEN
-            self.complete(head, written, self.flights[head].readable, took)
 
     cdef void native_done(self, uint16_t head, uint64_t written) noexcept nogil:
         # Not HELD: completed already, or the ring has gone on without it.
@@ -208,7 +245,7 @@ cdef class NativeServing(Batching):
                     self.tick()
                     return True
                 vu_pause()
-            if self.wanted():
+            if is_wanted(self):
                 return False
             self.now = clock_ns()
         return False

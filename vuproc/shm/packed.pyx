@@ -12,9 +12,13 @@ from vuproc.shm.atomics cimport (
     vu_store_relaxed64,
     vu_store_release16,
 )
-from vuproc.shm.fetching cimport FREE
+from vuproc.shm.completions cimport Completion
+from vuproc.shm.fetching cimport BY_POLICY, FREE
 from vuproc.shm.packed_fetching cimport FLAGS_AT, PackedFetching, put_back, slot_at
 from vuproc.shm.packed_record cimport (
+    PackedEntry,
+    Slot,
+    note_both,
     note_deaths,
     note_heads,
     note_out,
@@ -54,6 +58,14 @@ cdef class PackedRing(PackedFetching):
 
     # The record.
 
+    cdef void note_begin(self, uint16_t head, uint8_t attempts) noexcept nogil:
+        if self.entries == NULL:
+            return
+        if self.policy is None:
+            note_deaths(self.entries + head, attempts)
+        else:
+            note_both(self.entries + head, attempts, BY_POLICY)
+
     cdef void note_attempts(self, uint16_t head, uint8_t attempts) noexcept nogil:
         if self.entries != NULL:
             note_deaths(self.entries + head, attempts)
@@ -78,48 +90,58 @@ cdef class PackedRing(PackedFetching):
     cdef bint commit(self) noexcept nogil:
         # Publish the batch: C0 to C7 of packed_record.pyx, with nothing fetched in between. Answers
         # whether the driver wants to be notified.
-        cdef uint16_t old = self.last_used, place = old, old_free = self.free, head
+        cdef uint16_t old = self.last_used, old_free = self.free, head, place
+        cdef uint16_t flags, bits = used_bits(old)
+        cdef uint32_t slots = 0, num, at = slot_of(old), size = <uint32_t>self.size
+        cdef unsigned char *desc = self.desc
         cdef unsigned char *first = slot_at(self, old)
-        cdef uint16_t flags = vu_load_relaxed16(first + FLAGS_AT)
-        cdef uint32_t slots = 0
         cdef uint64_t rest
-        cdef int i
+        cdef PackedEntry *entries = self.entries
+        cdef Slot *all_slots = self.slots
+        cdef Slot *slot
+        cdef Completion *one
+        cdef uint8_t *marks = self.marks
+        cdef int i, count = self.batched
         # C0. Drivers need not set the bits of a chain's later descriptors.
+        flags = vu_load_relaxed16(first + FLAGS_AT)
         if not is_available(flags, old):
-            vu_store_relaxed16(
-                first + FLAGS_AT, <uint16_t>((flags & ~(F_AVAIL | F_USED)) | available_bits(old))
-            )
-            flags = available_bits(old)
+            flags = <uint16_t>((flags & ~(F_AVAIL | F_USED)) | available_bits(old))
+            vu_store_relaxed16(first + FLAGS_AT, flags)
         # C1. Nobody looks behind the first slot before C4: each is one store. The first keeps its
-        # flags, in the same store as id and length.
-        for i in range(self.batched):
-            head = self.batch[i].head
-            rest = <uint64_t>self.batch[i].length | <uint64_t>self.slots[head].id << 32
+        # flags, in the same store as id and length. WRITE says that the length means something.
+        for i in range(count):
+            one = self.batch + i
+            slot = all_slots + one.head
+            rest = <uint64_t>one.length | <uint64_t>slot.id << 32
             if i:
-                flags = used_bits(place)
-                if self.batch[i].length:
-                    flags |= DESC_WRITE
-            vu_store_relaxed64(slot_at(self, place) + 8, rest | <uint64_t>flags << 48)
-            slots += self.slots[head].num
-            place = advanced(place, self.slots[head].num, <uint32_t>self.size)
-        # C2.
-        for i in range(self.batched):
+                flags = bits | DESC_WRITE if one.length else bits
+            # SAFETY: at < size, the first as in `slot_at`; `bind` checked the whole ring.
+            vu_store_relaxed64(desc + 16 * <size_t>at + 8, rest | <uint64_t>flags << 48)
+            num = slot.num
+            slots += num
+            at += num
+            if at >= size:
+                at -= size
+                bits ^= F_AVAIL | F_USED
+        # C2, the last one first: so what was taken from the list one after the other, and comes
+        # back in that order, is linked as it has to be.
+        for i in range(count - 1, -1, -1):
             put_back(self, self.batch[i].head)
         note_heads(self.log, self.free, old_free)
+        place = <uint16_t>(at | (bits & F_USED))
         # C3.
         note_word(self.log, place, old)
         # C4. Release: pairs with the driver's read barrier after it has loaded these flags; the
-        # rest of the batch and the buffers' bytes are visible before it. WRITE says that the length
-        # means something.
+        # rest of the batch and the buffers' bytes are visible before it.
         flags = used_bits(old)
         if self.batch[0].length:
             flags |= DESC_WRITE
         vu_store_release16(first + FLAGS_AT, flags)
         # C5.
-        for i in range(self.batched):
+        for i in range(count):
             head = self.batch[i].head
-            self.marks[head] = FREE
-            note_out(self.entries + head)
+            marks[head] = FREE
+            note_out(entries + head)
         # C6 and C7.
         note_heads(self.log, self.free, self.free)
         note_word(self.log, place, place)

@@ -36,7 +36,9 @@ cdef class PackedFetching(Ring):
     cdef uint32_t room             # slots that are not in flight, nor lost
     cdef uint16_t avail            # place of the next descriptor to fetch
     cdef uint16_t free             # the first free entry; `size`: none
+    cdef uint16_t chain_slots      # of the request fetched last
 
+    cdef int fetch_chain(self, uint64_t rest, Chain *chain) noexcept nogil
     cdef int begin_anew(self, object base) except -1
     cdef bint is_fresh(self) noexcept
     cdef int follow(self) except -1
@@ -53,8 +55,10 @@ cdef inline unsigned char *slot_at(PackedFetching ring, uint16_t place) noexcept
 
 cdef inline void put_back(PackedFetching ring, uint16_t head) noexcept nogil:
     # The entries of `head` are the first of the free list, in the record's links and in ours; the
-    # caller stores the list's head.
+    # caller stores the list's head. A link that is there already, as of what was taken from the
+    # list just before, is not stored again: no entry's link changes as long as a request has it.
     cdef uint16_t last = ring.slots[head].last
-    note_put_back(ring.entries + last, ring.free)
-    ring.slots[last].next = ring.free
+    if ring.slots[last].next != ring.free:
+        note_put_back(ring.entries + last, ring.free)
+        ring.slots[last].next = ring.free
     ring.free = head

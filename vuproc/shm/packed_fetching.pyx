@@ -2,20 +2,29 @@
 """The near end of a packed virtqueue (virtio 1.3, section 2.8): where it is, and what is fetched."""
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uintptr_t
-from posix.uio cimport iovec
+from libc.string cimport memcpy
 
 from vuproc.shm.atomics cimport (
     vu_load_acquire16,
+    vu_load_acquire64,
     vu_load_relaxed16,
     vu_load_relaxed64,
-    vu_prefetch,
 )
 from vuproc.shm.counters cimport QueueCounters
-from vuproc.shm.fetching cimport FREE, TAKEN
+from vuproc.shm.fetching cimport FREE, TAKEN, prefetch_at
 from vuproc.shm.iotlb cimport Iotlb
 from vuproc.shm.line cimport join
 from vuproc.shm.memory cimport GuestMemory
-from vuproc.shm.packed_record cimport PackedRecord, note_heads, note_out, note_taken_out
+from vuproc.shm.packed_record cimport (
+    PackedEntry,
+    PackedRecord,
+    Slot,
+    note_descriptor,
+    note_heads,
+    note_out,
+    note_taken_out,
+    place_of,
+)
 from vuproc.shm.packed_walk cimport walk_copies, walk_slots
 from vuproc.shm.place cimport (
     F_AVAIL,
@@ -29,7 +38,7 @@ from vuproc.shm.place cimport (
 )
 from vuproc.shm.request cimport Chain
 from vuproc.shm.ring cimport MAX_SIZE, Ring
-from vuproc.shm.walk cimport DESC_NEXT
+from vuproc.shm.walk cimport DESC_INDIRECT, DESC_NEXT, DESC_WRITE
 
 from vuproc.errors import MemoryFault, RingError
 
@@ -117,6 +126,8 @@ cdef class PackedFetching(Ring):
         cdef PackedRecord record = self.record
         self.log = record.header
         self.entries = record.entries
+        self.states = &record.entries.state
+        self.state_step = sizeof(PackedEntry)
         self.slots = record.slots
         self.counter = record.next_counter
         self.avail = record.avail
@@ -192,6 +203,7 @@ cdef class PackedFetching(Ring):
         # Whoever comes after us may have the record by now.
         self.log = NULL
         self.entries = NULL
+        self.states = NULL
 
     cdef uint16_t place(self) noexcept nogil:
         return self.avail
@@ -221,25 +233,82 @@ cdef class PackedFetching(Ring):
             place = advanced(place, 1, <uint32_t>self.size)
         return chains
 
+    cdef bint has_waiting(self, uint32_t count) noexcept nogil:
+        # If each has as many descriptors as the one before. Relaxed, as above.
+        cdef uint64_t slots = <uint64_t>count * self.chain_slots
+        cdef uint16_t place
+        if slots == 0 or slots > self.room:
+            return slots == 0
+        place = advanced(self.avail, <uint32_t>slots - 1, <uint32_t>self.size)
+        return is_available(vu_load_relaxed16(slot_at(self, place) + FLAGS_AT), place)
+
     cdef int fetch(self, Chain *chain) noexcept nogil:
         # Acquire: pairs with the driver's write barrier before it stores the flags of a chain's
-        # first descriptor; all of the chain is read after it.
-        cdef uint16_t flags = vu_load_acquire16(slot_at(self, self.avail) + FLAGS_AT)
-        cdef uint16_t head = self.free
-        cdef Slot *slot
+        # first descriptor; all else of the chain is read after it, or at once.
+        cdef unsigned char *at = slot_at(self, self.avail)
+        cdef uint64_t rest = vu_load_acquire64(at + 8), addr, within
+        cdef uint64_t where, own   # what the record and we keep of it
+        cdef uint16_t flags = <uint16_t>(rest >> 48), head = self.free, free
+        cdef uint32_t length = <uint32_t>rest
+        cdef bint write = flags & DESC_WRITE != 0
+        cdef PackedEntry *entry
         if not is_available(flags, self.avail):
             return 0
-        if walk_slots(self, head, flags, chain) < 0:
+        addr = vu_load_relaxed64(at)
+        within = addr - self.recent.guest_addr
+        if (
+            flags & (DESC_NEXT | DESC_INDIRECT) or self.buffers != NULL or self.room == 0
+            or within >= self.recent.size or length > self.recent.size - within or length == 0
+        ):
+            return self.fetch_chain(rest, chain)
+        # One descriptor, whose buffer lies where the last one did: as `walk_slots` has it.
+        # SAFETY: within + length <= size, so the piece is inside the region. There is a free entry
+        # as there is room, and room for a piece.
+        self.pieces.iov_base = self.recent.host + within
+        self.pieces.iov_len = length
+        chain.pieces = self.pieces
+        chain.readable_count = not write
+        chain.writable_count = write
+        chain.readable = 0 if write else length
+        chain.writable = length if write else 0
+        chain.head = head
+        chain.descriptors = 1
+        entry = self.entries + head
+        free = self.slots[head].next
+        where = place_of(free, head, 1)
+        own = where | rest >> 32 << 48
+        memcpy(self.slots + head, &own, sizeof(Slot))
+        note_descriptor(entry, addr, rest)
+        note_taken_out(self.log, entry, where, self.counter, free)
+        self.free = free
+        self.counter += 1
+        self.marks[head] = TAKEN
+        self.avail = advanced(self.avail, 1, <uint32_t>self.size)
+        self.room -= 1
+        self.chain_slots = 1
+        self.last_avail += 1
+        self.flying += 1
+        if self.line.heads != NULL:
+            join(&self.line, head)
+        return 1
+
+    cdef int fetch_chain(self, uint64_t rest, Chain *chain) noexcept nogil:
+        # Whatever lies at `avail`; `rest` is the second half of its first descriptor.
+        cdef uint16_t head = self.free
+        cdef Slot *slot = self.slots + head
+        cdef uint64_t where
+        if walk_slots(self, head, rest, chain) < 0:
             return self.not_walked(head)
-        slot = self.slots + head
         chain.head = head
         # The record first: whoever comes after us must find what we are going to have.
         self.free = self.slots[slot.last].next
-        note_taken_out(self.log, self.entries + head, slot, self.counter, self.free)
+        where = place_of(slot.next, slot.last, slot.num)
+        note_taken_out(self.log, self.entries + head, where, self.counter, self.free)
         self.counter += 1
         self.marks[head] = TAKEN
         self.avail = advanced(self.avail, slot.num, <uint32_t>self.size)
         self.room -= slot.num
+        self.chain_slots = slot.num
         self.last_avail += 1
         self.flying += 1
         if self.line.heads != NULL:
@@ -250,14 +319,9 @@ cdef class PackedFetching(Ring):
         return walk_copies(self, head, chain)
 
     cdef void prefetch(self) noexcept nogil:
-        # While one request is served, the next one's first bytes are on their way here. Nothing is
-        # decided on what is read for it.
-        cdef iovec first
-        cdef unsigned char *at = slot_at(self, self.avail)
-        if is_available(vu_load_relaxed16(at + FLAGS_AT), self.avail) and self.direct.translate(
-            vu_load_relaxed64(at), 1, &first, 1
-        ) == 1:
-            vu_prefetch(first.iov_base)
+        # While one request is served, the next one's first bytes are on their way here, if it is
+        # there: what the slot has had before does no harm.
+        prefetch_at(self, vu_load_relaxed64(slot_at(self, self.avail)))
 
     cdef void unfetch(self, uint16_t head) noexcept nogil:
         # The stop's order and its proof are in fetching.pyx. With U1 the request is out of what

@@ -90,21 +90,25 @@ cdef class PackedRecord:
 
 
 cdef inline void note_descriptor(
-    PackedEntry *entry, uint64_t addr, uint32_t length, uint16_t id, uint16_t flags
+    PackedEntry *entry, uint64_t addr, uint64_t rest
 ) noexcept nogil:
+    # rest: the second half of the descriptor, whose length is the first of it there and the last
+    # of it here.
     vu_note64(&entry.addr, addr)  # F1
-    vu_note64(&entry.id, <uint64_t>id | <uint64_t>flags << 16 | <uint64_t>length << 32)
+    vu_note64(&entry.id, rest >> 32 | rest << 32)
+
+
+cdef inline uint64_t place_of(uint16_t next, uint16_t last, uint16_t num) noexcept nogil:
+    return <uint64_t>next | <uint64_t>last << 16 | <uint64_t>num << 32
 
 
 cdef inline void note_taken_out(
-    PackedHeader *header, PackedEntry *entry, const Slot *slot, uint64_t counter, uint16_t free
+    PackedHeader *header, PackedEntry *entry, uint64_t place, uint64_t counter, uint16_t free
 ) noexcept nogil:
+    # place: `next`, `last` and `num`, 16 bits each.
     vu_note64(&entry.counter, counter)  # F2
     # F3, in one store with what makes the entry the head of its request; `state` becomes 0.
-    vu_note64(
-        &entry.inflight,
-        1 | <uint64_t>slot.next << 16 | <uint64_t>slot.last << 32 | <uint64_t>slot.num << 48,
-    )
+    vu_note64(&entry.inflight, 1 | place << 16)
     note_heads(header, free, free)  # F4: it is fetched
 
 
@@ -140,6 +144,10 @@ cdef inline void note_deaths(PackedEntry *entry, uint8_t deaths) noexcept nogil:
 cdef inline void note_own_stage(PackedEntry *entry, uint8_t stage) noexcept nogil:
     cdef uint8_t state = vu_load_relaxed8(&entry.state)
     vu_note8(&entry.state, (state & 0xf) | <uint8_t>(stage << 4))  # X2
+
+
+cdef inline void note_both(PackedEntry *entry, uint8_t deaths, uint8_t stage) noexcept nogil:
+    vu_note8(&entry.state, min(deaths, 0xf) | <uint8_t>(stage << 4))  # X1 and X2 in one
 
 
 cdef inline void note_untouched(PackedEntry *entry) noexcept nogil:

@@ -9,8 +9,7 @@ from libc.string cimport memset
 
 from vuproc.shm.atomics cimport vu_load_relaxed64
 from vuproc.shm.packed_fetching cimport PackedFetching, slot_at
-from vuproc.shm.packed_record cimport note_descriptor
-from vuproc.shm.place cimport advanced
+from vuproc.shm.packed_record cimport PackedEntry, Slot, note_descriptor
 from vuproc.shm.request cimport Chain
 from vuproc.shm.ring cimport Descriptor
 from vuproc.shm.walk cimport (
@@ -55,39 +54,44 @@ cdef inline int take_one(
 
 
 cdef inline int walk_slots(
-    PackedFetching ring, uint16_t head, uint16_t flags, Chain *chain
+    PackedFetching ring, uint16_t head, uint64_t rest, Chain *chain
 ) noexcept nogil:
     # Fill `chain` and the entries from `head` on. Each descriptor is read once, and only its
-    # copy is used; `flags` are those of the first, by which it was found.
-    cdef uint16_t place = ring.avail, entry = head, id
-    cdef uint32_t count = 0, length
-    cdef uint64_t addr, rest
-    cdef unsigned char *at
+    # copy is used; `rest` is the second half of the first, by whose flags it was found.
+    cdef uint16_t entry = head, id, flags
+    cdef uint32_t count = 0, room = ring.room, length
+    cdef uint64_t addr
+    cdef unsigned char *at = slot_at(ring, ring.avail)
+    cdef unsigned char *end = ring.desc + 16 * <size_t>ring.size
+    cdef PackedEntry *entries = ring.entries
+    cdef Slot *slots = ring.slots
     cdef Walk walk
     memset(&walk, 0, sizeof(walk))
     while True:
-        if count == ring.room:
+        if count == room:
             return ring.fault(b"more descriptors available than the ring has free")
-        at = slot_at(ring, place)
+        # SAFETY: `at` goes round in the ring, whose extent `bind` checked.
         addr = vu_load_relaxed64(at)
-        rest = vu_load_relaxed64(at + 8)
+        if count:
+            rest = vu_load_relaxed64(at + 8)
         length = <uint32_t>rest
         id = <uint16_t>(rest >> 32)
-        if count:
-            flags = <uint16_t>(rest >> 48)
+        flags = <uint16_t>(rest >> 48)
         count += 1
         # SAFETY: there are as many free entries as there is room.
-        note_descriptor(ring.entries + entry, addr, length, id, flags)
+        note_descriptor(entries + entry, addr, rest)
         if take_one(ring, &walk, head, addr, length, flags) < 0:
             return -1
         if not flags & DESC_NEXT:
             break
-        if count < ring.room:
-            entry = ring.slots[entry].next
-        place = advanced(place, 1, <uint32_t>ring.size)
-    ring.slots[head].last = entry
-    ring.slots[head].num = <uint16_t>count
-    ring.slots[head].id = id
+        if count < room:
+            entry = slots[entry].next
+        at += 16
+        if at == end:
+            at = ring.desc
+    slots[head].last = entry
+    slots[head].num = <uint16_t>count
+    slots[head].id = id
     chain.descriptors = <uint16_t>count
     return end_walk(ring, &walk, chain)
 

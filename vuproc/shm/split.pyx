@@ -3,7 +3,6 @@
 
 cimport cython
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
-from posix.uio cimport iovec
 
 from vuproc.shm.atomics cimport (
     vu_fence_full,
@@ -16,7 +15,7 @@ from vuproc.shm.atomics cimport (
     vu_store_release16,
 )
 from vuproc.shm.counters cimport QueueCounters
-from vuproc.shm.fetching cimport FREE, TAKEN
+from vuproc.shm.fetching cimport BY_POLICY, FREE, TAKEN, prefetch_at
 from vuproc.shm.inflight cimport (
     SplitRecord,
     note_cleared,
@@ -166,6 +165,9 @@ cdef class SplitRing(Ring):
         cdef uint16_t idx = vu_load_relaxed16(self.avail + 2)
         return <uint16_t>min(<Py_ssize_t><uint16_t>(idx - self.last_avail), self.size)
 
+    cdef bint has_waiting(self, uint32_t count) noexcept nogil:
+        return self.backlog() >= count
+
     cdef int look(self) noexcept nogil:
         # Acquire: pairs with the driver's write barrier between ring[] and avail.idx; entries and
         # descriptors are read after it.
@@ -200,7 +202,6 @@ cdef class SplitRing(Ring):
         # the descriptors of the one after the next, and the first bytes of the next one, whose
         # descriptor came like that the time before. Nothing is decided on what is read for it.
         cdef uint16_t head
-        cdef iovec first
         if <uint16_t>(self.seen_avail - self.last_avail) < 2:
             return
         # SAFETY: slots are masked to the ring; heads are compared with its size.
@@ -208,10 +209,8 @@ cdef class SplitRing(Ring):
         if head < self.size:
             vu_prefetch(self.desc + 16 * <size_t>head)
         head = vu_load_relaxed16(self.avail + 4 + 2 * <size_t>(self.last_avail & self.mask))
-        if head < self.size and self.direct.translate(
-            vu_load_relaxed64(self.desc + 16 * <size_t>head), 1, &first, 1
-        ) == 1:
-            vu_prefetch(first.iov_base)
+        if head < self.size:
+            prefetch_at(self, vu_load_relaxed64(self.desc + 16 * <size_t>head))
 
     cdef void mark_fetched(self, uint16_t head) noexcept nogil:
         # The record first: whoever comes after us must find what we are going to have.
@@ -241,6 +240,12 @@ cdef class SplitRing(Ring):
         self.last_avail -= 1
         # What was seen of the avail ring may be behind it now.
         self.seen_avail = <uint16_t>self.last_avail
+
+    cdef void note_begin(self, uint16_t head, uint8_t attempts) noexcept nogil:
+        if self.entries != NULL:
+            note_deaths(self.entries + head, attempts)
+            if self.policy is not None:
+                note_own_stage(self.entries + head, BY_POLICY)
 
     cdef void note_attempts(self, uint16_t head, uint8_t attempts) noexcept nogil:
         if self.entries != NULL:

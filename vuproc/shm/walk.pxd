@@ -6,6 +6,8 @@ Both are inline: they run for each descriptor of each request.
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
+from vuproc.shm.atomics cimport vu_compiler_barrier
+from vuproc.shm.fetching cimport find_pieces
 from vuproc.shm.memory cimport NO_ROOM
 from vuproc.shm.request cimport Chain
 from vuproc.shm.ring cimport Ring
@@ -59,8 +61,8 @@ cdef inline int take_descriptor(
         ring.pieces[walk.count].iov_len = 0
         walk.count += 1
         return 0
-    made = ring.direct.translate(
-        addr, length, ring.pieces + walk.count, ring.piece_room - <int>walk.count
+    made = find_pieces(
+        ring, addr, length, ring.pieces + walk.count, ring.piece_room - <int>walk.count
     )
     if made == NO_ROOM:
         return ring.fault(b"buffers in too many pieces")
@@ -83,5 +85,7 @@ cdef inline int end_walk(Ring ring, const Walk *walk, Chain *chain) noexcept nog
     chain.readable_count = readable_count
     chain.writable_count = walk.count - readable_count
     chain.readable = walk.readable
+    # Not both in one load: they were just stored one by one, and it would wait for both stores.
+    vu_compiler_barrier()
     chain.writable = walk.writable
     return -1 if ring.missed else 0

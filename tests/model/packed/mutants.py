@@ -1,10 +1,11 @@
 """The packed ring's algorithm with one mistake in it, again and again: each has to be found out.
 
 What is no mistake, and is not among them: the order of F1, F2 and F3, as nobody looks there before
-F4; C3 before C2, or its index before its wrap counter, as only C4 decides whether the way is back
-or forward; C5 after C6, or after C7 and C6, as a mark on the free list counts for nothing; V6 or
-R2e left out, as the last end is asked about only while the record is not in force; R4b left out, as
-the next recovery finds the same until C3 writes there.
+F4; the batch's order in C2, as long as each link is seen to; C3 before C2, or its index before its
+wrap counter, as only C4 decides whether the way is back or forward; C5 after C6, or after C7 and
+C6, as a mark on the free list counts for nothing; V6 or R2e left out, as the last end is asked
+about only while the record is not in force; R4b left out, as the next recovery finds the same until
+C3 writes there.
 """
 
 from __future__ import annotations
@@ -43,6 +44,11 @@ MUTANTS = (
         change("C1f", "word = with_bits(word, shown)", "pass"),
     ),
     Mutant("no links in the free list", "bare", drop("C2a")),
+    Mutant(
+        "only the link of a batch's last request seen to",
+        "flags",
+        change("C2a", "!= free", "!= free and head == heads[-1]"),
+    ),
     Mutant("no head of the free list", "one slot", drop("C2b")),
     Mutant("a head of the free list before its links", "one slot", swap("C2", "C2b")),
     Mutant("the free list behind the flags", "one slot", swap("C2b", "C4")),

@@ -131,8 +131,9 @@ class PackedWorker(Serving):
             lasts.append(last)
             place = self.on(place, count)
         free, old = halves((yield load(m.heads)))
-        for head, last in zip(heads, lasts, strict=True):  # C2
-            yield store(m.next + last, free)  # C2a
+        for head, last in reversed(list(zip(heads, lasts, strict=True))):  # C2
+            if (yield load(m.next + last)) != free:  # C2a
+                yield store(m.next + last, free)
             free = head
         yield store(m.heads, both(free, old))  # C2b
         yield store(m.word, both(place, p.used))  # C3
