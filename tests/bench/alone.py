@@ -1,33 +1,13 @@
-"""The loops of alone.pyx, compiled into the cache when they are first imported: they are the
-bench's own, so no installed vuproc has them.
-"""
+"""The loops of alone.pyx: what the load generator's requests cost without a ring."""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import importlib.util
-import os
-import shlex
-import shutil
-import subprocess
-import sys
-import sysconfig
-import tempfile
-from importlib.metadata import version
-from pathlib import Path
-from types import ModuleType
 from typing import Protocol
 
 from typing_extensions import Buffer
 
+from tests.bench import extension
 from vuproc.testing.job import Job
-from vuproc.testing.vms import clients
-
-ROOT = Path(__file__).parents[2]
-SOURCES = (Path(__file__).with_suffix(".pyx"), ROOT / "vuproc" / "shm" / "clock.pxd")
-FLAGS = ("-shared", "-fPIC", "-O3", "-Wall", "-Wextra")
-SUFFIX: str = sysconfig.get_config_var("EXT_SUFFIX")
 
 
 class Handle(Protocol):
@@ -51,44 +31,6 @@ def answer(ours: int, theirs: int, life: int) -> None:
     _native.answer(ours, theirs, life)
 
 
-def _load() -> ModuleType:
-    digest = hashlib.sha256(f"{sys.version} {_cython_version()} {FLAGS}".encode())
-    for source in SOURCES:
-        digest.update(source.read_bytes())
-    built = clients.cache() / "bench" / f"alone-{digest.hexdigest()[:16]}{SUFFIX}"
-    if not built.exists():
-        built.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=built.parent) as made:
-            # Whole at once: others may build it at the same time.
-            _build(Path(made)).rename(built)
-    spec = importlib.util.spec_from_file_location("alone", built)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def _cython_version() -> str:
-    with contextlib.suppress(ImportError):
-        return version("Cython")
-    raise RuntimeError("this bench needs Cython: pip install 'vuproc[bench]'")
-
-
-def _build(into: Path) -> Path:
-    shutil.copy(SOURCES[0], into)
-    compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
-    include = sysconfig.get_path("include")
-    _run(into, sys.executable, "-m", "cython", "-3", "-I", str(ROOT), "alone.pyx")
-    _run(into, *compiler, *FLAGS, "-I", include, "alone.c", "-o", f"alone{SUFFIX}")
-    return into / f"alone{SUFFIX}"
-
-
-def _run(where: Path, *command: str) -> None:
-    done = subprocess.run(command, cwd=where, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{shlex.join(command)}\n{done.stdout}{done.stderr}")
-
-
-_native = _load()
+_native = extension.load("alone", [extension.ROOT / "vuproc" / "shm" / "clock.pxd"])
 ignore: Handle = _native.ignore
 """A device's `handle` in native code that does nothing."""

@@ -14,6 +14,7 @@ from tests.bench import (
     flame,
     frames,
     give_back,
+    layouts,
     limits,
     published,
     quiet,
@@ -119,6 +120,15 @@ def test_the_frames_bench_measures_every_side() -> None:
     for sides in found.values():
         assert {frames.NULL, frames.SINK} < set(sides)
         assert all(rate > 0 for rates in sides.values() for rate in rates)
+
+
+def test_the_layouts_bench_compares_the_two_in_each_way() -> None:
+    found = [*layouts.in_one_thread(2, 600), layouts.over_processes(2, 0.01)]
+    assert len(found) == 2 * len(layouts.DEPTHS) + 1
+    for one in found:
+        assert all(len(times) == 2 and min(times) > 0 for times in one.times.values())
+        assert one.ratio() > 0
+        assert one.title in one.line()
 
 
 def test_the_give_back_bench_measures_every_message() -> None:

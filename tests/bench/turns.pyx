@@ -1,0 +1,77 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""A driver and a device in one thread, turn by turn, of which only the device's turn is timed."""
+
+from libc.stdint cimport uint32_t, uint64_t
+
+from vuproc.shm.clock cimport clock_ns
+from vuproc.shm.native_serving cimport NativeServing
+from vuproc.shm.spin cimport Spin
+from vuproc.testing.ring cimport DESC_WRITE, DriverRing, Segment
+
+cdef enum:
+    MOST = 8                       # segments of a request
+    SLICE_NS = 1000000000
+
+
+def run_turns(
+    DriverRing driver not None,
+    NativeServing ring not None,
+    Spin spin not None,
+    segments,
+    *,
+    uint64_t turns,
+    unsigned int depth,
+    uint64_t apart,
+):
+    """Have `depth` requests of (address, bytes, device may write) segments made, served and taken
+    back, `turns` times; each lies `apart` bytes behind the one before it. The seconds of the
+    device's part and of the driver's.
+
+    The ring has a native device, and nothing to do that takes Python. RuntimeError if it breaks,
+    or does not serve all.
+    """
+    cdef Segment chain[MOST]
+    cdef Segment moved[MOST]
+    cdef unsigned int count = <unsigned int>len(segments), i, j
+    cdef uint64_t turn, began, filled, served, device = 0, driving = 0
+    cdef uint32_t name = 0, length = 0
+    cdef int got = 0
+    if not 0 < count <= MOST:
+        raise ValueError(f"{count} segments are not 1 to {MOST}")
+    if not ring.is_quiet():
+        raise RuntimeError("the ring has something to do that takes Python")
+    for i in range(count):
+        chain[i].addr, chain[i].len, writable = segments[i]
+        chain[i].flags = DESC_WRITE if writable else 0
+    with nogil:
+        # It looks for itself.
+        driver.disarm_calls()
+        for turn in range(turns):
+            began = clock_ns()
+            for i in range(depth):
+                for j in range(count):
+                    moved[j] = chain[j]
+                    moved[j].addr += i * apart
+                got = driver.put(moved, count)
+                if got < 0:
+                    break
+            if got < 0:
+                break
+            driver.publish_entries()
+            filled = clock_ns()
+            got = ring.serve_quietly(<int>depth + 1, SLICE_NS, spin)
+            served = clock_ns()
+            if got != 0:
+                got = -1
+                break
+            for i in range(depth):
+                if driver.reap_one(&name, &length) != 1:
+                    got = -1
+                    break
+            if got < 0:
+                break
+            device += served - filled
+            driving += clock_ns() - served + filled - began
+    if got < 0:
+        raise RuntimeError("the ring did not serve all of a turn, or the driver could not go on")
+    return device / 1e9, driving / 1e9
