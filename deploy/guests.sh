@@ -218,17 +218,20 @@ missing_libraries() {
     LD_LIBRARY_PATH=$folder ldd "$@" 2>/dev/null | sed -n 's/^[[:space:]]*\([^ ]*\) => not found$/\1/p' | sort -u
 }
 
-# DPDK's test program with the drivers that it is used with, and the libraries of both that are not on this system.
-# Libraries of libraries come to light one round after the other; five are twice what it takes.
+# DPDK's test program with the drivers that it is used with, its own back-end (net_vhost) among them, and the libraries
+# of all that are not on this system. Libraries of libraries come to light one round after the other; five are twice
+# what it takes.
 unpack_dpdk() {
-    [ -e "$cache/dpdk" ] && return 0
+    for driver in "$cache"/dpdk/usr/lib/*/librte_net_vhost.so.*; do
+        [ -e "$driver" ] && return 0
+    done
     refresh_lists
     say "unpacking dpdk-testpmd below $cache/dpdk"
     part=$cache/dpdk.part
     rm -rf "$part"
     mkdir -p "$part/root"
     abi=$(with_apt apt-cache depends --important dpdk-dev 2>/dev/null | sed -n 's/^ *Depends: librte-eal//p')
-    packages="dpdk-dev librte-net-virtio$abi librte-mempool-ring$abi"
+    packages="dpdk-dev librte-net-virtio$abi librte-net-vhost$abi librte-mempool-ring$abi"
     for _ in 1 2 3 4 5; do
         mkdir "$part/debs"
         # shellcheck disable=SC2086  # one word a package
@@ -248,6 +251,7 @@ unpack_dpdk() {
         libraries=$(echo "$part"/root/usr/lib/*-linux-gnu*)
         missing=$(missing_libraries "$libraries" "$part/root/usr/bin/dpdk-testpmd" "$libraries"/librte_*.so.*)
         if [ -z "$missing" ]; then
+            rm -rf "${cache:?}/dpdk"
             mv "$part/root" "$cache/dpdk"
             rm -rf "$part"
             return 0
@@ -300,6 +304,7 @@ get_guests() {
     unpack_kernel || true
     unpack_blkio || true
     unpack_dpdk || true
+    unpack_own passt passt || true
     unpack_schemas || true
     unpack_qemu trixie || true
     unpack_later_kernel trixie || true

@@ -18,7 +18,7 @@ from tests.bench.clients import Client
 from tests.bench.clients.builtin import Builtin
 from tests.bench.clients.compiled import Blkio, Nbd, build
 from tests.bench.clients.fio import Fio, program
-from tests.bench.contenders import LIMIT, open_contender, open_limit
+from tests.bench.contenders import LIMIT, Contender, open_contender, open_limit
 from tests.bench.findings import Finding
 from tests.bench.images import Images
 from tests.bench.json_text import as_text
@@ -61,7 +61,7 @@ class Bench:
                 yield self._scaling(client)
 
     def _compare(self, case: Case, client: Client) -> Finding:
-        entries = [
+        entries: list[Entry[Contender]] = [
             Entry(f"limit: {how}", open_limit(how, case, self._images))
             for how in self._options.limits
         ]
@@ -85,10 +85,14 @@ class Bench:
         title = f"{case.work.title}, {case.store.value}, depth {case.depth}, one queue and two"
         return self._compared(bars.SCALING, title, client, entries)
 
-    def _compared(self, name: str, title: str, client: Client, entries: list[Entry]) -> Finding:
+    def _compared(
+        self, name: str, title: str, client: Client, entries: list[Entry[Contender]]
+    ) -> Finding:
         return compare(name, title, client.name, entries, self._effort, _say, self._profile)
 
-    def _entry(self, side: Backend, case: Case, client: Client, label: str = "") -> Entry:
+    def _entry(
+        self, side: Backend, case: Case, client: Client, label: str = ""
+    ) -> Entry[Contender]:
         # NBD has a client of its own, whatever drives the virtqueues.
         fitting: Client = client if side.protocol in client.protocols else Nbd()
         opened = open_contender(side, fitting, case, self._images, label)

@@ -138,10 +138,11 @@ class Verdict:
 
 def verdicts(findings: Mapping[str, Finding]) -> list[Verdict]:
     """Of all bars, by the names of the comparisons."""
-    return [_verdict(bar, findings.get(bar.finding)) for bar in BARS]
+    return [verdict(bar, findings.get(bar.finding)) for bar in BARS]
 
 
-def _verdict(bar: Bar, finding: Finding | None) -> Verdict:
+def verdict(bar: Bar, finding: Finding | None) -> Verdict:
+    """Of one, by the comparison that it is of."""
     if finding is None:
         return Verdict(bar.text, bar.least, None, "not in this run")
     ours, theirs = finding.row(bar.ours), _best(bar.theirs, finding)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from tests.bench import quiet
 from tests.bench.backends import Backend, Missing, Unfit
@@ -33,9 +34,29 @@ class Taken:
     clean: bool
 
 
+class Side(Protocol):
+    """What takes its turn in a comparison."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def family(self) -> str: ...
+
+    @property
+    def queues(self) -> int: ...
+
+    @property
+    def depth(self) -> int:
+        """Requests that are under way at a time."""
+
+    def take(self, count: int, tries: int) -> Taken:
+        """A sample. Raises Missing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """One side, ready to run."""
+    """A back-end for disks with its client, ready to run."""
 
     name: str
     family: str
@@ -43,6 +64,14 @@ class Contender:
     connection: Connection
     workers: Callable[[], list[int]]
     """The processes that do the work."""
+
+    @property
+    def queues(self) -> int:
+        return self.case.queues
+
+    @property
+    def depth(self) -> int:
+        return self.case.depth
 
     def take(self, count: int, tries: int) -> Taken:
         """A sample of `count` requests on each queue. Raises Missing if requests fail."""

@@ -7,15 +7,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from subprocess import SubprocessError
+from typing import Generic, TypeVar
 
 from tests.bench.backends import Missing, Unfit
-from tests.bench.contenders import Contender
+from tests.bench.contenders import Side
 from tests.bench.findings import Finding, Row
 from vuproc.errors import VuprocError
 
 PROBE_S = 0.02
 """Length of the probe that the number of a sample's requests is reckoned from."""
 LEAST = 16
+
+S = TypeVar("S", bound=Side)
 
 _FAILURES = Missing, OSError, VuprocError, SubprocessError
 
@@ -33,28 +36,28 @@ class Effort:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Generic[S]):
     """A side that is not opened yet."""
 
     name: str
-    opened: AbstractContextManager[Contender]
+    opened: AbstractContextManager[S]
 
 
 def compare(
     name: str,
     title: str,
     client: str,
-    entries: Sequence[Entry],
+    entries: Sequence[Entry[S]],
     effort: Effort,
     report: Callable[[str], None],
-    profile: Callable[[str, Contender, int], None] | None = None,
+    profile: Callable[[str, S, int], None] | None = None,
 ) -> Finding:
     """Open all sides, which stay open, and run them in turn. A side that fails is left out.
 
     `profile(name, side, count)` gets each of them once more afterwards. It may raise Missing.
     """
     missing: dict[str, str] = {}
-    turns: list[tuple[Contender, Row, int]] = []
+    turns: list[tuple[S, Row, int]] = []
     with ExitStack() as stack:
         for entry in entries:
             # What goes wrong at its end is its own fault too, and not the bench's.
@@ -96,13 +99,13 @@ def _noted(missing: dict[str, str], name: str) -> Iterator[None]:
         missing.setdefault(name, str(failure))
 
 
-def _row(contender: Contender) -> Row:
-    return Row(contender.name, contender.family, contender.case.queues)
+def _row(contender: Side) -> Row:
+    return Row(contender.name, contender.family, contender.queues)
 
 
-def _count(contender: Contender, seconds: float) -> int:
+def _count(contender: Side, seconds: float) -> int:
     """Requests on each queue which take about so long. It warms everything up as well."""
-    count = max(LEAST, 2 * contender.case.depth)
+    count = max(LEAST, 2 * contender.depth)
     while True:
         began = time.monotonic()
         contender.take(count, 1)

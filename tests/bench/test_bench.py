@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -26,8 +28,13 @@ from tests.bench.contenders import Taken
 from tests.bench.findings import Finding
 from tests.bench.findings import Row as FoundRow
 from tests.bench.json_text import as_text
+from tests.bench.net import __main__ as net
+from tests.bench.net import ports
+from tests.bench.net.devices import SIZE, Source
 from tests.bench.report import Row, Table
 from tests.bench.sides import Sample, Waiting
+from vuproc.spec.net import HEADER
+from vuproc.testing import serve
 
 QUICK = ["--rounds", "1", "--count", "64", "--tries", "1", "--span", "1", "--idle", "0.05"]
 CLEAN, DIRTY = quiet.Measured(0.0, 0.0), quiet.Measured(1.0, 0.0)
@@ -129,6 +136,38 @@ def test_the_layouts_bench_compares_the_two_in_each_way() -> None:
         assert all(len(times) == 2 and min(times) > 0 for times in one.times.values())
         assert one.ratio() > 0
         assert one.title in one.line()
+
+
+def test_the_net_bench_judges_every_bar(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each side is measured, or it is said why it is not."""
+    monkeypatch.setattr(frames, "main", lambda _arguments: 0)
+    code = net.main(["--rounds", "1", "--ms", "20", "--tries", "1", "--only", "tx, split"])
+    printed = capsys.readouterr().out
+    assert code in (0, 1)
+    for name in (ports.NULL, ports.SINK, ports.PEER):
+        assert re.search(rf"{re.escape(name)}( +[\d.]+ \(|: no )", printed)
+    assert f"64 B frames, tx, split, of {ports.PEER}: " in printed
+
+
+def test_the_net_bench_says_what_it_cannot_measure(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VUPROC_CACHE", str(tmp_path))
+    monkeypatch.setenv("PATH", "")
+    assert net.main(["--rounds", "1", "--tries", "1", "--only", "rx, packed", "--only", "up"]) == 0
+    printed = capsys.readouterr().out
+    assert f"not measured: {ports.PEER}: no DPDK: there is no dpdk-testpmd" in printed
+    assert f"of {ports.PEER}: not measured (no DPDK" in printed
+    assert "of passt: not measured (" in printed
+
+
+def test_a_source_sends_what_the_driver_has_room_for() -> None:
+    with serve(Source) as served, served.guest(queues=2, queue_size=256) as guest:
+        guest.keep_filled(0, count=200, size=1526)
+        for _ in range(500):
+            assert len(guest.receive(0)) == HEADER.size + SIZE
 
 
 def test_the_give_back_bench_measures_every_message() -> None:

@@ -21,6 +21,13 @@ class Mirror(Net):
         self.send_frames(pair, [bytes(each)[::-1] for each in frames])
 
 
+class Returning(Net):
+    """Sends each batch back as it is."""
+
+    def frames(self, pair: int, frames: Frames) -> None:
+        self.send_frames(pair, frames)
+
+
 class Counting(Net):
     """A sink, which says how many there were when it is asked by a frame that begins with `?`."""
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.devices.networks import Counting, Mirror
+from tests.devices.networks import Counting, Mirror, Returning, frames_of
 from vuproc.devices.net_buffers import MOST_MERGED, MOST_TAKEN
-from vuproc.devices.net_native import BOUNDS, FRAMES_KIND, NativePair
+from vuproc.devices.net_native import BOUNDS, FRAMES_KIND, Frames, NativePair
 from vuproc.devices.net_state import MOST_ADDRESSES
 from vuproc.spec.net import HEADER, MAX_FRAME
 from vuproc.testing import Guest, serve
@@ -105,6 +105,35 @@ def test_a_sink_counts_what_comes() -> None:
         assert int.from_bytes(received(guest)[:8], "little") == 5 * 99 + 1
 
 
+@LAYOUTS
+@pytest.mark.parametrize("size", [64, 2048])
+def test_a_batch_goes_back_as_it_is(packed: bool, size: int) -> None:
+    """Into one buffer a frame, and into several."""
+    with serve(Returning) as served, served.guest(queues=2, packed=packed) as guest:
+        guest.keep_filled(RX, count=120, size=size)
+        sent = [frame(number, 60 + 9 * number) for number in range(16)]
+        tokens = guest.queues[TX].submit_many([([BARE, data], ()) for data in sent])
+        assert [received(guest) for _ in sent] == sent
+        for token in tokens:
+            guest.queues[TX].wait(token)
+
+
+def test_frames_are_made_of_any_bytes() -> None:
+    changed = bytearray(b"second")
+    some: list[bytes | bytearray | memoryview] = [b"first", changed, memoryview(b"the third")[4:]]
+    frames = Frames(some)
+    assert frames_of(frames) == [bytes(each) for each in some] == [bytes(each) for each in frames]
+    assert (len(frames), frames.ends, bytes(frames[-1])) == (3, (5, 11, 16), b"third")
+    changed[:] = b"SECOND"
+    assert bytes(frames[1]) == b"second"
+    assert (len(Frames()), bytes(Frames().data), Frames().ends) == (0, b"", ())
+    for bad in (b"", bytes(MAX_FRAME + 1)):
+        with pytest.raises(ValueError, match="bytes is not 1 to"):
+            Frames([bytes(60), bad])
+    with pytest.raises(IndexError, match="frame 3 of 3"):
+        frames[3]
+
+
 def test_what_is_no_frame_cannot_be_sent() -> None:
     lost: list[int] = []
     pair = NativePair(0, FRAMES_KIND, lost.append, on_frames=print)
@@ -112,6 +141,7 @@ def test_what_is_no_frame_cannot_be_sent() -> None:
         with pytest.raises(ValueError, match="bytes is not 1 to"):
             pair.send([bad])
     assert (pair.send([bytes(60)]), lost) == (0, [0])  # there is no driver
+    assert (pair.send(Frames([bytes(60)] * 2)), lost) == (0, [0, 0, 0])
     with pytest.raises(ValueError, match="66 addresses, of at most 65"):
         pair.want(True, [bytes(6)] * 66, None, None)
     with pytest.raises(ValueError, match="there is no kind 4"):

@@ -88,10 +88,13 @@ class Net(NetDescription):
         """
         raise NotImplementedError(f"{type(self).__name__}.frames")
 
-    def send_frames(self, pair: int, frames: Iterable[bytes | bytearray | memoryview]) -> int:
-        """Give the driver whole Ethernet frames; how many it got. What it has no buffers for is
-        dropped and counted, and what it does not want is dropped. In the worker of the pair, of a
-        device that overrides `frames`. Raises ValueError for one that is empty or too long.
+    def send_frames(
+        self, pair: int, frames: Frames | Iterable[bytes | bytearray | memoryview]
+    ) -> int:
+        """Give the driver whole Ethernet frames, most quickly as `Frames`; how many it got. What
+        it has no buffers for is dropped and counted, and what it does not want is dropped. In the
+        worker of the pair, of a device that overrides `frames`. Raises ValueError for one that is
+        empty or too long.
         """
         return self._natives[2 * pair].send(frames)
 

@@ -1,5 +1,6 @@
 """C interface of a pair of network queues that is served without Python."""
 
+cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from posix.uio cimport iovec
 
@@ -40,6 +41,20 @@ cdef struct Wanted:
     uint8_t vlans[512]
 
 
+@cython.final
+cdef class Frames:
+    cdef bytes block               # the frames, one behind the other
+    cdef bytes places              # where each of them ends: `count` of uint32_t
+    cdef Py_ssize_t count
+    cdef const uint8_t *first      # of the block
+    cdef const uint32_t *place     # and of the places
+    cdef object _data
+    cdef tuple _ends
+
+    cdef int keep(self, bytes block, bytes places) except -1
+
+
+@cython.final
 cdef class NativePair(NativeDevice):
     cdef int receive
     cdef int transmit
@@ -61,9 +76,21 @@ cdef class NativePair(NativeDevice):
     cdef uint64_t uncounted        # frames that were dropped, and are to be counted
 
     cdef bint passes(self, const uint8_t *frame, uint64_t length) noexcept nogil
-    cdef bint hold(self) noexcept nogil
-    cdef bint offer(self, uint64_t length) noexcept nogil
-    cdef bint deliver(self, uint64_t length) noexcept nogil
+    cdef bint take(self, Chain *chain) noexcept nogil
+    cdef bint hold(self, Chain *chain) noexcept nogil
+    cdef bint offer(
+        self, const uint8_t *header, const uint8_t *frame, uint64_t length
+    ) noexcept nogil
+    cdef bint deliver(
+        self, const uint8_t *header, const uint8_t *frame, uint64_t length
+    ) noexcept nogil
+    cdef uint64_t fill(
+        self, const Chain *chain, const uint8_t *header, int count, const uint8_t *frame,
+        uint64_t length,
+    ) noexcept nogil
+    cdef void let_go(self, int count) noexcept nogil
+    cdef int send_batch(self, Frames frames) except -1
+    cdef const uint8_t *frame_of(self, const Chain *chain, uint8_t *to) noexcept nogil
     cdef void lose(self, int queue) noexcept nogil
     cdef void count_dropped(self) noexcept nogil
     cdef void forget(self) noexcept nogil

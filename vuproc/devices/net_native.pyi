@@ -11,10 +11,12 @@ BOUNDS: tuple[int, int, int, int, int]
 its first; addresses of a table: as in Python."""
 
 class Frames:
-    """Frames that the driver has sent and that came together, whole Ethernet frames. They are a
-    copy, and stay what they are for as long as anybody keeps them.
+    """Frames that the driver has sent and that came together, or a copy of `frames`: whole Ethernet
+    frames, which stay what they are for as long as anybody keeps them. Raises ValueError for one
+    that is empty or too long.
     """
 
+    def __init__(self, frames: Iterable[bytes | bytearray | memoryview] = ()) -> None: ...
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[memoryview]: ...
     def __getitem__(self, index: int) -> memoryview:
@@ -66,7 +68,7 @@ class NativePair(NativeDevice):
     def pump(self, budget: int) -> int:
         """Give the driver what the tap has; how many frames were read, `budget` at most."""
 
-    def send(self, frames: Iterable[bytes | bytearray | memoryview]) -> int:
+    def send(self, frames: Frames | Iterable[bytes | bytearray | memoryview]) -> int:
         """Give the driver these frames; how many it got. Raises ValueError for one without bytes or
         of more than MAX_FRAME.
         """

@@ -112,6 +112,17 @@ static inline void vu_prefetch(const void *where)
     __builtin_prefetch(where);
 }
 
+static inline void vu_prefetch_to_write(const void *where)
+{
+#ifdef __x86_64__
+    /* The compiler's own is a plain prefetch unless it may count on this one, which every processor
+     * of this architecture takes, be it as nothing to do. */
+    __asm__ volatile("prefetchw %0" : : "m"(*(const char *)where));
+#else
+    __builtin_prefetch(where, 1);
+#endif
+}
+
 /* For a loop that waits for another CPU's store. */
 static inline void vu_pause(void)
 {

@@ -25,6 +25,7 @@ cdef extern from "atomics.h" nogil:
     void vu_fence_full()
     void vu_pause()
     void vu_prefetch(const void *where)
+    void vu_prefetch_to_write(const void *where)
     void vu_compiler_barrier()
     uint64_t vu_cycles()
     bint vu_is_soon(uint64_t cycles, uint64_t before)

@@ -3,7 +3,6 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from posix.uio cimport iovec
 
-from vuproc.shm.atomics cimport vu_prefetch
 from vuproc.shm.completions cimport Completions
 from vuproc.shm.inflight cimport POISON
 from vuproc.shm.memory cimport GuestMemory, Region
@@ -95,11 +94,10 @@ cdef inline int find_pieces(
     return ring.translate(addr, length, out, room)
 
 
-cdef inline void prefetch_at(Fetching ring, uint64_t addr) noexcept nogil:
-    # A buffer's first bytes, if they lie where those of the last one did. Nothing is decided on it.
+cdef inline const void *near(Fetching ring, uint64_t addr) noexcept nogil:
+    # Where a buffer is, if it lies in the region in which the last one did; else NULL. For hints.
     cdef uint64_t within = addr - ring.recent.guest_addr
-    if within < ring.recent.size:
-        vu_prefetch(ring.recent.host + within)
+    return ring.recent.host + within if within < ring.recent.size else NULL
 
 
 # Around the device's code. Inline: they run for each request.

@@ -1,6 +1,6 @@
 """C interface of a ring's layout: how it is read, published and recorded.
 
-A layout derives from `Ring` and fills in all of this but `prefetch`. What it leaves out ends the
+A layout derives from `Ring` and fills in all of this but the hints. What it leaves out ends the
 process at the first call.
 """
 
@@ -24,8 +24,10 @@ cdef class Layout(RequestOwner):
     cdef int fetch_again(self, uint16_t head, Chain *chain) noexcept nogil
     cdef int look(self) noexcept nogil
     cdef bint available(self) noexcept nogil
-    # A hint that more is going to be fetched. A layout may have none to give.
+    # Hints that more is going to be fetched, to be read or to be filled. A layout may have none to
+    # give.
     cdef void prefetch(self) noexcept nogil
+    cdef void prefetch_to_fill(self) noexcept nogil
     # How many requests the driver has waiting, as far as a look without obligations tells.
     cdef uint16_t backlog(self) noexcept nogil
     # Whether they are about so many: a look at one place.

@@ -23,6 +23,9 @@ cdef class Layout(RequestOwner):
         # A hint: a layout may have none to give.
         pass
 
+    cdef void prefetch_to_fill(self) noexcept nogil:
+        pass
+
     cdef int look(self) noexcept nogil:
         vu_missing("look")
         return -1

@@ -42,6 +42,7 @@ cdef class NativePulling(NativeServing):
             got = self.fetch_or_arm(chain)
         if got <= 0:
             return got
+        self.prefetch_to_fill()
         head = chain.head
         chain.queue = <uint16_t>self.queue
         note_taken(self, head)

@@ -43,6 +43,7 @@ cdef class PackedFetching(Ring):
     cdef bint is_fresh(self) noexcept
     cdef int follow(self) except -1
     cdef Py_ssize_t fetched_last(self, tuple found)
+    cdef void look_ahead(self, bint to_fill) noexcept nogil
     cdef bint same_chain(self, uint16_t place, uint16_t head) noexcept nogil
     cdef bint same_descriptor(self, uint16_t place, uint16_t entry) noexcept nogil
 

@@ -4,14 +4,16 @@
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcpy
 
+from vuproc.shm.ahead cimport AHEAD, FAR_AHEAD, prefetch_buffer
 from vuproc.shm.atomics cimport (
     vu_load_acquire16,
     vu_load_acquire64,
     vu_load_relaxed16,
     vu_load_relaxed64,
+    vu_prefetch,
 )
 from vuproc.shm.counters cimport QueueCounters
-from vuproc.shm.fetching cimport FREE, TAKEN, prefetch_at
+from vuproc.shm.fetching cimport FREE, TAKEN, near
 from vuproc.shm.iotlb cimport Iotlb
 from vuproc.shm.line cimport join
 from vuproc.shm.memory cimport GuestMemory
@@ -319,9 +321,25 @@ cdef class PackedFetching(Ring):
         return walk_copies(self, head, chain)
 
     cdef void prefetch(self) noexcept nogil:
-        # While one request is served, the next one's first bytes are on their way here, if it is
-        # there: what the slot has had before does no harm.
-        prefetch_at(self, vu_load_relaxed64(slot_at(self, self.avail)))
+        self.look_ahead(False)
+
+    cdef void prefetch_to_fill(self) noexcept nogil:
+        self.look_ahead(True)
+
+    cdef void look_ahead(self, bint to_fill) noexcept nogil:
+        cdef const unsigned char *slot
+        cdef uint16_t place = self.avail, later
+        # SAFETY: fewer slots on than the ring has, which `room` does not exceed.
+        if self.room > FAR_AHEAD:
+            vu_prefetch(slot_at(self, advanced(place, FAR_AHEAD, <uint32_t>self.size)))
+            later = advanced(place, AHEAD, <uint32_t>self.size)
+            if is_available(vu_load_relaxed16(slot_at(self, later) + FLAGS_AT), later):
+                place = later
+        # What a slot has had before does no harm.
+        slot = slot_at(self, place)
+        prefetch_buffer(
+            near(self, vu_load_relaxed64(slot)), <uint32_t>vu_load_relaxed64(slot + 8), to_fill
+        )
 
     cdef void unfetch(self, uint16_t head) noexcept nogil:
         # The stop's order and its proof are in fetching.pyx. With U1 the request is out of what

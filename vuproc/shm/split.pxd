@@ -27,6 +27,7 @@ cdef class SplitRing(Ring):
 
     cdef int take_up(self, SplitRecord record, object base, bint fresh) except -1
     cdef Py_ssize_t fetched_last(self, tuple found)
+    cdef void look_ahead(self, bint to_fill) noexcept nogil
     cdef void mark_fetched(self, uint16_t head) noexcept nogil
     cdef void mark_published(self, uint16_t old) noexcept nogil
     cdef int walk(self, uint16_t head, Chain *chain) noexcept nogil

@@ -4,6 +4,7 @@
 cimport cython
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 
+from vuproc.shm.ahead cimport AHEAD, FAR_AHEAD, prefetch_buffer
 from vuproc.shm.atomics cimport (
     vu_fence_full,
     vu_load_acquire16,
@@ -15,7 +16,7 @@ from vuproc.shm.atomics cimport (
     vu_store_release16,
 )
 from vuproc.shm.counters cimport QueueCounters
-from vuproc.shm.fetching cimport BY_POLICY, FREE, TAKEN, prefetch_at
+from vuproc.shm.fetching cimport BY_POLICY, FREE, TAKEN, near
 from vuproc.shm.inflight cimport (
     SplitRecord,
     note_cleared,
@@ -40,6 +41,13 @@ cdef enum:
     NO_INTERRUPT = 1
     # used.flags: the device wants no kicks (without EVENT_IDX).
     NO_NOTIFY = 1
+
+
+cdef inline uint16_t slot_of(SplitRing ring, uint16_t ahead) noexcept nogil:
+    # What the avail ring has so many entries on.
+    return vu_load_relaxed16(
+        ring.avail + 4 + 2 * <size_t>(<uint16_t>(ring.last_avail + ahead) & ring.mask)
+    )
 
 
 @cython.final
@@ -198,19 +206,30 @@ cdef class SplitRing(Ring):
         return 1
 
     cdef void prefetch(self) noexcept nogil:
-        # While one request is served, another CPU's stores for the next ones are on their way here:
-        # the descriptors of the one after the next, and the first bytes of the next one, whose
-        # descriptor came like that the time before. Nothing is decided on what is read for it.
-        cdef uint16_t head
-        if <uint16_t>(self.seen_avail - self.last_avail) < 2:
-            return
+        self.look_ahead(False)
+
+    cdef void prefetch_to_fill(self) noexcept nogil:
+        self.look_ahead(True)
+
+    cdef void look_ahead(self, bint to_fill) noexcept nogil:
+        cdef uint16_t there = <uint16_t>(self.seen_avail - self.last_avail), head
+        cdef const unsigned char *descriptor
+        if there <= FAR_AHEAD:
+            there = self.backlog()
+            if there == 0:
+                return
         # SAFETY: slots are masked to the ring; heads are compared with its size.
-        head = vu_load_relaxed16(self.avail + 4 + 2 * <size_t>(<uint16_t>(self.last_avail + 1) & self.mask))
+        head = slot_of(self, min(there - 1, <uint16_t>FAR_AHEAD))
         if head < self.size:
             vu_prefetch(self.desc + 16 * <size_t>head)
-        head = vu_load_relaxed16(self.avail + 4 + 2 * <size_t>(self.last_avail & self.mask))
+        head = slot_of(self, AHEAD if there > AHEAD else 0)
         if head < self.size:
-            prefetch_at(self, vu_load_relaxed64(self.desc + 16 * <size_t>head))
+            descriptor = self.desc + 16 * <size_t>head
+            prefetch_buffer(
+                near(self, vu_load_relaxed64(descriptor)),
+                <uint32_t>vu_load_relaxed64(descriptor + 8),
+                to_fill,
+            )
 
     cdef void mark_fetched(self, uint16_t head) noexcept nogil:
         # The record first: whoever comes after us must find what we are going to have.

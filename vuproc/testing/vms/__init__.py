@@ -2,7 +2,7 @@
 
 from vuproc.testing.vms.blkio import Blkio, BlkioMemory, BlkioQueue
 from vuproc.testing.vms.clients import Qemu
-from vuproc.testing.vms.dpdk import Dpdk, PortStats
+from vuproc.testing.vms.dpdk import Dpdk, DpdkBackend, PortRates, PortStats
 from vuproc.testing.vms.errors import ClientMissing, GuestFailed
 from vuproc.testing.vms.linux import LinuxGuest, Report
 from vuproc.testing.vms.pci_queue import PciQueue, Segment
@@ -17,10 +17,12 @@ __all__ = [
     "BlkioQueue",
     "ClientMissing",
     "Dpdk",
+    "DpdkBackend",
     "GuestFailed",
     "HaltedQemu",
     "LinuxGuest",
     "PciQueue",
+    "PortRates",
     "PortStats",
     "Qemu",
     "Report",

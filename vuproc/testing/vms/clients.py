@@ -149,14 +149,14 @@ class DpdkProgram:
     abi: str
 
 
-def dpdk() -> DpdkProgram:
-    """DPDK's test program, with the virtio driver."""
+def dpdk(driver: str = "librte_net_virtio.so") -> DpdkProgram:
+    """DPDK's test program, with a driver."""
     program = _required("DPDK", "dpdk-testpmd", "dpdk/usr/bin/dpdk-testpmd")
-    drivers = sorted(program.parents[1].glob("lib/*/librte_net_virtio.so.*"))
+    drivers = sorted(program.parents[1].glob(f"lib/*/{driver}.*"))
     if not drivers:
-        raise ClientMissing("DPDK", f"{program} has no virtio driver beside it ({HOW})")
-    driver = min(drivers, key=lambda path: len(path.name))
-    return DpdkProgram(program, driver.parent, driver.name.partition(".so.")[2])
+        raise ClientMissing("DPDK", f"{program} has no {driver} beside it ({HOW})")
+    found = min(drivers, key=lambda path: len(path.name))
+    return DpdkProgram(program, found.parent, found.name.partition(".so.")[2])
 
 
 def stdbuf() -> Path:

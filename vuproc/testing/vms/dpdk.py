@@ -1,7 +1,8 @@
-"""DPDK's test program with its virtio-user driver: a network driver that polls, without a VM."""
+"""DPDK's test program: its virtio-user driver, which polls, without a VM; and its own back-end."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import time
@@ -20,9 +21,13 @@ START_TIMEOUT_S = 60.0
 ANSWER_TIMEOUT_S = 60.0
 LOOK_S = 0.05
 """Pause between two looks at the counters."""
-DRIVERS = ("librte_net_virtio.so", "librte_mempool_ring.so")
+POOL = "librte_mempool_ring.so"
+VIRTIO, VHOST = "librte_net_virtio.so", "librte_net_vhost.so"
+"""Drivers of ports: of a device's, and of a back-end's own."""
 
+_numbers = itertools.count()
 _COUNT = re.compile(r"(RX-packets|TX-packets|RX-errors|TX-errors): *(\d+)")
+_RATE = re.compile(r"(Rx|Tx)-pps: *(\d+)")
 
 
 class PortStats(NamedTuple):
@@ -34,25 +39,35 @@ class PortStats(NamedTuple):
     send_errors: int
 
 
-class Dpdk(Ending):
-    """dpdk-testpmd with one port on a vhost-user socket, started and idle.
+class PortRates(NamedTuple):
+    """Frames a second, by testpmd's own clock."""
+
+    received: float
+    sent: float
+
+
+class Testpmd(Ending):
+    """dpdk-testpmd with one port, `device` of the driver `driver`, idle.
 
     A context manager: at its end it is dead. Its memory is ordinary pages, its drivers are loaded
-    by name: DPDK refuses paths below a folder that everybody may write to.
+    by name: DPDK refuses paths below a folder that everybody may write to. cpu: the one that it
+    forwards on; None: any.
     """
 
-    def __init__(self, socket: Path, *, pairs: int = 1, packed: bool = False, size: int = 256):
-        found = clients.dpdk()
+    __test__ = False
+
+    def __init__(self, driver: str, device: str, *, pairs: int, size: int, cpu: int | None):
+        found = clients.dpdk(driver)
         cpus = ",".join(map(str, sorted(os.sched_getaffinity(0))))
-        device = f"net_virtio_user0,path={socket.absolute()},queues={pairs},queue_size={size}"
+        # The first types and prints, and sleeps else; the second forwards.
+        places = f"(0,1)@({cpus})" if cpu is None else f"0@({cpus}),1@{cpu}"
         # Into a pipe it would write a block at a time.
         command: list[str | Path] = [clients.stdbuf(), "-oL", found.program]
-        for driver in DRIVERS:
-            command += ["-d", f"{driver}.{found.abi}"]
+        for name in (driver, POOL):
+            command += ["-d", f"{name}.{found.abi}"]
         command += ["--no-huge", "-m", str(MEMORY_MIB), "--no-shconf", "--no-pci"]
-        command += ["--no-telemetry", f"--file-prefix=vuproc-{os.getpid()}"]
-        command += ["--lcores", f"(0,1)@({cpus})"]
-        command += [f"--vdev={device},packed_vq={int(packed)}", "--", "-i", "--no-mlockall"]
+        command += ["--no-telemetry", f"--file-prefix=vuproc-{os.getpid()}-{next(_numbers)}"]
+        command += ["--lcores", places, f"--vdev={device}", "--", "-i", "--no-mlockall"]
         command += [f"--rxq={pairs}", f"--txq={pairs}", f"--total-num-mbufs={BUFFERS}"]
         command += [f"--rxd={size}", f"--txd={size}", "--no-flush-rx"]
         environment = dict(os.environ) | {"LD_LIBRARY_PATH": str(found.libraries)}
@@ -91,6 +106,24 @@ class Dpdk(Ending):
         self.process.wait_for(wanted, ANSWER_TIMEOUT_S, "its counts")
         return PortStats(*(counted[name] for name in _STATS))
 
+    def rates(self, seconds: float) -> PortRates:
+        """What passes the port in the next so many seconds."""
+        self._pps()
+        time.sleep(seconds)
+        return self._pps()
+
+    def _pps(self) -> PortRates:
+        # Since it was asked for the last time.
+        self.process.type("show port stats 0")
+        found: dict[str, float] = {}
+
+        def wanted(line: str) -> bool:
+            found.update((name, float(number)) for name, number in _RATE.findall(line))
+            return "Tx" in found
+
+        self.process.wait_for(wanted, ANSWER_TIMEOUT_S, "its rates")
+        return PortRates(found["Rx"], found["Tx"])
+
     def wait_stats(self, received: int = 0, sent: int = 0, timeout_s: float = 60.0) -> PortStats:
         """Wait until it has received and sent at least so many frames. `GuestFailed`."""
         deadline = time.monotonic() + timeout_s
@@ -113,6 +146,31 @@ class Dpdk(Ending):
     def _ask(self, command: str, answer: str, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
         self.process.type(command)
         self.process.wait_for(lambda line: answer in line, timeout_s, f"{answer!r} of {command!r}")
+
+
+class Dpdk(Testpmd):
+    """A port of the virtio-user driver on a vhost-user socket."""
+
+    def __init__(
+        self,
+        socket: Path,
+        *,
+        pairs: int = 1,
+        packed: bool = False,
+        size: int = 256,
+        cpu: int | None = None,
+    ):
+        device = f"net_virtio_user0,path={socket.absolute()},queues={pairs},queue_size={size}"
+        device += f",packed_vq={int(packed)}"
+        super().__init__(VIRTIO, device, pairs=pairs, size=size, cpu=cpu)
+
+
+class DpdkBackend(Testpmd):
+    """A port of net_vhost: DPDK's own back-end, which listens at `socket`."""
+
+    def __init__(self, socket: Path, *, pairs: int = 1, size: int = 256, cpu: int | None = None):
+        device = f"net_vhost0,iface={socket.absolute()},queues={pairs}"
+        super().__init__(VHOST, device, pairs=pairs, size=size, cpu=cpu)
 
 
 _STATS = ("RX-packets", "TX-packets", "RX-errors", "TX-errors")

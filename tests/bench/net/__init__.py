@@ -1,0 +1,1 @@
+"""Frames and streams of network devices, beside what others make of the same."""
