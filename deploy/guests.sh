@@ -300,6 +300,7 @@ get_guests() {
         return 0
     fi
     have linux.uml || unpack_own uml user-mode-linux || true
+    build_uml || true
     unpack_own busybox busybox-static || true
     unpack_kernel || true
     unpack_blkio || true

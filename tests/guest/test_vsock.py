@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import os
-import shlex
-import shutil
 import socket
-import subprocess
-import sysconfig
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -16,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.guest.programs import build
 from vuproc.devices.vsock import Vsock
 from vuproc.testing import Served, serve
 from vuproc.testing.vms import VhostUserDevice, boot_qemu, boot_uml
@@ -43,12 +40,7 @@ say messages $(sockets messages 5001 {MESSAGES})
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The guest's program."""
-    compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
-    if shutil.which(compiler[0]) is None:
-        pytest.skip(f"there is no {compiler[0]} to build the guest's program with")
-    built = tmp_path_factory.mktemp("guest") / "sockets"
-    subprocess.run([*compiler, "-O2", "-Wall", "-Werror", "-o", built, SOURCE], check=True)
-    return built
+    return build(SOURCE, tmp_path_factory.mktemp("guest"))
 
 
 def blocks(count: int) -> Iterator[bytes]:

@@ -15,8 +15,15 @@ def qemu(which: Qemu) -> str:
     return f"{program} ({'.'.join(map(str, clients.qemu_version(program)))})"
 
 
+def uml_with_drivers() -> str:
+    """Where it is, and its version."""
+    image = clients.uml_with_drivers().image
+    return f"{image} ({clients.uml_release(image)})"
+
+
 CLIENTS: dict[str, Callable[[], object]] = {
     "User-Mode Linux": lambda: clients.user_mode_linux().image,
+    "UML with drivers": uml_with_drivers,
     "QEMU": lambda: qemu(Qemu.INSTALLED),
     "QEMU of trixie": lambda: qemu(Qemu.TRIXIE),
     "QEMU of sid": lambda: qemu(Qemu.SID),

@@ -92,6 +92,24 @@ def user_mode_linux() -> Kernel:
     return Kernel(found, Modules(modules))
 
 
+def uml_with_drivers() -> Kernel:
+    """User-Mode Linux that `deploy/setup` has built from a newer source, with the drivers of all
+    device types here that Debian's kernels lack. It has no modules.
+    """
+    folder = cache() / "uml-drivers"
+    image = folder / "linux"
+    if not os.access(image, os.X_OK):
+        raise ClientMissing("User-Mode Linux with more drivers", f"there is no {image} ({HOW})")
+    return Kernel(image, Modules(folder))
+
+
+@functools.cache
+def uml_release(image: Path) -> str:
+    """What a User-Mode Linux says of itself: "7.3.4"."""
+    command = [image, "--version"]
+    return subprocess.check_output(command, text=True, timeout=VERSION_S).strip()
+
+
 def qemu(which: Qemu = Qemu.INSTALLED) -> Path:
     """QEMU for x86-64."""
     name = "qemu-system-x86_64"

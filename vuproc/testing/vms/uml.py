@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vuproc.testing.vms import clients
+from vuproc.testing.vms.clients import Kernel
 from vuproc.testing.vms.linux import LinuxGuest
 
 # The guest's memory is an unlinked file in TMPDIR: on a disk it would cost a write-back.
@@ -21,12 +22,14 @@ def boot_uml(
     modules: Sequence[str] = ("virtio_blk",),
     programs: Sequence[Path] = (),
     memory_mib: int = 128,
+    kernel: Kernel | None = None,
 ) -> LinuxGuest:
     """Boots it on vhost-user devices (socket path -> virtio device id) and runs `script` there.
 
-    It has one CPU, so it uses one queue of each device. `ClientMissing` if it cannot be had.
+    It has one CPU, so it uses one queue of each device. `kernel`: not the distribution's.
+    `ClientMissing` if it cannot be had.
     """
-    kernel = clients.user_mode_linux()
+    kernel = kernel or clients.user_mode_linux()
 
     def command(home: Path, initramfs: Path) -> list[str | Path]:
         return [

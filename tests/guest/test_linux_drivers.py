@@ -1,0 +1,256 @@
+"""The devices of test rigs with Linux's own drivers, in User-Mode Linux built from a newer source
+(`deploy/uml.sh`); also while their workers are killed, again and again.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+import wave
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.guest.deaths import BOUND_S, LOOK_S, WorkerKiller, meanwhile
+from tests.guest.load import LONG
+from tests.guest.programs import build
+from vuproc.devices.rtc_course import S
+from vuproc.spec.virtio import DeviceId
+from vuproc.testing import Served, serve
+from vuproc.testing.vms import LinuxGuest, boot_uml, clients
+
+KILLS = 60 if LONG else 4
+"""So many deaths in a load, at least."""
+KILL_BOUND_S = 20.0
+"""For one of them."""
+SOURCES = Path(__file__).with_name("drivers")
+FRAME = 4
+"""Bytes of a frame of sound."""
+RATE = 48000
+RECORDED_S = 1200 if LONG else 60
+STARTED_S = 30
+"""A device may take so long to start."""
+
+pytestmark = pytest.mark.timeout(1200 if LONG else 150)
+
+Run = Callable[[Served, str, str], LinuxGuest]
+OverDeaths = Callable[[Served, str, str], dict[str, int]]
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The guest's, by their names."""
+    folder = tmp_path_factory.mktemp("guest")
+    return {path.stem: build(path, folder) for path in sorted(SOURCES.glob("*.c"))}
+
+
+@pytest.fixture
+def run(programs: dict[str, Path]) -> Run:
+    """A guest that has one device and runs a script."""
+
+    def guest(served: Served, kind: str, script: str) -> LinuxGuest:
+        return boot_uml(
+            {served.socket: DeviceId[kind.upper()]},
+            script=script,
+            modules=(),
+            programs=[programs[kind]],
+            kernel=clients.uml_with_drivers(),
+        )
+
+    return guest
+
+
+@pytest.fixture
+def over_deaths(run: Run, tmp_path: Path) -> OverDeaths:
+    """What a script counts while the device's worker is killed. The script goes on until there is
+    the file UNTIL, which comes once there were enough deaths.
+    """
+
+    def counted(served: Served, kind: str, script: str) -> dict[str, int]:
+        shared = tmp_path / "shared"
+        shared.mkdir()
+        mounted = f"mount -t hostfs -o {shared} none /mnt\n"
+        killer = WorkerKiller(served.socket)
+        with meanwhile(killer):
+            with run(served, kind, mounted + script.replace("UNTIL", "/mnt/enough")) as guest:
+                deadline = time.monotonic() + KILLS * KILL_BOUND_S
+                while killer.kills.total() < KILLS:
+                    assert time.monotonic() < deadline, f"too few deaths: {killer.kills}"
+                    time.sleep(LOOK_S)
+                (shared / "enough").touch()
+                said = guest.finish().values
+        return {key: int(value) for key, value in said.items()}
+
+    return counted
+
+
+def quiet(served: Served) -> None:
+    """Nothing is wrong that the log would have."""
+    assert not [line for line in served.lines if "WARNING" in line or "ERROR" in line]
+
+
+# i2c
+
+
+CHIPS = [{"address": 0x50, "kind": "eeprom"}, {"address": 0x48, "kind": "lm75"}]
+I2C_CHIPS = """
+cd /sys/bus/i2c/devices/i2c-0
+echo 24c02 0x50 >new_device
+echo lm75 0x48 >new_device
+say memory $(hexdump -v -n 4 -e '4/1 "%02x"' 0-0050/eeprom)
+printf 'written' | dd of=0-0050/eeprom bs=1 seek=250 conv=notrunc 2>/dev/null || say full yes
+printf 'written' | dd of=0-0050/eeprom bs=1 seek=100 conv=notrunc 2>/dev/null
+say read $(dd if=0-0050/eeprom bs=1 skip=100 count=7 2>/dev/null)
+say temperature $(cat 0-0048/hwmon/hwmon*/temp1_input)
+say ready yes
+until [ $(cat 0-0048/hwmon/hwmon*/temp1_input) = 85000 ]; do sleep 0.1; done
+echo 24c02 0x51 >new_device
+[ -e 0-0051/eeprom ] || say absent yes
+"""
+
+
+def test_linuxs_drivers_of_chips_on_the_bus(run: Run, tmp_path: Path) -> None:
+    control = tmp_path / "control"
+    with serve({"type": "i2c", "chips": CHIPS, "control": str(control)}) as served:
+        with run(served, "i2c", I2C_CHIPS) as guest:
+            guest.wait_for("ready")
+            assert told(control, "set 0x48 temperature 85") == "ok"
+            said = guest.finish().values
+        quiet(served)
+    assert said["memory"] == "ffffffff" and said["read"] == "written"
+    assert said["temperature"] == "25000"
+    assert said["absent"] == "yes"
+
+
+def test_a_bus_and_its_chip_over_deaths(over_deaths: OverDeaths) -> None:
+    with serve({"type": "i2c", "chips": CHIPS}) as served:
+        counts = over_deaths(served, "i2c", "i2c UNTIL")
+    assert counts["rounds"] > 2 * KILLS
+    assert (counts["failed"], counts["wrong"]) == (0, 0)
+
+
+# gpio
+
+
+WIRED = [{"name": "OUT"}, {"name": "IN", "wired_to": "OUT"}, {"name": "BUTTON"}]
+
+
+def test_lines_and_their_edges_over_deaths(over_deaths: OverDeaths) -> None:
+    with serve({"type": "gpio", "lines": WIRED}) as served:
+        counts = over_deaths(served, "gpio", "gpio UNTIL")
+    assert counts["toggles"] > 2 * KILLS and counts["wrong"] == 0
+
+
+def test_a_button_that_a_script_presses(run: Run, tmp_path: Path) -> None:
+    control = tmp_path / "control"
+    with serve({"type": "gpio", "lines": WIRED, "control": str(control)}) as served:
+        with run(served, "gpio", "gpio watch 4") as guest:
+            guest.wait_for("watching")
+            for value, edge in ((1, "up"), (0, "down")) * 2:
+                assert told(control, f"set BUTTON {value}") == "ok"
+                guest.wait_for(f"edge {edge}")
+            guest.finish()
+        quiet(served)
+
+
+# can
+
+
+def test_frames_of_each_kind_come_back(run: Run) -> None:
+    with serve({"type": "can"}) as served:
+        with run(served, "can", "can kinds") as guest:
+            said = guest.finish().values
+        quiet(served)
+    assert said["kind0"] == "16 123 8 classic"
+    assert said["kind1"] == f"16 {0x81234567:x} 5 long"
+    assert said["kind2"] == f"16 {0x40000321:x} 3 "
+    assert said["kind3"] == "72 7ff 64 much"
+
+
+def test_a_bus_over_deaths(over_deaths: OverDeaths) -> None:
+    with serve({"type": "can"}) as served:
+        counts = over_deaths(served, "can", "can rounds UNTIL")
+        deaths = served.status().queues[0].restarts
+    assert counts["wrong"] == 0
+    assert counts["back"] > 2 * KILLS
+    # At most the one that was under way at a death.
+    assert counts["refused"] + counts["lost"] <= deaths
+
+
+# rtc
+
+
+@pytest.mark.parametrize("clock", ["utc", "monotonic"])
+def test_a_clock_over_deaths(over_deaths: OverDeaths, clock: str) -> None:
+    epoch = 1_000_000_000
+    with serve({"type": "rtc", "epoch": epoch, "clocks": [clock]}) as served:
+        begun = time.monotonic()
+        counts = over_deaths(served, "rtc", "rtc 0 UNTIL")
+        lasted = time.monotonic() - begun
+    assert counts["back"] == 0 and counts["count"] > 2 * KILLS
+    least = epoch * S if clock == "utc" else 0
+    assert least <= counts["first"] < counts["last"] < least + (lasted + STARTED_S) * S
+
+
+# spi
+
+
+def test_transfers_over_deaths(over_deaths: OverDeaths) -> None:
+    script = "echo spidev 0 >/sys/class/spi_master/spi0/new_device\nspi wire UNTIL"
+    with serve({"type": "spi", "chips": ["loopback"]}) as served:
+        counts = over_deaths(served, "spi", script)
+    assert counts["rounds"] > 2 * KILLS
+    assert (counts["failed"], counts["wrong"]) == (0, 0)
+
+
+def test_linuxs_driver_of_a_flash_over_deaths(over_deaths: OverDeaths, tmp_path: Path) -> None:
+    content = tmp_path / "flash"
+    content.write_bytes(b"\xff" * (1 << 20))
+    script = "echo spi-nor 0 >/sys/class/spi_master/spi0/new_device\nspi flash UNTIL"
+    with serve({"type": "spi", "chips": ["flash"], "flash_file": str(content)}) as served:
+        counts = over_deaths(served, "spi", script)
+    assert counts["wrong"] == 0 and counts["rounds"] > 0 and counts["size"] == 1 << 20
+    written = counts["rounds"] * counts["erasesize"]
+    assert content.read_bytes().count(0xFF, written) == max(0, (1 << 20) - written)
+
+
+# sound
+
+
+def frames(count: int) -> bytes:
+    return b"".join(number.to_bytes(FRAME, "little") for number in range(count))
+
+
+def test_what_is_played_is_in_the_file_over_deaths(over_deaths: OverDeaths, tmp_path: Path) -> None:
+    path = tmp_path / "played.wav"
+    with serve({"type": "sound", "playback": [{"backend": "wav", "path": str(path)}]}) as served:
+        counts = over_deaths(served, "sound", "sound play UNTIL")
+    assert counts["wrong"] == 0 and counts["frames"] > 0
+    with wave.open(str(path), "rb") as file:
+        assert file.readframes(counts["frames"] + 1) == frames(counts["frames"])
+
+
+def test_what_is_recorded_is_that_of_the_file_over_deaths(
+    over_deaths: OverDeaths, tmp_path: Path
+) -> None:
+    path = tmp_path / "said.wav"
+    with wave.open(str(path), "wb") as file:
+        file.setparams((2, 2, RATE, 0, "NONE", ""))
+        file.writeframes(frames(RECORDED_S * RATE))
+    capture: dict[str, Any] = {"backend": "wav", "path": str(path)}
+    with serve({"type": "sound", "capture": [capture]}) as served:
+        counts = over_deaths(served, "sound", "sound record UNTIL")
+    assert 0 < counts["frames"] < RECORDED_S * RATE
+    assert counts["wrong"] == 0
+
+
+def told(control: Path, line: str) -> str:
+    """What a device's control socket answers."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(BOUND_S)
+        client.connect(str(control))
+        client.sendall(line.encode() + b"\n")
+        with client.makefile() as answers:
+            return answers.readline().strip()
