@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ from vuproc.devices.rtc import ALARM, MAX_READING, REQUEST, Rtc
 from vuproc.devices.rtc_alarms import Alarms, KeptAlarms
 from vuproc.devices.rtc_course import NORMAL, Course, Kept, S, begin
 from vuproc.devices.rtc_options import RtcOptions
+from vuproc.devices.rtc_smear import Leap, smeared
 from vuproc.errors import ConfigErrors
 from vuproc.spec.rtc import (
     FLAG_ALARM_CAP,
@@ -34,6 +36,7 @@ from vuproc.spec.rtc import (
     RtcFeature,
     RtcRequest,
     RtcStatus,
+    Smearing,
 )
 from vuproc.testing import Guest, NoCompletion, Refused, Served, serve
 from vuproc.workers import state_bytes
@@ -44,6 +47,8 @@ LAYOUTS = pytest.mark.parametrize("packed", [False, True], ids=["split", "packed
 UTC, MONOTONIC = 0, 1
 Y2038 = 2_147_483_647
 FAR = 1 << 62
+LEAP_DAY_END = 1_483_228_800
+"""The end of 2016, which had a leap second."""
 
 
 def rtc(**options: Any) -> AbstractContextManager[Served]:
@@ -104,18 +109,51 @@ def notified(guest: Guest) -> int:
 
 @LAYOUTS
 def test_the_driver_finds_the_clocks_and_what_they_can_do(packed: bool) -> None:
-    options = {"clocks": ["tai", "utc", "monotonic"], "tai_offset": 37}
+    options = {"clocks": ["tai", "utc", "monotonic", "smeared"], "tai_offset": 37}
+    kinds = (ClockType.TAI, ClockType.UTC, ClockType.MONOTONIC, ClockType.UTC_SMEARED)
     with rtc(**options) as served, served.guest(queues=2, packed=packed) as guest:
-        assert ask(guest, RtcRequest.CFG)[1]["num_clocks"] == 3
-        for clock, kind in enumerate((ClockType.TAI, ClockType.UTC, ClockType.MONOTONIC)):
+        assert ask(guest, RtcRequest.CFG)[1]["num_clocks"] == 4
+        for clock, kind in enumerate(kinds):
             _, found = ask(guest, RtcRequest.CLOCK_CAP, clock_id=clock)
-            assert (found["type"], found["leap_second_smearing"]) == (kind, 0)
+            smearing = Smearing.UTC_SLS if kind is ClockType.UTC_SMEARED else Smearing.UNSPECIFIED
+            assert (found["type"], found["leap_second_smearing"]) == (kind, smearing)
             assert found["flags"] == FLAG_ALARM_CAP
         before = time.time_ns()
         tai, utc = read(guest, 0), read(guest, 1)
         assert before <= utc <= time.time_ns()
         assert 37 * S <= tai - before <= 37 * S + time.time_ns() - before
         assert read(guest, 2) < read(guest, 2)
+        # Unless this is the last quarter of an hour before a leap second.
+        assert before <= read(guest, 3) <= time.time_ns()
+
+
+def test_a_smeared_clock_does_not_step_over_a_leap_second() -> None:
+    midnight = LEAP_DAY_END * S
+    passing = [second * S // 4 for second in range(-4400, 4400)]
+
+    def shown(at: int, length: int) -> int:
+        """When so much has passed since midnight, or since the leap second before it."""
+        if at >= 0:
+            return smeared(midnight + at, Leap.NONE)
+        if length < 0:
+            return smeared(midnight - S + at, Leap.DELETED)
+        if at >= -S:
+            return smeared(midnight + at, Leap.UNDER_WAY)
+        return smeared(midnight + S + at, Leap.INSERTED)
+
+    for length in (1, -1):
+        readings = [shown(at, length) for at in passing]
+        steps = {after - before for before, after in itertools.pairwise(readings)}
+        assert steps == {S // 4, S // 4 * (1000 - length) // 1000}
+        assert readings[passing.index(0)] == midnight
+        assert readings[passing.index(-1000 * S)] == midnight - (1000 - length) * S
+        assert readings[0] == midnight - 1100 * S + length * S
+
+
+def test_a_smeared_clock_with_a_time_of_its_own_is_utc() -> None:
+    with rtc(clocks=["smeared", "utc"], epoch=Y2038) as served, served.guest(queues=2) as guest:
+        first = read(guest, 0)
+        assert Y2038 * S <= first <= read(guest, 1) <= read(guest, 0) < (Y2038 + 60) * S
 
 
 def test_no_counter_of_the_guests_is_known(plain: Served) -> None:
@@ -434,7 +472,7 @@ def test_an_alarm_expires_once_until_its_clock_goes_back() -> None:
     [
         ({"clocks": []}, "clocks"),
         ({"clocks": ["utc", "utc"]}, "each clock at most once"),
-        ({"clocks": ["ntp"]}, "expected utc, tai or monotonic"),
+        ({"clocks": ["ntp"]}, "expected utc, tai, monotonic or smeared"),
         ({"epoch": "yesterday"}, "no time such as 2038-01-19T03:14:00Z"),
         ({"epoch": "1969-12-31T23:59:59Z"}, "not between 1970 and 2100"),
         ({"epoch": -1}, "epoch"),

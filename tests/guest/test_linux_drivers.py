@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import socket
 import time
 import wave
@@ -13,21 +16,27 @@ from typing import Any
 
 import pytest
 
+from tests.devices.nodes import ANSWER, Nodes
 from tests.guest.deaths import BOUND_S, LOOK_S, WorkerKiller, meanwhile
 from tests.guest.load import LONG
 from tests.guest.programs import build
 from vuproc.devices.rtc_course import S
+from vuproc.ops.admin import AdminError, Request, ask
 from vuproc.spec.virtio import DeviceId
 from vuproc.testing import Served, serve
 from vuproc.testing.vms import LinuxGuest, boot_uml, clients
 
 KILLS = 60 if LONG else 4
 """So many deaths in a load, at least."""
+MASTERS = 10 if LONG else 1
+"""So many masters of a supervised device die in a load."""
 KILL_BOUND_S = 20.0
 """For one of them."""
 SOURCES = Path(__file__).with_name("drivers")
 FRAME = 4
 """Bytes of a frame of sound."""
+CAN_ERR_FLAG, CAN_ERR_BUSOFF = 0x2000_0000, 0x40
+"""Of Linux's frames that are errors."""
 RATE = 48000
 RECORDED_S = 1200 if LONG else 60
 STARTED_S = 30
@@ -71,10 +80,9 @@ def over_deaths(run: Run, tmp_path: Path) -> OverDeaths:
     def counted(served: Served, kind: str, script: str) -> dict[str, int]:
         shared = tmp_path / "shared"
         shared.mkdir()
-        mounted = f"mount -t hostfs -o {shared} none /mnt\n"
         killer = WorkerKiller(served.socket)
         with meanwhile(killer):
-            with run(served, kind, mounted + script.replace("UNTIL", "/mnt/enough")) as guest:
+            with run(served, kind, until(shared, script)) as guest:
                 deadline = time.monotonic() + KILLS * KILL_BOUND_S
                 while killer.kills.total() < KILLS:
                     assert time.monotonic() < deadline, f"too few deaths: {killer.kills}"
@@ -84,6 +92,11 @@ def over_deaths(run: Run, tmp_path: Path) -> OverDeaths:
         return {key: int(value) for key, value in said.items()}
 
     return counted
+
+
+def until(folder: Path, script: str) -> str:
+    """The script, with a folder of the host's in which UNTIL may come to be."""
+    return f"mount -t hostfs -o {folder} none /mnt\n" + script.replace("UNTIL", "/mnt/enough")
 
 
 def quiet(served: Served) -> None:
@@ -169,6 +182,14 @@ def test_frames_of_each_kind_come_back(run: Run) -> None:
     assert said["kind3"] == "72 7ff 64 much"
 
 
+def test_another_node_answers_and_the_controller_goes_bus_off(run: Run, tmp_path: Path) -> None:
+    with serve(Nodes, seen=str(tmp_path / "seen")) as served:
+        with run(served, "can", "can off") as guest:
+            said = guest.finish().values
+    assert said["before"] == said["after"] == f"{ANSWER:x} cba"
+    assert said["off"] == f"{CAN_ERR_FLAG | CAN_ERR_BUSOFF:x}"
+
+
 def test_a_bus_over_deaths(over_deaths: OverDeaths) -> None:
     with serve({"type": "can"}) as served:
         counts = over_deaths(served, "can", "can rounds UNTIL")
@@ -194,6 +215,19 @@ def test_a_clock_over_deaths(over_deaths: OverDeaths, clock: str) -> None:
     assert least <= counts["first"] < counts["last"] < least + (lasted + STARTED_S) * S
 
 
+def test_an_alarm_wakes_a_program_over_a_death(run: Run) -> None:
+    script = "rtc alarm 2\nhwclock -u -r -f /dev/rtc0"
+    with serve({"type": "rtc", "clocks": ["utc", "smeared"], "epoch": 1_000_000_000}) as served:
+        with run(served, "rtc", script) as guest:
+            guest.wait_for("set")
+            served.wait_worker(other_than=served.kill_worker())
+            guest.wait_for("Sun Sep  9 01:46:")
+            said = guest.finish().values
+    # An alarm, and one of them.
+    assert said["events"] == "1a0"
+    assert 0 <= int(said["late"]) < BOUND_S
+
+
 # spi
 
 
@@ -203,6 +237,18 @@ def test_transfers_over_deaths(over_deaths: OverDeaths) -> None:
         counts = over_deaths(served, "spi", script)
     assert counts["rounds"] > 2 * KILLS
     assert (counts["failed"], counts["wrong"]) == (0, 0)
+
+
+def test_modes_of_transfers(run: Run) -> None:
+    script = "echo spidev 0 >/sys/class/spi_master/spi0/new_device\nspi modes"
+    with serve({"type": "spi", "chips": ["loopback"]}) as served:
+        with run(served, "spi", script) as guest:
+            said = guest.finish().values
+        quiet(served)
+    for mode in ("mode0", "mode1", "mode2", "mode3", "high", "loop"):
+        assert said[mode] == "moon"
+    # It is not offered; Linux 7.3 takes CPOL_1 for it.
+    assert said["last"] in ("refused", "Invalid argument")
 
 
 def test_linuxs_driver_of_a_flash_over_deaths(over_deaths: OverDeaths, tmp_path: Path) -> None:
@@ -244,6 +290,61 @@ def test_what_is_recorded_is_that_of_the_file_over_deaths(
         counts = over_deaths(served, "sound", "sound record UNTIL")
     assert 0 < counts["frames"] < RECORDED_S * RATE
     assert counts["wrong"] == 0
+
+
+# all of them
+
+
+SPIDEV = "echo spidev 0 >/sys/class/spi_master/spi0/new_device\n"
+LOADS: dict[str, tuple[dict[str, object], str]] = {
+    "i2c": ({"chips": CHIPS}, "i2c UNTIL"),
+    "gpio": ({"lines": WIRED}, "gpio UNTIL"),
+    "can": ({}, "can rounds UNTIL"),
+    "rtc": ({}, "rtc 1 UNTIL"),
+    "spi": ({"chips": ["loopback"]}, SPIDEV + "spi wire UNTIL"),
+    "sound": ({}, "sound play UNTIL"),
+}
+
+
+@pytest.mark.parametrize("kind", LOADS)
+def test_the_guest_goes_on_over_the_death_of_a_supervised_master(
+    run: Run, tmp_path: Path, kind: str
+) -> None:
+    described, script = LOADS[kind]
+    if kind == "sound":
+        path = tmp_path / "played.wav"
+        described = {"playback": [{"backend": "wav", "path": str(path)}]}
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    with serve({"type": kind, **described}, arguments=["--supervised"]) as served:
+        with run(served, kind, until(shared, script)) as guest:
+            master = 0
+            for _ in range(MASTERS):
+                master = serving(served, master)
+                os.kill(master, signal.SIGKILL)
+            serving(served, master)
+            (shared / "enough").touch()
+            counts = {key: int(value) for key, value in guest.finish().values.items()}
+    assert not any(counts.get(key, 0) for key in ("wrong", "back" if kind == "rtc" else "failed"))
+    assert counts.get("refused", 0) + counts.get("lost", 0) <= MASTERS
+    if kind == "sound":
+        with wave.open(str(path), "rb") as file:
+            assert file.readframes(counts["frames"] + 1) == frames(counts["frames"])
+
+
+def serving(served: Served, other_than: int) -> int:
+    """The process of a master other than that one, once the device completes requests under it."""
+    deadline, pid, before = time.monotonic() + BOUND_S, 0, 0
+    while time.monotonic() < deadline:
+        # There may be nobody to answer at the moment.
+        with contextlib.suppress(AdminError):
+            status = ask(served.socket, Request("status"), BOUND_S)
+            done = sum(queue["requests"] for queue in status["queues"])
+            if pid == status["pid"] != other_than and done > before:
+                return pid
+            pid, before = status["pid"], done
+        time.sleep(LOOK_S)
+    pytest.fail(f"no other master than {other_than} serves the guest")
 
 
 def told(control: Path, line: str) -> str:

@@ -43,7 +43,12 @@ MOST_TAKEN = 64
 MAX_READING = (1 << 64) - 1
 _LONGEST = max(layout.size for layout in REQUESTS.values())
 _ALARM_REQUESTS = {RtcRequest.READ_ALARM, RtcRequest.SET_ALARM, RtcRequest.SET_ALARM_ENABLED}
-_TYPES = {"utc": ClockType.UTC, "tai": ClockType.TAI, "monotonic": ClockType.MONOTONIC}
+_TYPES = {
+    "utc": ClockType.UTC,
+    "tai": ClockType.TAI,
+    "monotonic": ClockType.MONOTONIC,
+    "smeared": ClockType.UTC_SMEARED,
+}
 
 
 class Refused(Exception):
@@ -139,6 +144,8 @@ class Rtc(Device):
                 return self._course.monotonic()
             case ClockType.TAI:
                 return self._course.tai()
+            case ClockType.UTC_SMEARED:
+                return self._course.smeared()
             case _:
                 return self._course.utc()
 
@@ -223,9 +230,10 @@ class Rtc(Device):
             case RtcRequest.CFG:
                 return {"num_clocks": len(self.clocks)}
             case RtcRequest.CLOCK_CAP:
+                smeared = self.clocks[clock] is ClockType.UTC_SMEARED
                 return {
                     "type": self.clocks[clock],
-                    "leap_second_smearing": Smearing.UNSPECIFIED,
+                    "leap_second_smearing": Smearing.UTC_SLS if smeared else Smearing.UNSPECIFIED,
                     "flags": FLAG_ALARM_CAP if self._acked & RtcFeature.ALARM else 0,
                 }
             case RtcRequest.READ_CROSS:

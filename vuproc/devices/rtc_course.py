@@ -6,6 +6,8 @@ import ctypes
 import time
 from typing import ClassVar, NamedTuple
 
+from vuproc.devices import rtc_smear
+
 S = 1_000_000_000
 """Nanoseconds of a second."""
 MOST_PASSED = 1 << 61
@@ -81,6 +83,10 @@ class Course:
     def utc(self) -> int:
         """Nanoseconds since 1970, UTC."""
         return self._without_offset() + self._offset
+
+    def smeared(self) -> int:
+        """Nanoseconds since 1970, UTC without steps. A time of its own has no leap seconds."""
+        return self.utc() if self._anchor.own else rtc_smear.now() + self._offset
 
     def tai(self) -> int:
         """Nanoseconds since 1970, TAI."""

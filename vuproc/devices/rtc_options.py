@@ -26,12 +26,13 @@ class RtcOptions(Options, kw_only=True):
     live: ClassVar[frozenset[str]] = Options.live | {"offset", "slew"}
 
     clocks: Annotated[
-        tuple[Literal["utc", "tai", "monotonic"], ...],
+        tuple[Literal["utc", "tai", "monotonic", "smeared"], ...],
         Meta(
             min_length=1,
             max_length=MAX_CLOCKS,
             description="The clocks that the driver finds, in this order. utc: the time of day. "
-            "tai: the same without leap seconds. monotonic: since the device was there first.",
+            "tai: the same without leap seconds. monotonic: since the device was there first. "
+            "smeared: utc with leap seconds spread over 1000 s; Linux makes /dev/rtc of it alone.",
         ),
     ] = ("utc", "monotonic")
     offset: Annotated[
@@ -39,7 +40,8 @@ class RtcOptions(Options, kw_only=True):
         Meta(
             ge=-MOST_OFFSET,
             le=MOST_OFFSET,
-            description="Seconds by which utc and tai are ahead of what they would show without.",
+            description="Seconds by which utc, smeared and tai are ahead of what they would show "
+            "without.",
         ),
     ] = 0.0
     slew: Annotated[

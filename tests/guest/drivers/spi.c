@@ -1,4 +1,5 @@
 /* spi wire UNTIL: what is sent at chip select 0, by spidev, is received.
+ * spi modes: which modes Linux has the chip at select 0 take, and whether transfers are made then.
  * spi flash UNTIL: /dev/mtd0, a NOR flash, is erased, written and read, a block after the other.
  */
 #include <fcntl.h>
@@ -36,6 +37,25 @@ static void wire(const char *until)
 	printf("rounds=%u\nfailed=%u\nwrong=%u\n", rounds, failed, wrong);
 }
 
+static void modes(void)
+{
+	const struct { const char *name; uint8_t mode; } all[] = {
+		{ "mode0", SPI_MODE_0 }, { "mode1", SPI_MODE_1 }, { "mode2", SPI_MODE_2 }, { "mode3", SPI_MODE_3 },
+		{ "high", SPI_CS_HIGH }, { "loop", SPI_LOOP }, { "last", SPI_LSB_FIRST },
+	};
+	int chip = must(open("/dev/spidev0.0", O_RDWR), "/dev/spidev0.0");
+
+	for (unsigned int at = 0; at < sizeof(all) / sizeof(all[0]); at++) {
+		struct spi_ioc_transfer transfer = {
+			.tx_buf = (uintptr_t) "moon", .rx_buf = (uintptr_t)in, .len = 4, .bits_per_word = 8,
+		};
+		int takes = ioctl(chip, SPI_IOC_WR_MODE, &all[at].mode) == 0;
+		int makes = takes && ioctl(chip, SPI_IOC_MESSAGE(1), &transfer) == 4;
+
+		printf("%s=%s\n", all[at].name, makes ? (char *)in : takes ? strerror(errno) : "refused");
+	}
+}
+
 static void flash(const char *until)
 {
 	int chip = must(open("/dev/mtd0", O_RDWR), "/dev/mtd0");
@@ -62,9 +82,11 @@ static void flash(const char *until)
 
 int main(int argc, char **argv)
 {
-	if (argc < 3)
+	if (argc > 1 && !strcmp(argv[1], "modes"))
+		modes();
+	else if (argc < 3)
 		return 2;
-	if (!strcmp(argv[1], "flash"))
+	else if (!strcmp(argv[1], "flash"))
 		flash(argv[2]);
 	else
 		wire(argv[2]);

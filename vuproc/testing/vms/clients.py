@@ -106,8 +106,8 @@ def uml_with_drivers() -> Kernel:
 @functools.cache
 def uml_release(image: Path) -> str:
     """What a User-Mode Linux says of itself: "7.3.4"."""
-    command = [image, "--version"]
-    return subprocess.check_output(command, text=True, timeout=VERSION_S).strip()
+    text = subprocess.check_output([image, "--version"], text=True, timeout=VERSION_S)
+    return text.strip()
 
 
 def qemu(which: Qemu = Qemu.INSTALLED) -> Path:
