@@ -299,6 +299,26 @@ def test_transfers_take_the_time_that_the_sound_does(pair: Served) -> None:
         assert time.monotonic() - began >= 0.05
 
 
+def test_transfers_that_are_late_do_not_come_all_at_once(pair: Served) -> None:
+    """Linux's driver would not go on: it had seen as much of its buffer played as before."""
+    with driven(pair) as guest:
+        driver = Driver(guest)
+        driver.start(0)
+        first, *tokens = [driver.send(bytes(FAST * 4 // 20)) for _ in range(9)]
+        assert driver.sent(first) == GOOD  # so that the worker has all of them
+        worker = pair.wait_worker()
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            time.sleep(8 * 0.05)  # what they take, so that all are late
+            began = time.monotonic()
+        finally:
+            os.kill(worker, signal.SIGCONT)
+        for number, token in enumerate(tokens):
+            assert driver.sent(token) == GOOD
+            assert time.monotonic() - began >= number * 0.025
+        assert driver.command("STOP") == driver.command("RELEASE") == GOOD
+
+
 def test_what_waits_is_kept_by_a_stop_and_given_back_by_a_release(pair: Served) -> None:
     with driven(pair) as guest:
         driver = Driver(guest)

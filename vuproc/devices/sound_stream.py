@@ -67,6 +67,8 @@ class Stream:
         self._old: set[int] = set()
         """Heads of transfers that a worker before us had waiting."""
         self._timer: Timer | None = None
+        self._done = 0
+        """When the last transfer was completed, in nanoseconds."""
         self._said = ""
         """What failed last."""
         if self.state in OPEN:
@@ -74,6 +76,7 @@ class Stream:
             self._does(self._open)
         if self.state is State.STARTED:
             self._does(backend.start)
+            self._done = time.monotonic_ns()
 
     # What is in one word: state, format, rate and channels.
 
@@ -119,6 +122,7 @@ class Stream:
                 if not self._does(self._backend.start):
                     return SoundStatus.IO_ERR
                 self._shared.due = time.monotonic_ns()
+                self._done = 0
             case State.STOPPED:
                 self._does(self._backend.stop)
                 self._be_quiet()
@@ -211,7 +215,12 @@ class Stream:
             self._timer = None
 
     def go_on(self) -> None:
-        """Do the transfers whose time has come, and come again for the next."""
+        """Do the transfers whose time has come, and come again for the next.
+
+        Those that are late, as after a worker's death, come at twice their pace and not all at
+        once: a driver that counts in its buffer, as Linux's does, takes one that was played as a
+        whole since it last looked for one of which nothing was played, and waits for ever.
+        """
         self._be_quiet()
         while self._waiting and self.state is State.STARTED:
             transfer = self._waiting[0]
@@ -223,16 +232,18 @@ class Stream:
             params = self.params
             assert params is not None
             began = max(int(self._shared.due), transfer.came)
-            due = began + transfer.size * _NS // params.byte_rate
+            lasts = transfer.size * _NS // params.byte_rate
+            due, now = began + lasts, time.monotonic_ns()
             wait = self._backend.wait(transfer.size)
             if wait is None:
-                wait = (due - time.monotonic_ns()) / _NS
+                wait = (due - now) / _NS
+            wait = max(wait, (self._done + lasts // 2 - now) / _NS)
             if wait > 0:
                 self._timer = self._device.call_later(wait, self.go_on)
                 return
             self._waiting.popleft()
             self._move(transfer)
-            self._shared.due = due
+            self._shared.due, self._done = due, time.monotonic_ns()
 
     def _move(self, transfer: _Transfer) -> None:
         """Play or record it, and complete it."""
