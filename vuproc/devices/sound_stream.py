@@ -217,9 +217,10 @@ class Stream:
     def go_on(self) -> None:
         """Do the transfers whose time has come, and come again for the next.
 
-        Those that are late, as after a worker's death, come at twice their pace and not all at
-        once: a driver that counts in its buffer, as Linux's does, takes one that was played as a
-        whole since it last looked for one of which nothing was played, and waits for ever.
+        Those that are late, as after a worker's death, do not come all at once, for the stream has
+        stood still: a driver that counts in a circle, as Linux's does, takes a buffer that was
+        played as a whole since it last looked for one of which nothing was played, and waits for
+        ever. A card may take them faster, but leaves half of their time between them, too.
         """
         self._be_quiet()
         while self._waiting and self.state is State.STARTED:
@@ -243,7 +244,8 @@ class Stream:
                 return
             self._waiting.popleft()
             self._move(transfer)
-            self._shared.due, self._done = due, time.monotonic_ns()
+            self._shared.due = due if now - due < lasts else now
+            self._done = time.monotonic_ns()
 
     def _move(self, transfer: _Transfer) -> None:
         """Play or record it, and complete it."""

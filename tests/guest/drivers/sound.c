@@ -1,5 +1,5 @@
 /* sound play UNTIL: frames with their numbers are played. sound record UNTIL: such frames are recorded.
- * 16 bits, two channels, 48000 frames a second.
+ * In the middle of it playing pauses. 16 bits, two channels, 48000 frames a second.
  */
 #include <fcntl.h>
 #include <sound/asound.h>
@@ -7,7 +7,7 @@
 
 #include "common.h"
 
-enum { PERIOD = 960, PERIODS = 8, RATE = 48000 };
+enum { PERIOD = 3840, PERIODS = 16, RATE = 48000, PAUSE_AT = 8 * PERIOD };
 
 static void exactly(struct snd_pcm_hw_params *hw, int which, unsigned int value)
 {
@@ -96,9 +96,13 @@ int main(int argc, char **argv)
 		for (unsigned int at = 0; plays && at < PERIOD; at++)
 			frames[at] = number++;
 		stalls += transfer(pcm, plays ? SNDRV_PCM_IOCTL_WRITEI_FRAMES : SNDRV_PCM_IOCTL_READI_FRAMES, frames);
+		if (plays && number == PAUSE_AT) {
+			must(ioctl(pcm, SNDRV_PCM_IOCTL_PAUSE, 1), "PAUSE");
+			must(ioctl(pcm, SNDRV_PCM_IOCTL_PAUSE, 0), "PAUSE");
+		}
 		for (unsigned int at = 0; !plays && at < PERIOD; at++)
 			wrong += frames[at] != number++;
-	} while (!enough(argv[2]));
+	} while (number <= PAUSE_AT || !enough(argv[2]));
 	if (plays)
 		drain(pcm);
 	printf("frames=%u\nstalls=%u\nwrong=%u\n", number, stalls, wrong);

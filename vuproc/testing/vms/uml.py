@@ -23,11 +23,12 @@ def boot_uml(
     programs: Sequence[Path] = (),
     memory_mib: int = 128,
     kernel: Kernel | None = None,
+    parameters: Sequence[str] = (),
 ) -> LinuxGuest:
     """Boots it on vhost-user devices (socket path -> virtio device id) and runs `script` there.
 
     It has one CPU, so it uses one queue of each device. `kernel`: not the distribution's.
-    `ClientMissing` if it cannot be had.
+    `parameters`: more of the kernel's command line. `ClientMissing` if it cannot be had.
     """
     kernel = kernel or clients.user_mode_linux()
 
@@ -45,6 +46,7 @@ def boot_uml(
             "quiet",
             "loglevel=3",
             "panic=-1",
+            *parameters,
         ]
 
     environment = dict(os.environ)
