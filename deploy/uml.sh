@@ -2,7 +2,7 @@
 # How a User-Mode Linux with more drivers is had than Debian's kernels have: built from Debian's source of the newest
 # kernel. Sourced by `setup` after guests.sh.
 #
-# 167 MB are fetched, some 230 seconds of a CPU are used for the build, and 6 MB kept. Nothing is installed: tools that
+# 167 MB are fetched, some 260 seconds of a CPU are used, and 6 MB kept. Nothing is installed: tools that
 # the build needs and that are not on this machine are unpacked, too. It is built anew when `uml.config` is another.
 
 uml_suite=trixie-backports
@@ -50,7 +50,7 @@ with_tools() {
     )
 }
 
-# Unpacks at $2 what of the source in the package at $1 a User-Mode Linux may be built from: a third of it.
+# Unpacks at $2 what of the source in the package at $1 a User-Mode Linux may be built from: half of it.
 unpack_source() {
     mkdir -p "$2" "$1/deb"
     dpkg-deb -x "$1"/*.deb "$1/deb" || return 1
