@@ -156,7 +156,7 @@ def test_a_device_of_coroutines_is_limited_too() -> None:
 @pytest.mark.parametrize("engine", ["auto", "python"])
 def test_queues_of_one_worker_get_their_turns(engine: str) -> None:
     """A queue with a backlog that never ends is not in the way of another."""
-    options = {"ram": SPAN, "engine": engine, "queues": 2}
+    options: dict[str, Any] = {"ram": SPAN, "engine": engine, "queues": 2}
     with serve(Together, **options) as served:
         with served.guest(queues=2, memory=64 << 20) as guest:
             end = threading.Event()
