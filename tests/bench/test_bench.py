@@ -15,6 +15,7 @@ from tests.bench import (
     dirty_log,
     flame,
     frames,
+    fs,
     give_back,
     layouts,
     limits,
@@ -22,17 +23,21 @@ from tests.bench import (
     quiet,
     ring,
     timer,
+    vsock,
     wake,
 )
 from tests.bench.contenders import Taken
-from tests.bench.findings import Finding
+from tests.bench.findings import Figures, Finding
 from tests.bench.findings import Row as FoundRow
 from tests.bench.json_text import as_text
 from tests.bench.net import __main__ as net
 from tests.bench.net import ports
 from tests.bench.net.devices import SIZE, Source
 from tests.bench.report import Row, Table
+from tests.bench.rounds import Effort
 from tests.bench.sides import Sample, Waiting
+from tests.bench.verdict import Bar, verdicts
+from tests.bench.work import Case
 from vuproc.spec.net import HEADER
 from vuproc.testing import serve
 
@@ -267,3 +272,47 @@ def test_the_limits_bench_measures_both_sides_or_says_why_not() -> None:
     assert {"vuproc"} <= set(found)
     assert missing or "qemu-storage-daemon" in found
     assert all(sample.kept > 0 for samples in found.values() for sample in samples)
+
+
+EFFORT = Effort(rounds=1, seconds=0.0, count=64, tries=1, give_up=0.0)
+
+
+def figures(found: list[Finding], side: str) -> list[Figures]:
+    rows = [finding.row(side) for finding in found]
+    assert all(row is not None for row in rows), [finding.missing for finding in found]
+    return [row.rate for row in rows if row is not None]
+
+
+@pytest.mark.timeout(360)
+def test_the_fs_bench_measures_our_sides_and_says_what_is_missing() -> None:
+    found = fs.measure(fs.CASES[:1], EFFORT)
+    for side in (fs.OURS, fs.SLEEPS, fs.PYTHON):
+        assert all(rate.median > 0 for rate in figures(found, side))
+    for side in (fs.RUST, fs.C):
+        # It can be had here or not: then there is a reason.
+        assert found[0].row(side) is not None or found[0].missing[side]
+
+
+@pytest.mark.timeout(360)
+def test_the_vsock_bench_measures_both_ways_and_says_what_is_missing() -> None:
+    found = vsock.measure([Case(work, depth=1) for work in vsock.WORKS], EFFORT)
+    assert len(found) == 2
+    for side in (vsock.OURS, vsock.SLEEPS):
+        assert all(rate.median > 0 for rate in figures(found, side))
+    assert all(
+        finding.row(vsock.RUST) is not None or finding.missing[vsock.RUST] for finding in found
+    )
+
+
+def test_a_bar_is_met_or_not_or_was_not_measured() -> None:
+    found = fs.measure(fs.CASES[:1], EFFORT)
+    held = [
+        Bar(found[0].name, fs.OURS, fs.SLEEPS, 0.0),
+        Bar(found[0].name, fs.OURS, fs.SLEEPS, 1e9),
+        Bar(found[0].name, fs.OURS, "nobody", 1.0),
+    ]
+    lines, met = verdicts(held[:1], found)
+    assert met and lines[0].endswith(": met")
+    lines, met = verdicts(held, found)
+    assert not met
+    assert [line.rpartition(": ")[2] for line in lines] == ["met", "NOT met", "not measured"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.bench.findings import Finding, Row
 
-HEAD = "", "kIOPS", "x limit", "p50 us", "p99 us", "CPU us", "others' CPU", "disturbed"
+COLUMNS = "x limit", "p50 us", "p99 us"
 EXPLANATION = (
     "Medians (least-most) of the undisturbed rounds, if there are any. p50, p99: as the client "
     "sees it. CPU: a request, of all processes of the side that does the work. Others' CPU: what "
@@ -14,10 +14,13 @@ EXPLANATION = (
 )
 
 
-def lines(finding: Finding) -> list[str]:
-    """The table of one comparison, what is missing, and our sides' ratios."""
-    rows = [list(HEAD), *(_cells(finding, row) for row in finding.rows if row.samples)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(HEAD))]
+def lines(finding: Finding, rate: str = "kIOPS", cpu: str = "CPU us") -> list[str]:
+    """The table of one comparison, what is missing, and our sides' ratios. `rate`: what a thousand
+    requests a second are called, if a request is not what is counted; `cpu` likewise.
+    """
+    head = ["", rate, *COLUMNS, cpu, "others' CPU", "disturbed"]
+    rows = [head, *(_cells(finding, row) for row in finding.rows if row.samples)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     found = ["", f"{finding.title} ({finding.client})"]
     for row in rows:
         cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]

@@ -37,12 +37,12 @@ class Does(Protocol):
 class Fuse:
     """A mounted file system. `queue` may be set to another one for the next requests."""
 
-    def __init__(self, guest: Does) -> None:
+    def __init__(self, guest: Does, flags: int = 0xFFFFFFFF) -> None:
         self.guest = guest
         self.queue = REQUESTS
         self.unique = 0
         self.user = os.geteuid(), os.getegid()
-        body = fuse.INIT_IN.pack(major=7, minor=36, max_readahead=1 << 17, flags=0xFFFFFFFF)
+        body = fuse.INIT_IN.pack(major=7, minor=36, max_readahead=1 << 17, flags=flags)
         self.options = fuse.INIT_OUT.unpack(self.ask(Opcode.INIT, 0, body))
 
     def packed(self, opcode: int, node: int, body: bytes = b"", unique: int | None = None) -> bytes:

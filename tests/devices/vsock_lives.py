@@ -48,15 +48,19 @@ class Guest:
     def __init__(self, path: Path, **options: Any) -> None:
         self.options = VsockOptions(path=str(path), **options)
         self.ram = Ram(16 << 20)
-        self.memory = GuestMemory.from_regions(
-            (r.guest_addr, r.size, r.user_addr, r.mmap_offset, r.fd.fileno())
-            for r in self.ram.regions
-        )
+        self.map()
         self.queues = {index: DriverQueue(self.ram, index, SIZE) for index in QUEUES}
         self.records, _ = make_records(len(QUEUES), RECORD)
         self.bases: dict[int, int | None] = dict.fromkeys(QUEUES, 0)
         """Where a ring begins; None: where it stopped, or where its record says."""
         self.files: dict[str, Fd] = Vsock(self.options).shared_files()
+
+    def map(self) -> None:
+        """Have its memory, as a worker has it."""
+        self.memory = GuestMemory.from_regions(
+            (r.guest_addr, r.size, r.user_addr, r.mmap_offset, r.fd.fileno())
+            for r in self.ram.regions
+        )
 
     def keep_filled(self, queue: int, *, count: int, size: int) -> None:
         """As that of a `Guest`."""
@@ -137,6 +141,10 @@ class Life:
             record=SplitRecord(guest.records.fileno(), index * RECORD, SIZE),
         )
         ring.on_skip = self._skip
+        native = self.device.native(index)
+        if native is not None:
+            ring.pulled_by(native)
+            ring.may_be_pulled = True
         return ring
 
     def _skip(self, request: Request, why: str, _attempts: int) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.testing.echo import Answering
+from vuproc import Device, Request
 from vuproc.testing import Job, Kind
 from vuproc.testing.plugin import ServeDevice
 
@@ -83,8 +84,40 @@ def test_what_was_there_before_is_not_taken_for_an_answer(vuproc_device: ServeDe
         ({}, "an echo can be checked"),
         ({"payload": b"x", "in_size": 104}, "an echo of 101 bytes of a payload of 100"),
         ({"payload": b"x", "kind": Kind.BLOCK, "span": 4096}, "for PLAIN requests"),
+        ({"place_at": 0, "span": 4096, "echo": False}, "not within the header"),
+        ({"place_at": 0, "header": bytes(8), "echo": False}, "holds no block"),
     ],
 )
 def test_content_that_cannot_be_is_refused(wrong: dict[str, Any], why: str) -> None:
     with pytest.raises(ValueError, match=why):
         job(**wrong)
+
+
+class Placed(Device):
+    """Answers with the place that a request names."""
+
+    device_id = 4
+
+    def handle(self, request: Request) -> None:
+        request.write(request.read()[4:12])
+
+
+def test_each_request_has_a_place_of_its_own(vuproc_device: ServeDevice) -> None:
+    fields: dict[str, Any] = {
+        "kind": Kind.PLAIN,
+        "count": 200,
+        "depth": 8,
+        "header": bytes(12),
+        "place_at": 4,
+        "block_size": 100,
+        "start": 5000,
+        "span": 250,
+        "out_size": 12,
+        "in_size": 8,
+        "expect": (5100).to_bytes(8, "little"),
+    }
+    with vuproc_device(Placed).guest() as guest:
+        # Two blocks are in the span, and every other request has the second.
+        assert guest.load(0, Job(sequential=True, **fields)).corrupt == 100
+        assert 0 < guest.load(0, Job(**fields)).corrupt < 200
+        assert guest.load(0, Job(**{**fields, "start": 5100, "span": 100})).corrupt == 0

@@ -14,6 +14,7 @@ from vuproc.device import Device, Resubmit, Timer
 from vuproc.devices import fs_host, fs_names, fs_reading, fs_writing
 from vuproc.devices.fs_answers import Validity
 from vuproc.devices.fs_directory import IDLE_S, Directory
+from vuproc.devices.fs_native import NativeFs
 from vuproc.devices.fs_nodes import MOST_NODES, Nodes, nodes_file
 from vuproc.devices.fs_parked import LANES, Parked, lane_files
 from vuproc.devices.fs_records import Records, records_file
@@ -134,6 +135,7 @@ class Fs(Device):
     options_type = FsOptions
     options: FsOptions
     resubmit: ClassVar[Mapping[int, Resubmit]] = {HIPRIO: "drop"}
+    _served: NativeFs | None = None
 
     # What the master asks.
 
@@ -185,8 +187,21 @@ class Fs(Device):
         nodes = Nodes(self.shared[self._named("nodes")], self.options.nodes)
         session = nodes.session  # once: another worker may begin a new one now
         records = Records(self.shared[self._named("records")], queue, self.num_queues(), session)
-        self._session = Session(self._tree(nodes), nodes, records, session)
+        # The files of one session, whichever of a worker's queues their requests come by.
+        self._served = self._native() if self._served is None else self._served
+        self._session = Session(self._tree(nodes), nodes, records, session, self._served)
         self._timer: Timer | None = None
+
+    def _native(self) -> NativeFs | None:
+        if self.options.directory is None or type(self).handle is not Fs.handle:
+            return None
+        return NativeFs(writable=not self.options.readonly)
+
+    def native(self, queue: int) -> NativeFs | None:
+        """READ and WRITE of a directory's files in native code, which leaves the rest to `handle`;
+        None if a subclass wants all of it.
+        """
+        return None if queue == HIPRIO else self._served
 
     def _tree(self, nodes: Nodes) -> Tree:
         valid = Validity.of(self.options.cache)
@@ -207,6 +222,7 @@ class Fs(Device):
             writable=not self.options.readonly,
             xattrs=self.options.xattrs,
             valid=valid,
+            served=self._served,
         )
 
     def teardown(self) -> None:

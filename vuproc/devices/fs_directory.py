@@ -18,6 +18,7 @@ from functools import partial
 from vuproc.devices import fs_host
 from vuproc.devices.fs_answers import Validity, entry
 from vuproc.devices.fs_call import Call, refused
+from vuproc.devices.fs_native import NativeFs
 from vuproc.devices.fs_nodes import Nodes
 from vuproc.devices.fs_parked import Parked
 from vuproc.devices.fs_recent import Recent
@@ -58,8 +59,11 @@ class Directory:
         writable: bool,
         xattrs: bool,
         valid: Validity,
+        served: NativeFs | None = None,
     ) -> None:
-        """`root`: the directory, which stays the caller's. `arms`: what is done for each opcode."""
+        """`root`: the directory, which stays the caller's. `arms`: what is done for each opcode.
+        `served`: is to know of each file that is open here.
+        """
         self.root = root
         self.nodes = nodes
         self.parked = parked
@@ -72,7 +76,8 @@ class Directory:
         of = os.fstat(root.fileno())
         self._root_key = of.st_dev, of.st_ino
         self._paths: Recent[int, Fd] = Recent(MOST_OPEN)
-        self._files: Recent[tuple[int, int], Fd] = Recent(MOST_OPEN)
+        self._served = served
+        self._files: Recent[tuple[int, int], Fd] = Recent(MOST_OPEN, self._closing)
 
     # Nodes.
 
@@ -149,15 +154,26 @@ class Directory:
         except BaseException:
             file.close()
             raise
-        self._files.put((node, handle), file)
+        self._have(node, handle, file)
 
     def file(self, node: int, handle: int) -> Fd:
         """An open file of the guest's. OSError if it cannot be had."""
         found = self._files.get((node, handle))
         if found is None:
             found = self.parked.find(node, handle) or self._reopened(node, handle)
-            self._files.put((node, handle), found)
+            self._have(node, handle, found)
+        elif self._served is not None:
+            self._served.know(node, handle, found.fileno())  # another may have its place there
         return found
+
+    def _have(self, node: int, handle: int, file: Fd) -> None:
+        self._files.put((node, handle), file)
+        if self._served is not None:
+            self._served.know(node, handle, file.fileno())
+
+    def _closing(self, key: tuple[int, int]) -> None:
+        if self._served is not None:
+            self._served.forget(*key)
 
     def made(self, parent: int, name: bytes, handle: int) -> Fd | None:
         """The file that a dead worker has made and opened, if it had come so far as to keep it."""
@@ -199,6 +215,9 @@ class Directory:
 
     def tick(self) -> bool:
         """Close what was not used of late; whether there is something left."""
+        if self._served is not None:
+            for key in self._served.take_used():
+                self._files.get(key)
         self._paths.tick()
         self._files.tick()
         return bool(len(self._paths) or len(self._files))

@@ -24,6 +24,7 @@ from collections.abc import Container
 from typing import NamedTuple, cast
 
 from vuproc import shared
+from vuproc.devices.fs_native import NativeFs
 from vuproc.devices.fs_words import LOG_WORDS, WORD_BYTES, LoggedWords, Stores
 from vuproc.fd import Fd
 from vuproc.spec.fuse import NAME_MAX, ROOT
@@ -88,6 +89,10 @@ class Nodes(LoggedWords):
     def session(self) -> int:
         """Another number each time that the guest mounts."""
         return int(self._words[SESSION]) + 1
+
+    def lead(self, served: NativeFs, session: int) -> None:
+        """Have native code serve the files of this session, until there is another."""
+        served.follow(self._words[SESSION : SESSION + 1], session - 1)
 
     def reset(self) -> None:
         """The guest begins anew: no node is known but the root."""

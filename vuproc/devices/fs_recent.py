@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 
@@ -15,6 +16,10 @@ K = TypeVar("K")
 V = TypeVar("V", bound=Closable)
 
 
+def _nothing(key: object) -> None:
+    """Do nothing."""
+
+
 class Recent(Generic[K, V]):
     """At most twice `most` things, which are closed when two ticks have passed without their use.
 
@@ -22,8 +27,10 @@ class Recent(Generic[K, V]):
     them in its hands.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, closing: Callable[[K], None] = _nothing) -> None:
+        """`closing`: is told of each before it is closed."""
         self._most = most
+        self._closing = closing
         self._young: dict[K, V] = {}
         self._old: dict[K, V] = {}
 
@@ -55,11 +62,13 @@ class Recent(Generic[K, V]):
         """Close one; nothing happens if it is not here."""
         for things in (self._young, self._old):
             if key in things:
+                self._closing(key)
                 things.pop(key).close()
 
     def tick(self) -> None:
         """Time has passed."""
-        for thing in self._old.values():
+        for key, thing in self._old.items():
+            self._closing(key)
             thing.close()
         self._old, self._young = self._young, {}
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from vuproc.devices.fs_call import MALFORMED, Call, answer, read_call, refused
+from vuproc.devices.fs_native import NativeFs
 from vuproc.devices.fs_nodes import Nodes
 from vuproc.devices.fs_records import Record, Records
 from vuproc.spec.fuse import (
@@ -96,14 +97,26 @@ class Tree(Protocol):
 class Session:
     """The requests of one worker."""
 
-    def __init__(self, tree: Tree, nodes: Nodes, records: Records, session: int) -> None:
-        """`session`: the one of which `records` were read."""
+    def __init__(
+        self,
+        tree: Tree,
+        nodes: Nodes,
+        records: Records,
+        session: int,
+        served: NativeFs | None = None,
+    ) -> None:
+        """`session`: the one of which `records` were read. `served`: what serves some requests of
+        it in native code.
+        """
         self._tree = tree
         self._nodes = nodes
         self._records = records
         self._session = session
         self._unique = 0
         """Of the request that is being served."""
+        self._served = served
+        if served is not None:
+            nodes.lead(served, session)
 
     def begin(self, unique: int, before: int = 0, handle: int = 0) -> Record:
         """Note that a request has begun; what a dead worker has noted of it, if it had."""
@@ -140,6 +153,8 @@ class Session:
 
     def close(self) -> None:
         """Let go of everything."""
+        if self._served is not None:
+            self._served.follow(None, 0)
         self._tree.close()
         self._records.close()
         self._nodes.close()
@@ -212,3 +227,5 @@ class Session:
         self._session = self._nodes.session
         self._records.forget()
         self._tree.forget()
+        if self._served is not None:
+            self._nodes.lead(self._served, self._session)

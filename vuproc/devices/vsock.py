@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from vuproc import shared
 from vuproc.device import Device
+from vuproc.devices.vsock_native import NativeVsock
 from vuproc.devices.vsock_packets import Packets
 from vuproc.devices.vsock_park import Park, parking
 from vuproc.devices.vsock_switch import Switch
@@ -40,7 +41,7 @@ PATH_MOST = 107
 """Bytes of a Unix socket's path (sun_path, less its end)."""
 FILES = ("listener", "table", "near", "far")
 """What workers share."""
-LAYOUT = 2
+LAYOUT = 3
 """Of the table: another number for another meaning of the same words."""
 
 
@@ -146,7 +147,9 @@ class Vsock(Device):
         table = Table(files[self._named("table")], options.connections, options.buffer)
         self._table = table
         park = Park(files[self._named("near")], files[self._named("far")])
-        self._switch = Switch(self, table, park, files[self._named("listener")], options.cid)
+        self._streams = table.streams(options.cid)
+        listener = files[self._named("listener")]
+        self._switch = Switch(self, table, park, listener, options.cid, self._streams)
         self._packets = Packets(self, table, self._switch, options.path)
         self._began = self._receives = False
 
@@ -177,6 +180,10 @@ class Vsock(Device):
         events.
         """
         return True
+
+    def native(self, queue: int) -> NativeVsock | None:
+        """The data of streams is passed on by native code, when we say so."""
+        return None if queue == EVENT else self._streams
 
     def features_acked(self, features: int) -> None:
         """Remember whether there may be messages (5.10.3)."""

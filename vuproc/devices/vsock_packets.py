@@ -75,8 +75,12 @@ class Packets:
         if self._stalled:
             return
         for _ in range(AT_ONCE):
-            request = self._device.take(TX)
+            request, more = self._switch.streams.take(AT_ONCE)
+            for host in self._switch.fed():
+                self._feed(host)
             if request is None:
+                if more:
+                    self._device.call_soon(self.run)
                 break
             step = self._act(request.read(HEADER.size), request)
             self._table.finish(self._device, request, *step.changes)
@@ -118,6 +122,8 @@ class Packets:
 
     def _of(self, host: Host, packet: Incoming, request: Request) -> Step:
         """A packet of a connection. Raises Violation."""
+        if self._switch.streams.beyond_credit:
+            raise Violation
         connection = host.connection
         record = connection.record
         if packet.op == Op.RESPONSE and record.state == CALLING:

@@ -6,7 +6,7 @@ import errno
 import os
 import socket
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 from vuproc.device import Device
@@ -23,6 +23,7 @@ from vuproc.devices.vsock_connection import (
 )
 from vuproc.devices.vsock_delivery import Delivery
 from vuproc.devices.vsock_host import Host, shut
+from vuproc.devices.vsock_native import NativeVsock
 from vuproc.devices.vsock_park import Park
 from vuproc.devices.vsock_resets import Resets
 from vuproc.devices.vsock_table import Record, Stored, Table
@@ -36,6 +37,8 @@ LACK_S = 1.0
 """Until connections are taken again, after there was no descriptor for one."""
 PACKETS_AT_ONCE = 64
 """Packets for the guest before others get their turn."""
+STREAM_AT_ONCE = 64
+"""Packets of one stream before another connection gets its turn."""
 DEAD_MOST = 16
 """Sockets of ended connections that stay parked until they are swept out."""
 
@@ -50,7 +53,10 @@ class Switch:
         park: Park,
         listener: HasFileno,
         cid: int,
+        streams: NativeVsock,
     ) -> None:
+        """`streams`: passes on the data of streams; it is told of each socket."""
+        self.streams = streams
         self.delivery = Delivery(device, table)
         self.resets = Resets(table, cid)
         self.cid = cid
@@ -101,6 +107,7 @@ class Switch:
         """The worker ends in good order."""
         self.listen(False)
         for host in self._hosts.values():
+            self.streams.know(host.slot, -1)
             host.leave()
         self._hosts.clear()
         self._listener.close()
@@ -195,6 +202,7 @@ class Switch:
         connection = Connection(self._table, slot, self.cid)
         host = Host(self._device, self._table, self._transfer, self, connection, sock)
         self._hosts[slot] = host
+        self.streams.know(slot, sock.fileno())
         if connection.record.state in (CALLING, OPEN):
             self.by_ports[connection.ports] = host
         host.look()
@@ -234,6 +242,7 @@ class Switch:
         if self._hosts.get(host.slot) is not host:
             return
         del self._hosts[host.slot]
+        self.streams.know(host.slot, -1)
         self.hang_up(host)
         host.end()
         self._table.forget(host.slot)
@@ -253,6 +262,13 @@ class Switch:
             self._dead = 0
         except OSError as error:
             self._device.log.warning("vsock: parked sockets stay: %s", error.strerror)
+
+    def fed(self) -> Iterator[Host]:
+        """Those whose streams have something to do after what was taken from the guest."""
+        for slot in self.streams.take_fed():
+            if (host := self._hosts.get(slot)) is not None:
+                host.connection.heard()
+                yield host
 
     # For the guest.
 
@@ -285,6 +301,11 @@ class Switch:
             host = talkers.popleft()
             next_packet = None
             if self._hosts.get(host.slot) is host:
+                if self.streams.deliver(host.slot, STREAM_AT_ONCE):
+                    talkers.append(host)
+                    if not host.reading:
+                        host.look()
+                    continue
                 next_packet = host.connection.next_packet(room)
             if next_packet is None:
                 host.talking = False

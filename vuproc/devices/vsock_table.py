@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from vuproc import shared
 from vuproc.device import Device
 from vuproc.devices.vsock_area import Area
+from vuproc.devices.vsock_native import HEAD_WORDS, WORDS, NativeVsock
 from vuproc.fd import Fd, HasFileno
 
 if TYPE_CHECKING:
@@ -119,6 +120,9 @@ class Record(Stored):
         "passed",
         "told",
         "guest_shut",
+        # Bytes of the next packets that have gone already, straight from the guest's memory, when a
+        # worker died.
+        "skip",
         # From the host: written to the area, and sent to the guest; what is left of the message
         # that is being sent.
         "in_end",
@@ -145,6 +149,7 @@ class Record(Stored):
     passed: int
     told: int
     guest_shut: int
+    skip: int
     in_end: int
     in_begin: int
     in_left: int
@@ -168,6 +173,7 @@ class Table:
         self._address = ctypes.addressof(self._memory)
         octets = ctypes.c_ubyte * ctypes.sizeof(kind)
         whole = memoryview(octets.from_buffer(self._memory)).cast("B")
+        self._whole = whole
         self._words = whole[: kind.areas.offset].cast("Q")
         self.head: Any = self._memory.head
         self.head.at = 0
@@ -183,6 +189,23 @@ class Table:
             self.from_host.append(Area(whole, self._address, begin, buffer))
             self.from_guest.append(Area(whole, self._address, begin + buffer, FRAME * buffer))
         self._commits = Head.commits.offset // 8
+
+    def streams(self, cid: int) -> NativeVsock:
+        """What serves the streams of a guest with this CID in native code."""
+        records, stride = len(self.records), self._stride
+        begins = [self._areas + slot * stride for slot in range(records)]
+        size = stride // (FRAME + 1)
+        return NativeVsock(
+            self._whole,
+            places=[Record.words[name] for name in WORDS],
+            head_places=[getattr(Head, name).offset // 8 for name in HEAD_WORDS],
+            commits=self._commits,
+            records=[record.at for record in self.records],
+            to_guest=[(begin, size) for begin in begins],
+            to_host=[(begin + size, FRAME * size) for begin in begins],
+            cid=cid,
+            buffer=size,
+        )
 
     @property
     def message(self) -> int:

@@ -26,7 +26,7 @@ from typing import ClassVar
 
 from vuproc.devices.vsock_table import Table
 
-NOTHING, SENDING, RECEIVING = range(3)
+NOTHING, SENDING, RECEIVING, DIRECT = range(4)
 """What `moving` says."""
 PIECES_MOST = 2
 """A ring of bytes is in two at most."""

@@ -89,6 +89,7 @@ cdef class KickWait:
     ):
         """Sleep and serve until there is something else; whether the ring has more to do."""
         cdef uint64_t deadline = deadline_of(due), end = clock_ns() + MOST_NS, failures
+        cdef uint64_t left = ring.left
         cdef int got = 0
         if not ring.is_quiet():
             raise RuntimeError("the ring has something to do that takes Python")
@@ -99,9 +100,11 @@ cdef class KickWait:
         with nogil:
             while got == 0 and self.sleep(ring.counters, kick, spin, deadline):
                 got = ring.serve_quietly(budget, slice_ns, spin)
-                if ring.device.failures != failures or clock_ns() >= end:
-                    # Failures are worth a line in the log, and the loop has more to look at.
+                if ring.left != left or ring.device.failures != failures or clock_ns() >= end:
+                    # What Python has served may have set a timer, or ended the ring. Failures are
+                    # worth a line in the log, and the loop has more to look at.
                     break
+        ring.raise_what_came()
         if got < 0:
             raise ring.break_ring()
         return got > 0

@@ -13,6 +13,7 @@ from vuproc.shm.uring cimport Uring
 
 cdef enum:
     DEFERRED = -1                  # what `serve` answers if it will call `complete` later
+    TO_PYTHON = -2                 # and if the request is for `Device.handle`, as it came
     # Pieces that one system call takes (Linux UIO_MAXIOV).
     IOV_MAX = 1024
 
@@ -34,12 +35,13 @@ cdef class NativeDevice:
     cdef public int completion_fd  # readable while `reap` has something to do; -1: none
     cdef bint is_quick             # `serve` never takes longer than a look at the clock does: no
                                    # system call, no byte that is copied. Set it when it is made
+    cdef public object handle      # of the device: what serves a request TO_PYTHON
 
     # To override. All but `attach` and `detach` are called without the GIL, by one thread; all but
     # `serve` need not be overridden.
     #
     # One request, whose `chain` and pieces are valid until it returns: the bytes written (the used
-    # length), or DEFERRED.
+    # length), or DEFERRED, or TO_PYTHON.
     cdef int64_t serve(self, Chain *chain) noexcept nogil
     # For devices that defer. The last `serve` of a batch of this queue is over: start what was only
     # queued.

@@ -1,3 +1,6 @@
+from collections.abc import Callable
+
+from vuproc.shm.request import Request
 from vuproc.shm.uring import Uring
 
 class NativeDevice:
@@ -7,6 +10,9 @@ class NativeDevice:
 
     completion_fd: int
     """A descriptor that is readable while deferred requests wait to be completed; -1: none."""
+
+    handle: Callable[[Request], object] | None
+    """`Device.handle`, for the requests that the native code leaves to it. The worker sets it."""
 
     def set_uring(self, queue: int, uring: Uring | None) -> None:
         """Give the device the io_uring of that queue's ring, if `Device.uring_files` wants one;

@@ -9,7 +9,7 @@ from vuproc.shm.fetching cimport HELD, TAKEN, Again, note_taken
 from vuproc.shm.handling cimport NO_MORE
 from vuproc.shm.native cimport NativeDevice
 from vuproc.shm.native_serving cimport NativeServing
-from vuproc.shm.request cimport Chain
+from vuproc.shm.request cimport Chain, Request
 
 cdef class NativePulling(NativeServing):
     """A ring's requests for a native device that takes them by itself."""
@@ -62,6 +62,19 @@ cdef class NativePulling(NativeServing):
         if got == 1:
             chain.order = which.order
         return got
+
+    cdef Request as_request(self, Chain *chain):
+        cdef Request request
+        self.marks[chain.head] = TAKEN
+        try:
+            request = self.request_of(chain, chain.order)
+        except MemoryError:
+            # As `end_turn`.
+            self.complete(chain.head, 0, 0, 0)
+            self.opening = -1
+            raise
+        request.is_deferred = True
+        return request
 
     cdef void native_returned(self, uint16_t head, uint64_t order) noexcept nogil:
         # Not HELD: completed already, or the ring has gone on without it.

@@ -14,6 +14,9 @@ cdef enum:
 
 cdef class NativeServing(Batching):
     cdef NativeDevice device       # None unless `serve_native` was called
+    cdef object on_error           # as of `serve_native`
+    cdef uint64_t left             # requests that the device has left to its `handle`
+    cdef object raised             # what that let through, for whoever calls from Python
 
     cdef int attach(self, NativeDevice device) except -1
     cdef bint is_quiet(self)
@@ -22,4 +25,6 @@ cdef class NativeServing(Batching):
         self, int budget, uint64_t slice_ns, uint64_t spin_ns, int *fetched
     ) noexcept nogil
     cdef int serve_quietly(self, int budget, uint64_t slice_ns, Spin spin) noexcept nogil
+    cdef void serve_left(self, Chain *chain, uint8_t attempts) noexcept
+    cdef int raise_what_came(self) except -1
     cdef bint await_work(self, uint64_t spin_ns) noexcept nogil

@@ -10,7 +10,7 @@ from vuproc.shm.counters cimport Block, add, set_busy
 from vuproc.shm.fetching cimport HELD, TAKEN, Again, note_begun, reason_to_skip
 from vuproc.shm.batching cimport Batching
 from vuproc.shm.handling cimport is_wanted
-from vuproc.shm.native cimport NativeDevice
+from vuproc.shm.native cimport TO_PYTHON, NativeDevice
 from vuproc.shm.request cimport BY_POLICY, UNTOUCHED, Chain, Request
 from vuproc.shm.spin cimport Spin
 
@@ -52,6 +52,12 @@ cdef inline void serve_one(
         state += <size_t>head * ring.state_step
         vu_note8(state, 1 | <uint8_t>(stage << 4))  # X1, X2
     written = ring.device.serve(chain)
+    if written == TO_PYTHON:
+        # Its life goes on as that of a request that Python has fetched.
+        ring.marks[head] = TAKEN
+        with gil:
+            ring.serve_left(chain, attempts)
+        return
     if quick:
         ring.unclocked += 1
     else:
@@ -71,6 +77,11 @@ cdef inline void serve_one(
     if quick and ring.unclocked % STEP == 0 and not vu_is_soon(vu_cycles(), ring.looked):
         # One look at the processor's count for so many, as it takes half as long as one of them.
         ring.tick()
+
+
+cdef inline bint ends_early(NativeServing ring) noexcept nogil:
+    # `handle` has stopped or broken the ring, or something came through it.
+    return ring.stopped or ring.device is None or ring.raised is not None
 
 
 cdef class NativeServing(Batching):
@@ -94,6 +105,7 @@ cdef class NativeServing(Batching):
         if not self.begin("serve_native"):
             return False
         chain.queue = <uint16_t>self.queue
+        self.on_error = on_error
         try:
             if self.device is not device:
                 self.attach(device)
@@ -108,15 +120,18 @@ cdef class NativeServing(Batching):
                     request = self.request_of(&chain, which.order)
                     self.serve(request, None, on_error, which.attempts, reason)
                 else:
+                    chain.order = which.order
                     with nogil:
                         serve_one(
                             self, &chain, block_of(self), which.attempts, stage_of(self), False
                         )
+                if ends_early(self):
+                    break
                 pace(self, self.now - began, STEP)
                 if is_wanted(self):
                     break
             with nogil:
-                if got > 0 and self.again_next == self.again_end:
+                if got > 0 and self.again_next == self.again_end and not ends_early(self):
                     got = self.serve_batch(budget, slice_ns, spin_ns, &fetched)
                 device.submit(self.queue)
         finally:
@@ -124,6 +139,7 @@ cdef class NativeServing(Batching):
             self.flush()
             if self.counters is not None and device.failures != failures:
                 add(&self.counters.block.errors, device.failures - failures)
+        self.raise_what_came()
         if got < 0:
             raise self.break_ring()
         return got > 0
@@ -161,6 +177,9 @@ cdef class NativeServing(Batching):
         while True:
             before = fetched
             got = self.serve_batch(budget, slice_ns, spin.window_at(self.now), &fetched)
+            if ends_early(self):
+                self.draining = False
+                return 1
             self.device.submit(self.queue)
             self.flush()
             if got == 0:
@@ -196,9 +215,11 @@ cdef class NativeServing(Batching):
         cdef bint quick = self.device.is_quick
         cdef Block *block = block_of(self)
         cdef uint8_t stage = stage_of(self)
+        cdef uint64_t left = self.left
         cdef int got
         chain.queue = <uint16_t>self.queue
         while fetched[0] < budget:
+            chain.order = self.last_avail
             got = self.fetch(&chain)
             if got < 0:
                 return -1
@@ -207,6 +228,10 @@ cdef class NativeServing(Batching):
                 self.prefetch()
                 began = self.now
                 serve_one(self, &chain, block, 0, stage, quick)
+                if self.left != left:
+                    left = self.left
+                    if ends_early(self):
+                        return 1
                 # Small steps keep a driver busy that looks for itself, and one that sleeps is not
                 # to be called for each of them.
                 pace(self, self.now - began, STEP)
@@ -219,6 +244,26 @@ cdef class NativeServing(Batching):
             if self.now >= end or is_wanted(self):
                 return 1
         return 1
+
+    cdef void serve_left(self, Chain *chain, uint8_t attempts) noexcept:
+        cdef Request request
+        self.left += 1
+        try:
+            request = self.request_of(chain, chain.order)
+            self.serve(request, self.device.handle, self.on_error, attempts, None)
+        except BaseException as error:
+            self.raised = error
+            if self.opening >= 0:
+                # As `end_turn`.
+                self.complete(<uint16_t>self.opening, 0, 0, 0)
+                self.opening = -1
+
+    cdef int raise_what_came(self) except -1:
+        cdef object raised = self.raised
+        if raised is not None:
+            self.raised = None
+            raise raised
+        return 0
 
     cdef void native_done(self, uint16_t head, uint64_t written) noexcept nogil:
         # Not HELD: completed already, or the ring has gone on without it.

@@ -10,6 +10,8 @@ SUB_BUCKETS = 8
 
 SECTOR = 512
 """Bytes of a virtio-blk sector (virtio 1.2, 5.2)."""
+PLACE_BYTES = 8
+"""Bytes of a place in a PLAIN request's header."""
 
 
 class Kind(enum.Enum):
@@ -31,7 +33,8 @@ class Job:
     A PLAIN request's readable part is `header` and then its payload: `payload`, or what `pattern`
     makes of the request's number, or what happens to be there. Its writable part must begin with
     `expect` and, with `echo`, go on with the payload, up to its end. `Stats.corrupt` counts the
-    requests where the device wrote something else or, by the used length, less.
+    requests where the device wrote something else or, by the used length, less. With `place_at` the
+    8 bytes there in its header, little-endian, are a place, chosen as that of a BLOCK request.
     """
 
     count: int
@@ -58,6 +61,8 @@ class Job:
     """Writable part of a PLAIN request."""
     header: bytes = b""
     """PLAIN: what the readable part begins with."""
+    place_at: int | None = None
+    """PLAIN: where in `header` the request's place is, for a file system's READ for instance."""
     payload: bytes | None = None
     """PLAIN: what follows `header`, repeated up to `out_size`; at least one byte."""
     expect: bytes = b""
@@ -83,10 +88,15 @@ class Job:
     def _check_block(self) -> None:
         if self.block_size < SECTOR or self.block_size % SECTOR or self.start % SECTOR:
             raise ValueError(f"blocks of {self.block_size} bytes are not whole sectors")
-        if self.span < self.block_size:
-            raise ValueError(f"a span of {self.span} bytes holds no block")
+        self._check_span()
         if self.header or self.payload is not None or self.expect or self.echo:
             raise ValueError("header, payload, expect and echo are for PLAIN requests")
+        if self.place_at is not None:
+            raise ValueError("place_at is for PLAIN requests")
+
+    def _check_span(self) -> None:
+        if self.block_size < 1 or self.span < self.block_size:
+            raise ValueError(f"a span of {self.span} bytes holds no block")
 
     def _check_plain(self) -> None:
         if self.out_size < 0 or self.in_size < 0 or self.out_size + self.in_size == 0:
@@ -94,6 +104,10 @@ class Job:
         room, answer = self.out_size - len(self.header), self.in_size - len(self.expect)
         if room < 0 or answer < 0:
             raise ValueError("header longer than out_size, or expect longer than in_size")
+        if self.place_at is not None:
+            self._check_span()
+            if not 0 <= self.place_at <= len(self.header) - PLACE_BYTES:
+                raise ValueError("the place is not within the header")
         if self.payload is not None and (not self.payload or self.pattern is not None):
             raise ValueError("a payload has at least one byte, and there is no pattern beside it")
         if self.echo and self.payload is None and self.pattern is None:

@@ -87,7 +87,8 @@ cdef class LoadGenerator:
     cdef uint64_t completed_word, stop_word
     cdef uint64_t submitted, failed, corrupt, kicks, calls, bytes_read, bytes_written
     cdef uint64_t count, depth, block, blocks, first_sector, random, pattern, cursor, slot_data
-    cdef uint64_t out_size, in_size, header_size, expected_size, echo_size
+    cdef uint64_t out_size, in_size, header_size, expected_size, echo_size, first_byte
+    cdef int64_t place_at                   # in the readable part; -1: there is no place
     cdef unsigned int read_percent
     cdef bint block_kind, sequential, patterned, indirect, polling, started
     cdef uint64_t stall_ns, progress_ns      # progress: time of the last completion
@@ -123,8 +124,12 @@ cdef class LoadGenerator:
         self.call = call
         self.slot_data = job.slot_data
         self.block = job.block_size
-        self.blocks = job.span // job.block_size if self.block_kind else 0
+        self.place_at = -1 if job.place_at is None else job.place_at
+        self.blocks = 0
+        if self.block_kind or self.place_at >= 0:
+            self.blocks = job.span // job.block_size
         self.first_sector = job.start // 512
+        self.first_byte = job.start
         self.read_percent = job.read_percent
         self.sequential = job.sequential
         self.random = mix(job.seed & 0xffffffffffffffff)
@@ -303,15 +308,8 @@ cdef class LoadGenerator:
         cdef int name
         slot.started_ns = now
         if self.block_kind:
-            self.random = mix(self.random)
+            place = self.next_block()
             slot.writes = (self.random >> 32) % 100 >= self.read_percent
-            if self.sequential:
-                place = self.cursor
-                self.cursor += 1
-                if self.cursor == self.blocks:
-                    self.cursor = 0
-            else:
-                place = mix(self.random) % self.blocks
             slot.place = self.first_sector + place * (self.block // 512)
             # SAFETY: header and status lie in the slot's own service area of the checked arena.
             header = <uint32_t *>(self.arena + service + HEADER_AT)
@@ -340,6 +338,10 @@ cdef class LoadGenerator:
         else:
             slot.place = self.submitted
             self.fill_plain(data, slot.place)
+            if self.place_at >= 0:
+                place = self.first_byte + self.next_block() * self.block
+                # SAFETY: Job has checked that these bytes are in the header, in the readable part.
+                memcpy(self.arena + data + self.place_at, &place, sizeof(place))
             if self.out_size:
                 chain[used].addr = self.address + data
                 chain[used].len = <uint32_t>self.out_size
@@ -360,6 +362,16 @@ cdef class LoadGenerator:
             name = self.ring.put(chain, used)
         self.slot_of_name[name] = index
         self.submitted += 1
+
+    cdef uint64_t next_block(self) noexcept nogil:
+        """Where the next request lies, in whole blocks; `random` goes on."""
+        cdef uint64_t place
+        self.random = mix(self.random)
+        if not self.sequential:
+            return mix(self.random) % self.blocks
+        place = self.cursor
+        self.cursor = place + 1 if place + 1 < self.blocks else 0
+        return place
 
     cdef void fill_plain(self, uint64_t data, uint64_t number) noexcept nogil:
         """Write what is request `number`'s own into a data area: its pattern, and the complement of

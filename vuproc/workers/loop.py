@@ -328,6 +328,8 @@ class Worker:
     def _take_native(self, index: int, native: NativeDevice | None) -> None:
         known = any(queue.native is native for queue in self._queues.values())
         self._queues[index].native = native
+        if native is not None:
+            native.handle = self._device.handle
         if native is not None and native.completion_fd >= 0 and not known:
             # It only has to wake the loop, which publishes in every turn.
             self._watcher.add(native.completion_fd, lambda _mask: None)

@@ -1,0 +1,194 @@
+"""A directory of the host beside virtiofsd: `python -m tests.bench.fs`.
+
+The driver is our own for all sides. It sends the READs that Linux sends, 4 KiB at random and larger
+ones in order, of one open file. It watches its ring, so that the back-end is what is measured; with
+`--waits sleep` it sleeps, as a guest does. Run it from the root of the checkout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tests.bench import text
+from tests.bench.backends import Missing, Running
+from tests.bench.clients import Outcome, percentile_ns
+from tests.bench.contenders import Contender
+from tests.bench.findings import Finding
+from tests.bench.peers import debian
+from tests.bench.rounds import Effort, Entry, compare
+from tests.bench.scale_point import workers
+from tests.bench.verdict import Bar, verdicts
+from tests.bench.work import KIB, MIB, Case, Work
+from tests.devices.fuse_driver import REQUESTS, Fuse, FuseError
+from vuproc.devices.fs import Fs
+from vuproc.shm.request import Request
+from vuproc.spec.fuse import IN_HEADER, OUT_HEADER, READ_IN, Opcode
+from vuproc.testing.guest import Guest
+from vuproc.testing.job import Job, Kind
+from vuproc.testing.serve import reference, serve
+
+OURS, SLEEPS, PYTHON = "vuproc", "vuproc poll=off", "vuproc in Python"
+RUST, C = "virtiofsd", "virtiofsd in C"
+QUEUE_SIZE = 128
+MEMORY = 96 * MIB
+SPAN = 64 * MIB
+STALL_S = 60.0
+UNIQUE = 1 << 40
+NAME = "file"
+FLAGS = 1 << 0 | 1 << 5 | 1 << 22
+"""Of INIT: ASYNC_READ, BIG_WRITES and MAX_PAGES, as far as READ is concerned."""
+
+RANDOM = Work("random", "4 KiB random READ", 4 * KIB)
+SEQUENTIAL = Work("sequential", "128 KiB sequential READ", 128 * KIB, sequential=True)
+LARGE = Work("large", "1 MiB sequential READ", MIB, sequential=True)
+CASES = [
+    Case(RANDOM, depth=1, span=SPAN),
+    Case(RANDOM, depth=32, span=SPAN),
+    Case(SEQUENTIAL, depth=1, span=SPAN),
+    Case(SEQUENTIAL, depth=16, span=SPAN),
+    Case(LARGE, depth=4, span=SPAN),
+]
+"""Linux reads ahead 128 KiB as a rule, and a driver has no more than 1 MiB in a READ."""
+AT_LEAST = {RANDOM.name: 1.2, SEQUENTIAL.name: 1.0, LARGE.name: 1.0}
+"""Of what virtiofsd does."""
+
+Serving = Callable[[Path, Path], AbstractContextManager[Running]]
+"""Serves a directory by a socket, which may be another than the given one."""
+
+
+class InPython(Fs):
+    """All of it by `handle`."""
+
+    def handle(self, request: Request) -> None:
+        """Serve one request of FUSE."""
+        super().handle(request)
+
+
+class Reads:
+    """READs of one open file, which is mounted by `running`."""
+
+    def __init__(self, guest: Guest, case: Case) -> None:
+        self._guest = guest
+        size = case.work.block
+        try:
+            fuse = Fuse(guest, FLAGS)
+            node = fuse.lookup(NAME)
+            body = READ_IN.pack(fh=fuse.open(node), size=size)
+        except FuseError as error:
+            raise Missing(f"it does not open a file: {error}") from error
+        length = IN_HEADER.size + len(body)
+        header = IN_HEADER.pack(len=length, opcode=Opcode.READ, unique=UNIQUE, nodeid=node)
+        self._job: dict[str, Any] = {
+            "kind": Kind.PLAIN,
+            "depth": case.depth,
+            "header": header + body,
+            "place_at": IN_HEADER.size + READ_IN.offsets["offset"],
+            "block_size": size,
+            "span": case.span,
+            "sequential": case.work.sequential,
+            "out_size": length,
+            "in_size": OUT_HEADER.size + size,
+            "expect": OUT_HEADER.pack(len=OUT_HEADER.size + size, unique=UNIQUE),
+            "indirect": False,
+            "poll": case.polls,
+            "stall_s": STALL_S,
+        }
+
+    def pids(self) -> list[int]:
+        return []
+
+    def run(self, count: int) -> Outcome:
+        stats = self._guest.load(REQUESTS, Job(count=count, **self._job))
+        return Outcome(
+            stats.completed,
+            stats.corrupt,
+            stats.seconds,
+            percentile_ns(stats.latency, 50),
+            percentile_ns(stats.latency, 99),
+        )
+
+
+@contextmanager
+def ours(directory: Path, socket: Path, kind: str = "fs", poll: str = "auto") -> Iterator[Running]:
+    """Our own, as it comes."""
+    device = {"type": kind, "tag": "bench", "directory": str(directory), "poll": poll}
+    with serve(device) as served:
+        yield Running(served.socket, lambda: [served.pid, *workers(served)])
+
+
+SIDES: dict[str, Serving] = {
+    OURS: ours,
+    SLEEPS: partial(ours, poll="off"),
+    PYTHON: partial(ours, kind=reference(InPython)),
+    RUST: debian.virtiofsd,
+    C: debian.virtiofsd_in_c,
+}
+
+
+@contextmanager
+def side(name: str, directory: Path, case: Case) -> Iterator[Contender]:
+    """One of SIDES, with a guest that has the file open. Raises Missing."""
+    with ExitStack() as stack:
+        sockets = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vuproc-bench-")))
+        running = stack.enter_context(SIDES[name](directory, sockets / "fs.sock"))
+        guest = Guest(running.socket, queues=2, queue_size=QUEUE_SIZE, memory=MEMORY)
+        reads = Reads(stack.enter_context(guest), case)
+        # In Python it is another side of ours, and not what the peers are compared with.
+        yield Contender(name, name, case, reads, running.pids)
+
+
+def measure(
+    cases: Sequence[Case], effort: Effort, say: Callable[[str], None] = lambda _line: None
+) -> list[Finding]:
+    """Each case with all sides in turn."""
+    found = []
+    # Memory: of a disk it would be the disk's time.
+    with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="vuproc-bench-") as made:
+        directory = Path(made)
+        with (directory / NAME).open("wb") as file:
+            for _ in range(SPAN // MIB):
+                file.write(bytes(range(256)) * (MIB // 256))
+        for case in cases:
+            entries = [Entry(name, side(name, directory, case)) for name in SIDES]
+            found.append(compare(case.name, case.title, "builtin", entries, effort, say))
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print; 1 if a bar is not met or could not be measured."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.fs", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5, help="of each side (5)")
+    parser.add_argument("--seconds", type=float, default=0.2, help="length of a sample (0.2)")
+    parser.add_argument("--tries", type=int, default=3, help="of a disturbed sample (3)")
+    parser.add_argument("--waits", choices=("poll", "sleep"), default="poll", help="the driver")
+    parser.add_argument("--only", default="", help="cases whose names begin so")
+    options = parser.parse_args(arguments)
+    polls = options.waits == "poll"
+    cases = [Case(c.work, depth=c.depth, span=c.span, polls=polls) for c in CASES]
+    cases = [case for case in cases if case.name.startswith(options.only)]
+    give_up = time.monotonic() + 30.0
+    effort = Effort(options.rounds, options.seconds, None, options.tries, give_up)
+    found = measure(cases, effort)
+    for finding in found:
+        print("\n".join(text.lines(finding)))
+    bars = [Bar(case.name, _held(case), RUST, AT_LEAST[case.work.name]) for case in cases]
+    lines, met = verdicts(bars, found)
+    print("", *lines, sep="\n")
+    return 0 if met else 1
+
+
+def _held(case: Case) -> str:
+    """Which side of ours: virtiofsd sleeps at once, and at depth 1 that is most of it."""
+    return SLEEPS if case.depth == 1 and not case.polls else OURS
+
+
+if __name__ == "__main__":
+    sys.exit(main())

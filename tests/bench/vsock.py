@@ -1,0 +1,222 @@
+"""Streams between guest and host beside vhost-device-vsock: `python -m tests.bench.vsock`.
+
+The guest is our own driver for all sides, in native code, and the program of the host is the same:
+a thread that reads, or writes, 256 KiB at a time. It sleeps, as a guest does, for with the program
+there are three at work. Run it from the root of the checkout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tests.bench import extension, text
+from tests.bench.backends import Missing, Running
+from tests.bench.clients import Outcome
+from tests.bench.contenders import Contender
+from tests.bench.findings import Finding
+from tests.bench.peers import debian
+from tests.bench.rounds import Effort, Entry, compare
+from tests.bench.scale_point import workers
+from tests.bench.verdict import Bar, verdicts
+from tests.bench.work import KIB, Case, Work
+from vuproc.spec.vsock import CID_MIN, RX, TX, Op
+from vuproc.testing.guest import Guest
+from vuproc.testing.queue import DriverQueue
+from vuproc.testing.serve import serve
+
+OURS, SLEEPS = "vuproc", "vuproc poll=off"
+RUST = "vhost-device-vsock"
+QUEUE_SIZE = 128
+MEMORY = 16 << 20
+PORT = 5000
+STALL_S = 30.0
+UNIT = 1000
+"""Bytes that the table counts as one."""
+CHUNK = 256 * KIB
+"""Bytes that the program of the host moves at a time."""
+AT_LEAST = 1.5
+"""Of what the peer does."""
+
+TO_HOST = Work("to-host", "a stream of the guest's", 1)
+TO_GUEST = Work("to-guest", "a stream to the guest", 1)
+WORKS = TO_HOST, TO_GUEST
+
+Serving = Callable[[Path, Path], AbstractContextManager[Running]]
+"""Serves a guest, whose port N is the given path and `_N`, by a socket, which may be another one
+than the second path.
+"""
+
+_native = extension.load(
+    "stream",
+    [
+        extension.ROOT / "vuproc" / each
+        for each in ("shm/clock.pxd", "shm/atomics.pxd", "shm/atomics.h", "testing/ring.pxd")
+    ],
+)
+
+
+class Bulk:
+    """One connection of a guest with a program of the host, which `program` is the socket of."""
+
+    def __init__(self, stream: Any, program: socket.socket, case: Case) -> None:
+        self._stream = stream
+        self._program = program
+        self._case = case
+
+    def pids(self) -> list[int]:
+        return []
+
+    def run(self, count: int) -> Outcome:
+        size = count * UNIT
+        failed: list[OSError] = []
+        there = self._case.work is TO_HOST
+        host = partial(_read if there else _write, self._program, size, failed)
+        thread = threading.Thread(target=host)
+        began = time.perf_counter()
+        thread.start()
+        try:
+            (self._stream.send if there else self._stream.receive)(size)
+        except RuntimeError as error:
+            raise Missing(str(error)) from error
+        finally:
+            thread.join(STALL_S)
+        seconds = time.perf_counter() - began
+        return Outcome(count, count if failed or thread.is_alive() else 0, seconds)
+
+
+def _read(program: socket.socket, size: int, failed: list[OSError]) -> None:
+    buffer = memoryview(bytearray(CHUNK))
+    try:
+        while size:
+            got = program.recv_into(buffer[: min(size, CHUNK)])
+            if not got:
+                raise ConnectionResetError
+            size -= got
+    except OSError as error:
+        failed.append(error)
+
+
+def _write(program: socket.socket, size: int, failed: list[OSError]) -> None:
+    chunk = memoryview(bytes(CHUNK))
+    try:
+        while size:
+            size -= program.send(chunk[: min(size, CHUNK)])
+    except OSError as error:
+        failed.append(error)
+
+
+@contextmanager
+def connected(guest: Guest, path: Path, case: Case) -> Iterator[Bulk]:
+    """A connection that the guest has made. Raises Missing."""
+    queues = guest.queues[RX], guest.queues[TX]
+    arena = guest.ram.allocate(_native.MEMORY, 4096)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{path}_{PORT}")
+        listener.listen(1)
+        listener.settimeout(STALL_S)
+        stream = _native.Stream(
+            *(queue.ring for queue in queues),
+            arena.region.buffer,
+            arena=arena.offset,
+            address=arena.guest_addr,
+            kicks=list(map(_kick, queues)),
+            calls=[queue.call_bell.ours.fileno() for queue in queues],
+            polls=case.polls,
+            cid=CID_MIN,
+            port=1 << 20,
+            peer_port=PORT,
+            stall_s=STALL_S,
+        )
+        try:
+            stream.say(Op.REQUEST)
+            stream.await_op(Op.RESPONSE)
+        except RuntimeError as error:
+            raise Missing(f"it does not connect: {error}") from error
+        program, _ = listener.accept()
+        with program:
+            program.settimeout(STALL_S)
+            yield Bulk(stream, program, case)
+
+
+def _kick(queue: DriverQueue) -> int:
+    assert queue.kick_bell is not None
+    return queue.kick_bell.ours.fileno()
+
+
+@contextmanager
+def ours(path: Path, _: Path, poll: str = "auto") -> Iterator[Running]:
+    """As it comes."""
+    with serve({"type": "vsock", "path": str(path), "cid": CID_MIN, "poll": poll}) as served:
+        yield Running(served.socket, lambda: [served.pid, *workers(served)])
+
+
+SIDES: dict[str, Serving] = {
+    OURS: ours,
+    SLEEPS: partial(ours, poll="off"),
+    RUST: partial(debian.vhost_device_vsock, cid=CID_MIN),
+}
+
+
+@contextmanager
+def side(name: str, case: Case) -> Iterator[Contender]:
+    """One of SIDES, with a connection. Raises Missing."""
+    with ExitStack() as stack:
+        made = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vuproc-bench-")))
+        path = made / "programs"
+        running = stack.enter_context(SIDES[name](path, made / "vsock.sock"))
+        guest = stack.enter_context(
+            Guest(running.socket, queues=2, queue_size=QUEUE_SIZE, memory=MEMORY)
+        )
+        bulk = stack.enter_context(connected(guest, path, case))
+        yield Contender(name, name, case, bulk, running.pids)
+
+
+def measure(
+    cases: Sequence[Case], effort: Effort, say: Callable[[str], None] = lambda _line: None
+) -> list[Finding]:
+    """Each case with all sides in turn."""
+    return [
+        compare(
+            case.name,
+            f"{case.work.title}, the driver {'polls' if case.polls else 'sleeps'}",
+            "builtin",
+            [Entry(name, side(name, case)) for name in SIDES],
+            effort,
+            say,
+        )
+        for case in cases
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print; 1 if a bar is not met or could not be measured."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.vsock", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5, help="of each side (5)")
+    parser.add_argument("--seconds", type=float, default=0.3, help="length of a sample (0.3)")
+    parser.add_argument("--tries", type=int, default=3, help="of a disturbed sample (3)")
+    parser.add_argument("--waits", choices=("sleep", "poll"), default="sleep", help="the driver")
+    parser.add_argument("--only", default="", help="cases whose names begin so")
+    options = parser.parse_args(arguments)
+    cases = [Case(work, depth=1, polls=options.waits == "poll") for work in WORKS]
+    cases = [case for case in cases if case.name.startswith(options.only)]
+    effort = Effort(options.rounds, options.seconds, None, options.tries, time.monotonic() + 30.0)
+    found = measure(cases, effort)
+    for finding in found:
+        print("\n".join(text.lines(finding, "MB/s", "CPU ms/MB")))
+    lines, met = verdicts([Bar(case.name, OURS, RUST, AT_LEAST) for case in cases], found)
+    print("", *lines, sep="\n")
+    return 0 if met else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
