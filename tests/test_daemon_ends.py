@@ -20,7 +20,7 @@ import pytest
 from tests.daemon_devices import Mark
 from tests.leaks import Holdings
 from tests.test_daemon_programs import line, program
-from vuproc import Daemon, Request, events
+from vuproc import Daemon, Needs, Request, events
 from vuproc.errors import StartRefused, StartTimeout
 from vuproc.fd import Fd
 from vuproc.program import at_exit, launch, running
@@ -45,6 +45,9 @@ class Slow(Mark):
     def __init__(self, begun: Path, seconds: float = LONG_S) -> None:
         super().__init__()
         self.begun, self.seconds = str(begun), seconds
+
+    def sandbox_needs(self) -> Needs:
+        return Needs(files=(os.path.dirname(self.begun),))
 
     def handle(self, request: Request) -> None:
         open(self.begun, "w").close()

@@ -52,6 +52,7 @@ FLOORS = (
         "vuproc.options",
         "vuproc.fd",
         "vuproc.outcome",
+        "vuproc.sandbox",
         "vuproc.log_limit",
         "vuproc.unix_path",
         "vuproc.chores",

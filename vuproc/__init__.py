@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from vuproc.errors import RequestFinished, VuprocError
     from vuproc.fd import Fd
     from vuproc.options import FilePath, Options, Size
+    from vuproc.sandbox.needs import Needs
     from vuproc.shm.batch import Batch
     from vuproc.shm.request import Request
 
@@ -27,6 +28,7 @@ __all__ = [
     "Device",
     "Fd",
     "FilePath",
+    "Needs",
     "Options",
     "Request",
     "RequestFinished",
@@ -43,6 +45,7 @@ _HOMES = {
     "Device": "vuproc.device",
     "Fd": "vuproc.fd",
     "FilePath": "vuproc.options",
+    "Needs": "vuproc.sandbox.needs",
     "Options": "vuproc.options",
     "Request": "vuproc.shm.request",
     "RequestFinished": "vuproc.errors",

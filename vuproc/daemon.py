@@ -21,7 +21,7 @@ import operator
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -90,6 +90,7 @@ class Daemon(AsyncForms):
         packed: bool = True,
         postcopy: bool = False,
         xen: Literal["off", "on", "auto"] = "off",
+        sandbox: Literal["strict", "standard", "off"] | Mapping[str, Any] = "standard",
         log_level: LogLevel = "info",
         supervised: bool = False,
         standby: bool = True,
@@ -104,7 +105,7 @@ class Daemon(AsyncForms):
         socket: a path to listen at; `Connect(path)` for a VMM that listens; or an open Unix stream
         socket, listening or connected, which stays the caller's.
         permissions, owner, group: of the socket that is made at a path.
-        exit_on_disconnect, workers, packed, inband_notifications, iommu, postcopy, xen,
+        exit_on_disconnect, workers, packed, inband_notifications, iommu, postcopy, xen, sandbox,
         stall_timeout, hook_timeout (seconds), log_level: as in a device file (docs/device-file.md).
         supervised: survive the death of the master too, as `vuproc run --supervised`.
         standby: if supervised, have a second process wait for that, so that it is quick.
@@ -125,6 +126,7 @@ class Daemon(AsyncForms):
             "packed": packed,
             "postcopy": postcopy,
             "xen": xen,
+            "sandbox": sandbox,
             "log_level": log_level,
         }
         wanted = WantedObject(device, socket, access, keys)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from vuproc.device_description import DeviceDescription
 from vuproc.fd import Fd, HasFileno
+from vuproc.sandbox.needs import Needs
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -122,6 +123,12 @@ class Device(DeviceDescription):
         O_DIRECT, block devices. Where the kernel has no io_uring to give, the calls block.
         """
         return ()
+
+    def sandbox_needs(self) -> Needs:
+        """The class's `needs`, with io_uring if the class has a `uring_files` of its own."""
+        if type(self).uring_files is Device.uring_files:
+            return self.needs
+        return self.needs.with_more(Needs(io_uring=True))
 
     def native(self, queue: int) -> NativeDevice | None:
         """What serves `queue` in native code, one object a queue; None: `handle` does.

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from vuproc.fd import Fd, HasFileno
 from vuproc.options import Options
+from vuproc.sandbox.needs import NOTHING, Needs
 
 
 class DeviceDescription:
@@ -30,6 +31,10 @@ class DeviceDescription:
     option `queues` says it. There is no such option if the class does."""
     largest_queue: ClassVar[int | None] = None
     """The same for the option `queue_size`: a power of two, 2 to 32768."""
+
+    needs: ClassVar[Needs] = NOTHING
+    """What its workers are to reach once they serve, beside what they have opened in `setup` and
+    what is `shared`: files, devices, the network (docs/sandbox.md)."""
 
     options: Options
     shared: Mapping[str, Fd] = MappingProxyType({})
@@ -75,6 +80,10 @@ class DeviceDescription:
         is something to put there. A device that pulls from all of its queues needs no `handle`.
         """
         return False
+
+    def sandbox_needs(self) -> Needs:
+        """The same for these options; the default is the class's `needs`. Called in the master."""
+        return self.needs
 
     def shared_files(self) -> dict[str, Fd]:
         """Files that all workers are to share, by name. Called in the master, at the start.

@@ -24,6 +24,7 @@ from vuproc.device import Device
 from vuproc.device_file import imported
 from vuproc.device_file.check import DeviceFile
 from vuproc.device_file.owner import ids
+from vuproc.device_file.sandboxed import XEN_DEVICES, policy_of
 from vuproc.display import DisplayDevice
 from vuproc.errors import (
     ConfigErrors,
@@ -61,6 +62,8 @@ from vuproc.pool.starts import OnReport
 from vuproc.pool.watchdog import Watchdog
 from vuproc.program.link import ProgramLink
 from vuproc.program.refusals import explain, refusal_of
+from vuproc.sandbox.master_lock import lock_master
+from vuproc.sandbox.policy import DOCS
 from vuproc.shm.counters import QueueCounters, block_bytes
 from vuproc.shm.segment import Segment, sweep
 from vuproc.signals import Signals
@@ -76,7 +79,6 @@ log = logging.getLogger("vuproc.master")
 
 EXIT_OK = 0
 EXIT_FAILURE = 1
-_XEN_DEVICES = ("/dev/xen/gntdev", "/dev/xen/privcmd")
 
 RING_FEATURES = (
     Feature.VERSION_1
@@ -197,6 +199,9 @@ class _Service:
     ) -> None:
         self._file = file
         self._standby = standby
+        lacks = [] if file.keys.sandboxed().mode == "off" else lock_master()
+        for lack in lacks:
+            log.warning("sandbox: without %s; see %s", lack, DOCS)
         self._program = program
         self._fd_store = fd_store
         self._again = again
@@ -275,6 +280,8 @@ class _Service:
         operations = Operations(
             file.type_ref, master, counters, fd_store.notifier.keeper, lambda: self._device
         )
+        operations.sandbox = lambda: self._file.keys.sandboxed().mode
+        operations.master_lacks = lacks
         if again is not None and (fd is None or program is not None):
             self._offer_reloads(again, operations, file, device, config, stall, fd is None)
         verbs = operations.verbs()
@@ -396,6 +403,7 @@ class _Service:
             log_level=getattr(logging, file.keys.log_level.upper()),
             pickled=self._pickled,
             limits=self._limits.of(file.options, device.num_queues()),
+            sandbox=policy_of(file, device),
         )
 
     def _forget_pickled(self) -> None:
@@ -467,7 +475,7 @@ def _protocol_features(file: DeviceFile, device: Device, config_size: int) -> in
         # Regions that come singly are not mapped in the mode of postcopy.
         features |= ProtocolFeature.PAGEFAULT
         features &= ~ProtocolFeature.CONFIGURE_MEM_SLOTS
-    there = file.keys.xen == "auto" and any(map(os.path.exists, _XEN_DEVICES))
+    there = file.keys.xen == "auto" and any(map(os.path.exists, XEN_DEVICES))
     if there or file.keys.xen == "on":
         features |= ProtocolFeature.XEN_MMAP
     return int(features | protocol_features_of(device))

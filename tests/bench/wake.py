@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from tests.bench.scale_point import workers
 from vuproc.spec.blk import BlkType
@@ -71,8 +72,8 @@ def think() -> None:
 
 
 @contextmanager
-def disk(engine: str, image: Path) -> Iterator[Side]:
-    """A disk of ours with our own driver."""
+def disk(engine: str, image: Path, **keys: Any) -> Iterator[Side]:
+    """A disk of ours with our own driver; `keys` are more of its device file."""
     device = {
         "type": "blk",
         "image": str(image),
@@ -80,7 +81,7 @@ def disk(engine: str, image: Path) -> Iterator[Side]:
         "engine": engine,
         "poll": "off",
     }
-    with serve(device) as served, served.guest() as guest:
+    with serve(device, file=keys) as served, served.guest() as guest:
 
         def run(count: int) -> None:
             for _ in range(count):

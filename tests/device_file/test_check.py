@@ -617,6 +617,7 @@ inband_notifications: false
 iommu: false
 postcopy: false
 xen: off
+sandbox: standard
 stall_timeout: 30.0
 hook_timeout: 30.0
 log_level: info"""

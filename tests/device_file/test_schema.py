@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from vuproc.cli.reference import markdown
 from vuproc.device_file.check import load
 from vuproc.device_file.fixed import fixed_options
-from vuproc.device_file.model import File, Socket
+from vuproc.device_file.model import File, Sandbox, Socket
 from vuproc.device_file.schema import schema
 from vuproc.devices import BUILTIN
 from vuproc.errors import ConfigErrors
@@ -134,13 +134,13 @@ def test_bad_files_are_bad_to_both(
 def test_every_key_has_a_description(validator: Draft202012Validator) -> None:
     made = validator.schema
     assert isinstance(made, dict)
-    definitions = [made, *(made["$defs"][name] for name in ("Socket", *BUILTIN))]
+    definitions = [made, *(made["$defs"][name] for name in ("Sandbox", "Socket", *BUILTIN))]
     for definition in definitions:
         for key, node in definition["properties"].items():
             assert key == "type" or node.get("description"), key
 
 
-@pytest.mark.parametrize("struct", [File, Socket])
+@pytest.mark.parametrize("struct", [File, Sandbox, Socket])
 def test_the_reference_page_has_the_keys(struct: Any) -> None:
     assert markdown(struct) in (DOCS / "device-file.md").read_text(encoding="utf-8")
 

@@ -320,7 +320,11 @@ def test_a_started_controller_is_on_the_bus_of_the_host(
     far = str(tmp_path / "far")
     with (
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other,
-        serve({"type": "can", "interface": "fake", "channel": far}) as served,
+        # The interface is beside the test, and its bus a socket there.
+        serve(
+            {"type": "can", "interface": "fake", "channel": far},
+            file={"sandbox": {"files": [str(tmp_path)]}},
+        ) as served,
         served.guest(queues=3, channel=True) as guest,
     ):
         other.bind(far)

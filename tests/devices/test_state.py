@@ -240,8 +240,11 @@ def test_the_master_dies_in_the_middle() -> None:
 
 
 def test_the_master_dies_while_the_device_is_asked() -> None:
-    """The message is applied again, by a master that knows that it was begun."""
-    with serve(Notes, arguments=["--supervised"]) as served:
+    """The message is applied again, by a master that knows that it was begun.
+
+    The worker kills it, which no sandbox would let it do.
+    """
+    with serve(Notes, file={"sandbox": "off"}, arguments=["--supervised"]) as served:
         with served.guest(queues=2, timeout_s=90.0) as guest:
             guest.do(out=[b"kill %d" % master_of(served)])
             guest.stop_queue(0)

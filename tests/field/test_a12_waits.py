@@ -163,7 +163,8 @@ def test_a12_what_io_uring_never_finishes_is_failed_after_three_workers(tmp_path
 def test_a12_an_operator_may_hang_up_while_the_answer_waits(tmp_path: Path) -> None:
     """The verb waits for a worker, and the loop looks after operators meanwhile."""
     file, socket_path = tmp_path / "d.yaml", tmp_path / "d.sock"
-    text = "socket: ./d.sock\nlog_level: {level}\ndevice: {{type: '{file}:Scripted'}}\n"
+    text = "socket: ./d.sock\nlog_level: {level}\nsandbox: {{files: [.]}}\n"
+    text += "device: {{type: '{file}:Scripted'}}\n"
     file.write_text(text.format(level="info", file=scripted.__file__))
     began = tmp_path / "began"
     os.mkfifo(began)

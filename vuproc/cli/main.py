@@ -161,7 +161,12 @@ def check(options: argparse.Namespace) -> int:
             print(errors, file=sys.stderr)
             code = EXIT_USAGE
             continue
-        print(resolved(file) if options.resolved else f"{name}: ok: {summary(file)}")
+        if options.sandbox:
+            from vuproc.device_file.sandbox_report import sandbox_report
+
+            print(f"{name}: {summary(file)}\n{sandbox_report(file)}")
+        else:
+            print(resolved(file) if options.resolved else f"{name}: ok: {summary(file)}")
     return code
 
 
@@ -453,6 +458,9 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("files", metavar="FILE", nargs="+", help="a device file")
     verb.add_argument(
         "--resolved", action="store_true", help="print each file in full, as it is understood"
+    )
+    verb.add_argument(
+        "--sandbox", action="store_true", help="print what each process of the device may do"
     )
 
     add("schema", schema, "print the JSON Schema", text.SCHEMA, text.SCHEMA_EPILOG)

@@ -76,6 +76,7 @@ CHECK_EPILOG = f"""\
 examples:
   vuproc check disk.yaml
   vuproc check --resolved disk.yaml    # with absolute paths and every default, as YAML
+  vuproc check --sandbox disk.yaml     # which files, sockets and system calls are left to whom
 
 {EXIT_CODES}"""
 

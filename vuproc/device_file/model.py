@@ -8,6 +8,8 @@ import msgspec
 from msgspec import Meta
 
 from vuproc.options import KIND, PERMISSIONS, FilePath
+from vuproc.sandbox.needs import CAPABILITIES, Needs
+from vuproc.sandbox.policy import Mode
 from vuproc.unix_path import ADMIN_SUFFIX, MAX_ADDRESS
 
 MAX_SOCKET_PATH = MAX_ADDRESS - len(ADMIN_SUFFIX)
@@ -66,6 +68,46 @@ class Socket(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
             "lets its members connect.",
         ),
     ] = None
+
+
+class Sandbox(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """What workers may do, beside what the device says that it needs."""
+
+    mode: Annotated[
+        Mode,
+        Meta(
+            description="standard: locked in after the device's setup. strict: before it, and "
+            "without io_uring. off: not at all."
+        ),
+    ] = "standard"
+    files: Annotated[
+        tuple[FilePath, ...],
+        Meta(description="Files and folders to read, write, make and remove, with all in them."),
+    ] = ()
+    readable: Annotated[
+        tuple[FilePath, ...], Meta(description="Files and folders to read, with all in them.")
+    ] = ()
+    devices: Annotated[
+        tuple[FilePath, ...], Meta(description="Device nodes to open and to control.")
+    ] = ()
+    network: Annotated[
+        bool | Literal["unix"],
+        Meta(description="Make sockets: of every kind, or unix: those of this machine alone."),
+    ] = False
+    capabilities: Annotated[
+        tuple[Literal[CAPABILITIES], ...],  # type: ignore[valid-type]
+        Meta(description="Of root's capabilities those to keep, such as CHOWN."),
+    ] = ()
+
+    def needs(self) -> Needs:
+        """The same, as a device says it."""
+        return Needs(
+            files=self.files,
+            readable=self.readable,
+            devices=self.devices,
+            network=self.network,
+            capabilities=self.capabilities,
+        )
 
 
 class File(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -133,6 +175,13 @@ class File(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True
             "auto: where there is /dev/xen/gntdev or /dev/xen/privcmd.",
         ),
     ] = "off"
+    sandbox: Annotated[
+        Mode | Sandbox,
+        Meta(
+            description="What workers may do no more once they serve: a mode, or a mapping with "
+            "more to say."
+        ),
+    ] = "standard"
     stall_timeout: Annotated[
         float,
         Meta(
@@ -157,3 +206,7 @@ class File(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True
         LogLevel,
         Meta(extra=NOW, description="What is worth a line in the log."),
     ] = "info"
+
+    def sandboxed(self) -> Sandbox:
+        """`sandbox` as a mapping."""
+        return self.sandbox if isinstance(self.sandbox, Sandbox) else Sandbox(mode=self.sandbox)

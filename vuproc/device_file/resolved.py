@@ -27,7 +27,7 @@ def resolved(file: DeviceFile) -> str:
         ),
         device=CommentedMap(type=_type(file), **_present(msgspec.to_builtins(file.options))),
         **{
-            key: _flow(workers) if key == "workers" else getattr(file.keys, key)
+            key: _flow(workers) if key == "workers" else _plain(getattr(file.keys, key))
             for key in File.__struct_fields__
             if key not in ("socket", "device")
         },
@@ -56,6 +56,15 @@ def _type(file: DeviceFile) -> str:
 
 def _present(options: Any) -> dict[str, Any]:
     return {key: value for key, value in options.items() if value is not None}
+
+
+def _plain(value: Any) -> Any:
+    if not isinstance(value, msgspec.Struct):
+        return value
+    said = msgspec.to_builtins(value)
+    return CommentedMap(
+        {k: _flow(CommentedSeq(v)) if isinstance(v, (list, tuple)) else v for k, v in said.items()}
+    )
 
 
 def _flow(sequence: CommentedSeq) -> CommentedSeq:

@@ -10,8 +10,10 @@ from vuproc.devices.blk_image import Image
 from vuproc.devices.blk_options import BlkOptions
 from vuproc.devices.blk_storage import new_memory
 from vuproc.devices.blk_store import Source
+from vuproc.devices.nbd_address import Address
 from vuproc.errors import FileRefused
 from vuproc.fd import Fd
+from vuproc.sandbox.needs import Needs
 from vuproc.spec.blk import CONFIG, SECTOR_SIZE, BlkFeature
 from vuproc.spec.virtio import Feature
 
@@ -112,6 +114,18 @@ class BlkDescription(Device):
             max_write_zeroes_seg=MAX_WRITE_ZEROES_SEGMENTS * changeable,
             write_zeroes_may_unmap=int(changeable),
         )
+
+    def sandbox_needs(self) -> Needs:
+        """io_uring, and the way to what is far away; an image is open already."""
+        needs = self.needs.with_more(Needs(io_uring=self._wants_uring))
+        if self.options.url is not None:
+            return needs.with_more(Needs(network=True))
+        if self.options.nbd is None:
+            return needs
+        if not Address.of(self.options.nbd).path:
+            return needs.with_more(Needs(network=True))
+        # Of a server that is another user's.
+        return needs.with_more(Needs(network="unix", capabilities=("DAC_OVERRIDE",)))
 
     def shared_files(self) -> dict[str, Fd]:
         """The image, open and locked, or the memory of a disk in memory. Raises FileRefused."""

@@ -14,6 +14,7 @@ from vuproc.devices.can_frame import Frame
 from vuproc.devices.can_options import CanOptions
 from vuproc.fd import Fd
 from vuproc.options import Options
+from vuproc.sandbox.needs import Needs, existing
 from vuproc.spec.can import (
     CONFIG,
     CONTROL_OUT,
@@ -90,6 +91,15 @@ class Can(Device):
         """virtio 1.4, 5.20.4: whether the controller has stopped by itself."""
         off = self._state is not None and self._state.mode == Mode.BUS_OFF
         return CONFIG.pack(status=S_CTRL_BUSOFF if off else 0)
+
+    def sandbox_needs(self) -> Needs:
+        """The bus: a socket, or an adapter at a serial line or a USB port."""
+        if self.options.interface == LOOPBACK:
+            return self.needs
+        channel = self.options.channel or ""
+        serial = existing(channel) if channel.startswith("/dev/") else ()
+        devices = (*existing("/dev/bus/usb"), *serial)
+        return self.needs.with_more(Needs(network=True, devices=devices, readable=existing("/sys")))
 
     def shared_files(self) -> dict[str, Fd]:
         """The mode of the controller."""

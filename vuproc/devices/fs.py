@@ -22,6 +22,7 @@ from vuproc.devices.fs_session import Session, Tree
 from vuproc.errors import FileRefused
 from vuproc.fd import Fd
 from vuproc.options import FilePath, Options
+from vuproc.sandbox.needs import Needs
 from vuproc.spec.fuse import CONFIG, HIPRIO, TAG_BYTES
 
 if TYPE_CHECKING:
@@ -31,6 +32,19 @@ MOST_REQUEST_QUEUES = 64
 MOST_CACHE_S = 86400
 LAYOUT = 1
 """Version of what is in the shared files."""
+
+
+POWERS = (
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "MKNOD",
+    "SETFCAP",
+    "SYS_RESOURCE",
+)
+"""Capabilities of a worker that writes for the guest, whose files have owners and modes."""
 
 
 class FsOptions(Options, kw_only=True):
@@ -149,6 +163,19 @@ class Fs(Device):
             tag=self.options.tag.encode(), num_request_queues=self.options.request_queues
         )
 
+    def sandbox_needs(self) -> Needs:
+        """The directory, with a file server's powers over other users' files; or the network."""
+        directory = self.options.directory
+        if directory is None:
+            return self.needs.with_more(
+                Needs(readable=_local(self.options.url or ""), network=True)
+            )
+        if self.options.readonly:
+            powers = Needs(readable=(directory,), capabilities=("DAC_READ_SEARCH",))
+        else:
+            powers = Needs(files=(directory,), capabilities=POWERS)
+        return self.needs.with_more(powers)
+
     def shared_files(self) -> dict[str, Fd]:
         """What outlives a worker: the nodes, what was begun, the directory and its open files."""
         with shared.gathering() as files:
@@ -250,3 +277,9 @@ def _opened(path: str) -> Fd:
         return Fd(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
     except OSError as error:
         raise FileRefused("directory", f"{path}: {error.strerror}") from error
+
+
+def _local(url: str) -> tuple[str, ...]:
+    """The paths of this machine that a URL of fsspec names, such as zip://::/srv/tree.zip."""
+    parts = [part.removeprefix("file://").removeprefix("local://") for part in url.split("::")]
+    return tuple(part for part in parts if part.startswith("/"))

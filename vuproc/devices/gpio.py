@@ -16,6 +16,7 @@ from vuproc.devices.gpio_options import GpioOptions
 from vuproc.errors import RequestAbandoned, in_words
 from vuproc.fd import Fd
 from vuproc.options import Options
+from vuproc.sandbox.needs import Needs
 from vuproc.spec.gpio import (
     CONFIG,
     REQUEST,
@@ -69,6 +70,11 @@ class Gpio(Device):
         if not self._numbers:
             return b""
         return b"".join((line.name or "").encode("ascii") + b"\0" for line in self.options.lines)
+
+    def sandbox_needs(self) -> Needs:
+        """Commands to what is of the host; it is open already."""
+        chip = self.options.chip
+        return self.needs if chip is None else self.needs.with_more(Needs(devices=(chip,)))
 
     def shared_files(self) -> dict[str, Fd]:
         """The lines' state, and their descriptors or the socket of scripts."""

@@ -18,6 +18,7 @@ from vuproc.devices.i2c_simulated import SimulatedBus, files_of, problem_of
 from vuproc.errors import FileRefused, RequestAbandoned
 from vuproc.fd import Fd
 from vuproc.options import Options
+from vuproc.sandbox.needs import Needs
 from vuproc.spec.i2c import I2cFeature
 
 if TYPE_CHECKING:
@@ -63,6 +64,11 @@ class I2c(Device):
         return {chip.address: chip.make() for chip in self.options.chips}
 
     # What the master asks.
+
+    def sandbox_needs(self) -> Needs:
+        """Commands to what is of the host; it is open already."""
+        bus = self.options.bus
+        return self.needs if bus is None else self.needs.with_more(Needs(devices=(bus,)))
 
     def shared_files(self) -> dict[str, Fd]:
         """The bus, or the chips' memory; and the socket of scripts."""

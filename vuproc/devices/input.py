@@ -25,6 +25,7 @@ from vuproc.devices.input_source import (
 )
 from vuproc.fd import Fd
 from vuproc.options import Options
+from vuproc.sandbox.needs import Needs
 from vuproc.spec.input import CONFIG_BYTES, CONFIG_HEAD, EVENT, SYN_REPORT, InputType
 
 if TYPE_CHECKING:
@@ -76,6 +77,11 @@ class Input(Device):
         shown = self.kind.shown(self._select, self._subsel) if self._select else b""
         head = CONFIG_HEAD.pack(select=self._select, subsel=self._subsel, size=len(shown))
         return (head + shown).ljust(CONFIG_BYTES, b"\0")
+
+    def sandbox_needs(self) -> Needs:
+        """Commands to what is of the host; it is open already."""
+        evdev = self.options.evdev
+        return self.needs if evdev is None else self.needs.with_more(Needs(devices=(evdev,)))
 
     def shared_files(self) -> dict[str, Fd]:
         """What waits for the driver, and the source, opened once."""

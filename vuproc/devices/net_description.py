@@ -18,6 +18,7 @@ from vuproc.devices.net_state import NetState, Settings
 from vuproc.devices.net_tap import Tap
 from vuproc.fd import Fd
 from vuproc.options import Options
+from vuproc.sandbox.needs import Needs
 from vuproc.spec.net import (
     ANNOUNCE,
     CONFIG,
@@ -92,6 +93,13 @@ class NetDescription(Device):
             speed=SPEED_UNKNOWN,
             duplex=DUPLEX_UNKNOWN,
         )
+
+    def sandbox_needs(self) -> Needs:
+        """A way to the program at the other end; a TAP and captures are open already."""
+        if self.options.backend not in ("stream", "datagram"):
+            return self.needs
+        # Of a program that is another user's.
+        return self.needs.with_more(Needs(network="unix", capabilities=("DAC_OVERRIDE",)))
 
     def shared_files(self) -> dict[str, Fd]:
         """The state, and what back-ends have that is to outlive a worker."""

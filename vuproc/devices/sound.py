@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from vuproc import shared
 from vuproc.device import Device
 from vuproc.devices.sound_backend import Backend, Played, Recording, Tone
-from vuproc.devices.sound_card import Card
+from vuproc.devices.sound_card import Card, card_needs
 from vuproc.devices.sound_control import Control
 from vuproc.devices.sound_format import Params
 from vuproc.devices.sound_options import (
@@ -26,6 +26,7 @@ from vuproc.devices.sound_wav import played_file, recorded_file
 from vuproc.errors import FileRefused
 from vuproc.fd import Fd
 from vuproc.options import Options
+from vuproc.sandbox.needs import Needs
 from vuproc.spec.sound import (
     CONFIG,
     CONTROL,
@@ -89,6 +90,12 @@ class Sound(Device):
         """virtio 1.3, 5.14.4: each stream has a jack and a channel map."""
         count = len(self.options.all_streams())
         return CONFIG.pack(jacks=count, streams=count, chmaps=count)
+
+    def sandbox_needs(self) -> Needs:
+        """The sound card, or the user's sound server; files are open already."""
+        if not any(stream.backend == "card" for _, stream in self.options.all_streams()):
+            return self.needs
+        return self.needs.with_more(card_needs())
 
     def shared_files(self) -> dict[str, Fd]:
         """The streams' state, and their files, opened once."""

@@ -7,11 +7,13 @@ lies a buffer.
 from __future__ import annotations
 
 import errno
+import os
 import threading
 from typing import Any
 
 from vuproc.devices.sound_backend import Backend
 from vuproc.devices.sound_format import Params
+from vuproc.sandbox.needs import Needs, existing
 from vuproc.spec.sound import SampleFormat
 
 AHEAD_S = 0.1
@@ -25,6 +27,31 @@ _TYPES = {
     SampleFormat.S32: "int32",
     SampleFormat.FLOAT: "float32",
 }
+
+
+def card_needs() -> Needs:
+    """ALSA's devices and files, and the sockets and memory of PipeWire or PulseAudio."""
+    home = os.path.expanduser("~")
+    runtime = os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.geteuid()}")
+    return Needs(
+        files=existing(f"{home}/.config/pulse", f"{runtime}/pulse", "/dev/shm"),
+        readable=existing(
+            "/etc/alsa",
+            "/etc/asound.conf",
+            "/etc/pulse",
+            "/etc/pipewire",
+            "/usr/share/alsa",
+            "/usr/share/pipewire",
+            "/proc/asound",
+            "/var/lib/alsa",
+            "/var/lib/dbus",
+            "/etc/machine-id",
+            runtime,
+            f"{home}/.asoundrc",
+        ),
+        devices=existing("/dev/snd"),
+        network="unix",
+    )
 
 
 class Card(Backend):

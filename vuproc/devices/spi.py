@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from vuproc import shared
 from vuproc.device import Device
-from vuproc.devices.spi_chip import Chip, HostChip, Settings, Wire
+from vuproc.devices.spi_chip import BUFFER, Chip, HostChip, Settings, Wire
 from vuproc.devices.spi_flash import MAX_SIZE, Flash, FlashState, new_content
 from vuproc.devices.spi_options import DEFAULT_SIZE, FLASH, WIRE, SpiOptions, opened
 from vuproc.errors import FileRefused, RequestAbandoned
 from vuproc.fd import Fd
 from vuproc.options import Options
+from vuproc.sandbox.needs import Needs, existing
 from vuproc.spec.spi import (
     CONFIG,
     SINGLE,
@@ -78,6 +79,12 @@ class Spi(Device):
             "max_cs_hold_ns": delay,
             "max_cs_inactive_ns": delay,
         }
+
+    def sandbox_needs(self) -> Needs:
+        """Chips of the host, which are opened when they are used."""
+        devices = tuple(chip for chip in self.options.chips if chip not in (WIRE, FLASH))
+        readable = existing(str(BUFFER)) if devices else ()
+        return self.needs.with_more(Needs(devices=devices, readable=readable))
 
     def shared_files(self) -> dict[str, Fd]:
         """The content of the flash, and what is remembered between transfers."""

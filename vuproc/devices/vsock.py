@@ -18,6 +18,7 @@ from vuproc.devices.vsock_table import CONNECTIONS_MOST, Table, table_file
 from vuproc.errors import FileRefused
 from vuproc.fd import Fd
 from vuproc.options import KIND, PERMISSIONS, FilePath, Options, Size
+from vuproc.sandbox.needs import Needs
 from vuproc.spec.vsock import (
     CID_MAX,
     CID_MIN,
@@ -114,6 +115,10 @@ class Vsock(Device):
     def config_space(self) -> bytes:
         """virtio 1.3, 5.10.4: the guest's CID."""
         return CONFIG.pack(guest_cid=self.options.cid)
+
+    def sandbox_needs(self) -> Needs:
+        """A way to programs of the host, which may be of any user."""
+        return self.needs.with_more(Needs(network="unix", capabilities=("DAC_OVERRIDE",)))
 
     def shared_files(self) -> dict[str, Fd]:
         """The socket that listens, what there is of connections, and where their sockets are."""

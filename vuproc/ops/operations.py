@@ -53,6 +53,10 @@ class Operations:
         self._started = time.monotonic()
         self._reloader: Reloader | None = None
         self._trial: Trial | None = None
+        self.sandbox: Callable[[], str] = lambda: ""
+        """The mode of the sandbox that new workers get."""
+        self.master_lacks: Sequence[str] = ()
+        """What the master could not have of its own."""
 
     def offer(self, reloader: Reloader, trial: Trial | None) -> None:
         """Reloads are to be had, too, and upgrades with a `trial`."""
@@ -103,6 +107,8 @@ class Operations:
             standby_master=None if self._keeper is None else ready_standby(self._keeper),
             helper=self._helper(),
             details=self._details(),
+            sandbox=self.sandbox(),
+            sandbox_lacks=[*self.master_lacks, *pool.slots.lacks],
             queues=sorted(queues, key=lambda queue: queue.queue),
         )
         return msgspec.to_builtins(status)  # type: ignore[no-any-return]

@@ -52,6 +52,10 @@ class Status(msgspec.Struct, kw_only=True):
     """The process for what no queue waits for, of a device that has one."""
     details: dict[str, dict[str, str | int]] = {}
     """What the device says of itself, by subject."""
+    sandbox: str = ""
+    """The mode of the workers' sandbox."""
+    sandbox_lacks: list[str] = []
+    """Parts of it that could not be had."""
     queues: list[QueueStatus]
 
     def table(self) -> str:
@@ -69,6 +73,8 @@ class Status(msgspec.Struct, kw_only=True):
             lines.append(f"{subject}: {told}")
         if self.ended:
             lines.append(f"the last front-end was disconnected: {self.ended}")
+        if self.sandbox:
+            lines.append("; without ".join([f"sandbox: {self.sandbox}", *self.sandbox_lacks]))
         lines.append(f"queue {'state':9} {'worker':>8} {'restarts':>8} {'requests':>12}  cause")
         for queue in self.queues:
             cause = queue.cause or (queue.causes[-1] if queue.causes else "")

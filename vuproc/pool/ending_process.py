@@ -5,8 +5,10 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 
+from vuproc import texts
 from vuproc.fd import Fd
 from vuproc.pool.forkserver import ForkedProcess, poll_until_readable
+from vuproc.sandbox.policy import DOCS
 from vuproc.workers import stack
 
 KILL_DEADLINE = 5.0
@@ -67,7 +69,12 @@ class EndingProcess:
 
     def ending(self) -> str:
         """How the process ended, in words: the signal's name or the exit code."""
-        return describe_exit(self._exit_code())
+        code = self._exit_code()
+        words = describe_exit(code)
+        if code != -signal.SIGSYS:
+            return words
+        call = texts.line(stack.violation(self._stack)) or "a system call"
+        return f"{words}: the sandbox has no {call}; see {DOCS}"
 
     def ended_by_signal(self) -> signal.Signals | None:
         """The signal that ended the process, or None."""

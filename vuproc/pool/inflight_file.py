@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from mmap import PAGESIZE
 
 from vuproc.fd import Fd
 from vuproc.spec.inflight import RECORD_ALIGN
@@ -63,8 +64,11 @@ class InflightFile:
 
     @classmethod
     def create(cls, num_queues: int, queue_size: int, record_bytes: int) -> InflightFile:
-        """Empty records. Raises OSError."""
-        file, _ = make_records(num_queues, record_bytes)
+        """Empty records. Raises OSError.
+
+        Each in pages of its own: a worker that maps its queue's cannot write those of others.
+        """
+        file, _ = make_records(num_queues, -(-record_bytes // PAGESIZE) * PAGESIZE)
         return cls(file, num_queues, queue_size)
 
     def at(self, queue: int) -> Inflight:

@@ -33,12 +33,15 @@ from vuproc.pool.process import (
 from vuproc.pool.slot import BREAKER_DEATHS, LACK_FIRST_S, WorkerSlot
 from vuproc.pool.standby import Standby
 from vuproc.pool.starts import OnReport, WorkerStarts
+from vuproc.sandbox.policy import DOCS
 from vuproc.sharing import ObjectAsk, ShareFile, ShareObject, UnshareObject
 from vuproc.workers.control import (
     CAUSE_BYTES,
+    LACKS_MOST,
     AnyOrder,
     ConfigSays,
     Detach,
+    LockedIn,
     Logged,
     Missing,
     RingBroken,
@@ -107,6 +110,8 @@ class WorkerSlots:
         self.helper: Helper | None = None
         self._slot_of = {queue: slot for slot in self._slots for queue in slot.queues}
         self._history = history
+        self.lacks: list[str] = []
+        """What workers could not have of their sandbox, each once."""
         self._winding_down = False
 
     def __iter__(self) -> Iterator[WorkerSlot]:
@@ -329,6 +334,8 @@ class WorkerSlots:
             # A worker keeps to bounds of its own; this one is for a worker that does not.
             place = apart(("worker", worker), MASTER_TAKES)
             logging.getLogger("vuproc.device").log(report.level, "%s", report.text, extra=place)
+        elif isinstance(report, LockedIn):
+            self._note_lacks(report.lacks)
         elif isinstance(report, ConfigSays):
             config = self._history.config
             # A new worker may not have what its predecessor knew.
@@ -346,6 +353,13 @@ class WorkerSlots:
             self.news.append(report)
         else:
             self._break(report.queue, report.cause, told=report.told)
+
+    def _note_lacks(self, lacks: tuple[str, ...]) -> None:
+        """Each once: every worker has the same to say."""
+        for lack in lacks:
+            if lack not in self.lacks and len(self.lacks) < LACKS_MOST:
+                self.lacks.append(lack)
+                log.warning("sandbox: without %s; see %s", lack, DOCS)
 
     def _asked_shmem(self, worker: int, ask: ShmemAsk) -> None:
         """A worker that keeps to its bounds has not so many open."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import tempfile
 from collections.abc import Mapping
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -26,10 +27,18 @@ def device_file(
         return Path(device), _socket_of(Path(device))
     described = dict(device) if isinstance(device, Mapping) else {"type": reference(device)}
     path, socket = folder / "device.yaml", folder / "device.sock"
-    content = {"socket": str(socket), "device": {**described, **options}, **(file or {})}
+    keys = {**sandbox_for(str(described.get("type"))), **(file or {})}
+    content = {"socket": str(socket), "device": {**described, **options}, **keys}
     # JSON is YAML.
     path.write_text(json.dumps(content, default=os.fspath), encoding="utf-8")
     return path, socket
+
+
+def sandbox_for(type_ref: str) -> dict[str, Any]:
+    """What a device file of a test says of the sandbox, unless it says something itself: a class of
+    its author's may use the folder for temporary files, where tests have theirs.
+    """
+    return {"sandbox": {"files": [tempfile.gettempdir()]}} if ":" in type_ref else {}
 
 
 def reference(device: type[Device]) -> str:

@@ -21,7 +21,7 @@ from vuproc.fd import Fd
 from vuproc.ops.admin import AdminError
 from vuproc.ops.status import Status
 from vuproc.testing import workers
-from vuproc.testing.device_file import device_file, reference
+from vuproc.testing.device_file import device_file, reference, sandbox_for
 from vuproc.testing.errors import ServeFailed
 from vuproc.testing.frontend import FrontEnd
 from vuproc.testing.guest import Guest
@@ -254,7 +254,7 @@ def serve(
             socket = Path(more.pop("socket") or Path(name, "device.sock"))
             standby = more.pop("standby")
             given = {key: value for key, value in more.items() if value}
-            keys = {**(file or {}), **given, "standby": standby}
+            keys = {**sandbox_for(":"), **(file or {}), **given, "standby": standby}
             made = device  # for the type checker: `device` may be rebound
 
             def make(output: Fd) -> Daemon:

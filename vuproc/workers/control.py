@@ -16,6 +16,7 @@ from vuproc import texts
 from vuproc.asks import Ask
 from vuproc.fd import Fd
 from vuproc.mapping import ShmemMapping
+from vuproc.sandbox.policy import Policy
 from vuproc.vhost_user.effects import ForWorkers, Order
 from vuproc.workers.channel import Channel
 
@@ -25,6 +26,8 @@ hold some for every ring.
 """
 
 
+LACKS_MOST = 16
+"""Parts of a sandbox that one worker may say it lacks."""
 MISSES_MOST = 4096
 """Translations that a queue may ask for at a time."""
 
@@ -51,6 +54,8 @@ class Prepare(Order, frozen=True, tag=True):
     log_level: int
     pickled: Fd | None = None
     limits: Fd | None = None
+    sandbox: Policy | None = None
+    """How it locks itself in; None: it does not."""
 
 
 class Assign(Order, frozen=True, tag=True):
@@ -214,6 +219,18 @@ class Logged(msgspec.Struct, frozen=True, tag=True):
         force_setattr(self, "text", texts.block(self.text))
 
 
+class LockedIn(msgspec.Struct, frozen=True, tag=True):
+    """The worker is in its sandbox; `lacks` are the parts that it could not have, a `texts.line`
+    each.
+    """
+
+    lacks: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        lines = tuple(texts.line(lack, CAUSE_BYTES) for lack in self.lacks[:LACKS_MOST])
+        force_setattr(self, "lacks", lines)
+
+
 class ConfigSays(msgspec.Struct, frozen=True, tag=True):
     """What the driver is to read as the configuration space from now on.
 
@@ -235,7 +252,7 @@ class Missing(msgspec.Struct, frozen=True, tag=True):
     misses: tuple[tuple[int, int], ...]
 
 
-Said = RingBroken | Logged | ConfigSays | Missing | Ask
+Said = RingBroken | Logged | LockedIn | ConfigSays | Missing | Ask
 """What a worker says unasked."""
 
 AnyReport = Done | Failed | Said

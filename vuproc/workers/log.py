@@ -14,6 +14,7 @@ from collections.abc import Callable, Hashable
 
 from vuproc import texts
 from vuproc.log_limit import LogLimit, place_of
+from vuproc.sandbox.policy import HINT
 from vuproc.workers.channel import ChannelError
 from vuproc.workers.control import Logged, WorkerChannel
 
@@ -34,6 +35,8 @@ class WorkerLog(logging.Handler):
 
     def __init__(self, channel: WorkerChannel) -> None:
         super().__init__()
+        self.sandboxed = False
+        """The process is in its sandbox, so that what is not permitted may be its doing."""
         self._channel = channel
         self._mutex = threading.RLock()  # a device may have threads
         # Two, so that no device hides a failure by talking.
@@ -60,6 +63,8 @@ class WorkerLog(logging.Handler):
         class of exception. The first of a kind has its traceback; those that follow are counted,
         until there were none for a while.
         """
+        if self.sandboxed and isinstance(error, PermissionError):
+            then += HINT
         head = ": ".join(filter(None, (what, about, texts.described(error)))) + then
         kind = what, type(error), getattr(error, "errno", None), _line_of(error, file)
         with self._mutex:

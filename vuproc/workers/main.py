@@ -20,10 +20,19 @@ from vuproc.device import Device
 from vuproc.fd import Fd
 from vuproc.handover.keeper.error_output import ErrorOutput
 from vuproc.loader import build
+from vuproc.sandbox.lockdown import Lockdown
+from vuproc.sandbox.policy import HINT
 from vuproc.shm.segment import Segment
 from vuproc.workers import control, io_priority, stack
 from vuproc.workers.channel import ChannelClosed, ChannelError
-from vuproc.workers.control import Command, Done, Failed, WorkerChannel, worker_end
+from vuproc.workers.control import (
+    Command,
+    Done,
+    Failed,
+    LockedIn,
+    WorkerChannel,
+    worker_end,
+)
 from vuproc.workers.log import WorkerLog
 from vuproc.workers.loop import Worker
 from vuproc.workers.parent_death import die_with_parent, prctl
@@ -55,7 +64,7 @@ def run(control_end: Fd, stack_file: Fd) -> None:
     _harden()
     channel = worker_end(socket.socket(fileno=control_end.take()))
     try:
-        code = _serve(channel)
+        code = _serve(channel, stack_file)
     except ChannelClosed:
         code = 0  # the master has gone
     except ChannelError as error:
@@ -69,7 +78,7 @@ def run(control_end: Fd, stack_file: Fd) -> None:
     os._exit(code)
 
 
-def _serve(channel: WorkerChannel) -> int:
+def _serve(channel: WorkerChannel, stack_file: Fd) -> int:
     if not channel.wait(PREPARE_DEADLINE):
         return EXIT_SETUP
     first = _command(channel)
@@ -77,7 +86,8 @@ def _serve(channel: WorkerChannel) -> int:
     if not isinstance(prepare, control.Prepare):
         raise ChannelError("the first command is not Prepare")
     try:
-        worker, counters, limits = _prepare(channel, prepare)
+        worker, counters, limits, said = _prepare(channel, prepare)
+        lockdown = None if prepare.sandbox is None else Lockdown(prepare.sandbox)
     except Exception as error:
         channel.send(Failed(first.serial, f"{prepare.type_ref}: {_blame(error)}"))
         return EXIT_SETUP
@@ -91,15 +101,24 @@ def _serve(channel: WorkerChannel) -> int:
     assign = second.order
     if isinstance(assign, control.Exit):
         return 0
+    if lockdown is not None:
+        stack.offer_violations(stack_file)
     if isinstance(assign, control.Help):
+        if lockdown is not None:
+            _lock(lockdown, channel, said)
         channel.send(Done(second.serial))
         return worker.help()
     if not isinstance(assign, control.Assign):
         raise ChannelError("the second command is not Assign")
     try:
+        if lockdown is not None and lockdown.strict:
+            _lock(lockdown, channel, said)
         worker.take(assign.queues, counters, limits, recovered=assign.recovered)
+        if lockdown is not None and not lockdown.strict:
+            _lock(lockdown, channel, said)
     except Exception as error:
-        channel.send(Failed(second.serial, f"{prepare.type_ref}: {_blame(error)}"))
+        hint = HINT if said.sandboxed and isinstance(error, PermissionError) else ""
+        channel.send(Failed(second.serial, f"{prepare.type_ref}: {_blame(error)}{hint}"))
         return EXIT_SETUP
     channel.send(Done(second.serial))
     return worker.run()
@@ -117,6 +136,16 @@ def _rehearse() -> None:
     log.debug("rehearsed in %d us", (time.monotonic_ns() - began) // 1000)
 
 
+def _lock(lockdown: Lockdown, channel: WorkerChannel, said: WorkerLog) -> None:
+    """From here on there is only what the device needs; the master hears what could not be had."""
+    lacks = lockdown.close()
+    said.sandboxed = True
+    if os.getppid() != _IMPORTED_BY:
+        raise ChannelClosed("the forkserver has gone")
+    if lacks:
+        channel.send(LockedIn(lacks))
+
+
 def _command(channel: WorkerChannel) -> Command:
     """The command that is there. Raises ChannelError."""
     received = channel.receive()
@@ -127,7 +156,7 @@ def _command(channel: WorkerChannel) -> Command:
 
 def _prepare(
     channel: WorkerChannel, prepare: control.Prepare
-) -> tuple[Worker, Segment | None, mmap.mmap | None]:
+) -> tuple[Worker, Segment | None, mmap.mmap | None, WorkerLog]:
     """All that can be done before the queues are known: a driver waits for what is left."""
     logger = logging.getLogger("vuproc")
     logger.setLevel(prepare.log_level)
@@ -143,7 +172,8 @@ def _prepare(
             limits = mmap.mmap(file.fileno(), words(device.num_queues()))
     if device.options.io_priority is not None:
         io_priority.set_for_us(device.options.io_priority)
-    return _kind(device)(channel, device, prepare.chain_limit, said), counters, limits
+    worker = _kind(device)(channel, device, prepare.chain_limit, said)
+    return worker, counters, limits, said
 
 
 def _kind(device: Device) -> type[Worker]:

@@ -14,6 +14,8 @@ import select
 import signal
 
 from vuproc.fd import Fd
+from vuproc.sandbox import kernel
+from vuproc.spec import system_calls
 
 SIGNAL = signal.SIGRTMAX
 """Has a worker write its stack and end. Not one that a device's own code is likely to use."""
@@ -24,6 +26,7 @@ MAX_BYTES = 32 * 1024
 MAX_CALLS = 20
 """Calls that are shown."""
 
+_VIOLATION = re.compile(r"^vuproc-system-call (\d{1,10})$", re.MULTILINE)
 _CALL = re.compile(r'^  File "(.+)", line (\d+) in (.+)$', re.MULTILINE)
 
 
@@ -36,6 +39,28 @@ def offer(file: Fd) -> None:
     """In a worker: write the stack of this thread to `file` when it is asked for, and end."""
     # The handler before, which is called then, is the default one: it ends the process.
     faulthandler.register(SIGNAL, file=file.fileno(), all_threads=False, chain=True)
+
+
+def offer_violations(file: Fd) -> None:
+    """In a worker: if its filter of system calls ends it, write which call it was, and the stack of
+    the thread that made it.
+    """
+    faulthandler.register(signal.SIGSYS, file=file.fileno(), all_threads=False, chain=True)
+    kernel.report_violations(file.fileno())
+
+
+def violation(file: Fd) -> str:
+    """The call that has ended a worker, `NAME at FILE:LINE in FUNCTION`; "" if it says nothing.
+
+    The worker has written it, which may say anything.
+    """
+    text = os.pread(file.fileno(), MAX_BYTES, 0).decode(errors="replace")
+    found = _VIOLATION.search(text)
+    if found is None:
+        return ""
+    name = system_calls.name_of(int(found[1]))
+    calls = _calls(text[found.end() :])
+    return f"{name} at {calls[0]}" if calls else name
 
 
 def of(pidfd: Fd, file: Fd) -> str:

@@ -1,0 +1,41 @@
+"""From a mode and needs to a policy: in the master, once for all of a device's workers."""
+
+from __future__ import annotations
+
+import os
+
+from vuproc.sandbox.calls import Calls, Network, worker_filter
+from vuproc.sandbox.needs import Needs
+from vuproc.sandbox.policy import ANY_PID, Mode, Policy
+from vuproc.spec.system_calls import AUDIT_ARCHES
+
+_NETWORKS: dict[bool | str, Network] = {False: "off", "unix": "unix", True: "on"}
+
+
+def make_policy(
+    mode: Mode, needs: Needs, *, userfault: bool = False, any_ioctl: bool = False
+) -> Policy | None:
+    """None for `off`. `userfault`: pages of guest memory may come later (postcopy); `any_ioctl`: it
+    is mapped by ioctls (Xen).
+    """
+    if mode == "off":
+        return None
+    policy = Policy(strict=mode == "strict", needs=needs, program=b"")
+    calls = calls_of(policy, userfault=userfault, any_ioctl=any_ioctl)
+    program = b""
+    if os.uname().machine in AUDIT_ARCHES:
+        program = worker_filter(calls, ANY_PID)
+    return Policy(strict=policy.strict, needs=needs, program=program)
+
+
+def calls_of(policy: Policy, *, userfault: bool = False, any_ioctl: bool = False) -> Calls:
+    """What the filter of such a policy lets a worker do."""
+    needs = policy.needs
+    return Calls(
+        strict=policy.strict,
+        attributes=bool(needs.files),
+        network=_NETWORKS[needs.network],
+        uring=policy.io_uring,
+        userfault=userfault,
+        ioctls=not policy.strict or any_ioctl or userfault or bool(needs.devices),
+    )
