@@ -17,7 +17,7 @@ PACKAGE = ROOT / "vuproc"
 FLOORS = (
     ("vuproc.__main__", "vuproc.program.entry"),
     ("vuproc.cli", "vuproc.testing"),
-    ("vuproc.serve", "vuproc.warm_start", "vuproc.daemon"),
+    ("vuproc.serve", "vuproc.warm_start", "vuproc.shared_forkserver", "vuproc.daemon"),
     ("vuproc.program",),
     ("vuproc.ops",),
     (

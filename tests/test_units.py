@@ -6,6 +6,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 from vuproc.handover import sd_notify
+from vuproc.handover.keeper import fleet
 from vuproc.handover.keeper.descriptors import MAX_STORED
 from vuproc.handover.keeper.keeper import WATCHDOG_S
 
@@ -39,3 +40,15 @@ def test_both_are_told_of_the_same_device_file() -> None:
     service = unit("vuproc@.service")["Service"]
     assert service["ExecStart"] == "/usr/bin/vuproc run /etc/vuproc/%i.yaml"
     assert unit("vuproc@.socket")["Socket"]["ListenStream"] == "/run/vuproc/%i.sock"
+
+
+def test_the_service_of_all_devices_is_told_of_their_folder() -> None:
+    one, many = unit("vuproc@.service")["Service"], unit("vuproc.service")["Service"]
+    assert many["ExecStart"] == "/usr/bin/vuproc run /etc/vuproc"
+    assert int(many["LimitNOFILE"]) > fleet.FILES
+    # The parent is the keeper: systemd keeps nothing.
+    assert "FileDescriptorStoreMax" not in many
+    own = {"ExecStart", "LimitNOFILE", "FileDescriptorStoreMax", "FileDescriptorStorePreserve"}
+    assert {key: many[key] for key in many if key not in own} == {
+        key: one[key] for key in one if key not in own
+    }

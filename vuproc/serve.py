@@ -115,6 +115,8 @@ def serve(
     left: Mapping[str, tuple[Fd, ...]] | None = None,
     forkserver: Forkserver | None = None,
     standby: bool = True,
+    checked: bool = False,
+    worker_waits: bool = True,
 ) -> int:
     """Serve the device of `file` until a signal ends it; returns the process's exit code.
 
@@ -122,13 +124,15 @@ def serve(
     how to start this program once more, for upgrades and reloads; there are none without. `program`
     has started this process for a device of its own, and hears of what happens and why it ended.
     `left` is what a predecessor has left, if that was looked for already, and `forkserver` one that
-    was launched ahead, and is ours. `standby`: a keeper is to have a standby master.
+    was launched ahead, and is ours. `standby`: a keeper is to have a standby master. `checked`: the
+    machine has what it takes. `worker_waits`: there is always to be a worker in waiting.
     """
     forkserver = forkserver or Forkserver()
     zombies = ZombieReaper(() if forkserver.pid is None else (forkserver.pid,))
     level = getattr(logging, file.keys.log_level.upper())
     try:
-        host.check()
+        if not checked:
+            host.check()
         left = inherit() if left is None else left
     except (HostLacks, InheritError) as error:
         logs.set_up(level, file.path.stem)
@@ -155,6 +159,7 @@ def serve(
                     program,
                     forkserver,
                     standby,
+                    worker_waits,
                 )
                 service.run()
             except Exception as error:
@@ -196,10 +201,12 @@ class _Service:
         program: ProgramLink | None,
         forkserver: Forkserver,
         standby: bool,
+        worker_waits: bool,
     ) -> None:
         self._file = file
         self._standby = standby
-        lacks = [] if file.keys.sandboxed().mode == "off" else lock_master()
+        forkserver.locked = file.keys.sandboxed().mode != "off"
+        lacks = lock_master() if forkserver.locked else []
         for lack in lacks:
             log.warning("sandbox: without %s; see %s", lack, DOCS)
         self._program = program
@@ -208,6 +215,7 @@ class _Service:
         self._signals = signals
         device = file.make_device()
         open_files.make_room(device.num_queues())
+        forkserver.allow_files()
         source = self._source(fd, stack)
         stack.callback(source.close)
         self._shared = SharedFiles(device, fd_store, stack, file.open_shared)
@@ -244,6 +252,7 @@ class _Service:
             config,
             queue_size=device.queue_size(),
             work=lambda queues: sum(snapshots[queue]().requests for queue in queues),
+            has_standby=worker_waits,
         )
         if device.has_helper():
             pool.slots.add_helper(device.helper_end_s())

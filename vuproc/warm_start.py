@@ -23,11 +23,13 @@ IMPORTS = ("vuproc.serve", "vuproc.device_file.check", "encodings.ascii", "encod
 
 @dataclass(frozen=True)
 class WarmStart:
-    """The start of a standby whose turn has come."""
+    """The start of a master that was forked, or of a standby whose turn has come."""
 
     left: dict[str, tuple[Fd, ...]]
     """What the last master has left, as `sd_notify.inherit` has it."""
     forkserver: Forkserver
+    file: str | None = None
+    """The device file, if the command line names more than one device."""
 
 
 def wait_for_turn() -> WarmStart | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tests.bench.backends import Missing
 from tests.bench.findings import Finding
@@ -20,6 +21,56 @@ COLORS = {
 }
 HEIGHT, WIDTH, TITLE = 0.28, 9.0, 0.9
 """Inches: of a bar, of the picture, of a comparison's title and axis."""
+
+
+SCALES = {
+    "start_ms": ("start, s", 1e3),
+    "message_ns": ("a message, us", 1e3),
+    "memory_kib": ("memory a device, MiB", 1024.0),
+    "worker_kib": ("memory of the largest worker, MiB", 1024.0),
+    "idle_ns": ("idle: CPU time a second, ms", 1e6),
+}
+"""What is drawn of a scale: by the name of the figure, what it is and by how much it is divided."""
+
+
+def draw_scale(data: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
+    """Write a PNG: a row an axis, a panel a figure. Raises Missing."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise Missing("a plot needs matplotlib: pip install vuproc[bench]") from None
+    shown = {axis: rows for axis, rows in data.items() if rows}
+    if not shown:
+        raise Missing("there is nothing to draw")
+    figure = Figure(figsize=(3.2 * 4, 2.6 * len(shown)), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(len(shown), 4, squeeze=False)
+    for (axis, rows), panels in zip(shown.items(), grid, strict=True):
+        names = [name for name in SCALES if name in rows[0]]
+        for name, panel in zip(names, panels, strict=True):
+            what, unit = SCALES[name]
+            sizes = [int(str(row[axis]).split()[0]) for row in rows]
+            values = [row[name] / unit for row in rows]
+            apart = [not str(row[axis]).isdecimal() for row in rows]
+            for marks, wanted in (("o-", False), ("rx", True)):
+                points = [
+                    (size, value)
+                    for size, value, found in zip(sizes, values, apart, strict=True)
+                    if found is wanted
+                ]
+                if points:
+                    panel.plot(*zip(*points, strict=True), marks, ms=4)
+            panel.set_xscale("log", base=2)
+            panel.set_xticks(sorted(set(sizes)), [str(size) for size in sorted(set(sizes))])
+            panel.set_ylim(0, 1.1 * max(*values, 1e-3))
+            panel.set_title(what, fontsize=9, loc="left")
+            panel.set_xlabel(axis, fontsize=8)
+            panel.tick_params(labelsize=7)
+            panel.grid(linewidth=0.3)
+            if any(apart):
+                panel.legend(["by one command", "by a command each"], fontsize=7)
+    figure.savefig(path, dpi=110)
 
 
 def draw(findings: Sequence[Finding], path: Path) -> None:

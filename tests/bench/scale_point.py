@@ -28,6 +28,8 @@ from vuproc.vhost_user.memory_table import TABLE_REGIONS_MAX
 KIB, MIB = 1 << 10, 1 << 20
 FIRST = 16 * MIB
 """Bytes of the region that the rings lie in, at least."""
+SPAN = 8 * MIB
+"""Bytes of a disk that requests go to."""
 BOUND_S = 60.0
 DEPTH = 32
 BARRIERS = 5
@@ -115,8 +117,8 @@ def measure(shape: Shape, *, requests: int, idle_s: float) -> Point:
         serving = [workers(each) for each in served]
         idle = _idle([pid for pids in serving for pid in pids], idle_s)
         before_work = max(private_kib(pid) for pids in serving for pid in pids)
-        message, message_cpu = _message(served[0].pid, guests[0])
-        rate = _rate(guests, shape, requests)
+        message, message_cpu = message_of(served[0].pid, guests[0])
+        rate = rate_of(guests, shape.queues, requests)
         cpu = _spread(guests[0], serving[0][0], requests)
         family = [served[0].pid, *descendants(served[0].pid)]
         others = sum(private_kib(pid) for pid in family if pid not in serving[0])
@@ -189,7 +191,7 @@ def _timed(action: Callable[[T], object], argument: T) -> float:
     return time.monotonic() - began
 
 
-def _message(master: int, guest: Guest) -> tuple[float, float]:
+def message_of(master: int, guest: Guest) -> tuple[float, float]:
     """What one message takes, in ns, and the master's CPU time of it: it changes a ring that runs,
     and brings a descriptor, which is one more of the session's each time.
     """
@@ -213,9 +215,10 @@ def _idle(pids: Sequence[int], seconds: float) -> float:
     return max(end - start for end, start in zip(after, before, strict=True)) / seconds
 
 
-def _rate(guests: Sequence[Guest], shape: Shape, requests: int) -> float:
-    rings = [(guest, queue) for guest in guests for queue in range(shape.queues)]
-    job = Job(count=max(1, requests // len(rings)), depth=DEPTH, span=16 * MIB, stall_s=BOUND_S)
+def rate_of(guests: Sequence[Guest], queues: int, requests: int) -> float:
+    """Requests a second, all queues at once."""
+    rings = [(guest, queue) for guest in guests for queue in range(queues)]
+    job = Job(count=max(1, requests // len(rings)), depth=DEPTH, span=SPAN, stall_s=BOUND_S)
     with ThreadPoolExecutor(len(rings)) as threads:
         began = time.monotonic()
         done: list[Stats] = list(threads.map(lambda ring: ring[0].load(ring[1], job), rings))

@@ -190,10 +190,10 @@ class Theatre:
 PATCHED = """
 import sys
 sys.path.append({path!r})
-from keeper import keeper, standby
+from keeper import __main__, keeper, standby
 for name, value in {patches!r}.items():
     setattr(standby if hasattr(standby, name) else keeper, name, value)
-sys.exit(keeper.main(sys.argv[1:]))
+sys.exit(__main__.main(sys.argv[1:]))
 """
 
 

@@ -33,4 +33,4 @@ def test_no_collection_of_a_worker_writes_to_what_it_shares_with_others() -> Non
     "name", ["vuproc.devices.blk:Blk", "vuproc.devices.blk:None", "vuproc.nothing:Here", "", ":"]
 )
 def test_a_device_that_cannot_be_imported_is_left_to_the_worker(name: str) -> None:
-    fork_loop._prepare_for(name)
+    fork_loop.prepare_for(name)

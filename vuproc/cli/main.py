@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import re
 import socket
@@ -13,14 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vuproc import __version__
-from vuproc.cli import invocation, streams, text
+from vuproc.cli import invocation, many, streams, text
 from vuproc.errors import ConfigErrors, DeviceLoadError
+from vuproc.unix_path import ADMIN_SUFFIX
 
 if TYPE_CHECKING:
     from vuproc.device import Device
     from vuproc.device_file.check import DeviceFile
     from vuproc.handover.upgrade import Again
     from vuproc.ops.admin import Request
+    from vuproc.pool.forkserver import Forkserver
     from vuproc.warm_start import WarmStart
 
 EXIT_OK = 0
@@ -31,6 +34,8 @@ EXIT_INTERRUPTED = 130
 
 UPGRADE_DEADLINE_S = 90.0
 """Seconds in which the new program must have taken over: longer than its trial may last."""
+AHEAD_BYTES = 1 << 16
+"""Of a device file, in which its type is looked for."""
 LOOK_S = 0.05
 """Pause between two questions to a program that is being replaced."""
 
@@ -84,8 +89,38 @@ def _has_folder() -> bool:
 
 def run(options: argparse.Namespace) -> int:
     """`vuproc run`: serve until told to stop."""
+    # Imports make no garbage that would be worth a search.
+    gc.disable()
     warm = _wait_for_turn()
-    file = _of_the_last_master(options, warm) or _load(options)
+    if warm is not None and warm.file is not None:
+        options.file = warm.file
+    elif len(options.files) > 1 or os.path.isdir(options.files[0]):
+        many.run(options)
+    else:
+        (options.file,) = options.files
+
+    forked = warm is not None and warm.file is not None
+    forkserver = _ahead(options) if warm is None else warm.forkserver
+    try:
+        return _run(options, warm, forkserver, forked=forked)
+    finally:
+        if forkserver is not None:
+            forkserver.kill()
+            forkserver.close()
+
+
+def _run(
+    options: argparse.Namespace,
+    warm: WarmStart | None,
+    forkserver: Forkserver | None,
+    *,
+    forked: bool,
+) -> int:
+    def wanted() -> DeviceFile:
+        return _of_the_last_master(options, warm) or _load(options)
+
+    read = many.read_apart(wanted) if forked else None
+    file = read or wanted()
     if options.fd is not None:
         _check_descriptor(options.fd)
         if options.supervised:
@@ -93,25 +128,55 @@ def run(options: argparse.Namespace) -> int:
     again = _again(options, file)
     # The folder may be removed, and a file system in use cannot be unmounted.
     invocation.leave_folder()
-    if options.supervised:
+    if options.supervised and not forked:
         _supervise(again.run)
     from vuproc.serve import serve
 
+    gc.enable()
     return serve(
         file,
         options.fd,
         again,
         left=None if warm is None else warm.left,
-        forkserver=None if warm is None else warm.forkserver,
+        forkserver=forkserver,
         standby=not options.no_standby,
+        checked=read is not None,
+        worker_waits=options.standby or read is None,
     )
+
+
+def _ahead(options: argparse.Namespace) -> Forkserver | None:
+    """The forkserver of a built-in type, started before all else: it imports while we do."""
+    from vuproc.devices import BUILTIN, named_in
+    from vuproc.pool.forkserver import CannotStart, Forkserver
+
+    if options.supervised:
+        return None  # we are to be the keeper
+    try:
+        with open(options.file, "rb") as file:
+            content = file.read(AHEAD_BYTES)
+    except OSError:
+        return None  # it is said when it is read
+    types = [BUILTIN[name] for name in named_in(content)]
+    if not types:
+        return None  # what is to be imported is known later
+    forkserver = Forkserver(types)
+    try:
+        forkserver.begin()
+    except CannotStart:
+        return None  # it is tried again, and said then
+    return forkserver
 
 
 def _wait_for_turn() -> WarmStart | None:
     """As `warm_start.wait_for_turn`, of which nothing is imported unless it is needed."""
-    from vuproc.handover.keeper.standby import NAME
+    from vuproc.handover.keeper import shared_forkserver, standby
 
-    if NAME not in os.environ.get("LISTEN_FDNAMES", "").split(":"):
+    names = os.environ.get("LISTEN_FDNAMES", "").split(":")
+    if shared_forkserver.NAME in names:
+        invocation.leave_folder()
+        return many.wait_for_order()
+    if standby.NAME not in names:
         return None
     from vuproc.warm_start import wait_for_turn
 
@@ -238,12 +303,25 @@ def status(options: argparse.Namespace) -> int:
     from vuproc.ops.admin import Request
     from vuproc.ops.status import Status
 
+    if os.path.isdir(options.target):
+        return many.status(options.target, as_json=options.json)
     answer = _ask(options.target, Request("status"))
     if options.json:
         print(json.dumps(answer, indent=2))
     else:
         print(msgspec.convert(answer, Status).table())
     return EXIT_OK
+
+
+def stop(options: argparse.Namespace) -> int:
+    """`vuproc stop`: have a device end in order, and wait for that."""
+    from vuproc.device_file.target import socket_of
+    from vuproc.ops.admin import Request
+
+    if os.path.isdir(options.target):
+        return many.stop(options.target)
+    _ask(options.target, Request("stop"))
+    return many.await_end(options.target, Path(f"{socket_of(options.target)}{ADMIN_SUFFIX}"))
 
 
 def queue(options: argparse.Namespace) -> int:
@@ -268,6 +346,8 @@ def reload(options: argparse.Namespace) -> int:
     """`vuproc reload`: take up a changed device file."""
     from vuproc.ops.admin import Request
 
+    if os.path.isdir(options.target):
+        return many.reload(options.target)
     for line in _ask(options.target, Request("reload"))["lines"]:
         print(line)
     return EXIT_OK
@@ -279,6 +359,8 @@ def upgrade(options: argparse.Namespace) -> int:
 
     from vuproc.ops.admin import Request
 
+    if os.path.isdir(options.target):
+        _usage_error("upgrade: a device at a time, or all of them by SIGUSR2 to their parent")
     before = _ask(options.target, Request("upgrade"))["started"]
     deadline = time.monotonic() + UPGRADE_DEADLINE_S
     while time.monotonic() < deadline:
@@ -439,7 +521,9 @@ def _parser() -> argparse.ArgumentParser:
         return verb
 
     verb = add("run", run, "serve a device", text.RUN, text.RUN_EPILOG)
-    verb.add_argument("file", metavar="FILE", help="the device file")
+    verb.add_argument(
+        "files", metavar="FILE", nargs="+", help="the device file; or several, or a folder of them"
+    )
     verb.add_argument(
         "--fd", type=_descriptor, metavar="N", help="use the inherited socket with this number"
     )
@@ -452,6 +536,12 @@ def _parser() -> argparse.ArgumentParser:
         "--no-standby",
         action="store_true",
         help="have no second serving process wait for the death of the first",
+    )
+
+    verb.add_argument(
+        "--standby",
+        action="store_true",
+        help="several devices: have a worker wait for each, also where a fork is soon ready",
     )
 
     verb = add("check", check, "check device files", text.CHECK, text.CHECK_EPILOG)
@@ -476,11 +566,14 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     verb = add("status", status, "show queues and workers", text.STATUS, text.STATUS_EPILOG)
-    verb.add_argument("target", metavar="FILE", help="the device file, or the socket")
+    verb.add_argument("target", metavar="FILE", help="the device file, the socket, or the folder")
     verb.add_argument("--json", action="store_true", help="print everything, for programs")
 
+    verb = add("stop", stop, "end a device", text.STOP, text.STOP_EPILOG)
+    verb.add_argument("target", metavar="FILE", help="the device file, the socket, or the folder")
+
     verb = add("reload", reload, "take up a changed file", text.RELOAD, text.RELOAD_EPILOG)
-    verb.add_argument("target", metavar="FILE", help="the device file, or the socket")
+    verb.add_argument("target", metavar="FILE", help="the device file, the socket, or the folder")
 
     verb = add("upgrade", upgrade, "run new code", text.UPGRADE, text.UPGRADE_EPILOG)
     verb.add_argument("target", metavar="FILE", help="the device file, or the socket")

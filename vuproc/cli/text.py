@@ -49,6 +49,13 @@ serving process wait for the death of the first, which costs some memory (--no-s
 none). Under systemd, which can do that by itself, there is no need for it. SIGHUP is
 `vuproc reload`, SIGUSR2 is `vuproc upgrade`.
 
+With several device files, or a folder of them (*.yaml, *.yml), each device is served by
+processes of its own, which share most of their memory, and all are supervised. A device
+that fails is named, and the others go on. Files that are added to the folder, or removed
+from it, are taken up at once, changed ones by `vuproc reload FOLDER` or SIGHUP. Of built-in
+types no worker waits for the death of another, which takes some memory (--standby: one
+waits for each device).
+
 Events worth a line go to standard error."""
 
 RUN_EPILOG = f"""\
@@ -57,6 +64,7 @@ examples:
   vuproc run disk.yaml --log-level debug
   vuproc run disk.yaml --supervised
   vuproc run disk.yaml --socket /run/vm1/disk.sock
+  vuproc run /etc/vuproc               # every device of the folder
   vuproc run disk.yaml --fd 3          # a listening or connected socket is descriptor 3
 
 {EXIT_CODES}"""
@@ -126,7 +134,8 @@ STATUS = """\
 Show what a running device says of itself: each queue with its state, its worker's process
 id, how often the worker was replaced and why, and the requests it has completed. The
 device is named by its device file or by its vhost-user socket; the question goes through
-the admin socket beside that, which only its owner may use."""
+the admin socket beside that, which only its owner may use. With a folder, all devices of
+`vuproc run FOLDER` are shown, with those that have failed; FOLDER/NAME is one of them."""
 
 STATUS_EPILOG = """\
 states of a queue:
@@ -139,10 +148,27 @@ states of a queue:
 examples:
   vuproc status disk.yaml
   vuproc status --json /run/vm1/disk.sock
+  vuproc status /etc/vuproc
 
 exit codes:
   0  ok
   1  no device runs there
+  2  wrong usage, or something is wrong in the device file"""
+
+STOP = """\
+Have a running device end in order, as SIGTERM does, and wait until it has. With a folder, all
+devices of `vuproc run FOLDER` end, and it with them; with FOLDER/NAME one of them, which stays
+stopped until its file changes or `vuproc reload FOLDER`."""
+
+STOP_EPILOG = """\
+examples:
+  vuproc stop disk.yaml
+  vuproc stop /etc/vuproc/disk1
+  vuproc stop /etc/vuproc
+
+exit codes:
+  0  it has ended
+  1  no device runs there, or it does not end
   2  wrong usage, or something is wrong in the device file"""
 
 QUEUE = """\
@@ -180,11 +206,15 @@ front-end is connected is applied: the log level, exit_on_disconnect, stall_time
 the socket, changed device code with the modules from its folder, an image of another size (the
 driver is told), and the options which the device takes up in new workers. Workers are replaced
 one at a time and finish what is in flight. The rest is named, with the time when it takes
-effect. A file that is not valid changes nothing."""
+effect. A file that is not valid changes nothing.
+
+With a folder, every device of `vuproc run FOLDER` that runs reads its file again, new files
+are served, the devices of files that are gone end, and those that had ended are started."""
 
 RELOAD_EPILOG = """\
-example:
+examples:
   vuproc reload disk.yaml
+  vuproc reload /etc/vuproc
 
 exit codes:
   0  ok; a line for each change

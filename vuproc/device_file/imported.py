@@ -97,9 +97,10 @@ def note(ref: str, base_dir: Path) -> None:
 def is_installed(ref: str, base_dir: Path) -> bool:
     """Whether all of a device's code is of installed packages, which a reload does not look at.
 
-    `load` must have been called.
+    `load` must have been called, unless the device is built in.
     """
-    return not _known[_key(ref, base_dir)].modules
+    code = _known.get(_key(ref, base_dir))
+    return code is None or not code.modules
 
 
 def _forget(code: _Code, changed: list[str]) -> None:

@@ -30,6 +30,9 @@ def socket_of(target: str) -> Path:
     Raises ConfigErrors if the file does not say it, as far as it can be read.
     """
     path = Path(target)
+    named = Path(f"{target}.yaml")
+    if not path.exists() and named.is_file():
+        path = named  # a device of a folder, by its name
     if not path.is_file():
         if not path.is_socket() and not Path(f"{target}{ADMIN_SUFFIX}").exists():
             raise _unreadable(target, "there is no such device file or socket")

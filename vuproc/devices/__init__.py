@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 BUILTIN: dict[str, str] = {
     "blk": "vuproc.devices.blk:Blk",
     "can": "vuproc.devices.can:Can",
@@ -19,3 +21,11 @@ BUILTIN: dict[str, str] = {
     "vsock": "vuproc.devices.vsock:Vsock",
 }
 """Name in a device file -> `module:Class`."""
+
+_NAMED = re.compile(rb"\btype:\s*['\"]?(\w+)")
+
+
+def named_in(content: bytes) -> list[str]:
+    """The built-in types that a device file may name: to import one too many does no harm."""
+    names = {name.decode() for name in _NAMED.findall(content)}
+    return [name for name in BUILTIN if name in names]

@@ -19,9 +19,10 @@ from pathlib import Path
 from vuproc.errors import VuprocError
 from vuproc.fd import Fd
 from vuproc.handover.fd_store import DEVICE_FILE, content_of
+from vuproc.handover.keeper.descriptors import FDS_A_MESSAGE
 from vuproc.handover.keeper.keeper import NOT_FOR_A_STANDBY
 from vuproc.handover.keeper.processes import PASSED_ON, end_with_parent
-from vuproc.handover.keeper.standby import FDS_A_MESSAGE, NAME
+from vuproc.handover.keeper.standby import NAME
 from vuproc.handover.sd_notify import MAX_NAME, Notifier, inherit
 
 PROCESS_NAME = "vuproc-standby"
@@ -69,32 +70,12 @@ class StandbyMaster:
 
         Ends the process if the keeper ends, or has no use for it. Raises NotHandedOver.
         """
-        before = _renamed(PROCESS_NAME)
+        before = renamed(PROCESS_NAME)
         self._notifier.standby("ready")
         with self._channel:
-            stored = self._receive()
-        _renamed(before)
+            stored = received(self._channel)
+        renamed(before)
         self._become_master()
-        return stored
-
-    def _receive(self) -> dict[str, tuple[Fd, ...]]:
-        stored: dict[str, tuple[Fd, ...]] = {}
-        left = 1
-        while left:
-            text, ancillary, flags, _ = self._channel.recvmsg(
-                _MAX_TEXT, socket.CMSG_SPACE(FDS_A_MESSAGE * _FD_SIZE), socket.MSG_CMSG_CLOEXEC
-            )
-            if not text:
-                sys.exit()
-            numbers = array.array("i")
-            for _, _, block in ancillary:
-                numbers.frombytes(block[: len(block) - len(block) % _FD_SIZE])
-            count, *names = text.decode().split(":")
-            if flags & socket.MSG_CTRUNC or len(names) != len(numbers):
-                raise NotHandedOver
-            for name, number in zip(names, numbers, strict=True):
-                stored[name] = (*stored.get(name, ()), Fd(number))
-            left = int(count)
         return stored
 
     def _become_master(self) -> None:
@@ -112,6 +93,30 @@ class StandbyMaster:
         self._environ.update(self._notifier.environment)
 
 
+def received(channel: socket.socket) -> dict[str, tuple[Fd, ...]]:
+    """The descriptors that the keeper hands over, by name. Ends the process if there are none any
+    more. Raises NotHandedOver.
+    """
+    stored: dict[str, tuple[Fd, ...]] = {}
+    left = 1
+    while left:
+        text, ancillary, flags, _ = channel.recvmsg(
+            _MAX_TEXT, socket.CMSG_SPACE(FDS_A_MESSAGE * _FD_SIZE), socket.MSG_CMSG_CLOEXEC
+        )
+        if not text:
+            sys.exit()
+        numbers = array.array("i")
+        for _, _, block in ancillary:
+            numbers.frombytes(block[: len(block) - len(block) % _FD_SIZE])
+        count, *names = text.decode().split(":")
+        if flags & socket.MSG_CTRUNC or len(names) != len(numbers):
+            raise NotHandedOver
+        for name, number in zip(names, numbers, strict=True):
+            stored[name] = (*stored.get(name, ()), Fd(number))
+        left = int(count)
+    return stored
+
+
 def ready_standby(keeper: int) -> int | None:
     """The standby master of a keeper, if it has one that is ready."""
     try:
@@ -125,7 +130,7 @@ def ready_standby(keeper: int) -> int | None:
     return None
 
 
-def _renamed(name: str) -> str:
+def renamed(name: str) -> str:
     """Give this process another name; the one that it had."""
     comm = Path("/proc/self/comm")
     before = comm.read_text().rstrip("\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -66,6 +67,7 @@ class Operations:
         """Name to function, for the admin server."""
         return {
             "status": self.status,
+            "stop": self.stop,
             "queue-restart": self.restart_queue,
             "link": self.link,
             "reload": self.reload,
@@ -135,6 +137,11 @@ class Operations:
             return {"number": device.write_back()}
         except FileRefused as refused:
             raise AdminError(str(refused)) from refused
+
+    def stop(self, _request: Request) -> dict[str, Any]:
+        """Have the device end in order, as SIGTERM does: once the answer is on its way."""
+        os.kill(os.getpid(), signal.SIGTERM)
+        return {"pid": os.getpid()}
 
     def restart_queue(self, request: Request) -> dict[str, Any]:
         """Serve a broken queue again, from its record."""

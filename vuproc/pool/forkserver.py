@@ -3,6 +3,9 @@
 The forkserver is a fresh interpreter that has imported everything a worker needs; a worker is a
 fork of it. It begins in `/` and finds modules where the master does, less the folder that `python
 -m` or a script puts in front: nothing is imported from where somebody happened to be.
+
+A master that is itself a fork of a process with all imports (`vuproc/shared_forkserver.py`) has its
+forkserver forked before it does anything else; all of them share that process's memory.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import resource
 import select
 import signal
 import socket
@@ -17,11 +21,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, Protocol
 
 import vuproc
 from vuproc.errors import ReasonedError
-from vuproc.fd import Fd
+from vuproc.fd import Fd, HasFileno
+from vuproc.handover.keeper.processes import OF_THE_SERVICE
 from vuproc.workers.channel import Channel, ChannelClosed, ChannelError
 from vuproc.workers.fork_messages import (
     FOR_THE_MASTER,
@@ -43,7 +49,8 @@ CODES_MOST = 512
 """Ends that are remembered until somebody asks; most are asked for at once."""
 
 _PROGRAM = """\
-import sys
+import gc, sys
+gc.disable()
 sys.path[:] = {path!r}
 from importlib import util
 spec = util.spec_from_file_location("vuproc", {package!r})
@@ -52,7 +59,9 @@ spec.loader.exec_module(package)
 from vuproc.workers import fork_loop
 fork_loop.run({channel}, {parent}, {preload!r})
 """
-"""The package is named by its file: another of that name may be found first."""
+"""The package is named by its file: another of that name may be found first. Imports make no
+garbage that would be worth a search.
+"""
 
 
 def poll_until_readable(number: int, timeout: float) -> bool:
@@ -96,6 +105,8 @@ class Forkserver:
         self.import_s = import_s
         self.wait: Callable[[int, float], bool] = poll_until_readable
         """Waits until a descriptor is readable, or for so many seconds; whether it is."""
+        self.locked = False
+        """It is to give up what a master does that is in a sandbox."""
         self._preload = tuple(preload)
         self._running: _Running | None = None
 
@@ -109,14 +120,40 @@ class Forkserver:
 
         It is well if they take longer than they may; the first worker is waited for then.
         """
+        self.begin()
+        assert self._running is not None
         try:
-            self._running = running = _Running(self._preload)
-            running.await_imports(self.import_s + FORK_DEADLINE)
-        except OSError as error:
-            raise CannotStart(f"no worker process: {error.strerror or error}") from error
+            self._running.await_imports(self.import_s + FORK_DEADLINE)
         except ChannelError as error:
             self.close()
             raise CannotStart(f"no worker process: {error}") from error
+
+    def begin(self) -> None:
+        """Start it ahead of its first worker, and do not wait: it imports while this process does.
+        Raises CannotStart.
+        """
+        try:
+            self._running = _Running(self._preload)
+        except OSError as error:
+            raise CannotStart(f"no worker process: {error.strerror or error}") from error
+
+    def allow_files(self) -> None:
+        """One that was started ahead may have as many open files as this process by now: so may the
+        workers.
+        """
+        if self._running is not None:
+            with contextlib.suppress(OSError):  # it has ended, which is noticed
+                limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+                resource.prlimit(self._running.pid, resource.RLIMIT_NOFILE, limits)
+
+    def fork_now(self, *ours: HasFileno) -> None:
+        """Have it be a fork of this process, which has imported all and done nothing else; it
+        closes `ours`. Raises CannotStart.
+        """
+        try:
+            self._running = _Running((), partial(_forked, ours))
+        except OSError as error:
+            raise CannotStart(f"no worker process: {error.strerror or error}") from error
 
     def imports(self, preload: Sequence[str], import_s: float) -> None:
         """What one that is started from now on is to import first, and how long any may take."""
@@ -130,7 +167,7 @@ class Forkserver:
         """
         try:
             with Fd(os.dup(control.fileno())) as channel:
-                order = Fork(channel, stack)
+                order = Fork(channel, stack, self.locked)
                 if self._running is not None and not self._running.closed:
                     try:
                         return self._running.fork(order, self._patience(), self.wait)
@@ -168,13 +205,23 @@ class Forkserver:
 class _Running:
     """One forkserver process, and what it has told."""
 
-    def __init__(self, preload: tuple[str, ...]) -> None:
-        """Raises OSError."""
+    def __init__(
+        self,
+        preload: tuple[str, ...],
+        launch: Callable[[socket.socket, socket.socket], _Child] | None = None,
+    ) -> None:
+        """`launch` starts the process in another way, with our end of a channel and its own.
+
+        Raises OSError.
+        """
         self._codes: dict[int, int] = {}
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             try:
-                self._process = _launched(theirs.fileno(), preload)
+                if launch is None:
+                    self._process: _Child = _launched(theirs.fileno(), preload)
+                else:
+                    self._process = launch(ours, theirs)
             except BaseException:
                 ours.close()
                 raise
@@ -257,6 +304,59 @@ class _Running:
         return None
 
 
+class _Child(Protocol):
+    """A child process, as subprocess has it."""
+
+    pid: int
+    returncode: int | None
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit code, once it has ended. Raises subprocess.TimeoutExpired."""
+
+    def kill(self) -> None:
+        """SIGKILL it."""
+
+
+class _ForkedChild:
+    """One that was forked."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+
+    def wait(self, timeout: float | None = None) -> int:
+        if self.returncode is None:
+            with Fd(os.pidfd_open(self.pid)) as ending:
+                if timeout is not None and not poll_until_readable(ending.fileno(), timeout):
+                    raise subprocess.TimeoutExpired("the forkserver", timeout)
+            self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self.returncode
+
+    def kill(self) -> None:
+        if self.returncode is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+
+def _forked(files: Sequence[HasFileno], ours: socket.socket, theirs: socket.socket) -> _Child:
+    """A fork of this process, whose `files` and end of the channel are none of its business."""
+    from vuproc.workers import fork_loop  # a master that starts an interpreter has no use for it
+
+    parent = os.getpid()
+    with _signals_wait():
+        pid = os.fork()
+        if pid:
+            return _ForkedChild(pid)
+        try:
+            for file in (*files, ours):
+                os.close(file.fileno())
+            with open(os.devnull, "rb") as null:
+                os.dup2(null.fileno(), 0)
+            sys.path[:] = import_path()
+            fork_loop.run_forked(theirs.detach(), parent)
+        finally:
+            os._exit(1)
+
+
 def _launched(channel: int, preload: tuple[str, ...]) -> subprocess.Popen[bytes]:
     program = _PROGRAM.format(
         path=import_path(),
@@ -273,6 +373,7 @@ def _launched(channel: int, preload: tuple[str, ...]) -> subprocess.Popen[bytes]
             stdin=subprocess.DEVNULL,
             pass_fds=(channel,),
             cwd="/",
+            env={key: value for key, value in os.environ.items() if key not in OF_THE_SERVICE},
         )
 
 

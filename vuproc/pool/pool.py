@@ -40,8 +40,9 @@ log = logging.getLogger("vuproc.master")
 class WorkerPool:
     """The workers of one device, a slot for each of `groups`.
 
-    `start` starts a standby; `work` counts the requests that queues have completed. The master
-    hands each state of the session down once it is committed.
+    `start` starts a standby, of which there is always to be one if `has_standby`; `work` counts the
+    requests that queues have completed. The master hands each state of the session down once it is
+    committed.
     """
 
     def __init__(
@@ -52,13 +53,14 @@ class WorkerPool:
         *,
         queue_size: int,
         work: Callable[[tuple[int, ...]], int],
+        has_standby: bool = True,
     ) -> None:
         num_queues = sum(len(group) for group in groups)
         self.config = config
         self.history = History(config, num_queues, queue_size)
         self.asked = AskedTranslations()
         """Who waits for which of an IOMMU's translations."""
-        self.slots = WorkerSlots(start, groups, work, self.history)
+        self.slots = WorkerSlots(start, groups, work, self.history, has_standby)
         self._orders = Orders(self.slots)
         self._rings = RingOrders(self.history, self.slots, self._orders)
         self._performer = Performer(self.history, self.slots, self._orders, self._rings, self.asked)

@@ -52,6 +52,7 @@ class RollingRestart:
         self._left, self._renewed = list(slots), []
         standby = self._pool.slots.standby
         standby.stop()
+        standby.wanted = True
         self._lost_before = standby.restarts
         standby.refill()
 
@@ -79,8 +80,10 @@ class RollingRestart:
             return
         self._replace(self._left[0])
         self._renewed.append(self._left.pop(0))
-        standby.refill()
-        if not self._left:
+        if self._left:
+            standby.refill()
+        else:
+            standby.rest()
             self._on_done()
 
     def _replace(self, slot: WorkerSlot) -> None:
@@ -119,7 +122,7 @@ class RollingRestart:
             self._go_through(renewed)
         else:
             self._pool.slots.standby.stop()
-            self._pool.slots.standby.refill()
+            self._pool.slots.standby.rest()
 
     def close(self) -> None:
         """The loop is over."""

@@ -86,7 +86,7 @@ class WorkerSlots:
     """A slot for each of `groups`, and a standby.
 
     `start` starts a standby; `work` counts the requests that queues have completed; `history` is
-    what a fresh worker is told.
+    what a fresh worker is told. `has_standby`: there is always to be one.
     """
 
     def __init__(
@@ -95,9 +95,10 @@ class WorkerSlots:
         groups: Sequence[tuple[int, ...]],
         work: Callable[[tuple[int, ...]], int],
         history: History,
+        has_standby: bool,
     ) -> None:
         self.starts = WorkerStarts(start, self._report)
-        self.standby = Standby(self.starts.another)
+        self.standby = Standby(self.starts.another, lasting=has_standby)
         self.news: deque[News] = deque()
         """Rings that have broken, changes of the configuration space, and what is asked, for the
         master.

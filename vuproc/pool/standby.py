@@ -26,10 +26,14 @@ LEAVE_S = 2.0
 
 
 class Standby(Post):
-    """Keeps one worker ready. `start` starts a process that prepares by itself."""
+    """Keeps one worker ready. `start` starts a process that prepares by itself. `lasting`: there is
+    always to be one; otherwise while somebody has it `wanted`.
+    """
 
-    def __init__(self, start: Callable[[], WorkerProcess]) -> None:
+    def __init__(self, start: Callable[[], WorkerProcess], *, lasting: bool = True) -> None:
         super().__init__()
+        self.wanted = lasting
+        self._lasting = lasting
         self.restarts = 0
         self.start_at = 0.0
         self._start = start
@@ -69,8 +73,8 @@ class Standby(Post):
                 self.died(str(error))
 
     def refill(self) -> None:
-        """Start the next one if nobody is waiting."""
-        if self.worker is not None or time.monotonic() < self.start_at:
+        """Start the next one if nobody is waiting, and one is wanted."""
+        if not self.wanted or self.worker is not None or time.monotonic() < self.start_at:
             return
         try:
             self.worker = self._start()
@@ -85,6 +89,8 @@ class Standby(Post):
     def due(self) -> float:
         """Seconds until `tend` should be called; infinity if there is nothing to wait for."""
         if self.worker is None:
+            if not self.wanted:
+                return float("inf")
             return max(0.0, self.start_at - time.monotonic())
         overdue = self.worker.overdue
         return float("inf") if overdue is None else overdue
@@ -133,6 +139,14 @@ class Standby(Post):
         worker.close()
         self.restarts += 1
         self.start_at = time.monotonic() + RETRY_S
+
+    def rest(self) -> None:
+        """It is not wanted any more, unless there is always to be one."""
+        self.wanted = self._lasting
+        if self.wanted:
+            self.refill()
+        else:
+            self.stop()
 
     def stop(self) -> None:
         """End it."""

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 import vuproc
 from vuproc.fd import Fd, HasFileno
 from vuproc.handover import keeper
-from vuproc.handover.keeper.processes import PASSED_ON
+from vuproc.handover.keeper.processes import OF_THE_SERVICE, PASSED_ON
 
 _PROGRAM = """\
 import sys
@@ -30,16 +30,6 @@ from vuproc.program import entry
 sys.exit(entry.run())
 """
 """The package is named by its file: another of that name may be found first."""
-_NOT_OURS = (
-    "NOTIFY_SOCKET",
-    "WATCHDOG_USEC",
-    "WATCHDOG_PID",
-    "LISTEN_PID",
-    "LISTEN_FDS",
-    "LISTEN_FDNAMES",
-    "LISTEN_PIDFDID",
-)
-"""What a service manager says to the program, and to nobody else."""
 _FIRST_FREE = 3
 """Above standard input, output and error, which the program may have closed."""
 
@@ -72,7 +62,7 @@ def launched(
                 stdout=None if output is None else output.fileno(),
                 stderr=None if output is None else output.fileno(),
                 pass_fds=[copy.fileno() for copy in copies.values()],
-                env={key: value for key, value in os.environ.items() if key not in _NOT_OURS},
+                env={key: value for key, value in os.environ.items() if key not in OF_THE_SERVICE},
                 cwd="/",
                 process_group=0,
             )

@@ -21,6 +21,7 @@ import multiprocess.context
 import multiprocess.popen_fork
 
 from vuproc.fd import Fd
+from vuproc.sandbox.master_lock import lock_master
 from vuproc.workers import control, main
 from vuproc.workers.channel import ChannelError
 from vuproc.workers.fork_messages import (
@@ -42,22 +43,43 @@ def run(channel: int, parent: int, preload: Sequence[str]) -> None:
     `preload` names device types, each as `module:Class`. The master has blocked the signals
     `FOR_THE_MASTER` for us.
     """
+    _begin(parent)
+    for name in preload:
+        prepare_for(name)
+    warm_up()
+    _serve(channel)
+
+
+def run_forked(channel: int, parent: int) -> None:
+    """As `run`, in a fork of a process that has prepared for all that is to come, and is warm."""
+    _begin(parent)
+    _serve(channel)
+
+
+def warm_up() -> None:
+    """Have worked out what is at the first use; what is there by now is there for good.
+
+    A collection in a child would write to all of it, and make copies of pages that it shares.
+    """
+    control.warm_up()
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+
+
+def _begin(parent: int) -> None:
     for number in FOR_THE_MASTER:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, FOR_THE_MASTER)
     die_with_parent(parent)
-    for name in preload:
-        _prepare_for(name)
-    control.warm_up()
-    # What is there by now is there for good. A collection in a worker would write to all of it, and
-    # make copies of pages that it shares with us.
-    gc.collect()
-    gc.freeze()
+
+
+def _serve(channel: int) -> None:
     _Loop(ServerForkChannel(socket.socket(fileno=channel), Fork)).run()
     os._exit(0)
 
 
-def _prepare_for(name: str) -> None:
+def prepare_for(name: str) -> None:
     """Import a device's module, `module:Class`, and have what its options are worked out once."""
     module, _, attribute = name.partition(":")
     try:
@@ -104,6 +126,8 @@ class _Loop:
         self._channel: ServerForkChannel | None = channel
         self._workers: dict[int, tuple[Fd, _Process]] = {}
         """By the number of the pidfd, which is open."""
+        self._pid = os.getpid()
+        self._locked = False
 
     def run(self) -> None:
         """Until the master has gone and every worker has ended."""
@@ -131,6 +155,10 @@ class _Loop:
         if received is None:
             return
         order, fds = received
+        if order.locked and not self._locked:
+            # The master says what could not be had; it is the same here.
+            lock_master()
+            self._locked = True
         try:
             forked = self._fork(order)
         except OSError as error:
@@ -155,7 +183,7 @@ class _Loop:
         self._channel.close()
         for pidfd, _ in self._workers.values():
             pidfd.close()
-        main.run(order.control, order.stack)
+        main.run(order.control, order.stack, self._pid)
 
     def _ended(self, number: int) -> None:
         pidfd, process = self._workers.pop(number)

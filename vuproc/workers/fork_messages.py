@@ -22,10 +22,15 @@ FOR_THE_MASTER = (
 
 
 class Fork(msgspec.Struct, frozen=True, tag=True):
-    """Start a worker with this end of its control channel, and this file for its stack."""
+    """Start a worker with this end of its control channel, and this file for its stack.
+
+    `locked`: the forkserver is to have no more rights than the master has by now, which may have
+    started it before it gave up its own.
+    """
 
     control: Fd
     stack: Fd
+    locked: bool = False
 
 
 class Forked(msgspec.Struct, frozen=True, tag=True):
@@ -54,5 +59,13 @@ class Imported(msgspec.Struct, frozen=True, tag=True):
 
 
 AnyForkReport = Imported | Forked | NotForked | Ended
+
+
+def warm_up() -> None:
+    """As that of `control`, for these messages."""
+    for kind in (Fork, AnyForkReport):
+        msgspec.msgpack.Decoder(kind)
+
+
 MasterForkChannel = Channel[Fork, AnyForkReport]
 ServerForkChannel = Channel[AnyForkReport, Fork]

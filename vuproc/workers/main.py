@@ -50,21 +50,19 @@ PREPARE_DEADLINE = 30.0
 _PR_SET_DUMPABLE = 4
 CO_COROUTINE = 0x80
 """inspect.CO_COROUTINE: it was defined by `async def`."""
-_IMPORTED_BY = os.getpid()
-"""In a worker: the forkserver."""
 
 
-def run(control_end: Fd, stack_file: Fd) -> None:
+def run(control_end: Fd, stack_file: Fd, parent: int) -> None:
     """Serve the queues that the second message names, then end the process.
 
     `control_end` is the control channel, `stack_file` where to write the stack when it is asked
-    for.
+    for, `parent` the forkserver's process.
     """
     stack.offer(stack_file)
-    _harden()
+    _harden(parent)
     channel = worker_end(socket.socket(fileno=control_end.take()))
     try:
-        code = _serve(channel, stack_file)
+        code = _serve(channel, stack_file, parent)
     except ChannelClosed:
         code = 0  # the master has gone
     except ChannelError as error:
@@ -78,7 +76,7 @@ def run(control_end: Fd, stack_file: Fd) -> None:
     os._exit(code)
 
 
-def _serve(channel: WorkerChannel, stack_file: Fd) -> int:
+def _serve(channel: WorkerChannel, stack_file: Fd, parent: int) -> int:
     if not channel.wait(PREPARE_DEADLINE):
         return EXIT_SETUP
     first = _command(channel)
@@ -105,17 +103,17 @@ def _serve(channel: WorkerChannel, stack_file: Fd) -> int:
         stack.offer_violations(stack_file)
     if isinstance(assign, control.Help):
         if lockdown is not None:
-            _lock(lockdown, channel, said)
+            _lock(lockdown, channel, said, parent)
         channel.send(Done(second.serial))
         return worker.help()
     if not isinstance(assign, control.Assign):
         raise ChannelError("the second command is not Assign")
     try:
         if lockdown is not None and lockdown.strict:
-            _lock(lockdown, channel, said)
+            _lock(lockdown, channel, said, parent)
         worker.take(assign.queues, counters, limits, recovered=assign.recovered)
         if lockdown is not None and not lockdown.strict:
-            _lock(lockdown, channel, said)
+            _lock(lockdown, channel, said, parent)
     except Exception as error:
         hint = HINT if said.sandboxed and isinstance(error, PermissionError) else ""
         channel.send(Failed(second.serial, f"{prepare.type_ref}: {_blame(error)}{hint}"))
@@ -136,11 +134,11 @@ def _rehearse() -> None:
     log.debug("rehearsed in %d us", (time.monotonic_ns() - began) // 1000)
 
 
-def _lock(lockdown: Lockdown, channel: WorkerChannel, said: WorkerLog) -> None:
+def _lock(lockdown: Lockdown, channel: WorkerChannel, said: WorkerLog, parent: int) -> None:
     """From here on there is only what the device needs; the master hears what could not be had."""
     lacks = lockdown.close()
     said.sandboxed = True
-    if os.getppid() != _IMPORTED_BY:
+    if os.getppid() != parent:
         raise ChannelClosed("the forkserver has gone")
     if lacks:
         channel.send(LockedIn(lacks))
@@ -211,13 +209,13 @@ def _blame(error: BaseException) -> str:
     return f"{theirs[-1].filename}:{theirs[-1].lineno} in {theirs[-1].name}: {described}"
 
 
-def _harden() -> None:
+def _harden(parent: int) -> None:
     """Outlive nobody, and keep guest memory out of core dumps and other processes' reach.
 
     Signals are the master's business: the forkserver ignores them for all of us.
     """
     # The forkserver ends with the master. Whatever the device is doing then, it stops: the control
     # channel says the same, but only between two batches.
-    die_with_parent(_IMPORTED_BY)
+    die_with_parent(parent)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     prctl(_PR_SET_DUMPABLE, 0)

@@ -1,10 +1,14 @@
 """Descriptors by number and name: what was inherited, what a program is given by execve(2)."""
 
+import array
 import fcntl
 import os
+import socket
 
 MAX_STORED = 4096
 """Descriptors that are kept, as many as a master takes over."""
+FDS_A_MESSAGE = 253
+"""The kernel's SCM_MAX_FD."""
 FIRST_FD = 3
 """Where a master's descriptors begin (SD_LISTEN_FDS_START)."""
 
@@ -82,6 +86,20 @@ def arrange(numbers: list[int]) -> None:
         os.dup2(number, place, inheritable=True)
         if not left[number] and number > place:
             os.close(number)
+
+
+def hand_over(channel: socket.socket, stored: Stored) -> None:
+    """Send descriptors with their names; each message says how many come after it. Raises OSError.
+
+    `vuproc/handover/standby_master.py` takes them.
+    """
+    for begin in range(0, max(1, len(stored)), FDS_A_MESSAGE):
+        part = stored[begin : begin + FDS_A_MESSAGE]
+        left = max(0, len(stored) - begin - FDS_A_MESSAGE)
+        text = ":".join([str(left), *(name for name, _ in part)])
+        numbers = array.array("i", [number for _, number in part])
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)] if part else []
+        channel.sendmsg([text.encode()], rights, socket.MSG_NOSIGNAL)
 
 
 def inherited() -> Stored:

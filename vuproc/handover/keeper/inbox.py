@@ -39,6 +39,10 @@ class Inbox:
         """Readable while there is something to `receive`."""
         return self._socket.fileno()
 
+    def close(self) -> None:
+        """Nothing is received any more."""
+        self._socket.close()
+
     def receive(self) -> Message | None:
         """The next message, None if there is none."""
         while True:

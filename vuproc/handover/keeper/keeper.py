@@ -1,12 +1,9 @@
 """The parent of a supervised master: keeps its descriptors, and starts another when it dies.
 
 It speaks systemd's side of NOTIFY_SOCKET and LISTEN_FDS and does nothing else: no thread, no
-mapping, nothing imported that may fail. `vuproc run --supervised` becomes this program. It is run
-without site packages, so that newly installed code can be no reason for its end.
-
-    python -I -S __main__.py [--hand NAME=NUMBER]... COMMAND [ARGUMENT...]
-
-Each descriptor that is to be handed on goes to every master under its name.
+mapping, nothing imported that may fail. `vuproc run --supervised` becomes this program (`alone.py`
+has one device, `fleet.py` many). It is run without site packages, so that newly installed code can
+be no reason for its end.
 
 What the end of the master leads to:
 
@@ -24,7 +21,7 @@ What the end of the master leads to:
                                      is disconnected and the device may come up without it; if
                                      nothing is, the end with the master's code, or 1
 
-Another master is the standby master, if one is ready (`standby.py`); else it is started.
+Where another master comes from is the subclass's matter.
 
 A master is born with the signals that are passed on to it blocked, and lets them in when it has
 handlers for them: none of them ends it before it can act on it.
@@ -34,17 +31,14 @@ that they have started. Descriptors are plain numbers here, as nothing of vuproc
 """
 
 import os
-import resource
-import select
 import signal
 import time
 
-from .descriptors import MAX_STORED, Store, Stored, close_all, inherited, open_closed
+from .descriptors import MAX_STORED, Store, Stored, close_all
 from .error_output import ErrorOutput
-from .inbox import MAX_FDS, Inbox
-from .processes import PASSED_ON, PREFIX, adopt_orphans, described, kill_children, started
-from .standby import FIELD, Standby
-from .standby import NAME as STANDBY
+from .inbox import Inbox
+from .processes import PREFIX, described
+from .standby import FIELD
 
 MAX_NAME = 255
 """Bytes of a name."""
@@ -73,15 +67,22 @@ NOT_FOR_A_STANDBY = (signal.SIGQUIT, signal.SIGUSR1)
 
 
 class Keeper:
-    """One supervised device: the master that runs, if one does, and what is stored for the next."""
+    """One supervised device: the master that runs, if one does, and what is stored for the next.
 
-    def __init__(self, command: list[str], handed: Stored) -> None:
+    `stored` goes to every master. `name` is what lines about it begin with, "" for nothing. A
+    subclass says where masters come from: `_begin` and what follows it.
+    """
+
+    def __init__(self, stored: Stored, output: ErrorOutput, name: str = "") -> None:
         self.master = 0  # its process id, 0: none
-        self._command = command
-        self._store = Store([*inherited(), *handed], MAX_STORED)
-        self._output = ErrorOutput(PREFIX)
+        self.code: int | None = None
+        """The device's exit code, once it is not started again."""
+        self._label = f"{name}: " if name else ""
+        self._store = Store(stored, MAX_STORED)
+        self._output = output
         self._up_since: float | None = None
         self._watchdog = 0.0
+        self._life_s = WATCHDOG_S
         self._ever_up = False
         self._failures = 0
         self._lacking = False
@@ -91,92 +92,95 @@ class Keeper:
         self._held: list[int] = []
         self._stopping = 0  # the signal to end, if there was one
         self._clean_ups = 0
-        self._code: int | None = None
-        self._inbox = Inbox(self._say)
-        self._standby = Standby(self._start_standby, self._say)
-        self._wake, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.inbox = Inbox(self._say)
 
-    def run(self) -> int:
-        """Keep a master running until one ends in order; returns the exit code."""
-        adopt_orphans()
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        wanted = MAX_STORED + MAX_FDS + 64
-        if soft < wanted:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
-        signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
-        for number in (*PASSED_ON, signal.SIGCHLD):
-            signal.signal(number, lambda _number, _frame: None)
-        # Whoever has started us may have had them wait until now.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
-        poller = select.poll()
-        poller.register(self._inbox, select.POLLIN)
-        poller.register(self._wake, select.POLLIN)
-        while self._code is None or self._orphans_until:
-            poller.poll(self._patience())
-            self._hear()
-            self._signalled()
-            self._reap()
-            self._tend()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_IGN)  # the end they ask for has come
-        return self._code
+    # Where masters come from.
 
-    def _patience(self) -> float | None:
-        """Milliseconds until something is due that no descriptor announces."""
+    def _begin(self) -> int:
+        """Start a master: its process id. 0: not now, `_start_at` says when. Raises OSError for no
+        process to be had.
+        """
+        raise NotImplementedError
+
+    def _kill_rest(self) -> bool:
+        """SIGKILL what a dead master has left behind; whether any of it is there still."""
+        raise NotImplementedError
+
+    def _wish(self, wanted: bool) -> None:
+        """The master wants a standby, or none."""
+
+    def _heard(self, sender: int, text: str) -> None:
+        """A process that is no master has sent a message."""
+
+    def _discard(self) -> None:
+        """There is to be no master any more."""
+
+    # A turn of the loop.
+
+    @property
+    def over(self) -> bool:
+        """The device has ended for good, and nothing is left of it."""
+        return self.code is not None and not self._orphans_until
+
+    @property
+    def up(self) -> bool:
+        """A master has said that it is."""
+        return self._up_since is not None
+
+    @property
+    def stopping(self) -> bool:
+        """It was told to end."""
+        return bool(self._stopping)
+
+    def due(self) -> float | None:
+        """Seconds until something is due that no descriptor announces."""
         waits = []
-        if (lost := self._output.due()) is not None:
-            waits.append(lost)
-        for due in (self._take_over_by, self._standby_due()):
-            if due is not None:
-                waits.append(due - time.monotonic())
+        if self._take_over_by is not None:
+            waits.append(self._take_over_by - time.monotonic())
         if self._orphans_until:
             waits.append(self._orphans_until - time.monotonic())
         elif self._start_at is not None:
             waits.append(self._start_at - time.monotonic())
         elif self._is_watched():
             waits.append(self._watchdog - time.monotonic())
-        return max(0.0, min(waits)) * 1000 + 1 if waits else None
+        return min(waits) if waits else None
 
-    def _tend(self) -> None:
-        self._output.say_lost()
+    def tend(self) -> None:
+        """Do what is due."""
         now = time.monotonic()
         if self._orphans_until:
-            if not kill_children((self.master, self._standby.pid)):
+            if not self._kill_rest():
                 self._orphans_until = 0.0
             elif now >= self._orphans_until:
                 self._say("a process of the last master cannot be killed")
                 self._orphans_until = 0.0
         if self._is_watched() and now >= self._watchdog:
-            self._say(f"master {self.master} has shown no life for {WATCHDOG_S:g} s, killing it")
+            silent = WATCHDOG_S if self._stopping else self._life_s
+            self._say(f"master {self.master} has shown no life for {silent:g} s, killing it")
             os.kill(self.master, signal.SIGKILL)
             self._watchdog = now + WATCHDOG_S
         if self._take_over_by is not None and now >= self._take_over_by:
             self._say(f"the standby master has not taken over in {TAKE_OVER_S:g} s, killing it")
             os.kill(self.master, signal.SIGKILL)
             self._take_over_by = None
-        if (due_at := self._standby_due()) is not None and now >= due_at:
-            self._standby.tend()
         due = self._start_at is not None and now >= self._start_at
-        if due and not self._orphans_until and self._code is None:
+        if due and not self._orphans_until and self.code is None:
             self._start()
-
-    def _standby_due(self) -> float | None:
-        """A master that is to end needs none, nor is one started while there is no master."""
-        return self._standby.due() if self.master and not self._stopping else None
 
     def _is_watched(self) -> bool:
         return self.master != 0 and (self._up_since is not None or self._stopping != 0)
 
     # The master's messages.
 
-    def _hear(self) -> None:
-        while (message := self._inbox.receive()) is not None:
+    def hear(self) -> None:
+        """Take what masters have sent."""
+        while (message := self.inbox.receive()) is not None:
             sender, text, numbers = message
             if self.master and sender == self.master:
                 if self._obey(text, numbers):
                     continue
-            elif sender and sender == self._standby.pid and text == f"{FIELD}=ready":
-                self._standby.ready()
+            elif sender:
+                self._heard(sender, text)
             close_all(numbers)
 
     def _obey(self, text: str, numbers: list[int]) -> bool:
@@ -187,11 +191,11 @@ class Keeper:
         if "READY" in fields and self._up_since is None:
             self._ever_up = True
             self._up_since = time.monotonic()
-            self._watchdog = self._up_since + WATCHDOG_S
+            self._watchdog = self._up_since + self._life_s
         if fields.get(FIELD) in ("0", "1"):
-            self._standby.wish(fields[FIELD] == "1")
+            self._wish(fields[FIELD] == "1")
         if "WATCHDOG" in fields:
-            self._watchdog = time.monotonic() + WATCHDOG_S
+            self._watchdog = time.monotonic() + self._life_s
         if "FDSTOREREMOVE" in fields:
             self._store.drop(name)
         if "FDSTORE" not in fields:
@@ -200,6 +204,10 @@ class Keeper:
             return True
         self._say(f"more than {self._store.most} descriptors, {name} is not kept")
         return False
+
+    def _takes_over(self) -> None:
+        """The next master is a standby, and has to say so."""
+        self._take_over_by = time.monotonic() + TAKE_OVER_S
 
     def _took_over(self) -> None:
         """The master speaks, and so it is no standby any more."""
@@ -210,18 +218,12 @@ class Keeper:
 
     # Signals.
 
-    def _signalled(self) -> None:
-        try:
-            numbers = os.read(self._wake, 64)
-        except BlockingIOError:
-            return
-        for number in numbers:
-            if number not in PASSED_ON:
-                continue
-            if number in (signal.SIGTERM, signal.SIGINT) and not self._stopping:
-                self._stop(number)
-            elif self.master:
-                self._pass_on(number)
+    def signalled(self, number: int) -> None:
+        """A signal of PASSED_ON has come."""
+        if number in (signal.SIGTERM, signal.SIGINT) and not self._stopping:
+            self._stop(number)
+        elif self.master:
+            self._pass_on(number)
 
     def _pass_on(self, number: int) -> None:
         """A standby forgets what came before it has taken over: until then it is held here."""
@@ -249,44 +251,33 @@ class Keeper:
         self._clean_ups += 1
         self._start_at = time.monotonic()
 
+    def close(self) -> None:
+        """Close what is ours, once it is over."""
+        self._store.clear()
+        self.inbox.close()
+
     # Life and death.
 
     def _start(self) -> None:
         self._start_at = None
-        pid = self._standby.take(self._store.entries)
-        if pid:
-            self._take_over_by = time.monotonic() + TAKE_OVER_S
-        else:
-            try:
-                pid = started(
-                    self._command, self._store.entries, self._environ(), at_our_end=signal.SIGTERM
-                )
-            except OSError as error:
-                self._not_forked(error)
-                return
+        try:
+            pid = self._begin()
+        except OSError as error:
+            self._not_forked(error)
+            return
+        if not pid:
+            return
         self.master = pid
         self._lacking = False
         if self._stopping:
             self._watchdog = time.monotonic() + WATCHDOG_S
             self._pass_on(self._stopping)
 
-    def _start_standby(self, channel: int) -> int:
-        # What is in force may say what is worth importing. Of a session it has nothing.
-        given = [entry for entry in self._store.entries if entry[0] == DEVICE_FILE]
-        given.append((STANDBY, channel))
-        return started(
-            self._command,
-            given,
-            self._environ(),
-            at_our_end=signal.SIGKILL,
-            ignoring=NOT_FOR_A_STANDBY,
-        )
-
     def _environ(self) -> dict[str, str]:
+        """What a master finds in its environment beside ours."""
         return {
-            **os.environ,
-            "NOTIFY_SOCKET": self._inbox.address,
-            "WATCHDOG_USEC": str(int(WATCHDOG_S * 1e6)),
+            "NOTIFY_SOCKET": self.inbox.address,
+            "WATCHDOG_USEC": str(int(self._life_s * 1e6)),
             "VUPROC_KEEPER": str(os.getpid()),
         }
 
@@ -300,27 +291,8 @@ class Keeper:
         else:
             self._start_at = time.monotonic() + BACK_OFF_S[-1]
 
-    def _reap(self) -> None:
-        """Take note of every process that has ended: the master, or one that it has left behind."""
-        while True:
-            try:
-                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            except ChildProcessError:
-                return
-            if found is None:
-                return
-            if found.si_pid == self.master:
-                # Its last words are in the queue still, and with its number they can be told from
-                # a stranger's.
-                self._hear()
-            _, status = os.waitpid(found.si_pid, 0)
-            code = os.waitstatus_to_exitcode(status)
-            if found.si_pid == self.master:
-                self._master_ended(code)
-            elif found.si_pid == self._standby.pid:
-                self._standby.ended(code)
-
-    def _master_ended(self, code: int) -> None:
+    def master_ended(self, code: int) -> None:
+        """The master has, with this exit code, or by minus this signal."""
         pid, self.master = self.master, 0
         up_since, self._up_since = self._up_since, None
         self._take_over_by, self._held = None, []
@@ -351,25 +323,10 @@ class Keeper:
 
     def _end(self, code: int) -> None:
         self._start_at = None
-        self._code = code
-        self._standby.discard()
+        self.code = code
+        self._discard()
         self._orphans_until = time.monotonic() + ORPHANS_S
         self._store.clear()
 
     def _say(self, text: str) -> None:
-        self._output.write(PREFIX + text)
-
-
-def main(arguments: list[str]) -> int:
-    """Keep the command that the arguments are."""
-    open_closed()
-    handed = []
-    while len(arguments) > 1 and arguments[0] == "--hand":
-        name, _, number = arguments[1].partition("=")
-        os.set_inheritable(int(number), False)
-        handed.append((name, int(number)))
-        arguments = arguments[2:]
-    if not arguments:
-        ErrorOutput(PREFIX).write(f"{PREFIX}no command to run")
-        return 2
-    return Keeper(arguments, handed).run()
+        self._output.write(f"{PREFIX}{self._label}{text}")

@@ -12,6 +12,17 @@ PREFIX = "vuproc keeper: "
 """What each line of ours begins with."""
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
 """The signals that a master gets from us."""
+OF_THE_SERVICE = (
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "LISTEN_PID",
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+    "LISTEN_PIDFDID",
+    "VUPROC_KEEPER",
+)
+"""What a service manager, or a keeper, says to its service, and to none of that one's children."""
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -33,11 +44,13 @@ def started(
     *,
     at_our_end: int,
     ignoring: Sequence[signal.Signals] = (),
+    group: bool = False,
 ) -> int:
     """Start a command with these descriptors; its process id. Raises OSError for no process.
 
     It is born with the signals of PASSED_ON blocked, and execve(2) keeps them so: what comes early
-    waits. `at_our_end` is the signal that it gets then: it must not outlive us unkept.
+    waits. `at_our_end` is the signal that it gets then: it must not outlive us unkept. `group`: it
+    leads a process group of its own.
     """
     keeper = os.getpid()
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
@@ -50,6 +63,8 @@ def started(
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         return pid
     try:
+        if group:
+            os.setpgid(0, 0)
         # We are single-threaded, so this is about our end alone.
         end_with_parent(at_our_end)
         for number in ignoring:
@@ -68,18 +83,24 @@ def kill_children(spared: Container[int]) -> bool:
 
     They are what a dead master has left: those that it had started are ours now.
     """
+    found = [child for child in children() if child not in spared]
+    for child in found:
+        try:
+            os.kill(child, signal.SIGKILL)
+        except PermissionError:
+            pass  # a program of the device's that has become another user's
+    return bool(found)
+
+
+def children() -> list[int]:
+    """Those of this process, zombies among them; none on a kernel without that list: workers end by
+    themselves, and are fenced.
+    """
     try:
         with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as file:
-            children = [int(word) for word in file.read().split()]
+            return [int(word) for word in file.read().split()]
     except OSError:
-        return False  # a kernel without that list; workers end by themselves, and are fenced
-    for child in children:
-        if child not in spared:
-            try:
-                os.kill(child, signal.SIGKILL)
-            except PermissionError:
-                pass  # a program of the device's that has become another user's
-    return any(child not in spared for child in children)
+        return []
 
 
 def described(code: int) -> str:

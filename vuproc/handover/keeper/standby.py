@@ -11,14 +11,13 @@ guest memory. A death of the master then costs no start of Python.
     the master becomes another program  it is killed: it would be of the one before
 """
 
-import array
 import os
 import signal
 import socket
 import time
 from collections.abc import Callable
 
-from .descriptors import Stored
+from .descriptors import Stored, hand_over
 from .processes import described
 
 FIELD = "X_VUPROC_STANDBY"
@@ -37,8 +36,6 @@ LASTING_S = 60.0
 """Seconds after which one that was ready so long begins a new row."""
 SEND_S = 1.0
 """Seconds in which it must take the next message."""
-FDS_A_MESSAGE = 253
-"""The kernel's SCM_MAX_FD."""
 
 
 class Standby:
@@ -134,15 +131,8 @@ class Standby:
 
     def _hand_over(self, stored: Stored) -> bool:
         assert self._channel is not None
-        begins = range(0, max(1, len(stored)), FDS_A_MESSAGE)
         try:
-            for begin in begins:
-                part = stored[begin : begin + FDS_A_MESSAGE]
-                left = max(0, len(stored) - begin - FDS_A_MESSAGE)
-                text = ":".join([str(left), *(name for name, _ in part)])
-                numbers = array.array("i", [number for _, number in part])
-                rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)] if part else []
-                self._channel.sendmsg([text.encode()], rights, socket.MSG_NOSIGNAL)
+            hand_over(self._channel, stored)
         except OSError as error:
             self._say(f"the standby master is of no use: {error.strerror or error}")
             return False
