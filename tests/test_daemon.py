@@ -329,9 +329,18 @@ def test_events_come_in_order_as_structs(tmp_path: Path) -> None:
             died = heard.next(events.WorkerDied)
             assert (died.queues, died.pid, died.how) == ((0,), worker, "killed by SIGKILL")
             assert said(guest)
+            replaced = heard.next(events.WorkerReplaced)
+            assert replaced.queues == (0,) and replaced.pid != worker and replaced.stall_s > 0
         assert heard.next(events.Disconnected).ours is False
     kinds = [type(event).__name__ for event in heard.all]
-    assert kinds == ["Ready", "Connected", "WorkerDied", "Disconnected", "Stopped"]
+    assert kinds == [
+        "Ready",
+        "Connected",
+        "WorkerDied",
+        "WorkerReplaced",
+        "Disconnected",
+        "Stopped",
+    ]
     assert str(heard.all[0]) == "serving Mark, 1 queue in 1 worker"
 
 

@@ -43,6 +43,7 @@ FLOORS = (
         "vuproc.display",
         "vuproc.asks",
         "vuproc.logs",
+        "vuproc.log_formats",
         "vuproc.place",
         "vuproc.signals",
         "vuproc.poll_set",

@@ -16,6 +16,7 @@ import pytest
 
 from vuproc import log_limit
 from vuproc.handover.keeper.error_output import LINE_BYTES, ErrorOutput
+from vuproc.log_formats import TextFormat
 from vuproc.log_limit import BURST, PERIOD_S, LogLimit, apart
 from vuproc.logs import Log
 
@@ -225,7 +226,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Log, logging.Logger
     lines: list[str] = []
     with open(os.devnull, "wb") as nowhere, opened(nowhere.fileno()) as output:
         monkeypatch.setattr(output, "write", lambda text: lines.extend(text.split("\n")))
-        log = Log("disk", output)
+        log = Log(TextFormat("disk", output))
         logger = logging.Logger("vuproc.test", logging.DEBUG)
         logger.addHandler(log)
         yield log, logger, lines

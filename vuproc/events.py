@@ -72,13 +72,15 @@ class WorkerDied(Event, frozen=True, tag=True):
     """A worker process has ended that was not told to.
 
     `queues` are those that it served, `how` its end in words ("killed by SIGKILL"), and `then` what
-    is done about it.
+    is done about it. `serving` has the queue and the head of each request, or the first of a batch,
+    that was in the device's code when it ended.
     """
 
     queues: tuple[int, ...]
     pid: int
     how: str
     then: str = ""
+    serving: tuple[tuple[int, int], ...] = ()
 
     @property
     def level(self) -> int:
@@ -89,6 +91,22 @@ class WorkerDied(Event, frozen=True, tag=True):
         plural = "s" * (len(self.queues) > 1)
         queues = ", ".join(map(str, self.queues))
         return f"queue{plural} {queues}: worker {self.pid} ended ({self.how}){self.then}"
+
+
+class WorkerReplaced(Event, frozen=True, tag=True):
+    """Another worker, `pid`, serves the queues of one that has ended.
+
+    `stall_s` are the seconds from the end, as it was noticed, to that.
+    """
+
+    queues: tuple[int, ...]
+    pid: int
+    stall_s: float
+
+    def __str__(self) -> str:
+        plural = "s" * (len(self.queues) > 1)
+        queues = ", ".join(map(str, self.queues))
+        return f"queue{plural} {queues}: worker {self.pid} serves, after {self.stall_s:.6f} s"
 
 
 class RingBroken(Event, frozen=True, tag=True):
@@ -118,6 +136,17 @@ class QueueRestarted(Event, frozen=True, tag=True):
 
     def __str__(self) -> str:
         return f"queue {self.queue}: restarted by an operator"
+
+
+class Migration(Event, frozen=True, tag=True):
+    """`logging`: the front-end has us log what is written to the guest's memory, as it does while
+    the guest is moved to another host; or no longer.
+    """
+
+    logging: bool
+
+    def __str__(self) -> str:
+        return "the guest is being moved" if self.logging else "the guest is not being moved now"
 
 
 class Reloaded(Event, frozen=True, tag=True):
@@ -177,8 +206,10 @@ AnyEvent = (
     | Connected
     | Disconnected
     | WorkerDied
+    | WorkerReplaced
     | RingBroken
     | QueueRestarted
+    | Migration
     | Reloaded
     | Stopped
     | EventsLost

@@ -21,12 +21,15 @@ SIZE = "size"
 PATH = "path"
 POWER_OF_TWO = "power-of-two"
 PERMISSIONS = "permissions"
+METRICS = "metrics"
 
 MAX_QUEUES = 256
 """Queues of one device: SET_VRING_KICK, CALL and ERR carry the index in 8 bits (vhost-user)."""
 MAX_POLL_US = 10_000
 """Microseconds that a worker may look for work before it sleeps: commands wait for so long."""
 MIN_QUEUE_SIZE = 2
+MAX_TRACE = 4096
+"""Requests that a queue's trace may have: 256 KiB of memory."""
 
 Size = Annotated[int, Meta(extra={KIND: SIZE}, extra_json_schema={"x-kind": SIZE})]
 """A number of bytes. A device file may write 64MiB (KiB to TiB); the struct holds an int."""
@@ -101,7 +104,7 @@ class Options(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     json_schema: ClassVar[Mapping[str, Any]] = {}
     """Keywords added to the JSON Schema of these options: what no single field can say."""
     live: ClassVar[frozenset[str]] = frozenset(
-        {"poll", "cpus", "limits", "queue_limits", "io_priority"}
+        {"poll", "cpus", "limits", "queue_limits", "io_priority", "trace"}
     )
     """Options that may change while a front-end is connected: workers started with the new value
     can go on with the rings of those that had the old one.
@@ -154,6 +157,15 @@ class Options(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
             "may heed: idle, best-effort/0 (first) to /7, or realtime/0 to /7 with CAP_SYS_NICE."
         ),
     ] = None
+    trace: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=MAX_TRACE,
+            description="Requests of each queue that are remembered for vuproc trace and vuproc "
+            "autopsy, the next power of two of them; 0: none.",
+        ),
+    ] = 0
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield (field, message) for each thing wrong which no single field's type can say.

@@ -33,6 +33,7 @@ from vuproc.errors import (
 )
 from vuproc.events import Ready, Stopped
 from vuproc.fd import Fd
+from vuproc.handover.device_counters import DeviceCounters
 from vuproc.handover.fd_store import (
     ADMIN,
     ADMIN_LOCK,
@@ -50,8 +51,12 @@ from vuproc.listener import AS_IT_IS, Connector, Inherited, Listener, Source
 from vuproc.mapping import regions_of
 from vuproc.master import Master
 from vuproc.ops.admin import PERMISSIONS, AdminServer
+from vuproc.ops.metrics_address import listen
+from vuproc.ops.metrics_server import MetricsServer
+from vuproc.ops.observation import Observation
 from vuproc.ops.operations import Operations
 from vuproc.ops.reload import IN_POSTCOPY, Reloader
+from vuproc.ops.trace_file import TraceFile
 from vuproc.poll_set import PollSet
 from vuproc.pool.forkserver import Forkserver
 from vuproc.pool.limits_file import LimitsFile
@@ -64,8 +69,7 @@ from vuproc.program.link import ProgramLink
 from vuproc.program.refusals import explain, refusal_of
 from vuproc.sandbox.master_lock import lock_master
 from vuproc.sandbox.policy import DOCS
-from vuproc.shm.counters import QueueCounters, block_bytes
-from vuproc.shm.segment import Segment, sweep
+from vuproc.shm.segment import sweep
 from vuproc.signals import Signals
 from vuproc.spec.vhost_user import ProtocolFeature
 from vuproc.spec.virtio import Feature
@@ -135,13 +139,13 @@ def serve(
             host.check()
         left = inherit() if left is None else left
     except (HostLacks, InheritError) as error:
-        logs.set_up(level, file.path.stem)
+        logs.set_up(level, file.path.stem, file.keys.log_format)
         log.error("%s", error)
         if program is not None:
             program.refuse(refusal_of(error))
         return EXIT_FAILURE
     # Not before: it opens a descriptor, which must not be taken for an inherited one.
-    output = logs.set_up(level, file.path.stem)
+    output = logs.set_up(level, file.path.stem, file.keys.log_format)
     fd_store = FdStore(Notifier.from_environment(), left)
     try:
         with Signals() as signals, ExitStack() as stack:
@@ -219,13 +223,12 @@ class _Service:
         source = self._source(fd, stack)
         stack.callback(source.close)
         self._shared = SharedFiles(device, fd_store, stack, file.open_shared)
-        self._segment = _counters(file, fd, device.num_queues())
-        stack.callback(self._segment.unlink)
-        stack.callback(self._segment.close)
-        counters = [QueueCounters(self._segment, queue) for queue in range(device.num_queues())]
-        for counter in counters:
-            stack.callback(counter.release)
+        self._counters = _counters(file, fd, device.num_queues(), fd_store)
+        stack.callback(self._counters.close)
+        counters = self._counters.of_workers
         snapshots = [counter.snapshot for counter in counters]
+        self._traces = TraceFile(device.num_queues(), file.options.trace, fd_store)
+        stack.callback(self._traces.close)
         forkserver.imports(_preloaded(file), file.keys.hook_timeout)
         stack.callback(forkserver.close)
         polls = PollSet()
@@ -287,13 +290,30 @@ class _Service:
         stall = Watchdog(file.keys.stall_timeout, file.keys.hook_timeout, master.pool, counters)
         master.add_chore(stall)
         operations = Operations(
-            file.type_ref, master, counters, fd_store.notifier.keeper, lambda: self._device
+            file.type_ref,
+            master,
+            self._counters,
+            fd_store.notifier.keeper,
+            lambda: self._device,
         )
         operations.sandbox = lambda: self._file.keys.sandboxed().mode
         operations.master_lacks = lacks
+        observation = Observation(
+            file.path.stem,
+            file.type_ref,
+            master,
+            self._counters,
+            self._traces,
+            lambda: self._shared.fds,
+            operations.state_of,
+        )
+        master.add_chore(observation)
         if again is not None and (fd is None or program is not None):
             self._offer_reloads(again, operations, file, device, config, stall, fd is None)
-        verbs = operations.verbs()
+        verbs = {**operations.verbs(), **observation.verbs()}
+        if file.keys.metrics is not None:
+            where = listen(file.keys.metrics, fd_store, self._listener)
+            master.add_chore(MetricsServer(where, master.selector, observation.page))
         if program is not None:
             program.attach(master.selector, verbs)
             master.add_chore(program)
@@ -358,6 +378,7 @@ class _Service:
         retire(workers, self._fd_store.take_all(CHANNEL))
         for name, _ in workers:
             self._fd_store.notifier.remove(name)
+        self._counters.go_on()
 
     def _obstacle(self) -> str:
         """Why the workers cannot be replaced now."""
@@ -400,6 +421,7 @@ class _Service:
 
     def _prepared(self, file: DeviceFile, device: Device) -> control.Prepare:
         self._forget_pickled()
+        self._traces.resize(file.options.trace)
         if file.pickled:
             self._pickled = device_object.sealed(file.pickled, "vuproc-device")
         return control.Prepare(
@@ -407,12 +429,14 @@ class _Service:
             base_dir=str(file.base_dir),
             options=msgspec.msgpack.encode(file.options),
             chain_limit=device.queue_size(),
-            counters=self._segment.name,
+            counters=self._counters.name,
             shared=dict(self._shared.fds),
             log_level=getattr(logging, file.keys.log_level.upper()),
             pickled=self._pickled,
             limits=self._limits.of(file.options, device.num_queues()),
             sandbox=policy_of(file, device),
+            trace=self._traces.file,
+            trace_bytes=self._traces.stride,
         )
 
     def _forget_pickled(self) -> None:
@@ -499,8 +523,8 @@ def _preloaded(file: DeviceFile) -> list[str]:
     return [f"{known.__module__}:{known.__qualname__}"] if installed else []
 
 
-def _counters(file: DeviceFile, fd: int | None, queues: int) -> Segment:
-    """The segment of the counters, named after the socket so that two of one socket are noticed.
+def _counters(file: DeviceFile, fd: int | None, queues: int, fd_store: FdStore) -> DeviceCounters:
+    """The counters, in a segment named after the socket so that two of one socket are noticed.
 
     The folder's identity stands for the file system: at the same path in another container there is
     another socket.
@@ -512,7 +536,7 @@ def _counters(file: DeviceFile, fd: int | None, queues: int) -> Segment:
         folder = _identity(os.path.dirname(file.socket.path))
         key = f"{file.socket.mode}:{folder}:{file.socket.path}"
     name = f"/vuproc.{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-    return Segment.create(name, block_bytes(queues))
+    return DeviceCounters(name, queues, fd_store)
 
 
 def _identity(path: str) -> tuple[int, int] | None:

@@ -22,6 +22,7 @@ from tests.bench import (
     published,
     quiet,
     ring,
+    scrape,
     timer,
     vsock,
     wake,
@@ -173,6 +174,14 @@ def test_a_source_sends_what_the_driver_has_room_for() -> None:
         guest.keep_filled(0, count=200, size=1526)
         for _ in range(500):
             assert len(guest.receive(0)) == HEADER.size + SIZE
+
+
+def test_the_scrape_bench_measures_each_part(capsys: pytest.CaptureFixture[str]) -> None:
+    quick = ["--rounds", "1", "--requests", "64", "--count", "2000", "--pause", "0.01"]
+    assert scrape.main([*quick, "--queues", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(" ")[0] for line in lines] == ["null", "null", "disk", "a"]
+    assert "a page of 2 queues" in lines[-1]
 
 
 def test_the_give_back_bench_measures_every_message() -> None:

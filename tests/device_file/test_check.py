@@ -602,6 +602,7 @@ device:
   queues: 4
   queue_size: 256
   poll: auto
+  trace: 0
   image: {folder.path}/disk.raw
   readonly: false
   serial: demo-0
@@ -620,5 +621,45 @@ xen: off
 sandbox: standard
 stall_timeout: 30.0
 hook_timeout: 30.0
-log_level: info"""
+log_level: info
+log_format: text"""
     )
+
+
+# Metrics.
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("unix:m.sock", "unix:{folder}/m.sock"),
+        ("unix:/run/m", "unix:/run/m"),
+        ("127.0.0.1:9123", "127.0.0.1:9123"),
+        ("127.1.2.3:65535", "127.1.2.3:65535"),
+        ("'[::1]:9123'", "[::1]:9123"),
+    ],
+)
+def test_where_metrics_are_to_be_had(folder: Folder, written: str, meant: str) -> None:
+    file = folder.load(blk("ram: 512") + f"\nmetrics: {written}\n")
+    assert file.keys.metrics == meant.format(folder=folder.path)
+
+
+@pytest.mark.parametrize(
+    ("written", "problem"),
+    [
+        ("0.0.0.0:9123", "0.0.0.0 is no loopback address: metrics are not for other machines"),
+        (
+            "192.168.1.1:80",
+            "192.168.1.1 is no loopback address: metrics are not for other machines",
+        ),
+        ("localhost:9123", "expected unix:PATH or 127.0.0.1:PORT, got 'localhost:9123'"),
+        ("127.0.0.1", "expected unix:PATH or 127.0.0.1:PORT, got '127.0.0.1'"),
+        ("127.0.0.1:0", "expected a port from 1 to 65535, got '0'"),
+        ("127.0.0.1:65536", "expected a port from 1 to 65535, got '65536'"),
+        ("127.0.0.1:9x", "expected a port from 1 to 65535, got '9x'"),
+        ("'unix:'", "expected a path, got nothing"),
+    ],
+)
+def test_where_they_are_not(folder: Folder, written: str, problem: str) -> None:
+    text = blk("ram: 512") + f"\nmetrics: {written}\n"
+    assert folder.check(text) == [f"disk.yaml:5:10: metrics: {problem}"]

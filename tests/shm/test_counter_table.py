@@ -10,7 +10,11 @@ from vuproc.shm.counter_table import WORDS, CountersSnapshot
 from vuproc.shm.counters import BLOCK_SIZE, BUCKETS, QueueCounters
 
 ROOT = Path(__file__).parents[2]
-IN_C = {"latency_total_ns": "latency_total"}
+IN_C = {
+    "latency_total_ns": "latency_total",
+    "stall_total_ns": "stall_total",
+    "stall_last_ns": "stall_last",
+}
 """What C calls it, where it calls it otherwise."""
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.shm.guest import DATA, Guest, fail, take
-from vuproc.shm.counter_table import CountersSnapshot
+from vuproc.shm.counter_table import WORDS, CountersSnapshot
 from vuproc.shm.counters import BLOCK_SIZE, BUCKETS, QueueCounters, block_bytes
 from vuproc.shm.request import Request
 
@@ -98,7 +98,7 @@ def test_the_block_has_the_documented_layout() -> None:
     buffer = bytearray(block_bytes(2))
     words = [*range(1, 9), *range(100, 100 + BUCKETS), 99, 9]
     struct.pack_into(f"={len(words)}Q", buffer, BLOCK_SIZE, *words)
-    struct.pack_into("=Q", buffer, BLOCK_SIZE + 8 * 54, 12)
+    struct.pack_into("=7Q", buffer, BLOCK_SIZE + 8 * 54, *range(12, 19))
     assert BLOCK_SIZE == 512
     QueueCounters(buffer, 0).count_command()
     assert struct.unpack_from("=Q", buffer, 8 * (len(words) + 1)) == (1,)
@@ -117,18 +117,50 @@ def test_the_block_has_the_documented_layout() -> None:
         hooks=1,
         latency_total_ns=99,
         dropped=12,
+        skipped=13,
+        restarts=14,
+        stalls=15,
+        stall_total_ns=16,
+        stall_last_ns=17,
+        breaks=18,
         latency=tuple(range(100, 100 + BUCKETS)),
     )
+
+
+NOTHING = (0,) * len(WORDS)
+
+
+def test_what_the_master_counts_of_a_queue() -> None:
+    counters = QueueCounters(bytearray(BLOCK_SIZE), 0)
+    counters.count_restart()
+    counters.count_stall(30)
+    counters.count_stall(12)
+    counters.count_break()
+    seen = counters.snapshot()
+    assert (seen.restarts, seen.stalls, seen.stall_total_ns, seen.stall_last_ns) == (1, 2, 42, 12)
+    assert seen.breaks == 1
+
+
+def test_counts_are_added_and_nothing_else() -> None:
+    words = range(1, 1 + BLOCK_SIZE // 8)
+    one, other = (QueueCounters(bytearray(struct.pack("=64Q", *words)), 0) for _ in range(2))
+    before = one.snapshot()
+    one.add_counts(other)
+    after = one.snapshot()
+    for name, word in WORDS.items():
+        once = getattr(before, name)
+        assert getattr(after, name) == (2 * once if word.counter else once), name
+    assert after.latency == tuple(2 * count for count in before.latency)
 
 
 def test_percentiles_are_upper_bounds_of_buckets() -> None:
     counts = [0] * BUCKETS
     counts[10], counts[12] = 98, 2
-    snapshot = CountersSnapshot(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, tuple(counts))
+    snapshot = CountersSnapshot._make([*NOTHING, tuple(counts)])
     assert snapshot.percentile(0.5) == 1 << 11
     assert snapshot.percentile(0.98) == 1 << 11
     assert snapshot.percentile(0.99) == 1 << 13
-    nothing = CountersSnapshot(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, (0,) * BUCKETS)
+    nothing = CountersSnapshot._make([*NOTHING, (0,) * BUCKETS])
     assert nothing.percentile(0.5) == 0
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vuproc import __version__
-from vuproc.cli import invocation, many, streams, text
+from vuproc.cli import invocation, many, observe, streams, text
 from vuproc.errors import ConfigErrors, DeviceLoadError
 from vuproc.unix_path import ADMIN_SUFFIX
 
@@ -608,6 +608,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SIZE",
         help="of each object: a power of two from 64K to 64M (default 1M)",
     )
+
+    observe.add_verbs(add, _ask)
     return parser
 
 

@@ -104,6 +104,8 @@ def _takes(node: Schema) -> str:
             return f"size{_bounds(node, _size)}"
         case options.PATH:
             return "path"
+        case options.METRICS:
+            return "address"
         case options.PERMISSIONS:
             return "octal permissions"
         case options.POWER_OF_TWO:

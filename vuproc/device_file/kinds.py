@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ipaddress
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 from vuproc.device_file.yaml_text import ScalarValue
-from vuproc.options import PATH, PERMISSIONS, POWER_OF_TWO, SIZE
+from vuproc.options import METRICS, PATH, PERMISSIONS, POWER_OF_TWO, SIZE
+from vuproc.unix_path import LOCK_SUFFIX, MAX_ADDRESS
 
 UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 
@@ -62,6 +65,37 @@ def _permissions(value: ScalarValue, base_dir: Path) -> object:
     return int(value.text.removeprefix("0o"), 8)
 
 
+def metrics_address(text: str) -> str | tuple[str, int]:
+    """The path of a Unix socket, or an address and a port. Raises KindError."""
+    kind, colon, path = text.partition(":")
+    if kind == "unix" and colon:
+        return path
+    host, colon, port = text.rpartition(":")
+    try:
+        address = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+        number = int(port) if port.isascii() and port.isdecimal() and len(port) < 6 else 0
+    except ValueError:
+        raise KindError(f"expected unix:PATH or 127.0.0.1:PORT, got {text!r}") from None
+    if not 0 < number < 1 << 16:
+        raise KindError(f"expected a port from 1 to 65535, got {port!r}")
+    if not address.is_loopback:
+        raise KindError(f"{address} is no loopback address: metrics are not for other machines")
+    return str(address), number
+
+
+def _metrics(value: ScalarValue, base_dir: Path) -> object:
+    if not isinstance(value.value, str):
+        return value.value
+    place = metrics_address(value.value)
+    if not isinstance(place, str):
+        return value.value
+    path = str(_path(ScalarValue(value.mark, place, place, value.quoted), base_dir))
+    length = len(os.fsencode(path))
+    if length > MAX_ADDRESS - len(LOCK_SUFFIX):
+        raise KindError(f"the socket's path has {length} bytes, too many: {path}")
+    return f"unix:{path}"
+
+
 def _power_of_two(value: ScalarValue, base_dir: Path) -> object:
     number = value.value
     if type(number) is int and number > 0 and number & (number - 1):
@@ -73,5 +107,6 @@ _CONVERTERS: dict[str, Callable[[ScalarValue, Path], object]] = {
     SIZE: _size,
     PATH: _path,
     PERMISSIONS: _permissions,
+    METRICS: _metrics,
     POWER_OF_TWO: _power_of_two,
 }

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from vuproc.options import KIND, PERMISSIONS, FilePath
+from vuproc.options import KIND, METRICS, PERMISSIONS, FilePath
 from vuproc.sandbox.needs import CAPABILITIES, Needs
 from vuproc.sandbox.policy import Mode
 from vuproc.unix_path import ADMIN_SUFFIX, MAX_ADDRESS
@@ -202,10 +202,30 @@ class File(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True
             "imported and made, and for each hook such as setup. A worker past that is replaced.",
         ),
     ] = 30.0
+    metrics: (
+        Annotated[
+            str,
+            Meta(
+                extra={**RESTART, KIND: METRICS},
+                extra_json_schema={"x-kind": METRICS},
+                description="Where metrics are to be had, by HTTP at /metrics: unix:PATH, or a "
+                "loopback address with a port, 127.0.0.1:9123.",
+            ),
+        ]
+        | None
+    ) = None
     log_level: Annotated[
         LogLevel,
         Meta(extra=NOW, description="What is worth a line in the log."),
     ] = "info"
+    log_format: Annotated[
+        Literal["text", "json", "journald"],
+        Meta(
+            extra=RESTART,
+            description="How a line of the log is written to standard error: text, or an object of "
+            "JSON; journald: to systemd's log, with its fields.",
+        ),
+    ] = "text"
 
     def sandboxed(self) -> Sandbox:
         """`sandbox` as a mapping."""

@@ -29,7 +29,8 @@ def resolved(file: DeviceFile) -> str:
         **{
             key: _flow(workers) if key == "workers" else _plain(getattr(file.keys, key))
             for key in File.__struct_fields__
-            if key not in ("socket", "device")
+            if key == "workers"
+            or (key not in ("socket", "device") and getattr(file.keys, key) is not None)
         },
     )
     yaml = YAML()

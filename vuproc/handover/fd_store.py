@@ -4,8 +4,11 @@ The names:
 
     listener, lock       the listening socket, and the lock beside it
     admin, admin-lock    the same of the admin socket
+    metrics, ...-lock    the same of the one for metrics; a TCP socket has no lock
+    trace                the last requests of each queue, if they are traced
     device-file          what the device file says that is in force, in a memfd: a successor goes on
                          with that and not with what is edited meanwhile
+    counters.N           the segment of the counters; of two, the one with the greater number counts
     shared.NAME          a file of the device's, such as the memory of a disk in memory
     session.connection   the front-end's socket; the other names under session. are the checkpoint's
     worker.PID           the pidfd of a worker, by which a successor makes sure of its end
@@ -33,11 +36,28 @@ ADMIN = "admin"
 ADMIN_LOCK = "admin-lock"
 DEVICE_FILE = "device-file"
 SHARED = "shared."
+COUNTERS = "counters."
+TRACE = "trace"
 SESSION = "session."
 WORKER = "worker."
 CHANNEL = "channel."
 
-_OURS = (LISTENER, LOCK, ADMIN, DEVICE_FILE, SHARED, SESSION, WORKER, CHANNEL)
+METRICS = "metrics"
+METRICS_LOCK = "metrics-lock"
+
+_OURS = (
+    LISTENER,
+    LOCK,
+    ADMIN,
+    DEVICE_FILE,
+    SHARED,
+    COUNTERS,
+    TRACE,
+    METRICS,
+    SESSION,
+    WORKER,
+    CHANNEL,
+)
 
 WATCHDOG_SHARE = 3
 """Signs of life within one watchdog interval."""

@@ -38,11 +38,14 @@ ANSWER_BYTES = 1 << 20
 
 
 class Request(msgspec.Struct, forbid_unknown_fields=True):
-    """What a client wants. `queue` is for the verbs about one queue, `up` for that about a link."""
+    """What a client wants. `queue` is for the verbs about one queue, `up` for that about a link,
+    and `after` is the number of an event.
+    """
 
     verb: str
     queue: int | None = None
     up: bool | None = None
+    after: int | None = None
 
 
 Verb = Callable[[Request], dict[str, Any]]

@@ -13,13 +13,13 @@ import msgspec
 from vuproc import texts
 from vuproc.device import Device
 from vuproc.errors import FileRefused
+from vuproc.handover.device_counters import DeviceCounters
 from vuproc.handover.standby_master import ready_standby
 from vuproc.handover.upgrade import Trial
 from vuproc.master import Master
 from vuproc.ops.admin import AdminError, Request, Verb
 from vuproc.ops.reload import Reloader, ReloadRefused
 from vuproc.ops.status import QueueStatus, Status
-from vuproc.shm.counters import QueueCounters
 
 _NOT_HERE = (
     "not for a device that was started with an inherited descriptor, or that a program has made"
@@ -34,15 +34,15 @@ class WritesBack(Protocol):
 
 
 class Operations:
-    """The admin verbs of one master. `counters[i]` are those of queue i, `keeper` is the process of
-    its keeper, if it has one, and `of_device` gives the device.
+    """The admin verbs of one master. `keeper` is the process of its keeper, if it has one, and
+    `of_device` gives the device.
     """
 
     def __init__(
         self,
         device: str,
         master: Master,
-        counters: Sequence[QueueCounters],
+        counters: DeviceCounters,
         keeper: int | None = None,
         of_device: Callable[[], Device] = Device,
     ) -> None:
@@ -82,11 +82,11 @@ class Operations:
         queues = []
         for slot in pool.slots:
             for index in slot.queues:
-                counters = self._counters[index].snapshot()
+                counters = self._counters.snapshot(index)
                 queues.append(
                     QueueStatus(
                         queue=index,
-                        state=self._state(index),
+                        state=self.state_of(index),
                         pid=None if slot.worker is None else slot.worker.pid,
                         restarts=slot.restarts,
                         cause=pool.history.broken.get(index) or slot.lack or None,
@@ -146,8 +146,8 @@ class Operations:
     def restart_queue(self, request: Request) -> dict[str, Any]:
         """Serve a broken queue again, from its record."""
         index = request.queue
-        if index is None or not 0 <= index < len(self._counters):
-            raise AdminError(f"no queue {index}: there are {len(self._counters)}")
+        if index is None or not 0 <= index < len(self._counters.of_workers):
+            raise AdminError(f"no queue {index}: there are {len(self._counters.of_workers)}")
         self._not_while_waiting()
         refusal = self._master.revive(index)
         if refusal is not None:
@@ -186,7 +186,8 @@ class Operations:
         if self._master.waiting:
             raise AdminError("a message of the front-end waits for a worker; try again")
 
-    def _state(self, index: int) -> str:
+    def state_of(self, index: int) -> str:
+        """The state of a queue, as the status has it."""
         pool = self._master.pool
         if index in pool.history.broken:
             return "broken"

@@ -23,7 +23,7 @@ class QueueStatus(msgspec.Struct, kw_only=True):
     requests: int = 0
     errors: int = 0
     counters: dict[str, int] = {}
-    """All that is counted since the master's start, by name (vuproc.shm.counter_table)."""
+    """All that is counted, over deaths of workers and masters (vuproc.shm.counter_table)."""
     in_service: int | None = None
     """The head of the request which the device is serving at this moment."""
 

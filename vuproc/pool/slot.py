@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable
 
 from vuproc import events, texts
-from vuproc.events import WorkerDied
+from vuproc.events import WorkerDied, WorkerReplaced
 from vuproc.pool.post import Post
 from vuproc.pool.process import END_GRACE, WorkerProcess, WorkerSetupError, name_queues
 from vuproc.workers.control import CAUSE_BYTES
@@ -57,12 +57,16 @@ class WorkerSlot(Post):
         self.causes: deque[str] = deque(maxlen=LAST_CAUSES)
         self.recovers = False
         """A worker of this slot follows another: it may find what that one has left."""
+        self.look: Callable[[tuple[int, ...]], tuple[tuple[int, int], ...]] = lambda _queues: ()
+        """Tells which requests of these queues are in the device's code, as of `WorkerDied`."""
         self.missed_end = False
         """A session has ended while there was no worker to hear it: the next one is told first, for
         what the last one has left is of that session."""
         self._spawn = spawn
         self._work = work
         self._work_before = 0
+        self._lost_at: float | None = None
+        self._serving: tuple[tuple[int, int], ...] = ()
         self._deaths: deque[float] = deque(maxlen=BREAKER_DEATHS)
         self._exit_unlogged: WorkerProcess | None = None
         self._lack_pause = LACK_FIRST_S
@@ -93,6 +97,11 @@ class WorkerSlot(Post):
         if self.lack:
             log.info("%s: served again", name_queues(self.queues))
         self.lack, self._lack_pause = "", LACK_FIRST_S
+        lost_at, self._lost_at = self._lost_at, None
+        if lost_at is not None and self.worker is not None:
+            stall_s = round(time.monotonic() - lost_at, 9)
+            pid = self.worker.pid
+            events.publish(WorkerReplaced(queues=self.queues, pid=pid, stall_s=stall_s))
 
     def assign(self, worker: WorkerProcess) -> None:
         """Have a worker of these queues sit here; the slot is empty."""
@@ -114,6 +123,9 @@ class WorkerSlot(Post):
         if worker is None:
             return False
         self.worker = None
+        self._serving = self.look(self.queues)
+        if self._lost_at is None:
+            self._lost_at = time.monotonic()
         # Its channel may close a moment before its end can be seen; what ended it is worth knowing.
         by_itself = worker.wait_end(END_GRACE)
         if by_itself and self._has_worked():
@@ -150,7 +162,10 @@ class WorkerSlot(Post):
         self._note_cause(worker, how)
         then = "" if self.last else ", starting another"
         how = events.shown(how)
-        events.publish(WorkerDied(queues=self.queues, pid=worker.pid, how=how, then=then))
+        serving, self._serving = self._serving, ()
+        events.publish(
+            WorkerDied(queues=self.queues, pid=worker.pid, how=how, then=then, serving=serving)
+        )
 
     def release(self) -> None:
         """Have a worker that is well end by itself, and empty the slot; as `reap`, for good if it

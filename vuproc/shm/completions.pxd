@@ -8,6 +8,8 @@ from vuproc.shm.dirty cimport DirtyLog
 from vuproc.shm.iotlb cimport Iotlb
 from vuproc.shm.layout cimport Layout
 from vuproc.shm.line cimport Line, await_turn, leave_first, next_is_done
+from vuproc.shm.request cimport Chain
+from vuproc.shm.trace cimport Trace
 
 
 cdef enum:
@@ -49,6 +51,9 @@ cdef class Completions(Layout):
     cdef readonly Py_ssize_t size
     cdef Flight *flights           # by head
     cdef Spans *buffers            # by head; NULL: nobody has to know of them
+    cdef Trace *trace              # of the last requests; NULL: they are not traced
+    cdef bint watched              # there are `buffers` or a `trace`: one look for most rings,
+    cdef bint followed             # and another at each fetch: there is a `line` or a `trace`
     cdef Iotlb iotlb               # what the addresses of descriptors mean; None: guest-physical
     cdef DirtyLog dirty            # None: writes are not logged
     cdef uint64_t used_log         # where the used ring's writes are logged
@@ -80,6 +85,9 @@ cdef class Completions(Layout):
     cdef void complete(
         self, uint16_t head, uint64_t written, uint64_t read, uint64_t nanoseconds
     ) noexcept nogil
+    # Out of line: for rings that are `followed` or `watched`.
+    cdef void enter_followed(self, Chain *chain) noexcept nogil
+    cdef void leave_watched(self, uint16_t head, uint32_t length) noexcept nogil
     # Look at the clock; and at the end of a request, with the processor's count: the ns it took.
     cdef void tick(self) noexcept nogil
     cdef uint64_t tick_at_end(self, uint64_t cycles) noexcept nogil
@@ -139,9 +147,8 @@ cdef inline void note_completed(
     # 2^32 bytes are legal, and a used length of them is not to be had.
     cdef uint32_t length = <uint32_t>min(written, <uint64_t>0xffffffff)
     ring.flying -= 1
-    if ring.buffers != NULL:
-        # Before the batch is published: what a successor does not run again is marked.
-        ring.mark_buffers(head)
+    if ring.watched:
+        ring.leave_watched(head, length)
     if nanoseconds == unknown_time():
         # Counted before it is shown, with others.
         ring.untimed += 1

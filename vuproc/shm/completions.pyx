@@ -12,6 +12,9 @@ from vuproc.shm.clock cimport clock_ns
 from vuproc.shm.counters cimport add
 from vuproc.shm.dirty cimport DirtyLog
 from vuproc.shm.layout cimport Layout
+from vuproc.shm.line cimport join
+from vuproc.shm.request cimport Chain
+from vuproc.shm.trace cimport trace_begun, trace_ended
 
 cdef extern from "<poll.h>" nogil:
     cdef struct pollfd:
@@ -73,6 +76,9 @@ cdef class Completions(Layout):
     def __dealloc__(self):
         self.forget_buffers()
         free(self.flights)
+        if self.trace != NULL:
+            free(self.trace.orders)
+            free(self.trace)
         free(self.line.heads)
         free(self.line.lengths)
         free(self.line.done)
@@ -99,12 +105,26 @@ cdef class Completions(Layout):
         self.line.done = <uint8_t *>malloc(self.size)
         if self.line.heads == NULL or self.line.lengths == NULL or self.line.done == NULL:
             raise MemoryError
+        self.followed = True
         return 0
 
     cdef void complete(
         self, uint16_t head, uint64_t written, uint64_t read, uint64_t nanoseconds
     ) noexcept nogil:
         note_completed(self, head, written, read, nanoseconds)
+
+    cdef void enter_followed(self, Chain *chain) noexcept nogil:
+        if self.line.heads != NULL:
+            join(&self.line, chain.head)
+        if self.trace != NULL:
+            trace_begun(self.trace, chain, self.now, False)
+
+    cdef void leave_watched(self, uint16_t head, uint32_t length) noexcept nogil:
+        if self.trace != NULL:
+            trace_ended(self.trace, head, length, self.now)
+        if self.buffers != NULL:
+            # Before the batch is published: what a successor does not run again is marked.
+            self.mark_buffers(head)
 
     cdef void tick(self) noexcept nogil:
         cdef uint64_t now = clock_ns()
@@ -211,6 +231,7 @@ cdef class Completions(Layout):
         self.buffers = <Spans *>calloc(self.size, sizeof(Spans))
         if self.buffers == NULL:
             raise MemoryError
+        self.watched = True
         return 0
 
     cdef void forget_buffers(self) noexcept nogil:
@@ -221,6 +242,7 @@ cdef class Completions(Layout):
             free(self.buffers[head].spans)
         free(self.buffers)
         self.buffers = NULL
+        self.watched = self.trace != NULL
 
     cdef void note_writable(self, uint16_t head, uint64_t addr, uint64_t length) noexcept nogil:
         # Behind an IOMMU the address says nothing yet: `Ring.look_up` notes what it finds.

@@ -30,7 +30,13 @@ cdef struct Block:
     uint64_t epoch                 # the master's: advances while it looks for what takes too long
     uint64_t handed[EPOCHS]        # requests that the kernel has, by the epoch of their begin
     uint64_t dropped               # what the device has thrown away, as it counts it itself
-    uint64_t reserved[9]
+    uint64_t skipped               # requests that are not run again, for they cost workers or may not
+    uint64_t restarts              # the master's: workers that were lost
+    uint64_t stalls                # the master's: replacements that serve
+    uint64_t stall_total           # the master's: from the loss to that, the sum of all, in ns
+    uint64_t stall_last            # the master's: the last of them
+    uint64_t breaks                # the master's: times that the ring broke
+    uint64_t reserved[3]
 
 
 cdef inline void add(uint64_t *word, uint64_t amount) noexcept nogil:
@@ -45,6 +51,8 @@ cdef inline void set_busy(Block *block, uint64_t value) noexcept nogil:
 cdef class QueueCounters:
     cdef Py_buffer _view
     cdef bint _held
+    cdef Py_buffer _trace_view     # the queue's trace,
+    cdef bint _traced              # if it has one
     cdef Block _nowhere            # what is counted into after `release`
     cdef Block *block
     cdef readonly Py_ssize_t queue

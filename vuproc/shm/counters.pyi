@@ -14,7 +14,7 @@ def block_bytes(queues: int) -> int:
 @final
 class QueueCounters:
     """One queue's block in a shared buffer: each word has one writer, the queue's worker or, for
-    that of the commands, the master; any process may read it.
+    some, the master; any process may read it.
     """
 
     queue: int
@@ -22,6 +22,13 @@ class QueueCounters:
         """Use block `queue` of a segment, or of a writable buffer aligned to 8 bytes.
 
         Raises ValueError if the buffer has no such block or is not aligned.
+        """
+
+    def trace(self, buffer: Buffer) -> None:
+        """Have rings that are made from now on note each request in this memory, whose layout is
+        that of vuproc.shm.trace_layout: it has room for a power of two of them.
+
+        Once. Raises ValueError if it is not of such a size, or not aligned to 8 bytes.
         """
 
     def count_kick(self) -> None:
@@ -32,6 +39,18 @@ class QueueCounters:
 
     def count_dropped(self, count: int) -> None:
         """The device has thrown away so many of what it was to pass on."""
+
+    def count_restart(self) -> None:
+        """The queue has lost a worker. The master's, as the next two."""
+
+    def count_stall(self, nanoseconds: int) -> None:
+        """Another worker serves it, so long after the loss was noticed."""
+
+    def count_break(self) -> None:
+        """Its ring has broken."""
+
+    def add_counts(self, other: QueueCounters) -> None:
+        """Add what another block has counted, of what only ever grows."""
 
     def beat(self) -> None:
         """Advance the heartbeat word."""

@@ -22,8 +22,11 @@ cdef extern from *:
 from vuproc.shm.counter_table import WORDS, CountersSnapshot
 
 BLOCK_SIZE = sizeof(Block)
+cdef enum:
+    TRACE_BYTES = 64               # of an entry of a trace, and of its header
 BUCKETS = BUCKET_COUNT
 PLACES = tuple([word.place for word in WORDS.values()])
+GROWING = tuple([word.place for word in WORDS.values() if word.counter])
 if max(PLACES) >= <Py_ssize_t>(sizeof(Block) // sizeof(uint64_t)):
     raise ValueError(f"a counter at word {max(PLACES)}, which no block has")
 
@@ -36,7 +39,7 @@ def block_bytes(Py_ssize_t queues):
 @cython.final
 cdef class QueueCounters:
     """One queue's block in a shared buffer: each word has one writer, the queue's worker or, for
-    that of the commands, the master; any process may read it.
+    some, the master; any process may read it.
     """
 
     def __cinit__(self, object buffer, Py_ssize_t queue):
@@ -55,6 +58,26 @@ cdef class QueueCounters:
     def __dealloc__(self):
         if self._held:
             PyBuffer_Release(&self._view)
+        if self._traced:
+            PyBuffer_Release(&self._trace_view)
+
+    def trace(self, object buffer):
+        """Have rings that are made from now on note each request in this memory."""
+        cdef Py_ssize_t room
+        cdef uint64_t *words
+        if self._traced:
+            raise ValueError("the queue is traced already")
+        PyObject_GetBuffer(buffer, &self._trace_view, PyBUF_WRITABLE)
+        self._traced = True
+        room = self._trace_view.len // TRACE_BYTES - 1
+        if room <= 0 or room & (room - 1) or <uintptr_t>self._trace_view.buf % sizeof(uint64_t):
+            PyBuffer_Release(&self._trace_view)
+            self._traced = False
+            raise ValueError(f"a trace of {room} requests, which is no power of two, or not aligned")
+        # SAFETY: the header is as long as an entry (trace.pxd), and there is one at least.
+        words = <uint64_t *>self._trace_view.buf
+        vu_store_relaxed64(words, <uint64_t>room)
+        vu_store_relaxed64(words + 2, vu_load_relaxed64(words + 2) + 1)
 
     cdef void completed(
         self, uint64_t bytes_read, uint64_t bytes_written, uint64_t nanoseconds
@@ -86,6 +109,33 @@ cdef class QueueCounters:
     def count_dropped(self, uint64_t count):
         """The device has thrown away so many of what it was to pass on."""
         add(&self.block.dropped, count)
+
+    def count_restart(self):
+        """The queue has lost a worker."""
+        add(&self.block.restarts, 1)
+
+    def count_stall(self, uint64_t nanoseconds):
+        """It has another, after so long."""
+        add(&self.block.stalls, 1)
+        add(&self.block.stall_total, nanoseconds)
+        vu_store_relaxed64(&self.block.stall_last, nanoseconds)
+
+    def count_break(self):
+        """Its ring has broken."""
+        add(&self.block.breaks, 1)
+
+    def add_counts(self, object other not None):
+        """Add what another block has counted, of what only ever grows."""
+        cdef QueueCounters more = other
+        cdef uint64_t *words = <uint64_t *>self.block
+        cdef uint64_t *added = <uint64_t *>more.block
+        cdef Py_ssize_t at
+        cdef int i
+        # SAFETY: each place was compared with the block's length.
+        for at in GROWING:
+            add(&words[at], vu_load_relaxed64(&added[at]))
+        for i in range(BUCKET_COUNT):
+            add(&self.block.latency[i], vu_load_relaxed64(&more.block.latency[i]))
 
     def beat(self):
         """Advance the heartbeat word."""

@@ -10,6 +10,7 @@ from vuproc.shm.completions cimport Completions, Flight, Span
 from vuproc.shm.line cimport join, leave_last
 from vuproc.shm.memory cimport GuestMemory
 from vuproc.shm.request cimport UNTOUCHED, Chain, Request
+from vuproc.shm.trace cimport trace_begun
 
 from vuproc.errors import RingError
 
@@ -211,6 +212,8 @@ cdef class Fetching(Completions):
             return self.not_walked(which.head)
         self.again_next += 1
         self.flying += 1
+        if self.trace != NULL:
+            trace_begun(self.trace, chain, self.now, True)
         return 1
 
     cdef void request_staged(self, Request request) noexcept:

@@ -255,8 +255,11 @@ cdef class Handling(UringWork):
                     answer = handle(request)
                     if answer is not None:
                         raise TypeError(f"handle returned {type(answer).__name__}, not None")
-                elif self.on_skip is not None:
-                    self.on_skip(request, reason, attempts)
+                else:
+                    if self.counters is not None:
+                        add(&self.counters.block.skipped, 1)
+                    if self.on_skip is not None:
+                        self.on_skip(request, reason, attempts)
                 if request.state == OPEN and not request.is_deferred and request.is_open():
                     request.close(request.count_written())
             except BaseException as error:

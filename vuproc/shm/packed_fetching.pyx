@@ -15,7 +15,6 @@ from vuproc.shm.atomics cimport (
 from vuproc.shm.counters cimport QueueCounters
 from vuproc.shm.fetching cimport FREE, TAKEN, near
 from vuproc.shm.iotlb cimport Iotlb
-from vuproc.shm.line cimport join
 from vuproc.shm.memory cimport GuestMemory
 from vuproc.shm.packed_record cimport (
     PackedEntry,
@@ -290,8 +289,8 @@ cdef class PackedFetching(Ring):
         self.chain_slots = 1
         self.last_avail += 1
         self.flying += 1
-        if self.line.heads != NULL:
-            join(&self.line, head)
+        if self.followed:
+            self.enter_followed(chain)
         return 1
 
     cdef int fetch_chain(self, uint64_t rest, Chain *chain) noexcept nogil:
@@ -313,8 +312,8 @@ cdef class PackedFetching(Ring):
         self.chain_slots = slot.num
         self.last_avail += 1
         self.flying += 1
-        if self.line.heads != NULL:
-            join(&self.line, head)
+        if self.followed:
+            self.enter_followed(chain)
         return 1
 
     cdef int fetch_again(self, uint16_t head, Chain *chain) noexcept nogil:

@@ -30,6 +30,7 @@ cdef class Ring(NativePulling):
         self, int queue, Py_ssize_t size, Py_ssize_t chain_limit, QueueCounters counters,
         uint64_t features, Iotlb iotlb,
     ) except -1
+    cdef int be_traced(self, QueueCounters counters) except -1
     cdef int fault(self, const char *cause) noexcept nogil
     cdef int look_up(
         self, uint16_t head, uint64_t addr, uint64_t length, bint write, iovec *out, int room

@@ -2,11 +2,11 @@
 """What split and packed rings share."""
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 from posix.uio cimport iovec
 
-from vuproc.shm.atomics cimport vu_compiler_barrier
+from vuproc.shm.atomics cimport vu_compiler_barrier, vu_load_relaxed64
 from vuproc.shm.counters cimport QueueCounters, set_busy
 from vuproc.shm.dirty cimport DirtyLog
 from vuproc.shm.fetching cimport FREE
@@ -14,6 +14,7 @@ from vuproc.shm.iotlb cimport ACCESS_READ, ACCESS_WRITE, MISSED, Iotlb
 from vuproc.shm.memory cimport NO_ROOM, NOT_MAPPED, GuestMemory
 from vuproc.shm.native_pulling cimport NativePulling
 from vuproc.shm.request cimport Chain
+from vuproc.shm.trace cimport Trace, TraceEntry, TraceHeader
 from vuproc.shm.xen cimport XenMapping, map_buffer
 
 from vuproc.errors import MemoryFault
@@ -52,6 +53,8 @@ cdef class Ring(NativePulling):
         if counters is not None:
             # A predecessor may have died inside a request.
             set_busy(counters.block, 0)
+            if counters._traced:
+                self.be_traced(counters)
         self.event_idx = (features >> F_EVENT_IDX) & 1
         self.indirect = (features >> F_INDIRECT_DESC) & 1
         if (features >> F_IN_ORDER) & 1:
@@ -60,6 +63,22 @@ cdef class Ring(NativePulling):
             self.copied = <Descriptor *>malloc(self.limit * sizeof(Descriptor))
             if self.copied == NULL:
                 raise MemoryError
+        return 0
+
+    cdef int be_traced(self, QueueCounters counters) except -1:
+        # SAFETY: the counters have checked the room of their view, which they hold as we hold them.
+        cdef TraceHeader *header = <TraceHeader *>counters._trace_view.buf
+        self.trace = <Trace *>calloc(1, sizeof(Trace))
+        if self.trace == NULL:
+            raise MemoryError
+        self.trace.orders = <uint64_t *>calloc(self.size, sizeof(uint64_t))
+        if self.trace.orders == NULL:
+            raise MemoryError
+        self.trace.header = header
+        self.trace.mask = counters._trace_view.len // sizeof(TraceEntry) - 2
+        self.trace.worker = <uint32_t>vu_load_relaxed64(&header.worker)
+        self.trace.entries = <TraceEntry *>(header + 1)
+        self.watched = self.followed = True
         return 0
 
     cdef int fault(self, const char *cause) noexcept nogil:

@@ -43,8 +43,9 @@ _SHM_ROOT = "/dev/shm"
 class Segment:
     """`size` bytes that any process of this user can map by `name`.
 
-    Made by `create` or `attach`. `buffer` is the memory, writable, zero at first. As a context
-    manager it is closed at the end, and unlinked too if it was created here.
+    Made by `create` or `attach`. `buffer` is the memory, writable, zero at first. `behind` is more
+    of it, which those that attach do not map. As a context manager it is closed at the end, and
+    unlinked too if it was created here.
     """
 
     def __init__(
@@ -56,10 +57,12 @@ class Segment:
         self._mapping = mapping
         self._lock = lock
         self.buffer = memoryview(mapping)[HEADER_BYTES : HEADER_BYTES + size]
+        self.behind = memoryview(mapping)[HEADER_BYTES + size :]
 
     @classmethod
-    def create(cls, name: str, size: int) -> Segment:
-        """Make a segment of `size` bytes; one of the same name whose owner is dead is replaced.
+    def create(cls, name: str, size: int, behind: int = 0) -> Segment:
+        """Make a segment of `size` bytes, and as many as `behind` says for the owner alone; one of
+        the same name whose owner is dead is replaced.
 
         Raises SegmentInUse if its owner lives, ValueError for a bad name or size, and
         SegmentUnavailable if there is no room, or no shared memory.
@@ -73,8 +76,8 @@ class Segment:
             raise SegmentUnavailable(name, size, error) from error
         try:
             # Not ftruncate: without the pages a full /dev/shm would be a SIGBUS at first use.
-            os.posix_fallocate(file.fileno(), 0, HEADER_BYTES + size)
-            mapping = mmap.mmap(file.fileno(), HEADER_BYTES + size)
+            os.posix_fallocate(file.fileno(), 0, HEADER_BYTES + size + behind)
+            mapping = mmap.mmap(file.fileno(), HEADER_BYTES + size + behind)
         except BaseException as error:
             _unlink(name)
             file.close()
@@ -103,6 +106,24 @@ class Segment:
             mapping = mmap.mmap(file.fileno(), HEADER_BYTES + header.size)
         return cls(name, mapping, header.size, header.pid)
 
+    @classmethod
+    def left(cls, file: Fd) -> Segment:
+        """Map all of one whose owner may be dead and whose name may be gone, by a copy of its file
+        (`file`). Raises ValueError if it is not one of ours.
+        """
+        header = _read_header(file)
+        if header is None or header.version != VERSION or file.size < HEADER_BYTES + header.size:
+            raise ValueError("not a segment of this version")
+        return cls("", mmap.mmap(file.fileno(), file.size), header.size, header.pid)
+
+    def file(self) -> Fd:
+        """The file of one that was created here, opened once more: without the owner's lock, which
+        whoever keeps it longer than we live is not to have. Raises OSError.
+        """
+        assert self._lock is not None
+        path = f"/proc/self/fd/{self._lock.fileno()}"
+        return Fd(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+
     def unlink(self) -> None:
         """Remove the name; what is mapped stays. Nothing happens if it is gone already."""
         _unlink(self.name)
@@ -111,6 +132,7 @@ class Segment:
         """Unmap, or if parts of `buffer` are in use still, as soon as they are not. Idempotent."""
         # An exported buffer keeps the mapping alive, and its end unmaps it: nothing leaks.
         with contextlib.suppress(BufferError):
+            self.behind.release()
             self.buffer.release()
             self._mapping.close()
         if self._lock is not None:

@@ -28,7 +28,6 @@ from vuproc.shm.inflight cimport (
     note_used,
 )
 from vuproc.shm.iotlb cimport Iotlb
-from vuproc.shm.line cimport join
 from vuproc.shm.memory cimport GuestMemory
 from vuproc.shm.request cimport Chain
 from vuproc.shm.ring cimport MAX_SIZE, Ring
@@ -203,6 +202,8 @@ cdef class SplitRing(Ring):
             return self.not_walked(head)
         chain.head = head
         self.mark_fetched(head)
+        if self.followed:
+            self.enter_followed(chain)
         return 1
 
     cdef void prefetch(self) noexcept nogil:
@@ -239,8 +240,6 @@ cdef class SplitRing(Ring):
         self.marks[head] = TAKEN
         self.last_avail += 1
         self.flying += 1
-        if self.line.heads != NULL:
-            join(&self.line, head)
 
     cdef int fetch_again(self, uint16_t head, Chain *chain) noexcept nogil:
         # A head that the record has: it lies inside the table, and is marked.

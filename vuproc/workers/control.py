@@ -37,8 +37,9 @@ CONFIG_QUEUE = 0
 
 class Prepare(Order, frozen=True, tag=True):
     """The first command: which device. `shared` are the files that its workers share, by name,
-    `pickled` is the device itself if it is a program's object (`vuproc.device_object`), and
-    `limits` what its workers share for its limits (`workers.throttle`).
+    `pickled` is the device itself if it is a program's object (`vuproc.device_object`), `limits`
+    what its workers share for its limits (`workers.throttle`), and `trace` is where its requests
+    are traced, `trace_bytes` a queue.
 
     The worker imports and makes the device and is then a standby, ready for any queues.
     """
@@ -56,6 +57,8 @@ class Prepare(Order, frozen=True, tag=True):
     limits: Fd | None = None
     sandbox: Policy | None = None
     """How it locks itself in; None: it does not."""
+    trace: Fd | None = None
+    trace_bytes: int = 0
 
 
 class Assign(Order, frozen=True, tag=True):

@@ -42,6 +42,7 @@ from vuproc.workers.poller import Watcher
 from vuproc.workers.queue import ALONE_NS, BUDGET, Queue
 from vuproc.workers.queue_place import Miss
 from vuproc.workers.state_transfer import StateTransfer
+from vuproc.workers.traces import WorkerTraces
 
 TURNS_MOST = 32768 // BUDGET
 """Turns in which a queue's requests are served before another queue's: a ring's worth."""
@@ -63,6 +64,8 @@ class Worker:
         self._device = device
         self._said = said
         self._chain_limit = chain_limit
+        self.traces: WorkerTraces | None = None
+        """Where requests are traced, if they are."""
         self._watcher = Watcher()
         self._code = DeviceCode(device, said)
         self._commands = Commands(device, self._code, self._watcher)
@@ -103,6 +106,8 @@ class Worker:
             own = None if counters is None else QueueCounters(counters, index)
             if own is not None:
                 self._counters.append(own)
+                if self.traces is not None:
+                    own.trace(self.traces.of(index))
             self._queues[index] = Queue(
                 index,
                 self._device,

@@ -38,6 +38,7 @@ from vuproc.workers.loop import Worker
 from vuproc.workers.parent_death import die_with_parent, prctl
 from vuproc.workers.rehearsal import rehearse
 from vuproc.workers.throttle import words
+from vuproc.workers.traces import WorkerTraces
 
 log = logging.getLogger("vuproc.worker")
 
@@ -164,6 +165,10 @@ def _prepare(
     device = _device(prepare)
     device.shared = prepare.shared
     counters = None if prepare.counters is None else Segment.attach(prepare.counters)
+    worker = _kind(device)(channel, device, prepare.chain_limit, said)
+    if prepare.trace is not None:
+        with prepare.trace as file:
+            worker.traces = WorkerTraces(file, prepare.trace_bytes)
     limits = None
     if prepare.limits is not None:
         with prepare.limits as file:

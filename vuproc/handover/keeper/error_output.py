@@ -42,12 +42,15 @@ class ErrorOutput:
     def say_lost(self) -> bool:
         """Show how many lines were lost, if some were; whether that is said."""
         if self.lost:
-            notice = f"{self._prefix}lines not shown, as nobody read them: {self.lost}"
-            if not self._put(notice.encode(self._encoding, "backslashreplace")):
+            if not self._put(self.notice().encode(self._encoding, "backslashreplace")):
                 self._say_lost_at = time.monotonic() + SAY_LOST_S
                 return False
             self.lost = 0
         return True
+
+    def notice(self) -> str:
+        """The line that says how many were lost."""
+        return f"{self._prefix}lines not shown, as nobody read them: {self.lost}"
 
     def due(self) -> float | None:
         """Seconds until `say_lost` is worth another try, or None if nothing was lost."""
