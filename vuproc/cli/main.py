@@ -122,7 +122,7 @@ def _run(
     read = many.read_apart(wanted) if forked else None
     file = read or wanted()
     if options.fd is not None:
-        _check_descriptor(options.fd)
+        check_descriptor(options.fd)
         if options.supervised:
             _usage_error("--fd and --supervised exclude each other")
     again = _again(options, file)
@@ -400,6 +400,19 @@ def write_back(options: argparse.Namespace) -> int:
         time.sleep(LOOK_S)
 
 
+def discovery(options: argparse.Namespace) -> int:
+    """`vuproc discovery`: tell management software of the programs of each type."""
+    from vuproc.cli.discovery import DiscoveryError, write
+
+    try:
+        for path in write(Path(options.folder) if options.folder else None):
+            print(path)
+    except (DiscoveryError, OSError) as error:
+        print(f"vuproc: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    return EXIT_OK
+
+
 def image(options: argparse.Namespace) -> int:
     """`vuproc image push|pull`: a raw image to one in pieces, and back."""
     from vuproc.devices import pieces_transfer
@@ -480,7 +493,8 @@ def _load(
     return file
 
 
-def _check_descriptor(number: int) -> None:
+def check_descriptor(number: int) -> None:
+    """Exit with 2 unless this is the number of a Unix stream socket."""
     try:
         status = os.fstat(number)
     except OSError as error:
@@ -596,6 +610,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="S",
         help="wait for so many seconds at most (default 600)",
     )
+
+    verb = add(
+        "discovery", discovery, "tell of the programs", text.DISCOVERY, text.DISCOVERY_EPILOG
+    )
+    verb.add_argument("folder", metavar="FOLDER", nargs="?", help="where the files are to be")
 
     verb = add("image", image, "make an image in pieces", text.IMAGE, text.IMAGE_EPILOG)
     verb.add_argument("action", choices=("push", "pull"), help="to the store, or from there")

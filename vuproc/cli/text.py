@@ -267,3 +267,17 @@ exit codes:
   0  ok
   1  it was not done; the reason is said
   2  wrong usage"""
+
+DISCOVERY = """\
+Write the files by which management software finds back-end programs (QEMU, vhost-user.json): one
+for each of vuproc-blk, vuproc-net and the like that QEMU has a name for. Without FOLDER they go to
+/etc/qemu/vhost-user for root, else to ~/.config/qemu/vhost-user."""
+
+DISCOVERY_EPILOG = """\
+example:
+  vuproc discovery
+
+exit codes:
+  0  they are there, and their paths are printed
+  1  they could not be written; the reason is said
+  2  wrong usage"""
