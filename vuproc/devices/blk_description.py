@@ -10,6 +10,7 @@ from vuproc.devices.blk_image import Image
 from vuproc.devices.blk_options import BlkOptions
 from vuproc.devices.blk_storage import new_memory
 from vuproc.devices.blk_store import Source
+from vuproc.devices.blk_write_area import BOOT_ID
 from vuproc.devices.nbd_address import Address
 from vuproc.errors import FileRefused
 from vuproc.fd import Fd
@@ -119,7 +120,12 @@ class BlkDescription(Device):
         """io_uring, and the way to what is far away; an image is open already."""
         needs = self.needs.with_more(Needs(io_uring=self._wants_uring))
         if self.options.url is not None:
-            return needs.with_more(Needs(network=True))
+            needs = needs.with_more(Needs(network=True))
+            if self.options.write_back != "off" and self.options.image is not None:
+                # The helper opens the overlay once more, for a lock of its own.
+                more = Needs(files=(self.options.image,), readable=(BOOT_ID,))
+                needs = needs.with_more(more)
+            return needs
         if self.options.nbd is None:
             return needs
         if not Address.of(self.options.nbd).path:

@@ -29,7 +29,7 @@ _MAGIC = b"wback 1\n"
 _SYNCED = 1
 PAGE = 64 << 10
 """Of any machine: marks are mapped."""
-_BOOT_ID = "/proc/sys/kernel/random/boot_id"
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _BASE_CHANGED_AT = HEADER.size - 8
 
 
@@ -74,7 +74,7 @@ class WriteBackHeader:
 
 def boot_id() -> bytes:
     """This life of the machine, 16 bytes. Raises OSError."""
-    with open(_BOOT_ID, encoding="ascii") as file:
+    with open(BOOT_ID, encoding="ascii") as file:
         return bytes.fromhex(file.read().strip().replace("-", ""))
 
 

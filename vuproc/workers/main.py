@@ -175,7 +175,6 @@ def _prepare(
             limits = mmap.mmap(file.fileno(), words(device.num_queues()))
     if device.options.io_priority is not None:
         io_priority.set_for_us(device.options.io_priority)
-    worker = _kind(device)(channel, device, prepare.chain_limit, said)
     return worker, counters, limits, said
 
 
