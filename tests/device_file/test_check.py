@@ -604,6 +604,8 @@ device:
   poll: auto
   trace: 0
   image: {folder.path}/disk.raw
+  write_back: off
+  write_back_end: 30
   readonly: false
   serial: demo-0
   block_size: 512

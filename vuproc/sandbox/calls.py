@@ -40,7 +40,8 @@ WORK = _names(
     map_shadow_stack
     futex futex_waitv futex_wake futex_wait futex_requeue
     set_robust_list get_robust_list rseq set_tid_address arch_prctl
-    clock_gettime clock_getres clock_nanosleep nanosleep gettimeofday time times adjtimex
+    clock_gettime clock_getres clock_nanosleep nanosleep gettimeofday time times
+    adjtimex clock_adjtime
     timer_create timer_settime timer_gettime timer_getoverrun timer_delete
     getitimer setitimer alarm pause
     getpid gettid getppid getpgrp getpgid getsid
@@ -54,8 +55,9 @@ WORK = _names(
     getsockopt setsockopt getsockname getpeername
     """
 )
-"""On what is open, on the process itself, and on its memory. adjtimex(2) only tells, for a process
-that has no CAP_SYS_TIME, when the next leap second is.
+"""On what is open, on the process itself, and on its memory. adjtimex(2), which
+C libraries make of clock_adjtime, only tells a process that has no CAP_SYS_TIME when the next leap
+second is.
 """
 
 FILES = _names(
@@ -90,7 +92,7 @@ STRANGE = _names(
     init_module finit_module delete_module kexec_load kexec_file_load reboot
     bpf perf_event_open userfaultfd keyctl add_key request_key
     open_by_handle_at swapon swapoff acct quotactl quotactl_fd nfsservctl
-    settimeofday clock_settime clock_adjtime sethostname setdomainname
+    settimeofday clock_settime sethostname setdomainname
     iopl ioperm modify_ldt vhangup lookup_dcookie syslog fanotify_init
     """
 )
