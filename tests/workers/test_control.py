@@ -83,6 +83,7 @@ def order_of(kind: type[Order], pipes: tuple[Fd, ...]) -> control.AnyOrder:
             log_level=20,
         ),
         control.Assign((0, 1)),
+        control.Help(),
         effects.SetFeatures(1 << 32),
         effects.SetMemory(regions),
         effects.AddRegion(regions[0]),
