@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ from tests.devices.s3_server import BUCKET, gated, running
 from tests.guest.files import SAY_SUMS, WRITE_FILES, check_file_system, sums_of
 from vuproc.ops.admin import Request, ask
 from vuproc.spec.virtio import DeviceId
-from vuproc.testing.serve import serve
+from vuproc.testing.serve import Served, serve
 from vuproc.testing.vms import boot_uml, clients
 
 pytestmark = pytest.mark.timeout(300)
 
 SIZE = 64 << 20
+BOUND_S = 120.0
 URL = f"s3://{BUCKET}/guest/"
 # Work goes on while versions are written: the one of the store is in the middle of it.
 CHURN = """
@@ -29,6 +31,14 @@ for n in 1 2 3 4 5 6; do
 done
 umount /mnt
 """
+
+
+def await_run(served: Served, number: int) -> None:
+    """Until what was there when it was asked for is in the store."""
+    deadline = time.monotonic() + BOUND_S
+    while int(served.status().details["write-back"]["answered"]) < number:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_a_guest_of_another_machine_has_what_was_written_back(
@@ -54,8 +64,9 @@ def test_a_guest_of_another_machine_has_what_was_written_back(
             script = WRITE_FILES + SAY_SUMS + CHURN
             with boot_uml(devices, script=script, programs=[clients.mke2fs()]) as guest:
                 guest.wait_for("churning=yes")
-                ask(served.socket, Request("write-back"))
+                number = ask(served.socket, Request("write-back"))["number"]
                 served.kill_worker()
+                await_run(served, number)
                 written = dict(guest.finish().values)
             runs = served.status().details["write-back"]["runs"]
             image("pull", URL, middle)
