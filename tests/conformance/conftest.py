@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +15,9 @@ from tests.conformance import processes
 from tests.conformance.checks import Rejects
 from vuproc.testing.serve import Served, serve
 
+BOUND_S, LOOK_S = 30.0, 0.005
+CALM = 3
+"""Looks in a row at which the standby waits: it sleeps for a moment before its rehearsal, too."""
 DISK = {"type": "blk", "ram": "16MiB", "queues": 4, "queue_size": 256}
 
 
@@ -26,10 +32,32 @@ class Footprint:
 
     @staticmethod
     def of(served: Served) -> Footprint:
+        await_standby(served)
         with served.connect() as front_end:
             front_end.request("GET_FEATURES")
             members = processes.family(served.pid)
         return Footprint({pid: process.files for pid, process in members.items()})
+
+
+def await_standby(served: Served) -> None:
+    """Until there is a worker in waiting that has rehearsed: it has files of its own meanwhile."""
+    deadline = time.monotonic() + BOUND_S
+    calm = 0
+    while calm < CALM:
+        assert time.monotonic() < deadline, "the standby is not ready"
+        standby = served.status().standby
+        calm = calm + 1 if standby is not None and _waits(standby) else 0
+        time.sleep(LOOK_S)
+
+
+def _waits(pid: int) -> bool:
+    """Whether a process sleeps, with nothing of a rehearsal open."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(") ")[2][0]
+        files = [os.readlink(file) for file in Path(f"/proc/{pid}/fd").iterdir()]
+    except OSError:
+        return False
+    return state == "S" and not any("vuproc-rehearsal" in file for file in files)
 
 
 @pytest.fixture(scope="module")
