@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import resource
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -13,6 +16,8 @@ import pytest
 
 CONTROLLERS = (Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup"))
 """Where the limit of a control group can be had: version 1, then version 2."""
+
+BOUND_S, LOOK_S = 10.0, 0.01
 
 
 @contextmanager
@@ -28,9 +33,23 @@ def no_forks(pid: int) -> Iterator[Callable[[], object]]:
     try:
         yield partial((group / "pids.max").write_text, "max")
     finally:
+        _remove(group)
+
+
+def _remove(group: Path) -> None:
+    """Move who is left out of a control group, and end it once those have gone that were dying."""
+    deadline = time.monotonic() + BOUND_S
+    while True:
         for left in (group / "cgroup.procs").read_text().split():
-            (group.parent / "cgroup.procs").write_text(left)
-        group.rmdir()
+            with contextlib.suppress(ProcessLookupError):
+                (group.parent / "cgroup.procs").write_text(left)
+        try:
+            group.rmdir()
+            return
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() >= deadline:
+                raise
+        time.sleep(LOOK_S)
 
 
 def _limited_group() -> Path:
