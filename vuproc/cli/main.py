@@ -5,21 +5,19 @@ from __future__ import annotations
 import argparse
 import gc
 import os
-import re
-import socket
-import stat
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vuproc import __version__
-from vuproc.cli import invocation, many, observe, streams, text
-from vuproc.errors import ConfigErrors, DeviceLoadError
+from vuproc.cli import arguments as words_of
+from vuproc.cli import describe, invocation, many, observe, streams, text
+from vuproc.cli.arguments import EXIT_USAGE, check_descriptor, usage_error
+from vuproc.errors import ConfigErrors
 from vuproc.unix_path import ADMIN_SUFFIX
 
 if TYPE_CHECKING:
-    from vuproc.device import Device
     from vuproc.device_file.check import DeviceFile
     from vuproc.handover.upgrade import Again
     from vuproc.ops.admin import Request
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
 
 EXIT_OK = 0
 EXIT_FAILED = 1
-EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 """As shells report a program that SIGINT ended."""
 
@@ -124,7 +121,7 @@ def _run(
     if options.fd is not None:
         check_descriptor(options.fd)
         if options.supervised:
-            _usage_error("--fd and --supervised exclude each other")
+            usage_error("--fd and --supervised exclude each other")
     again = _again(options, file)
     # The folder may be removed, and a file system in use cannot be unmounted.
     invocation.leave_folder()
@@ -212,73 +209,6 @@ def _supervise(command: Sequence[str]) -> None:
     os.execv(sys.executable, [sys.executable, "-I", "-S", PROGRAM, *command])
 
 
-def check(options: argparse.Namespace) -> int:
-    """`vuproc check`: every error of every file, or the files as they are understood."""
-    from vuproc.device_file.check import check_shared, load
-    from vuproc.device_file.resolved import resolved, summary
-
-    code = EXIT_OK
-    for name in options.files:
-        try:
-            file = load(name)
-            check_shared(file)
-        except ConfigErrors as errors:
-            print(errors, file=sys.stderr)
-            code = EXIT_USAGE
-            continue
-        if options.sandbox:
-            from vuproc.device_file.sandbox_report import sandbox_report
-
-            print(f"{name}: {summary(file)}\n{sandbox_report(file)}")
-        else:
-            print(resolved(file) if options.resolved else f"{name}: ok: {summary(file)}")
-    return code
-
-
-def schema(options: argparse.Namespace) -> int:
-    """`vuproc schema`: the JSON Schema."""
-    import json
-
-    from vuproc.device_file.schema import schema as make_schema
-
-    print(json.dumps(make_schema(), indent=2))
-    return EXIT_OK
-
-
-def devices(options: argparse.Namespace) -> int:
-    """`vuproc devices`: the list, or one type in full."""
-    from vuproc import loader
-    from vuproc.cli import reference
-
-    if options.name is not None:
-        found = _usable(options.name)
-        if found is None:
-            return EXIT_USAGE
-        print(reference.page(options.name, found))
-        return EXIT_OK
-    for name in loader.available():
-        found = _usable(name)
-        if found is not None:
-            print(reference.summary(name, found))
-    return EXIT_OK
-
-
-def _usable(ref: str) -> type[Device] | None:
-    """The device class that `ref` names; None, once it was said what is wrong with it."""
-    from vuproc import loader
-    from vuproc.device_file.device_class import class_problems
-
-    try:
-        found = loader.load(ref, Path.cwd())
-    except DeviceLoadError as error:
-        print(f"vuproc: {error}", file=sys.stderr)
-        return None
-    problems = list(class_problems(found))
-    for problem in problems:
-        print(f"vuproc: {ref}: {problem}", file=sys.stderr)
-    return None if problems else found
-
-
 def hint(options: argparse.Namespace) -> int:
     """`vuproc hint`: how a client attaches the device."""
     from vuproc.cli.hint import HintError
@@ -360,7 +290,7 @@ def upgrade(options: argparse.Namespace) -> int:
     from vuproc.ops.admin import Request
 
     if os.path.isdir(options.target):
-        _usage_error("upgrade: a device at a time, or all of them by SIGUSR2 to their parent")
+        usage_error("upgrade: a device at a time, or all of them by SIGUSR2 to their parent")
     before = _ask(options.target, Request("upgrade"))["started"]
     deadline = time.monotonic() + UPGRADE_DEADLINE_S
     while time.monotonic() < deadline:
@@ -485,30 +415,12 @@ def _load(
     if options.socket is not None:
         path = os.path.abspath(options.socket)
         for problem in check_socket_path(path, file.socket.mode, look=look and options.fd is None):
-            _usage_error(f"--socket: {problem}")
+            usage_error(f"--socket: {problem}")
         changed = msgspec.structs.replace(file.socket, path=path)
         file = file.with_keys(socket=changed)
     if options.log_level is not None:
         file = file.with_keys(log_level=options.log_level)
     return file
-
-
-def check_descriptor(number: int) -> None:
-    """Exit with 2 unless this is the number of a Unix stream socket."""
-    try:
-        status = os.fstat(number)
-    except OSError as error:
-        _usage_error(f"--fd {number}: {(error.strerror or 'not usable').lower()}")
-    if not stat.S_ISSOCK(status.st_mode):
-        _usage_error(f"--fd {number}: not a socket")
-    with socket.socket(fileno=os.dup(number)) as inherited:
-        if inherited.family != socket.AF_UNIX or inherited.type != socket.SOCK_STREAM:
-            _usage_error(f"--fd {number}: not a Unix stream socket")
-
-
-def _usage_error(message: str) -> None:
-    print(f"vuproc: {message}", file=sys.stderr)
-    raise SystemExit(EXIT_USAGE)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -539,7 +451,10 @@ def _parser() -> argparse.ArgumentParser:
         "files", metavar="FILE", nargs="+", help="the device file; or several, or a folder of them"
     )
     verb.add_argument(
-        "--fd", type=_descriptor, metavar="N", help="use the inherited socket with this number"
+        "--fd",
+        type=words_of.descriptor,
+        metavar="N",
+        help="use the inherited socket with this number",
     )
     verb.add_argument("--socket", metavar="PATH", help="use this path, not the device file's")
     verb.add_argument("--log-level", choices=LOG_LEVELS, help="use this, not the device file's")
@@ -558,7 +473,7 @@ def _parser() -> argparse.ArgumentParser:
         help="several devices: have a worker wait for each, also where a fork is soon ready",
     )
 
-    verb = add("check", check, "check device files", text.CHECK, text.CHECK_EPILOG)
+    verb = add("check", describe.check, "check device files", text.CHECK, text.CHECK_EPILOG)
     verb.add_argument("files", metavar="FILE", nargs="+", help="a device file")
     verb.add_argument(
         "--resolved", action="store_true", help="print each file in full, as it is understood"
@@ -567,16 +482,20 @@ def _parser() -> argparse.ArgumentParser:
         "--sandbox", action="store_true", help="print what each process of the device may do"
     )
 
-    add("schema", schema, "print the JSON Schema", text.SCHEMA, text.SCHEMA_EPILOG)
+    add("schema", describe.schema, "print the JSON Schema", text.SCHEMA, text.SCHEMA_EPILOG)
 
-    verb = add("devices", devices, "list device types", text.DEVICES, text.DEVICES_EPILOG)
+    verb = add("devices", describe.devices, "list device types", text.DEVICES, text.DEVICES_EPILOG)
     verb.add_argument("name", metavar="NAME", nargs="?", help="a type to describe in full")
 
     verb = add("hint", hint, "show how a VMM attaches it", text.HINT, text.HINT_EPILOG)
     verb.add_argument("client", metavar="CLIENT", choices=CLIENTS, help=", ".join(CLIENTS))
     verb.add_argument("file", metavar="FILE", help="the device file")
     verb.add_argument(
-        "--memory", type=_memory, default="1G", metavar="SIZE", help="guest memory (default 1G)"
+        "--memory",
+        type=words_of.memory,
+        default="1G",
+        metavar="SIZE",
+        help="guest memory (default 1G)",
     )
 
     verb = add("status", status, "show queues and workers", text.STATUS, text.STATUS_EPILOG)
@@ -605,7 +524,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("target", metavar="FILE", help="the device file, or the socket")
     verb.add_argument(
         "--timeout",
-        type=_seconds,
+        type=words_of.seconds,
         default=600,
         metavar="S",
         help="wait for so many seconds at most (default 600)",
@@ -622,7 +541,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("target", metavar="TO", help="the URL of an image in pieces, or a new file")
     verb.add_argument(
         "--piece-size",
-        type=_size,
+        type=words_of.size,
         default=1 << 20,
         metavar="SIZE",
         help="of each object: a power of two from 64K to 64M (default 1M)",
@@ -630,27 +549,3 @@ def _parser() -> argparse.ArgumentParser:
 
     observe.add_verbs(add, _ask)
     return parser
-
-
-def _seconds(text: str) -> int:
-    if re.fullmatch(r"[1-9][0-9]{0,6}", text) is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
-    return int(text)
-
-
-def _size(text: str) -> int:
-    if re.fullmatch(r"[1-9][0-9]{0,6}[KM]", text) is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 256K or 4M")
-    return int(text[:-1]) << {"K": 10, "M": 20}[text[-1]]
-
-
-def _descriptor(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not the number of a descriptor")
-    return int(text)
-
-
-def _memory(text: str) -> str:
-    if re.fullmatch(r"[1-9][0-9]*[MG]", text) is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 512M or 4G")
-    return text

@@ -20,6 +20,7 @@ import msgspec
 
 from vuproc import __version__
 from vuproc.cli import invocation, streams
+from vuproc.cli.arguments import EXIT_USAGE, check_descriptor
 from vuproc.device import Device
 from vuproc.device_file.check import load
 from vuproc.device_file.fixed import fixed_options
@@ -27,7 +28,6 @@ from vuproc.devices import BUILTIN
 from vuproc.errors import ConfigErrors
 
 PREFIX = "vuproc-"
-EXIT_USAGE = 2
 QEMU_TYPES: Mapping[str, str] = {
     "blk": "block",
     **{name: name for name in ("console", "fs", "input", "net", "rng", "scsi", "vsock")},
@@ -81,7 +81,6 @@ def _class_of(type_name: str) -> type[Device]:
 
 
 def _serve(type_name: str, device: type[Device], options: argparse.Namespace) -> int:
-    from vuproc.cli.main import check_descriptor
     from vuproc.serve import serve
 
     if options.fd is not None:
