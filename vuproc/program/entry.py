@@ -13,7 +13,8 @@ from collections.abc import Sequence
 
 from vuproc import texts
 from vuproc.cli import streams
-from vuproc.cli.main import EXIT_USAGE, main
+from vuproc.cli.arguments import EXIT_USAGE
+from vuproc.cli.main import main
 from vuproc.device_file.check import DeviceFile
 from vuproc.errors import ConfigErrors, DeviceWrong
 from vuproc.fd import Fd
