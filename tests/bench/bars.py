@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -126,10 +126,15 @@ class Verdict:
     ratio: float | None
     note: str
 
+    @property
+    def met(self) -> bool:
+        """It was measured, and is."""
+        return self.ratio is not None and self.ratio >= self.least
+
     def line(self) -> str:
         if self.ratio is None:
             return f"{self.text}: not measured ({self.note})"
-        said = "met" if self.ratio >= self.least else "missed"
+        said = "met" if self.met else "missed"
         return f"{self.text}: {self.ratio:.2f}, the bar is {self.least:g}: {said}{self.note}"
 
     def as_data(self) -> dict[str, Any]:
@@ -139,6 +144,14 @@ class Verdict:
 def verdicts(findings: Mapping[str, Finding]) -> list[Verdict]:
     """Of all bars, by the names of the comparisons."""
     return [verdict(bar, findings.get(bar.finding)) for bar in BARS]
+
+
+def judge(bars: Iterable[Bar], findings: Sequence[Finding]) -> bool:
+    """Print a line a bar; whether all of them were measured, and met."""
+    by_name = {finding.name: finding for finding in findings}
+    judged = [verdict(bar, by_name.get(bar.finding)) for bar in bars]
+    print("", *(each.line() for each in judged), sep="\n")
+    return all(each.met for each in judged)
 
 
 def verdict(bar: Bar, finding: Finding | None) -> Verdict:

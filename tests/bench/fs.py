@@ -19,13 +19,13 @@ from typing import Any
 
 from tests.bench import text
 from tests.bench.backends import Missing, Running
+from tests.bench.bars import Bar, judge
 from tests.bench.clients import Outcome, percentile_ns
 from tests.bench.contenders import Contender
 from tests.bench.findings import Finding
 from tests.bench.peers import debian
 from tests.bench.rounds import Effort, Entry, compare
 from tests.bench.scale_point import workers
-from tests.bench.verdict import Bar, verdicts
 from tests.bench.work import KIB, MIB, Case, Work
 from tests.devices.fuse_driver import REQUESTS, Fuse, FuseError
 from vuproc.devices.fs import Fs
@@ -179,10 +179,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found = measure(cases, effort)
     for finding in found:
         print("\n".join(text.lines(finding)))
-    bars = [Bar(case.name, _held(case), RUST, AT_LEAST[case.work.name]) for case in cases]
-    lines, met = verdicts(bars, found)
-    print("", *lines, sep="\n")
-    return 0 if met else 1
+    bars = [
+        Bar(case.name, case.name, _held(case), (RUST,), AT_LEAST[case.work.name]) for case in cases
+    ]
+    return 0 if judge(bars, found) else 1
 
 
 def _held(case: Case) -> str:

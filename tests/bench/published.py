@@ -21,6 +21,7 @@ from tests.bench import bars, options, ours, record, stall
 from tests.bench.backends import Missing
 from tests.bench.contenders import LIMIT
 from tests.bench.findings import Finding, Row
+from tests.bench.lane import Cost
 
 ROOT = Path(__file__).parents[2]
 README, BENCH, PICTURE = ROOT / "README.md", ROOT / "docs/bench.md", ROOT / "docs/bench.png"
@@ -90,7 +91,7 @@ def verdicts(judged: Sequence[bars.Verdict]) -> list[str]:
             shown = f"not measured: {verdict.note}"
         else:
             shown = f"{verdict.ratio:.2f}"
-            if verdict.ratio < verdict.least:
+            if not verdict.met:
                 shown = f"**{shown}**"
         lines.append(f"| {verdict.text} | {shown} | {verdict.least:g} |")
     return lines
@@ -98,8 +99,7 @@ def verdicts(judged: Sequence[bars.Verdict]) -> list[str]:
 
 def _met(judged: Sequence[bars.Verdict]) -> str:
     known = [verdict for verdict in judged if verdict.ratio is not None]
-    met = sum(verdict.ratio >= verdict.least for verdict in known if verdict.ratio is not None)
-    return f"{met} of {len(known)}"
+    return f"{sum(verdict.met for verdict in known)} of {len(known)}"
 
 
 def _stall(deaths: Sequence[stall.Death]) -> str:
@@ -112,7 +112,7 @@ def _stall(deaths: Sequence[stall.Death]) -> str:
     )
 
 
-def _record(costs: Mapping[str, record.Cost]) -> str:
+def _record(costs: Mapping[str, Cost]) -> str:
     shown = ", ".join(f"{cost.ratio - 1:+.1%} of a {name} device's" for name, cost in costs.items())
     return f"The in-flight record costs {shown} requests."
 

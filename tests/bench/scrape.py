@@ -9,7 +9,6 @@ one, in turn. And a page: its time, and the master's CPU time for it.
 from __future__ import annotations
 
 import argparse
-import os
 import socket
 import tempfile
 import threading
@@ -21,96 +20,27 @@ from statistics import median
 
 from tests.bench import quiet
 from tests.bench.devices import NativeNull
-from tests.bench.record import BLOCK, BLOCKS, HEADERS, MEMORY, SIZE, STATUSES, USER
-from vuproc.shm.counters import QueueCounters, block_bytes
-from vuproc.shm.memory import GuestMemory
-from vuproc.shm.request import Request
-from vuproc.shm.split import SplitRing
-from vuproc.shm.trace_layout import trace_bytes
-from vuproc.spec.virtio import Feature
+from tests.bench.lane import Lane, cost, null
 from vuproc.testing import Job, serve
-from vuproc.testing.split_ring import SplitDriverRing, split_layout
 
 ROOM = 64
 """Requests of a trace."""
 GET = b"GET /metrics HTTP/1.1\r\nHost: here\r\n\r\n"
 
 
-class Lane:
-    """One ring and its driver, and what a request took in each round, in ns of CPU time."""
-
-    def __init__(self, traced: bool, native: bool) -> None:
-        self.times: list[float] = []
-        fd = os.memfd_create("bench", os.MFD_CLOEXEC)
-        try:
-            os.ftruncate(fd, MEMORY)
-            memory = GuestMemory().with_region(0, MEMORY, USER, 0, fd)
-        finally:
-            os.close(fd)
-        self._handle: Callable[[Request], None] = NativeNull.handle if native else _null
-        desc, avail, used, _ = split_layout(SIZE)
-        self.driver = SplitDriverRing(
-            memory.view(0, MEMORY), SIZE, desc=desc, avail=avail, used=used, event_idx=True
-        )
-        counters = QueueCounters(bytearray(block_bytes(1)), 0)
-        if traced:
-            counters.trace(bytearray(trace_bytes(ROOM)))
-        self.ring = SplitRing(
-            0,
-            SIZE,
-            memory,
-            USER + desc,
-            USER + avail,
-            USER + used,
-            0,
-            features=Feature.INDIRECT_DESC | Feature.EVENT_IDX,
-            chain_limit=SIZE,
-            counters=counters,
-        )
-
-    def run(self, requests: int, depth: int) -> None:
-        """Serve so many requests, some at a time; the driver's part is not measured."""
-        spent = 0
-        for _ in range(requests // depth):
-            for slot in range(depth):
-                at = BLOCK * slot
-                header, data, status = (HEADERS + at, 16), (BLOCKS + at, BLOCK), (STATUSES + at, 1)
-                self.driver.add([(*header, False), (*data, True), (*status, True)])
-            self.driver.publish()
-            before = time.process_time_ns()
-            self.ring.drain(self._handle, _unexpected, SIZE)
-            spent += time.process_time_ns() - before
-            if len(self.driver.reap()) != depth:
-                raise RuntimeError("the ring lost requests")
-        self.times.append(spent / (requests // depth * depth))
-
-
-def _null(request: Request) -> None:
-    pass
-
-
-def _unexpected(request: Request, error: BaseException) -> None:
-    raise error
-
-
 def trace_cost(rounds: int, requests: int, depth: int, native: bool) -> str:
     """A line: without a trace, with one, and the median of the pairs."""
-    lanes = [Lane(bool(i % 2), native) for i in range(4)]
-    for _ in range(rounds):
-        for lane in lanes:
-            lane.run(requests, depth)
-    pairs = [
-        (before, after)
-        for left, right in zip(lanes[::2], lanes[1::2], strict=True)
-        for before, after in zip(left.times, right.times, strict=True)
-    ]
-    least, more = (min(pair[i] for pair in pairs) for i in (0, 1))
-    kind = "native" if native else "Python"
-    return (
-        f"null device, {kind} handler, depth {depth}: {least:.0f} ns a request, {more:.0f} traced "
-        f"(the best of all); {median(after / before for before, after in pairs) - 1:+.1%} in the "
-        f"median of {len(pairs)} pairs"
+    found = cost(
+        lambda traced: Lane(traced=ROOM if traced else 0),
+        NativeNull.handle if native else null,
+        lanes=2,
+        rounds=rounds,
+        requests=requests,
+        depth=depth,
     )
+    kind = "native" if native else "Python"
+    what = f"null device, {kind} handler, depth {depth}"
+    return found.line(what, "without a trace", "traced")
 
 
 @contextmanager

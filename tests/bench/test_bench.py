@@ -37,7 +37,6 @@ from tests.bench.net.devices import SIZE, Source
 from tests.bench.report import Row, Table
 from tests.bench.rounds import Effort
 from tests.bench.sides import Sample, Waiting
-from tests.bench.verdict import Bar, verdicts
 from tests.bench.work import Case
 from vuproc.spec.net import HEADER
 from vuproc.testing import serve
@@ -313,15 +312,16 @@ def test_the_vsock_bench_measures_both_ways_and_says_what_is_missing() -> None:
     )
 
 
-def test_a_bar_is_met_or_not_or_was_not_measured() -> None:
+def test_a_bar_is_met_or_not_or_was_not_measured(capsys: pytest.CaptureFixture[str]) -> None:
     found = fs.measure(fs.CASES[:1], EFFORT)
     held = [
-        Bar(found[0].name, fs.OURS, fs.SLEEPS, 0.0),
-        Bar(found[0].name, fs.OURS, fs.SLEEPS, 1e9),
-        Bar(found[0].name, fs.OURS, "nobody", 1.0),
+        bars.Bar("a bar", found[0].name, fs.OURS, (fs.SLEEPS,), 0.0),
+        bars.Bar("a bar", found[0].name, fs.OURS, (fs.SLEEPS,), 1e9),
+        bars.Bar("a bar", found[0].name, fs.OURS, ("nobody",), 1.0),
     ]
-    lines, met = verdicts(held[:1], found)
-    assert met and lines[0].endswith(": met")
-    lines, met = verdicts(held, found)
-    assert not met
-    assert [line.rpartition(": ")[2] for line in lines] == ["met", "NOT met", "not measured"]
+    assert bars.judge(held[:1], found)
+    assert ": met (" in capsys.readouterr().out
+    assert not bars.judge(held, found)
+    said = capsys.readouterr().out.splitlines()[1:]
+    words = [line.split(" (")[0].rpartition(": ")[2] for line in said]
+    assert words == ["met", "missed", "not measured"]

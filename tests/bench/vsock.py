@@ -21,13 +21,13 @@ from typing import Any
 
 from tests.bench import extension, text
 from tests.bench.backends import Missing, Running
+from tests.bench.bars import Bar, judge
 from tests.bench.clients import Outcome
 from tests.bench.contenders import Contender
 from tests.bench.findings import Finding
 from tests.bench.peers import debian
 from tests.bench.rounds import Effort, Entry, compare
 from tests.bench.scale_point import workers
-from tests.bench.verdict import Bar, verdicts
 from tests.bench.work import KIB, Case, Work
 from vuproc.spec.vsock import CID_MIN, RX, TX, Op
 from vuproc.testing.guest import Guest
@@ -213,9 +213,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found = measure(cases, effort)
     for finding in found:
         print("\n".join(text.lines(finding, "MB/s", "CPU ms/MB")))
-    lines, met = verdicts([Bar(case.name, OURS, RUST, AT_LEAST) for case in cases], found)
-    print("", *lines, sep="\n")
-    return 0 if met else 1
+    bars = [Bar(case.name, case.name, OURS, (RUST,), AT_LEAST) for case in cases]
+    return 0 if judge(bars, found) else 1
 
 
 if __name__ == "__main__":
