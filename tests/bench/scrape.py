@@ -88,7 +88,8 @@ def scrape_cost(rounds: int, count: int, pause_s: float) -> str:
             def run() -> float:
                 before = quiet.times(worker).ran
                 guest.load(0, job)
-                return (quiet.times(worker).ran - before) / count
+                # A short run may be less than the clock of processes tells.
+                return max(quiet.times(worker).ran - before, 1) / count
 
             run()
             ratios, pages = [], 0

@@ -6,7 +6,6 @@ import select
 import selectors
 import socket
 import stat
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from tests.ops.loop import BOUND_S, ServerLoop
 from vuproc import texts
 from vuproc.listener import Listener
 from vuproc.ops.admin import (
@@ -28,24 +28,18 @@ from vuproc.ops.admin import (
 )
 from vuproc.unix_path import ADMIN_SUFFIX
 
-BOUND_S = 20.0
 HOSTILE = "\ud800 \x1b[2J" + "x" * 100_000
 """As an exception of a device's code may say."""
 
 
-class Loop:
-    """The part of a master's loop that the server needs, in a thread."""
+class Loop(ServerLoop):
+    """Of an admin socket with three verbs."""
 
     def __init__(self, path: Path) -> None:
-        self.selector = selectors.DefaultSelector()
+        selector = selectors.DefaultSelector()
         listener = Listener(Path(f"{path}{ADMIN_SUFFIX}"), PERMISSIONS)
         verbs: dict[str, Verb] = {"echo": self.echo, "fail": self.fail, "much": self.much}
-        self.server = AdminServer(listener, self.selector, verbs)
-        self._wake, self._waker = socket.socketpair()
-        self.selector.register(self._wake, selectors.EVENT_READ, lambda: None)
-        self._ended = False
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
+        super().__init__(AdminServer(listener, selector, verbs), selector)
 
     def echo(self, request: Request) -> dict[str, Any]:
         return {"queue": request.queue}
@@ -55,21 +49,6 @@ class Loop:
 
     def much(self, request: Request) -> dict[str, Any]:
         return {"lines": ["x" * texts.LINE_BYTES] * 400, "hostile": [HOSTILE]}
-
-    def _run(self) -> None:
-        while not self._ended:
-            for key, _ in self.selector.select(self.server.due()):
-                key.data()
-            self.server.tend()
-
-    def close(self) -> None:
-        self._ended = True
-        self._waker.send(b"x")
-        self._thread.join(BOUND_S)
-        self.server.close()
-        self.selector.close()
-        self._wake.close()
-        self._waker.close()
 
 
 @pytest.fixture

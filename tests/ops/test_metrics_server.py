@@ -11,35 +11,29 @@ from pathlib import Path
 
 import pytest
 
+from tests.ops.loop import BOUND_S, ServerLoop
 from vuproc.listener import Listener
 from vuproc.ops import metrics_server
 from vuproc.ops.http_request import HEAD_BYTES, Wants, parse
 from vuproc.ops.metric_table import CONTENT_TYPE
 from vuproc.ops.metrics_server import CLIENTS, MetricsServer
 
-BOUND_S = 20.0
 GET = b"GET /metrics HTTP/1.1\r\nHost: here\r\n\r\n"
 PIECES = 400
 PIECE = "x" * 1000 + "\n"
 
 
-class Loop:
-    """The part of a master's loop that the server needs, in a thread. `longest_s`: of its turns."""
+class Loop(ServerLoop):
+    """Of a server whose pages have `PIECES` pieces, each of which takes `piece_s`."""
 
     def __init__(self, path: Path, piece_s: float = 0.0) -> None:
         self.path = path
-        self.selector = selectors.PollSelector()
+        self.pages = 0
+        self._piece_s = piece_s
         listener = Listener(path, 0o600)
         listener.open()
-        self.pages = 0
-        self.longest_s = 0.0
-        self._piece_s = piece_s
-        self.server = MetricsServer(listener, self.selector, self.pieces)
-        self._wake, self._waker = socket.socketpair()
-        self.selector.register(self._wake, selectors.EVENT_READ, lambda: None)
-        self._ended = False
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
+        selector = selectors.PollSelector()
+        super().__init__(MetricsServer(listener, selector, self.pieces), selector)
 
     def pieces(self) -> Iterator[str]:
         self.pages += 1
@@ -47,26 +41,6 @@ class Loop:
             time.sleep(self._piece_s)
             yield PIECE
         yield "# EOF\n"
-
-    def _run(self) -> None:
-        while not self._ended:
-            ready = self.selector.select(self.server.due())
-            begun = time.thread_time()
-            for key, _ in ready:
-                now = self.selector.get_map().get(key.fd)
-                if now is not None and now.data is key.data:
-                    key.data()
-            self.server.tend()
-            self.longest_s = max(self.longest_s, time.thread_time() - begun)
-
-    def close(self) -> None:
-        self._ended = True
-        self._waker.send(b"x")
-        self._thread.join(BOUND_S)
-        self.server.close()
-        self.selector.close()
-        self._wake.close()
-        self._waker.close()
 
 
 @pytest.fixture

@@ -16,19 +16,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from vuproc.cli import invocation
+from vuproc.cli.arguments import usage_error
 
 if TYPE_CHECKING:
     from vuproc.device_file.check import DeviceFile
     from vuproc.warm_start import WarmStart
 
-EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+EXIT_OK, EXIT_FAILED = 0, 1
 ASK_S = 10.0
 """Seconds in which the parent must answer."""
 STOP_S = 90.0
 """Seconds in which a device must have ended: longer than its drain and its hooks by default."""
 LOOK_S = 0.02
 """Seconds between two looks whether it has."""
-ANSWER_BYTES = 1 << 20
 
 _ALONE = (
     ("fd", None, "--fd is for one device: it has one socket"),
@@ -43,19 +43,19 @@ def run(options: argparse.Namespace) -> NoReturn:
 
     for name, absent, message in _ALONE:
         if getattr(options, name) is not absent:
-            _usage_error(message)
+            usage_error(message)
     if os.environ.get("LISTEN_PID") == str(os.getpid()) and os.environ.get("LISTEN_FDS"):
-        _usage_error("sockets of a service manager are for one device: run each by itself")
+        usage_error("sockets of a service manager are for one device: run each by itself")
     paths = [os.path.abspath(path) for path in options.files]
     missing = [path for path in paths if not os.path.exists(path)]
     if missing:
-        _usage_error(f"{missing[0]}: there is no such file or folder")
+        usage_error(f"{missing[0]}: there is no such file or folder")
     try:
         _, wrong = Places(paths).files()
     except OSError as error:
-        _usage_error(f"{error.filename}: {error.strerror}")
+        usage_error(f"{error.filename}: {error.strerror}")
     if wrong:
-        _usage_error(wrong[0])
+        usage_error(wrong[0])
     words = [part for path in paths for part in ("--devices", path)]
     command = [*invocation.program(), "run", "--no-standby"]
     if options.standby:
@@ -203,6 +203,7 @@ def await_end(target: str, admin: Path) -> int:
 def _ask(folder: str, verb: str) -> tuple[dict[str, Any], socket.socket]:
     """The parent's answer, and the connection to it. Exits with 1 if there is none."""
     from vuproc.handover.keeper.control import address_of, user_of
+    from vuproc.ops.admin import line_of
 
     client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -211,13 +212,7 @@ def _ask(folder: str, verb: str) -> tuple[dict[str, Any], socket.socket]:
         if user_of(client) not in (os.getuid(), os.stat(folder).st_uid, 0):
             raise OSError(0, "somebody else answers")
         client.sendall(json.dumps({"verb": verb}).encode() + b"\n")
-        data = b""
-        while not data.endswith(b"\n") and len(data) <= ANSWER_BYTES:
-            more = client.recv(65536)
-            if not more:
-                break
-            data += more
-        answer: dict[str, Any] = json.loads(data)
+        answer: dict[str, Any] = json.loads(line_of(client))
     except (OSError, ValueError) as error:
         client.close()
         reason = error.strerror if isinstance(error, OSError) else "no answer that makes sense"
@@ -228,8 +223,3 @@ def _ask(folder: str, verb: str) -> tuple[dict[str, Any], socket.socket]:
         print(f"vuproc: {folder}: {answer.get('error', 'failed')}", file=sys.stderr)
         raise SystemExit(EXIT_FAILED)
     return answer, client
-
-
-def _usage_error(message: str) -> NoReturn:
-    print(f"vuproc: {message}", file=sys.stderr)
-    raise SystemExit(EXIT_USAGE)

@@ -4,52 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import os
-import zlib
 from collections.abc import Iterator, Mapping
 
 import msgspec
 
 from vuproc import shared
+from vuproc.devices.blk_url_base import OPTION, UrlBase
 from vuproc.devices.object_reader import ObjectReader, ask
-from vuproc.devices.object_store import Object, ObjectUnavailable, problem_of
+from vuproc.devices.object_store import Object, ObjectUnavailable
 from vuproc.errors import FileRefused
 from vuproc.fd import Fd
 
-OPTION = "url"
 
-
-class ObjectBase:
+class ObjectBase(UrlBase[Object]):
     """In the manner of `Image`. What the object was when the master asked is a shared file, so that
     all workers and successors read the same one, or find that it is another by now.
     """
 
-    option = OPTION
-    strict = True
-    """An overlay has parts of the object, which are not to be mixed with those of another."""
-
     def __init__(self, url: str) -> None:
-        self.path = url
-        self._name = f"object.{zlib.crc32(url.encode()):08x}"
-        self._found: Object | None = None
-
-    @property
-    def names(self) -> set[str]:
-        """Of the shared files that are its own."""
-        return {self._name}
-
-    def problems(self, block_size: int) -> Iterator[tuple[str, str]]:
-        """What is wrong with the URL, or with what is there."""
-        problem = problem_of(self.path)
-        if problem is not None:
-            yield OPTION, f"{self.path}: {problem}"
-            return
-        try:
-            size = self._ask().size
-        except FileRefused as refused:
-            yield refused.option, refused.reason
-            return
-        if size == 0 or size % block_size:
-            yield OPTION, f"{self.path}: {size} bytes are not a multiple of {block_size}"
+        super().__init__(url, "object", ask)
 
     def open(self) -> dict[str, Fd]:
         """What the object is, for all. Raises FileRefused."""
@@ -58,10 +31,6 @@ class ObjectBase:
             memory = files[self._name] = Fd(os.memfd_create("vuproc-object", os.MFD_CLOEXEC))
             os.pwrite(memory.fileno(), packed, 0)
         return files
-
-    def adopt(self, left: Mapping[str, Fd]) -> bool:
-        """As `Image.adopt`."""
-        return left.keys() == self.names
 
     def replaced(self, files: Mapping[str, Fd]) -> Iterator[tuple[str, str]]:
         """As `Image.replaced`. Raises FileRefused if there is none any more."""
@@ -93,11 +62,3 @@ class ObjectBase:
             return ObjectReader(self.path, self.found(files).tag)
         except ObjectUnavailable as error:
             raise FileRefused(OPTION, f"{self.path}: {error}") from error
-
-    def _ask(self) -> Object:
-        if self._found is None:
-            try:
-                self._found = ask(self.path)
-            except ObjectUnavailable as error:
-                raise FileRefused(OPTION, f"{self.path}: {error}") from error
-        return self._found

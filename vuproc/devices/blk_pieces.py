@@ -2,60 +2,36 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator, Mapping
 
+from vuproc.devices.blk_url_base import OPTION, UrlBase
 from vuproc.devices.object_reader import ask_manifest
-from vuproc.devices.object_store import WRITABLE, ObjectUnavailable, problem_of
+from vuproc.devices.object_store import WRITABLE, ObjectUnavailable
 from vuproc.devices.pieces_manifest import Manifest
 from vuproc.devices.pieces_map import PiecesMap, new_map
 from vuproc.devices.pieces_reader import PiecesReader
 from vuproc.errors import FileRefused
 from vuproc.fd import Fd
 
-OPTION = "url"
+_WRITABLE = tuple(f"{scheme}://" for scheme in WRITABLE)
 
 
-class PiecesBase:
-    """In the manner of `ObjectBase`. Its shared file is the map of its pieces."""
-
-    option = OPTION
-    strict = True
+class PiecesBase(UrlBase[Manifest]):
+    """Its shared file is the map of its pieces."""
 
     def __init__(self, url: str, *, writes_back: bool) -> None:
-        self.path = url
+        super().__init__(url, "pieces", ask_manifest)
         self.writes_back = writes_back
-        self._name = f"pieces.{zlib.crc32(url.encode()):08x}"
-        self._found: Manifest | None = None
 
-    @property
-    def names(self) -> set[str]:
-        """Of the shared files that are its own."""
-        return {self._name}
-
-    def problems(self, block_size: int) -> Iterator[tuple[str, str]]:
-        """What is wrong with the URL, or with what is there."""
-        problem = problem_of(self.path)
+    def _problem(self) -> str | None:
+        problem = super()._problem()
         if problem is None and self.writes_back and not self.path.startswith(_WRITABLE):
-            problem = f"changes go to {', '.join(f'{scheme}://' for scheme in WRITABLE)} alone"
-        if problem is not None:
-            yield OPTION, f"{self.path}: {problem}"
-            return
-        try:
-            size = self._ask().size
-        except FileRefused as refused:
-            yield refused.option, refused.reason
-            return
-        if size % block_size:
-            yield OPTION, f"{self.path}: {size} bytes are not a multiple of {block_size}"
+            return f"changes go to {', '.join(_WRITABLE)} alone"
+        return problem
 
     def open(self) -> dict[str, Fd]:
         """The map, for all. Raises FileRefused, OSError."""
         return {self._name: new_map(self._ask())}
-
-    def adopt(self, left: Mapping[str, Fd]) -> bool:
-        """As `Image.adopt`."""
-        return left.keys() == self.names
 
     def replaced(self, files: Mapping[str, Fd]) -> Iterator[tuple[str, str]]:
         """As `Image.replaced`. Raises FileRefused if there is none any more. Whoever writes changes
@@ -100,14 +76,3 @@ class PiecesBase:
         except ObjectUnavailable as error:
             pieces.close()
             raise FileRefused(OPTION, f"{self.path}: {error}") from error
-
-    def _ask(self) -> Manifest:
-        if self._found is None:
-            try:
-                self._found = ask_manifest(self.path)
-            except ObjectUnavailable as error:
-                raise FileRefused(OPTION, f"{self.path}: {error}") from error
-        return self._found
-
-
-_WRITABLE = tuple(f"{scheme}://" for scheme in WRITABLE)

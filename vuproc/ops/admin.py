@@ -21,6 +21,7 @@ import msgspec
 from vuproc import texts
 from vuproc.errors import VuprocError
 from vuproc.listener import Listener
+from vuproc.ops.door import AsCallback, Door
 from vuproc.unix_path import ADMIN_SUFFIX, address_of
 
 log = logging.getLogger("vuproc.master")
@@ -65,17 +66,17 @@ class AdminServer:
         listener: Listener,
         selector: selectors.BaseSelector,
         verbs: dict[str, Verb],
-        as_callback: Callable[[Callable[[], None]], Callable[[], None]] = lambda action: action,
+        as_callback: AsCallback = lambda action: action,
     ) -> None:
         """`as_callback` makes what `selector` gets as data of a function."""
         self._as_callback = as_callback
-        self._listener = listener
-        self._listener.open()
         self._selector = selector
         self._verbs = verbs
         self._clients: dict[socket.socket, tuple[bytearray, float]] = {}
-        self._accepting = False
-        self._accept_more()
+        listener.open()
+        self._door = Door(
+            listener, selector, as_callback, lambda: len(self._clients) < CLIENTS, self._admit
+        )
 
     def due(self) -> float | None:
         """Seconds until a client's time is up, or None if there is no client."""
@@ -94,30 +95,12 @@ class AdminServer:
         """End every conversation and remove the socket."""
         for client in list(self._clients):
             self._drop(client)
-        if self._accepting:
-            self._selector.unregister(self._listener.fileno())
-            self._accepting = False
-        self._listener.close()
+        self._door.close()
 
-    def _accept_more(self) -> None:
-        """Listen while there is room for another client."""
-        room = len(self._clients) < CLIENTS
-        if room and not self._accepting:
-            action = self._as_callback(self._accept)
-            self._selector.register(self._listener.fileno(), selectors.EVENT_READ, action)
-        elif not room and self._accepting:
-            self._selector.unregister(self._listener.fileno())
-        self._accepting = room
-
-    def _accept(self) -> None:
-        client = self._listener.accept()
-        if client is None:
-            return
-        client.setblocking(False)
+    def _admit(self, client: socket.socket) -> None:
         self._clients[client] = (bytearray(), time.monotonic() + CLIENT_DEADLINE_S)
         action = self._as_callback(partial(self._readable, client))
         self._selector.register(client, selectors.EVENT_READ, action)
-        self._accept_more()
 
     def _readable(self, client: socket.socket) -> None:
         line, _ = self._clients[client]
@@ -169,7 +152,7 @@ class AdminServer:
         del self._clients[client]
         self._selector.unregister(client)
         client.close()
-        self._accept_more()
+        self._door.look()
 
 
 def _fit(value: Any) -> Any:
@@ -196,12 +179,7 @@ def ask(path: Path, request: Request, timeout_s: float = 10.0) -> dict[str, Any]
         try:
             _connect(client, Path(where), timeout_s)
             client.sendall(msgspec.json.encode(request) + b"\n")
-            data = b""
-            while not data.endswith(b"\n") and len(data) <= ANSWER_BYTES:
-                more = client.recv(65536)
-                if not more:
-                    break
-                data += more
+            data = line_of(client)
         except OSError as error:
             raise AdminError(f"{where}: {error.strerror or error}") from error
     try:
@@ -211,6 +189,17 @@ def ask(path: Path, request: Request, timeout_s: float = 10.0) -> dict[str, Any]
     if not answer.pop("ok", False):
         raise AdminError(str(answer.get("error", "failed")))
     return answer
+
+
+def line_of(client: socket.socket) -> bytes:
+    """The line that is the answer, or what there is of it. Raises OSError."""
+    data = b""
+    while not data.endswith(b"\n") and len(data) <= ANSWER_BYTES:
+        more = client.recv(65536)
+        if not more:
+            break
+        data += more
+    return data
 
 
 def _connect(client: socket.socket, path: Path, timeout_s: float) -> None:

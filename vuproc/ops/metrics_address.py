@@ -10,7 +10,7 @@ from vuproc.device_file.kinds import metrics_address
 from vuproc.fd import Fd
 from vuproc.handover.fd_store import METRICS, METRICS_LOCK, FdStore
 from vuproc.listener import Listener, ListenError, Reserve
-from vuproc.ops.metrics_server import Listening
+from vuproc.ops.door import Listening
 
 BACKLOG = 16
 PERMISSIONS = 0o600
@@ -31,7 +31,10 @@ class TcpListener:
 
     def accept(self) -> socket.socket | None:
         """The next connection, None if there is none to be had."""
-        return self._reserve.accept(self.sock)
+        try:
+            return self._reserve.accept(self.sock)
+        except OSError:
+            return None  # of TCP, errors of the connection (accept(2)): it is the client's matter
 
     def close(self) -> None:
         """Close it."""

@@ -12,9 +12,9 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Protocol
 
 from vuproc.chores import Meanwhile
+from vuproc.ops.door import AsCallback, Door, Listening
 from vuproc.ops.http_request import HEAD_BYTES, Wants, answer, parse
 from vuproc.ops.metric_table import CONTENT_TYPE
 
@@ -28,19 +28,6 @@ SLICE_S = 0.0005
 """Seconds of a turn of the loop that a page may take, or one of its pieces if that takes longer."""
 PAUSE_S = 0.02
 """Seconds from the end of one page to the begin of the next."""
-
-
-class Listening(Protocol):
-    """A listening socket that does not block, and is owned."""
-
-    def fileno(self) -> int:
-        """The descriptor."""
-
-    def accept(self) -> socket.socket | None:
-        """The next connection, None if there is none to be had."""
-
-    def close(self) -> None:
-        """Close it."""
 
 
 class _Client:
@@ -82,18 +69,18 @@ class MetricsServer:
         listener: Listening,
         selector: selectors.BaseSelector,
         pieces: Callable[[], Iterator[str]],
-        as_callback: Callable[[Callable[[], None]], Callable[[], None]] = Meanwhile,
+        as_callback: AsCallback = Meanwhile,
     ) -> None:
-        self._listener = listener
         self._selector = selector
         self._pieces = pieces
         self._as_callback = as_callback
         self._clients: dict[socket.socket, _Client] = {}
-        self._accepting = False
         self._making: _Page | None = None
         self._next: _Page | None = None
         self._next_at = 0.0
-        self._accept_more()
+        self._door = Door(
+            listener, selector, as_callback, lambda: len(self._clients) < CLIENTS, self._admit
+        )
 
     # The chore.
 
@@ -116,10 +103,7 @@ class MetricsServer:
         """End every conversation."""
         for client in list(self._clients.values()):
             self._drop(client)
-        if self._accepting:
-            self._selector.unregister(self._listener.fileno())
-            self._accepting = False
-        self._listener.close()
+        self._door.close()
 
     def _deadline(self, client: _Client) -> float:
         crowded = len(self._clients) >= CLIENTS
@@ -127,27 +111,10 @@ class MetricsServer:
 
     # Clients.
 
-    def _accept_more(self) -> None:
-        room = len(self._clients) < CLIENTS
-        if room and not self._accepting:
-            action = self._as_callback(self._accept)
-            self._selector.register(self._listener.fileno(), selectors.EVENT_READ, action)
-        elif not room and self._accepting:
-            self._selector.unregister(self._listener.fileno())
-        self._accepting = room
-
-    def _accept(self) -> None:
-        try:
-            sock = self._listener.accept()
-        except OSError:
-            return  # of TCP, errors of the connection (accept(2)): it is the client's matter
-        if sock is None:
-            return
-        sock.setblocking(False)
+    def _admit(self, sock: socket.socket) -> None:
         client = self._clients[sock] = _Client(sock)
         action = self._as_callback(partial(self._readable, client))
         self._selector.register(sock, selectors.EVENT_READ, action)
-        self._accept_more()
 
     def _readable(self, client: _Client) -> None:
         try:
@@ -200,7 +167,7 @@ class MetricsServer:
                 page.clients.remove(client)
                 self._pass_on(page)
         _linger(client.sock)
-        self._accept_more()
+        self._door.look()
 
     # Pages.
 
