@@ -9,17 +9,22 @@ from typing import Any
 
 from tests.devices.dying_layers import counted
 from vuproc.devices import blk_write_area, blk_write_back
-from vuproc.devices.blk import Blk
+from vuproc.devices.blk import Blk, BlkOptions
 from vuproc.devices.blk_write_marks import Marks
 from vuproc.devices.object_store import ObjectStore, ObjectUnavailable
 from vuproc.devices.pieces_map import PiecesMap
 from vuproc.fd import Fd
+from vuproc.pool import helper
 
 BOUND_S = 60.0
 
 
 class DyingHelper(Blk):
     """Counts steps in a file beside the overlay, so that the next helper comes further."""
+
+    def __init__(self, options: BlkOptions) -> None:
+        super().__init__(options)
+        helper.RETRY_S = (0.1,)  # made in the master, which would wait longer from death to death
 
     def run_helper(self, ending: Fd) -> None:
         counter = os.open(f"{self.options.image}.steps", os.O_RDWR | os.O_CREAT | os.O_APPEND)

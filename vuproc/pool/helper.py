@@ -12,7 +12,7 @@ from vuproc.pool.process import END_GRACE, WorkerLost, WorkerProcess, WorkerSetu
 
 log = logging.getLogger("vuproc.master")
 
-RETRY_S = (0.1, 0.2, 0.5, 1.0, 2.0)
+RETRY_S: tuple[float, ...] = (0.1, 0.2, 0.5, 1.0, 2.0)
 """Seconds from a helper's end to the next start; the last for all further ones in a row."""
 WELL_S = 30.0
 """Seconds of a life after which an end is not in a row with those before."""
