@@ -52,7 +52,7 @@ CLIENTS = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line (default: the process's) and return the exit code."""
     streams.open_closed()
-    options = _parser().parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     verb: Callable[[argparse.Namespace], int] = options.verb
     try:
         code = verb(options)
@@ -423,7 +423,8 @@ def _load(
     return file
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """The grammar of the command."""
     parser = argparse.ArgumentParser(
         prog="vuproc",
         description=text.PROGRAM,

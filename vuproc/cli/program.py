@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None, name: str | None = None) -> int
         print(f"{PREFIX}{type_name}: there is no such type of device", file=sys.stderr)
         return EXIT_USAGE
     device = _class_of(type_name)
-    options = _parser(type_name, device).parse_args(arguments)
+    options = make_parser(type_name, device).parse_args(arguments)
     if options.print_capabilities:
         print(json.dumps(capabilities(type_name)))
         return 0
@@ -117,7 +117,8 @@ def _lines(
         yield f"--{_flag(type_name, field.name)}: ", f"  {field.name}: {value}"
 
 
-def _parser(type_name: str, device: type[Device]) -> argparse.ArgumentParser:
+def make_parser(type_name: str, device: type[Device]) -> argparse.ArgumentParser:
+    """The grammar of the program of a type."""
     parser = argparse.ArgumentParser(
         prog=f"{PREFIX}{type_name}",
         description=f"Serve a virtio device ({type_name}) over vhost-user.",
