@@ -177,7 +177,7 @@ def test_c5_who_may_connect_is_said(folder: Path, client: str, socket: str, expe
     assert ("owner: libvirt-qemu" in text) == (client == "libvirt" and "Only" in expected)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/operations.md"])
+@pytest.mark.parametrize("page", ["docs/tutorial-disk.md", "docs/operations.md"])
 def test_c5_the_manual_says_what_the_hints_say(page: str) -> None:
     text = (Path(__file__).parents[2] / page).read_text(encoding="utf-8")
     assert all(client in text for client in CLIENTS)

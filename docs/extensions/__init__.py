@@ -1,0 +1,1 @@
+"""What the site has and the pages on a forge do not."""
