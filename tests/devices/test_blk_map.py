@@ -150,6 +150,8 @@ statuses = [disk.block(BlkType.OUT, 8 * page, [b"x" * 4096]).status for page in 
 assert 0 < statuses.count(1) < 256, statuses
 assert disk.block(BlkType.IN, 0, in_=[4096]).data == b"x" * 4096
 room = statuses.index(1)
+# Nothing is there yet, and nothing needs to be for that to be read.
+assert disk.block(BlkType.IN, room * 8, in_=[4096]).data == bytes(4096)
 assert disk.block(BlkType.OUT, 0, [b"y" * 4096]).status == 0
 print("room for", room)
 """

@@ -16,7 +16,7 @@ from posix.uio cimport iovec
 
 from vuproc.devices.blk_native cimport HEADER_BYTES, NativeBlk
 from vuproc.shm.failures cimport os_error
-from vuproc.shm.native cimport IOV_MAX, cut_pieces
+from vuproc.shm.native cimport IOV_MAX, cut_pieces, read_file
 from vuproc.shm.request cimport Chain
 
 cdef extern from "guard.h" nogil:
@@ -102,8 +102,12 @@ cdef class MapBlk(NativeBlk):
     cdef int64_t read(
         self, Chain *chain, uint64_t offset, uint64_t length, uint8_t *status
     ) noexcept nogil:
+        cdef int reason
+        # A hole reads as zeros, and a mapping has to have a page for that, which a full tmpfs has not.
+        # A call needs none; it fails as well where the image or the guest's memory is missing.
         if self.copy(chain, False, 0, offset, length) < 0:
-            return self.end(EIO, 0, status)
+            if read_file(chain, 0, length, self.fd, offset, &reason) < length:
+                return self.end(EIO, 0, status)
         return self.end(0, length, status)
 
     cdef int64_t write(
