@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -34,3 +36,13 @@ def test_c9_an_exception_in_setup_is_told_once_with_its_place() -> None:
     assert text.count("no such hardware") == 1
     line = inspect.getsourcelines(Scripted.setup)[1] + 2
     assert f"{scripted.__file__}:{line} in setup: RuntimeError: no such hardware" in text
+
+
+def test_c9_d13_a_worker_that_is_stopped_while_it_has_nothing_to_do_is_replaced() -> None:
+    with serve(Scripted, file={"stall_timeout": 0.2}) as served, served.guest() as guest:
+        stopped = served.status().queues[0].pid
+        assert stopped is not None and say(guest, "echo on") == "on"
+        os.kill(stopped, signal.SIGSTOP)
+        assert say(guest, "echo still on") == "still on"
+        served.wait_for_line(f"worker {stopped} has been stopped by a signal for 0.2 s")
+        assert served.status().queues[0].pid != stopped

@@ -6,6 +6,9 @@ it has given to io_uring it counts by the *epoch* in which that was, a word that
 with each look. The master looks at them now and then; nobody is woken, and nobody looks at a clock
 for a request.
 
+A process that is stopped by a signal says nothing in these words if it had no request: the kernel
+says that.
+
 What a device keeps on purpose, such as buffers for packets to come, is none of these.
 """
 
@@ -49,6 +52,8 @@ class Watchdog:
         self._pool = pool
         self._counters = counters
         self._seen: dict[int, tuple[tuple[int, ...], float]] = {}
+        self._stopped: dict[int, float] = {}
+        """By process: since when it has been found to be stopped by a signal."""
         self._look_at = time.monotonic()
 
     def due(self) -> float | None:
@@ -64,6 +69,12 @@ class Watchdog:
         if self._pool.history.in_postcopy:
             self._seen.clear()  # whoever waits for a page is not stuck
             return
+        workers = [slot.worker for slot in self._pool.slots if slot.worker is not None]
+        self._stopped = {
+            worker.pid: self._stopped.get(worker.pid, now)
+            for worker in workers
+            if _is_stopped(worker.pid)
+        }
         for slot in self._pool.slots:
             worker = slot.worker
             if worker is None:
@@ -73,7 +84,7 @@ class Watchdog:
                 self._overdue(queue, worker) or self._stuck(queue, worker.pid, now)
                 for queue in slot.queues
             ]
-            cause = next(filter(None, causes), None)
+            cause = next(filter(None, causes), None) or self._still(worker.pid, now)
             if cause is not None:
                 self._pool.slots.died(slot, cause)
 
@@ -100,6 +111,15 @@ class Watchdog:
             f"for {self.timeout_s:g} s"
         )
 
+    def _still(self, pid: int, now: float) -> str | None:
+        """Why a worker that is not at a request will not get to one, or None if it will.
+
+        Nothing else tells: only it would see that the driver has kicked.
+        """
+        if now - self._stopped.get(pid, now) < self.timeout_s:
+            return None
+        return f"worker {pid} has been stopped by a signal for {self.timeout_s:g} s"
+
     def _stuck(self, queue: int, pid: int, now: float) -> str | None:
         """Why the queue's worker does not get on with a request or a hook, or None if it does."""
         seen = self._counters[queue].snapshot()
@@ -114,3 +134,12 @@ class Watchdog:
             return None
         what = f"head {seen.busy - 1}" if seen.busy else "a hook of the device"
         return f"queue {queue}: no progress for {limit:g} s with {what}"
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether a process is stopped by SIGSTOP or the like; by a debugger is another matter."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            return file.read().rpartition(") ")[2].startswith("T")
+    except OSError:
+        return False  # it has ended, or there is no /proc
