@@ -23,8 +23,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.crash.blocks import BLOCK_SIZE, Blocks
 from tests.crash.counted import TAGS, CountedBlk
-from tests.crash.verified import BLOCK_SIZE, Findings, VerifiedQueue
+from tests.crash.verified import Findings, VerifiedQueue
 from vuproc.devices.blk_storage import check_direct
 from vuproc.ops.admin import Request, ask
 from vuproc.spec.blk import SECTOR_SIZE
@@ -222,7 +223,7 @@ def _drive(
     with served.guest(queues=queues, memory=16 << 20, without=without, packed=packed) as guest:
         drivers = [
             VerifiedQueue(
-                guest, queue, start=queue * BLOCKS, blocks=BLOCKS, depth=DEPTH, seed=seed + queue
+                guest, queue, Blocks(queue * BLOCKS, BLOCKS), depth=DEPTH, seed=seed + queue
             )
             for queue in range(queues)
         ]

@@ -8,31 +8,35 @@ that is lost.
 
 from __future__ import annotations
 
+import os
 import random
 import struct
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from tests.crash.blocks import BLOCK_SIZE, SECTORS, ZEROES, Blocks
 from tests.crash.counted import TAGS
-from vuproc.spec.blk import SECTOR_SIZE, BlkStatus, BlkType
+from vuproc.spec.blk import BlkStatus, BlkType
 from vuproc.spec.virtio import Feature
 from vuproc.testing.errors import BackendFault
 from vuproc.testing.guest import Guest
 from vuproc.testing.memory import Allocation
 
-BLOCK_SIZE = 4096
-SECTORS = BLOCK_SIZE // SECTOR_SIZE
-LOST_S = 20.0
-"""Seconds without a completion after which what is in flight counts as lost."""
+LOOK_S = 0.5
+LOST_LOOKS = 40
+"""So many of them without a completion, and what is in flight counts as lost. Looks and not a time:
+a machine that stands still for a while loses nothing.
+"""
 UNSET = 0xFF
 """Status byte of a request that nobody has executed."""
 FLUSHES = 0.01
 WRITES = 0.6
 
 _HEADER = struct.Struct("<IIQ")
-_STAMP = struct.Struct("<QQQQ")
-_MAGIC = 0x5EC0_17DE
+_RANGE = struct.Struct("<QII")
+"""Of a write of zeroes: first sector, sectors, flags."""
+_UNMAP = 1
 _TABLE = struct.Struct("<16s16s16s")
 
 
@@ -48,6 +52,8 @@ class Findings:
     """Completions of nothing that was in flight, or of what was not executed yet."""
     wrong: list[str] = field(default_factory=list)
     """Errors, wrong used lengths, and data that was never written there."""
+    refused: int = 0
+    """Writes that failed while they might."""
     stall_s: float = 0.0
     """The longest time without a completion while something was in flight."""
 
@@ -63,25 +69,36 @@ class _Slot:
     kind: BlkType = BlkType.IN
     block: int = 0
     sequence: int = 0
-    tag: int = 0
 
 
 class VerifiedQueue:
-    """Drives queue `queue` of a started guest over the blocks [start, start + blocks)."""
+    """Drives queue `queue` of a started guest over `blocks`.
+
+    zeroes: how much of what is written is zeroes, for which the device may give up the storage.
+    may_fail: whether a write may, such as to a disk that is full.
+    """
 
     def __init__(
-        self, guest: Guest, queue: int, *, start: int, blocks: int, depth: int, seed: int
+        self,
+        guest: Guest,
+        queue: int,
+        blocks: Blocks,
+        *,
+        depth: int,
+        seed: int,
+        zeroes: float = 0.0,
+        may_fail: Callable[[], bool] = lambda: False,
     ) -> None:
         self.findings = Findings()
+        self._blocks = blocks
+        self._zeroes = zeroes
+        self._may_fail = may_fail
+        self._cut = False
         self._queue = guest.queues[queue]
         self._ring = self._queue.ring
         self._indirect = bool(guest.front_end.features & Feature.INDIRECT_DESC)
-        self._start = start
-        self._written: list[int] = [0] * blocks
-        """By block: the sequence number of the last write that was completed."""
         self._busy: set[int] = set()
         self._random = random.Random(seed)
-        self._sequence = 0
         self._in_flight: dict[int, _Slot] = {}
         self._since = 0.0
         allocate = guest.ram.allocate
@@ -95,24 +112,38 @@ class VerifiedQueue:
             for _ in range(depth)
         ]
 
-    def run(self, goes_on: Callable[[], bool]) -> Findings:
-        """Random requests while `goes_on`, then a look at every block."""
-        if self._drive(self._at_random(goes_on)):
+    def run(self, goes_on: Callable[[], bool], look: Callable[[], bool] = lambda: True) -> Findings:
+        """Random requests while `goes_on`, then a look at every block, if it is to be."""
+        if self._drive(self._at_random(goes_on)) and look():
             self._drive(self._all())
         return self.findings
 
+    def cut(self) -> None:
+        """Have `run`, in another thread, end with all that is in flight: nobody will complete it,
+        since the connection is gone.
+        """
+        self._cut = True
+        os.write(self._queue.call_bell.theirs.fileno(), (1).to_bytes(8, "little"))
+
     def _at_random(self, goes_on: Callable[[], bool]) -> Iterator[tuple[BlkType, int]]:
-        while goes_on() and self.findings.requests < TAGS - len(self._written) - 1:
+        while goes_on() and self.findings.requests < TAGS - self._blocks.count - 1:
             if self._random.random() < FLUSHES:
                 yield BlkType.FLUSH, -1
                 continue
-            block = self._random.randrange(len(self._written))
+            block = self._random.randrange(self._blocks.count)
             while block in self._busy:
-                block = self._random.randrange(len(self._written))
-            yield BlkType.OUT if self._random.random() < WRITES else BlkType.IN, block
+                block = self._random.randrange(self._blocks.count)
+            yield self._kind(), block
+
+    def _kind(self) -> BlkType:
+        if self._random.random() >= WRITES:
+            return BlkType.IN
+        # Nothing is drawn where there are no zeroes: a seed means what it always has.
+        zeroes = self._zeroes and self._random.random() < self._zeroes
+        return BlkType.WRITE_ZEROES if zeroes else BlkType.OUT
 
     def _all(self) -> Iterator[tuple[BlkType, int]]:
-        for block in range(len(self._written)):
+        for block in range(self._blocks.count):
             yield BlkType.IN, block
 
     def _drive(self, requests: Iterator[tuple[BlkType, int]]) -> bool:
@@ -120,6 +151,9 @@ class VerifiedQueue:
         self._since = time.monotonic()
         more = True
         while more or self._in_flight:
+            if self._cut:
+                self._leave()
+                return False
             while more and self._free:
                 request = next(requests, None)
                 more = request is not None
@@ -140,27 +174,37 @@ class VerifiedQueue:
                 self.findings.stall_s = max(self.findings.stall_s, now - self._since)
                 self._since = now
             elif self._in_flight and not self._ring.arm():
-                if not self._queue.call_bell.wait(LOST_S):
+                if not self._sleep():
                     self._abandon()
                     return False
                 self._ring.disarm()
         return True
 
+    def _sleep(self) -> bool:
+        """Until an interrupt; False if none comes."""
+        return any(self._queue.call_bell.wait(LOOK_S) for _ in range(LOST_LOOKS))
+
     def _submit(self, kind: BlkType, block: int) -> None:
         slot = self._free.pop()
-        self._sequence += 1
+        sequence = self._blocks.next_sequence()
         self.findings.requests += 1
-        slot.kind, slot.block, slot.sequence = kind, block, self._sequence
-        sector = 0 if kind == BlkType.FLUSH else (self._start + block) * SECTORS
-        slot.header.view[:] = _HEADER.pack(kind, self._sequence, sector)
+        slot.kind, slot.block, slot.sequence = kind, block, sequence
+        moves = kind in (BlkType.IN, BlkType.OUT)
+        sector = self._blocks.first_sector(block) if moves else 0
+        slot.header.view[:] = _HEADER.pack(kind, sequence & 0xFFFF_FFFF, sector)
         slot.status.view[0] = UNSET
         segments = [(slot.header.guest_addr, _HEADER.size, False)]
         if kind != BlkType.FLUSH:
             self._busy.add(block)
             # A read that moves nothing must not find what is right.
-            content = self._content(block, self._sequence) if kind == BlkType.OUT else bytes(8)
+            content = bytes(8)
+            if kind == BlkType.OUT:
+                content = self._blocks.content(block, sequence)
+            elif kind == BlkType.WRITE_ZEROES:
+                content = _RANGE.pack(self._blocks.first_sector(block), SECTORS, _UNMAP)
             slot.data.view[: len(content)] = content
-            segments.append((slot.data.guest_addr, BLOCK_SIZE, kind == BlkType.IN))
+            size = BLOCK_SIZE if moves else len(content)
+            segments.append((slot.data.guest_addr, size, kind == BlkType.IN))
         segments.append((slot.status.guest_addr, 1, True))
         indirect = self._indirect and self._random.random() < 0.5
         table = (slot.table.guest_addr, slot.table.view) if indirect else None
@@ -176,37 +220,26 @@ class VerifiedQueue:
             findings.doubled.append(f"{name}: completed, but not executed")
             return
         wanted = BLOCK_SIZE + 1 if slot.kind == BlkType.IN else 1
-        if status != BlkStatus.OK or written != wanted:
+        number = _number(slot)
+        if number is not None and status == BlkStatus.IOERR and self._may_fail():
+            findings.refused += 1
+            self._blocks.doubt(slot.block, number)
+        elif status != BlkStatus.OK or written != wanted:
             findings.wrong.append(f"{name}: status {status}, {written} bytes written")
-        elif slot.kind == BlkType.OUT:
-            self._written[slot.block] = slot.sequence
+        elif number is not None:
+            self._blocks.written(slot.block, number)
         elif slot.kind == BlkType.IN:
-            self._compare(name, slot)
+            missing = self._blocks.missing(slot.block, slot.data.view)
+            if missing is not None:
+                earlier, text = missing
+                (findings.lost if earlier else findings.wrong).append(f"{name}: {text}")
 
-    def _compare(self, name: str, slot: _Slot) -> None:
-        sequence = self._written[slot.block]
-        if slot.data.view == self._content(slot.block, sequence):
-            return
-        for place in range(0, BLOCK_SIZE, _STAMP.size):
-            found = bytes(slot.data.view[place : place + _STAMP.size])
-            if found != self._stamp(slot.block, place // SECTOR_SIZE, sequence):
-                break
-        old = found == bytes(_STAMP.size) or (
-            _STAMP.unpack(found)[2] < sequence
-            and found == self._stamp(slot.block, place // SECTOR_SIZE, _STAMP.unpack(found)[2])
-        )
-        where = self.findings.lost if old else self.findings.wrong
-        where.append(f"{name}: write {sequence} is not there, but at {place} {found.hex()}")
-
-    def _content(self, block: int, sequence: int) -> bytes:
-        if sequence == 0:
-            return bytes(BLOCK_SIZE)
-        count = SECTOR_SIZE // _STAMP.size
-        return b"".join(self._stamp(block, sector, sequence) * count for sector in range(SECTORS))
-
-    def _stamp(self, block: int, sector: int, sequence: int) -> bytes:
-        number = (self._start + block) * SECTORS + sector
-        return _STAMP.pack(_MAGIC, number, sequence, (number * 31 + sequence) ^ _MAGIC)
+    def _leave(self) -> None:
+        """Nobody knows what becomes of that which is in flight."""
+        for slot in self._in_flight.values():
+            number = _number(slot)
+            if number is not None:
+                self._blocks.doubt(slot.block, number)
 
     def _abandon(self) -> None:
         names = ", ".join(f"{slot.kind.name} {slot.sequence}" for slot in self._in_flight.values())
@@ -214,3 +247,10 @@ class VerifiedQueue:
             self.findings.lost.append(f"{slot.kind.name} {slot.sequence}: never completed")
         if self._ring.pending:
             self.findings.lost.append(f"an interrupt, with all of {names} waiting for it")
+
+
+def _number(slot: _Slot) -> int | None:
+    """Of what a request writes; None if it is no write."""
+    if slot.kind == BlkType.WRITE_ZEROES:
+        return ZEROES
+    return slot.sequence if slot.kind == BlkType.OUT else None
