@@ -271,6 +271,27 @@ def test_a_master_that_shows_no_life_is_killed(tmp_path: Path) -> None:
         assert second.pid != first.pid
 
 
+def test_a_master_that_has_stood_still_with_its_keeper_is_not_killed_for_it(tmp_path: Path) -> None:
+    with playing(tmp_path, WATCHDOG_S=1.0, OVERSLEPT_S=0.2) as theatre:
+        first = theatre.next()
+        before = theatre.fds()
+        first.ready()
+        first.do("store", ("thing", "content"))
+        bound = time.monotonic() + BOUND_S
+        while theatre.fds() == before:
+            assert time.monotonic() < bound
+        # Since the keeper has that, it knows that the master is up.
+        os.kill(theatre.process.pid, signal.SIGSTOP)
+        until = time.monotonic() + 1.4
+        while time.monotonic() < until:
+            time.sleep(0.01)
+        os.kill(theatre.process.pid, signal.SIGCONT)
+        assert "the master has time once more" in theatre.line()
+        # It has no more time than that.
+        assert "has shown no life" in theatre.line()
+        assert ended(first.pid)
+
+
 def test_the_master_is_told_to_end_when_the_keeper_is_killed(theatre: Theatre) -> None:
     puppet = theatre.next()
     puppet.ready()

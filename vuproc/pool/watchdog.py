@@ -30,6 +30,10 @@ LOOKS = 4
 that are told apart.
 """
 
+OVERSLEPT_S = 2.0
+"""Seconds that a look may be late, or one interval, before that is taken for a machine that stood
+still.
+"""
 BLAME_DEADLINE_S = 0.5
 """Seconds a worker has to note what it is killed for."""
 
@@ -65,7 +69,12 @@ class Watchdog:
         now = time.monotonic()
         if not self.timeout_s or now < self._look_at:
             return
-        self._look_at = now + self.timeout_s / LOOKS
+        interval = self.timeout_s / LOOKS
+        late, self._look_at = now - self._look_at, now + interval
+        if late > max(interval, OVERSLEPT_S):
+            # The machine has stood still, or we have, or the clock has jumped: the workers have had
+            # no time to get on since the last look.
+            self._forgive(late + interval)
         if self._pool.history.in_postcopy:
             self._seen.clear()  # whoever waits for a page is not stuck
             return
@@ -110,6 +119,11 @@ class Watchdog:
             f"queue {queue}: io_uring has not finished {waiting} request{plural} "
             f"for {self.timeout_s:g} s"
         )
+
+    def _forgive(self, seconds: float) -> None:
+        """So much time does not count."""
+        self._seen = {queue: (what, since + seconds) for queue, (what, since) in self._seen.items()}
+        self._stopped = {pid: since + seconds for pid, since in self._stopped.items()}
 
     def _still(self, pid: int, now: float) -> str | None:
         """Why a worker that is not at a request will not get to one, or None if it will.

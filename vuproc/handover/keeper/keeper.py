@@ -60,6 +60,10 @@ WATCHDOG_S = 60.0
 """Seconds without a sign of life after which a master that is up, or is to end, is killed. Longer
 than it may wait for a worker to start.
 """
+OVERSLEPT_S = 2.0
+"""Seconds that we may be late to find a master silent. If it is more the machine has stood still,
+or its clock has jumped, and the master has had no time to show life.
+"""
 TAKE_OVER_S = 5.0
 """Seconds in which a standby that was ready must have taken over."""
 NOT_FOR_A_STANDBY = (signal.SIGQUIT, signal.SIGUSR1)
@@ -154,7 +158,12 @@ class Keeper:
             elif now >= self._orphans_until:
                 self._say("a process of the last master cannot be killed")
                 self._orphans_until = 0.0
-        if self._is_watched() and now >= self._watchdog:
+        if self._is_watched() and now >= self._watchdog + OVERSLEPT_S:
+            self._say(
+                f"stood still for {now - self._watchdog:.1f} s: the master has time once more"
+            )
+            self._watchdog = now + (WATCHDOG_S if self._stopping else self._life_s)
+        elif self._is_watched() and now >= self._watchdog:
             silent = WATCHDOG_S if self._stopping else self._life_s
             self._say(f"master {self.master} has shown no life for {silent:g} s, killing it")
             os.kill(self.master, signal.SIGKILL)
