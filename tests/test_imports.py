@@ -57,6 +57,7 @@ FLOORS = (
         "vuproc.log_limit",
         "vuproc.unix_path",
         "vuproc.chores",
+        "vuproc.inquiries",
         "vuproc.events",
     ),
     ("vuproc.texts", "vuproc.remedies", "vuproc.handover.keeper"),

@@ -26,6 +26,11 @@ class Web(ThreadingHTTPServer):
         self.open = threading.Event()
         """Parts are given out while it is set."""
         self.open.set()
+        self.described = threading.Event()
+        """It says what is there while this is set."""
+        self.described.set()
+        self.heads = 0
+        """How often it was to say so."""
         self._news = threading.Condition()
 
     @property
@@ -35,6 +40,11 @@ class Web(ThreadingHTTPServer):
     def note(self, first: int, end: int) -> None:
         with self._news:
             self.asked.append((first, end))
+            self._news.notify_all()
+
+    def note_head(self) -> None:
+        with self._news:
+            self.heads += 1
             self._news.notify_all()
 
     def wait(self, holds: Callable[[], bool]) -> None:
@@ -57,6 +67,9 @@ class _Handler(BaseHTTPRequestHandler):
         content, status, more = web.content, 200, {}
         if self.path != PATH:
             return self._say(404, b"", {})
+        if not body:
+            web.note_head()
+            assert web.described.wait(BOUND_S)
         if body:
             first, last = self.headers["Range"].removeprefix("bytes=").split("-")
             web.note(int(first), int(last) + 1)
@@ -95,5 +108,6 @@ def serving(content: bytes) -> Iterator[Web]:
             yield web
         finally:
             web.open.set()
+            web.described.set()
             web.shutdown()
             thread.join(BOUND_S)

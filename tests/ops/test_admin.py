@@ -8,6 +8,7 @@ import socket
 import stat
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,11 @@ from vuproc.ops.admin import (
     PERMISSIONS,
     AdminError,
     AdminServer,
+    Later,
     Request,
     Verb,
     ask,
+    line_of,
 )
 from vuproc.unix_path import ADMIN_SUFFIX
 
@@ -39,6 +42,8 @@ class Loop(ServerLoop):
         selector = selectors.DefaultSelector()
         listener = Listener(Path(f"{path}{ADMIN_SUFFIX}"), PERMISSIONS)
         verbs: dict[str, Verb] = {"echo": self.echo, "fail": self.fail, "much": self.much}
+        verbs |= {"later": self.later, "tell": self.tell}
+        self.answer = Later()
         super().__init__(AdminServer(listener, selector, verbs), selector)
 
     def echo(self, request: Request) -> dict[str, Any]:
@@ -46,6 +51,15 @@ class Loop(ServerLoop):
 
     def fail(self, request: Request) -> dict[str, Any]:
         raise AdminError("not today" if request.queue is None else HOSTILE)
+
+    def later(self, _request: Request) -> Later:
+        self.answer = Later()
+        return self.answer
+
+    def tell(self, request: Request) -> dict[str, Any]:
+        said = request.queue is None
+        self.answer.tell(AdminError("after all not") if said else {"queue": request.queue})
+        return {}
 
     def much(self, request: Request) -> dict[str, Any]:
         return {"lines": ["x" * texts.LINE_BYTES] * 400, "hostile": [HOSTILE]}
@@ -153,3 +167,38 @@ def test_the_socket_is_its_owners_alone(path: Path) -> None:
 def test_nobody_there_is_an_error_with_the_path(tmp_path: Path) -> None:
     with pytest.raises(AdminError, match=r"nothing\.admin"):
         ask(tmp_path / "nothing", Request("status"))
+
+
+@contextmanager
+def asking(path: Path) -> Iterator[socket.socket]:
+    """A client that has asked for what comes later."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(BOUND_S)
+        client.connect(f"{path}{ADMIN_SUFFIX}")
+        client.sendall(b'{"verb": "later"}\n')
+        # Its request is read before that of the next one.
+        assert ask(path, Request("echo", 1)) == {"queue": 1}
+        yield client
+
+
+def test_an_answer_may_come_later(path: Path) -> None:
+    with asking(path) as client:
+        assert ask(path, Request("tell", 7)) == {}
+        assert msgspec.json.decode(line_of(client)) == {"ok": True, "queue": 7}
+    with asking(path) as client:
+        assert ask(path, Request("tell")) == {}
+        assert msgspec.json.decode(line_of(client)) == {"ok": False, "error": "after all not"}
+
+
+def test_a_client_that_has_gone_by_then_is_no_matter(path: Path) -> None:
+    with asking(path):
+        pass
+    assert ask(path, Request("tell", 7)) == {}
+    assert ask(path, Request("echo", 2)) == {"queue": 2}
+
+
+def test_who_waits_at_the_end_is_told(tmp_path: Path) -> None:
+    loop = Loop(tmp_path / "s")
+    with asking(tmp_path / "s") as client:
+        loop.close()
+        assert msgspec.json.decode(line_of(client))["error"] == "the device ends"

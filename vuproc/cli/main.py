@@ -274,11 +274,11 @@ def link(options: argparse.Namespace) -> int:
 
 def reload(options: argparse.Namespace) -> int:
     """`vuproc reload`: take up a changed device file."""
-    from vuproc.ops.admin import Request
+    from vuproc.ops.admin import RELOAD_S, Request
 
     if os.path.isdir(options.target):
         return many.reload(options.target)
-    for line in _ask(options.target, Request("reload"))["lines"]:
+    for line in _ask(options.target, Request("reload"), timeout_s=RELOAD_S)["lines"]:
         print(line)
     return EXIT_OK
 
@@ -358,7 +358,9 @@ def image(options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _ask(target: str, request: Request, *, patient_until: float = 0.0) -> dict[str, Any]:
+def _ask(
+    target: str, request: Request, *, patient_until: float = 0.0, timeout_s: float = 10.0
+) -> dict[str, Any]:
     """Ask the running device of a device file, or of a socket. Exits with 1 if it refuses.
 
     `patient_until` (time.monotonic): until then it may be away for a moment.
@@ -371,7 +373,7 @@ def _ask(target: str, request: Request, *, patient_until: float = 0.0) -> dict[s
     path = socket_of(target)
     while True:
         try:
-            return ask(path, request)
+            return ask(path, request, timeout_s)
         except AdminError as error:
             if time.monotonic() >= patient_until:
                 print(f"vuproc: {error}", file=sys.stderr)

@@ -154,7 +154,7 @@ def reload(folder: str) -> int:
     """Have a folder looked at anew, and every device that runs read its file again."""
     from vuproc.device_file.target import socket_of
     from vuproc.errors import ConfigErrors
-    from vuproc.ops.admin import AdminError, Request, ask
+    from vuproc.ops.admin import RELOAD_S, AdminError, Request, ask
 
     found, connection = _ask(folder, "reload")
     connection.close()
@@ -164,7 +164,7 @@ def reload(folder: str) -> int:
     for file in found["running"]:
         name = Path(file).stem
         try:
-            for line in ask(socket_of(file), Request("reload"))["lines"]:
+            for line in ask(socket_of(file), Request("reload"), RELOAD_S)["lines"]:
                 print(f"{name}: {line}")
         except (AdminError, ConfigErrors) as error:
             print(f"vuproc: {name}: {error}", file=sys.stderr)

@@ -7,17 +7,18 @@ the manifest of an image in pieces. The master asks so, for the library has thre
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 
 import msgspec
 
+from vuproc import inquiries
 from vuproc.devices import pieces_manifest
 from vuproc.devices.object_store import Object, ObjectStore, ObjectUnavailable, key_of
 from vuproc.devices.pieces_manifest import Manifest
+from vuproc.inquiries import Inquiry
 
 ASK_S = 15.0
-"""Seconds for the program as a whole: whoever asks waits meanwhile."""
+"""Seconds for the program as a whole: whoever asks waits meanwhile, or does something else."""
 
 
 def ask(url: str) -> Object:
@@ -34,17 +35,14 @@ def ask_manifest(url: str) -> Manifest:
 
 
 def _said_of(url: str) -> bytes:
-    command = [sys.executable, "-P", "-m", __name__, url]
-    try:
-        done = subprocess.run(
-            command, cwd="/", stdin=subprocess.DEVNULL, capture_output=True, timeout=ASK_S
-        )
-    except subprocess.TimeoutExpired:
-        raise ObjectUnavailable(f"no answer within {ASK_S:.0f} s") from None
-    if done.returncode:
-        said = done.stderr.decode("utf-8", "backslashreplace").strip().splitlines()
-        raise ObjectUnavailable(said[-1] if said else f"exit code {done.returncode}")
-    return done.stdout
+    command = (sys.executable, "-P", "-m", __name__, url)
+    answer = inquiries.ask(Inquiry(command, ASK_S))
+    if answer.code is None:
+        raise ObjectUnavailable(f"no answer within {ASK_S:.0f} s")
+    if answer.code:
+        said = answer.error.decode("utf-8", "backslashreplace").strip().splitlines()
+        raise ObjectUnavailable(said[-1] if said else f"exit code {answer.code}")
+    return answer.output
 
 
 class ObjectReader:

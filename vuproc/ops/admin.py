@@ -32,6 +32,10 @@ CLIENTS = 8
 """Clients served at once; further ones wait in the backlog."""
 CLIENT_DEADLINE_S = 2.0
 """Seconds a client has to send its line, and to take the answer."""
+LATER_DEADLINE_S = 50.0
+"""Seconds that an answer may be late, of a verb that asks elsewhere."""
+RELOAD_S = LATER_DEADLINE_S + 10.0
+"""Seconds that a client has patience with a reload."""
 BACKLOG_LOOK_S = 0.01
 """Seconds between two attempts of a client to get into a full backlog."""
 ANSWER_BYTES = 1 << 20
@@ -49,7 +53,29 @@ class Request(msgspec.Struct, forbid_unknown_fields=True):
     after: int | None = None
 
 
-Verb = Callable[[Request], dict[str, Any]]
+class Later:
+    """The answer of a verb that does not have it yet: it is told once, to whoever has asked."""
+
+    def __init__(self) -> None:
+        self._result: dict[str, Any] | AdminError | None = None
+        self._then: Callable[[dict[str, Any] | AdminError], None] | None = None
+
+    def tell(self, result: dict[str, Any] | AdminError) -> None:
+        """This is it."""
+        if self._result is not None:
+            return
+        self._result = result
+        if self._then is not None:
+            self._then(result)
+
+    def then(self, action: Callable[[dict[str, Any] | AdminError], None]) -> None:
+        """Call this with it, now or when it comes."""
+        self._then = action
+        if self._result is not None:
+            action(self._result)
+
+
+Verb = Callable[[Request], dict[str, Any] | Later]
 
 
 class AdminError(VuprocError):
@@ -73,29 +99,35 @@ class AdminServer:
         self._selector = selector
         self._verbs = verbs
         self._clients: dict[socket.socket, tuple[bytearray, float]] = {}
+        self._waiting: dict[socket.socket, float] = {}
+        """Clients whose answer comes later, and until when they have it or none."""
         listener.open()
-        self._door = Door(
-            listener, selector, as_callback, lambda: len(self._clients) < CLIENTS, self._admit
-        )
+        self._door = Door(listener, selector, as_callback, self._has_room, self._admit)
 
     def due(self) -> float | None:
         """Seconds until a client's time is up, or None if there is no client."""
-        if not self._clients:
-            return None
-        first = min(deadline for _, deadline in self._clients.values())
-        return max(0.0, first - time.monotonic())
+        deadlines = [deadline for _, deadline in self._clients.values()]
+        first = min([*deadlines, *self._waiting.values()], default=None)
+        return None if first is None else max(0.0, first - time.monotonic())
 
     def tend(self) -> None:
         """Turn away the clients whose time is up."""
         now = time.monotonic()
         for client in [c for c, (_, deadline) in self._clients.items() if deadline <= now]:
             self._drop(client)
+        for client in [c for c, deadline in self._waiting.items() if deadline <= now]:
+            self._told(client, AdminError("no answer in time"))
 
     def close(self) -> None:
         """End every conversation and remove the socket."""
+        for client in list(self._waiting):
+            self._told(client, AdminError("the device ends"))
         for client in list(self._clients):
             self._drop(client)
         self._door.close()
+
+    def _has_room(self) -> bool:
+        return len(self._clients) + len(self._waiting) < CLIENTS
 
     def _admit(self, client: socket.socket) -> None:
         self._clients[client] = (bytearray(), time.monotonic() + CLIENT_DEADLINE_S)
@@ -119,8 +151,20 @@ class AdminServer:
         # The verb may wait, and whoever looks after other clients meanwhile leaves this one alone.
         self._selector.unregister(client)
         del self._clients[client]
-        answer = _fit(self._answer(bytes(line.partition(b"\n")[0])))
-        left = bytearray(msgspec.json.encode(answer) + b"\n")
+        answer = self._answer(bytes(line.partition(b"\n")[0]))
+        if isinstance(answer, Later):
+            self._waiting[client] = time.monotonic() + LATER_DEADLINE_S
+            answer.then(partial(self._told, client))
+        else:
+            self._say(client, answer)
+
+    def _told(self, client: socket.socket, result: dict[str, Any] | AdminError) -> None:
+        """The answer that a client waits for, if it still does."""
+        if self._waiting.pop(client, None) is not None:
+            self._say(client, _good(result) if isinstance(result, dict) else _bad(result))
+
+    def _say(self, client: socket.socket, answer: dict[str, Any]) -> None:
+        left = bytearray(msgspec.json.encode(_fit(answer)) + b"\n")
         self._clients[client] = left, time.monotonic() + CLIENT_DEADLINE_S
         action = self._as_callback(partial(self._writable, client))
         self._selector.register(client, selectors.EVENT_WRITE, action)
@@ -138,21 +182,30 @@ class AdminServer:
         if not left:
             self._drop(client)
 
-    def _answer(self, line: bytes) -> dict[str, Any]:
+    def _answer(self, line: bytes) -> dict[str, Any] | Later:
         try:
             request = msgspec.json.decode(line, type=Request)
             verb = self._verbs.get(request.verb)
             if verb is None:
                 raise AdminError(f"unknown verb {request.verb!r}")
-            return {"ok": True, **verb(request)}
+            result = verb(request)
+            return result if isinstance(result, Later) else _good(result)
         except (msgspec.MsgspecError, UnicodeDecodeError, AdminError) as error:
-            return {"ok": False, "error": str(error)}
+            return _bad(error)
 
     def _drop(self, client: socket.socket) -> None:
         del self._clients[client]
         self._selector.unregister(client)
         client.close()
         self._door.look()
+
+
+def _good(result: dict[str, Any]) -> dict[str, Any]:
+    return {"ok": True, **result}
+
+
+def _bad(error: Exception) -> dict[str, Any]:
+    return {"ok": False, "error": str(error)}
 
 
 def _fit(value: Any) -> Any:

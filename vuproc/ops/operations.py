@@ -17,7 +17,7 @@ from vuproc.handover.device_counters import DeviceCounters
 from vuproc.handover.standby_master import ready_standby
 from vuproc.handover.upgrade import Trial
 from vuproc.master import Master
-from vuproc.ops.admin import AdminError, Request, Verb
+from vuproc.ops.admin import AdminError, Later, Request, Verb
 from vuproc.ops.reload import Reloader, ReloadRefused
 from vuproc.ops.status import QueueStatus, Status
 
@@ -165,15 +165,19 @@ class Operations:
             raise AdminError("only a network device has a link")
         return {"up": request.up}
 
-    def reload(self, _request: Request) -> dict[str, Any]:
+    def reload(self, _request: Request) -> Later:
         """Read the device file anew; a line for each change."""
         if self._reloader is None:
             raise AdminError(_NOT_HERE)
         self._not_while_waiting()
-        try:
-            return {"lines": self._reloader.reload()}
-        except ReloadRefused as refusal:
-            raise AdminError(str(refusal)) from refusal
+        answer = Later()
+
+        def told(result: list[str] | ReloadRefused) -> None:
+            refused = isinstance(result, ReloadRefused)
+            answer.tell(AdminError(str(result)) if refused else {"lines": result})
+
+        self._reloader.reload(told)
+        return answer
 
     def upgrade(self, _request: Request) -> dict[str, Any]:
         """Try the installed program, and become it. The status says what has become of it."""

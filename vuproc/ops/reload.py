@@ -6,15 +6,17 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from vuproc import events, place
+from vuproc import events, inquiries, place
 from vuproc.device import Device
 from vuproc.device_file.changes import Plan, Scope, compare, places
 from vuproc.device_file.model import Socket
 from vuproc.device_file.owner import ids_after
 from vuproc.errors import ConfigErrors, VuprocError
 from vuproc.events import Reloaded
+from vuproc.inquiries import Answer, Command, Inquiry, Unanswered
 from vuproc.listener import Listener
 from vuproc.master import Master
+from vuproc.ops.inquirer import Inquirer
 from vuproc.pool.rolling_restart import RollingRestart
 from vuproc.pool.watchdog import Watchdog
 from vuproc.vhost_user.config_space import ConfigSpace
@@ -25,7 +27,12 @@ if TYPE_CHECKING:
 log = logging.getLogger("vuproc.master")
 
 
+MOST_INQUIRIES = 8
+"""Programs that are run for one reload: a disk asks one store one question."""
 IN_POSTCOPY = "a migration by postcopy is under way, and needs its worker: try again later"
+
+
+Told = Callable[["list[str] | ReloadRefused"], None]
 
 
 class Restart(Protocol):
@@ -81,22 +88,59 @@ class Reloader:
         self._restart = restart
         self._can_restart = may_restart
         self._rolling = RollingRestart(master.pool)
+        self._inquirer = Inquirer(master.selector)
+        self._answers: dict[Command, Answer] = {}
+        """What the reload that is under way knows from far away."""
         self._waits = False
         self._replaced = False
 
     def signalled(self) -> None:
         """SIGHUP: the log says what became of it."""
-        try:
-            self.reload()
-        except ReloadRefused as refusal:
-            for line in refusal.lines:
+
+        def told(result: list[str] | ReloadRefused) -> None:
+            for line in result.lines if isinstance(result, ReloadRefused) else ():
                 log.error("reload refused: %s", line)
 
-    def reload(self) -> list[str]:
-        """Read the file, apply what can be applied, and return a line for each change.
+        self.reload(told)
 
-        Raises ReloadRefused if the file is not valid; then nothing has changed.
+    def reload(self, told: Told) -> None:
+        """Read the file, apply what can be applied, and tell a line for each change; or that it is
+        refused, since the file is not valid: then nothing has changed.
+
+        It is told at once, or later if something far away has to be asked first.
         """
+        if self._inquirer.busy:
+            told(ReloadRefused(["a reload is under way"]))
+        else:
+            self._answers.clear()
+            self._attempt(lambda: told(self._reload()), told)
+
+    def _attempt(self, action: Callable[[], None], told: Told) -> None:
+        """Do it with what is known; what it wants to know beside that is asked, and it is done
+        from the beginning then.
+        """
+        try:
+            with inquiries.answered_by(self._answers):
+                action()
+        except Unanswered as unanswered:
+            self._inquire(unanswered.inquiry, action, told)
+        except ReloadRefused as refusal:
+            told(refusal)
+
+    def _inquire(self, inquiry: Inquiry, action: Callable[[], None], told: Told) -> None:
+        def answered(answer: Answer) -> None:
+            self._answers[inquiry.command] = answer
+            self._attempt(action, told)
+
+        if len(self._answers) >= MOST_INQUIRIES:
+            told(ReloadRefused([f"more than {MOST_INQUIRIES} questions to places far away"]))
+            return
+        try:
+            self._inquirer.begin(inquiry, answered)
+        except OSError as error:
+            told(ReloadRefused([f"{inquiry.command[0]}: {error.strerror}"]))
+
+    def _reload(self) -> list[str]:
         if self._rolling.under_way:
             raise ReloadRefused(["a reload is under way"])
         if self._master.pool.history.in_postcopy:
@@ -192,30 +236,41 @@ class Reloader:
     # The chore.
 
     def due(self) -> float | None:
-        """As the rolling restart; and at once if what waits for a new session need not wait."""
-        return 0.0 if self._may_restart() else self._rolling.due()
+        """As the rolling restart and an inquiry; and at once if what waits for a new session need
+        not wait.
+        """
+        if self._may_restart():
+            return 0.0
+        dues = [due for due in (self._rolling.due(), self._inquirer.due()) if due is not None]
+        return min(dues, default=None)
 
     def tend(self) -> None:
-        """See to the rolling restart, and to what waited for the end of a session."""
+        """See to them, and to what waited for the end of a session."""
         self._rolling.tend()
+        self._inquirer.tend()
         if self._may_restart():
             self._waits = False
-            self._begin_anew()
+            self._answers.clear()
+            self._attempt(self._begin_anew, self._go_on)
 
     def close(self) -> None:
         """The loop is over."""
         self._rolling.close()
+        self._inquirer.close()
+
+    def _go_on(self, result: list[str] | ReloadRefused) -> None:
+        for line in result.lines if isinstance(result, ReloadRefused) else ():
+            log.error("reload: going on as before: %s", line)
 
     def _begin_anew(self) -> None:
         """With what the file says by now, if that is still any good: there is no way back."""
-        try:
-            plan, _ = self._plan()
-        except ReloadRefused as refusal:
-            for line in refusal.lines:
-                log.error("reload: going on as before: %s", line)
+        plan, _ = self._plan()
+        if self._master.session is not None:
+            self._waits = True  # one has begun while something far away was asked
             return
         log.info("reload: beginning anew with %s", self._file.path)
         self._restart(replaced=self._replaced and plan.replaced)
 
     def _may_restart(self) -> bool:
-        return self._waits and self._master.session is None and not self._rolling.under_way
+        under_way = self._rolling.under_way or self._inquirer.busy
+        return self._waits and self._master.session is None and not under_way

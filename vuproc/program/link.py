@@ -11,6 +11,7 @@ import selectors
 import socket
 from collections import deque
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -20,7 +21,7 @@ from vuproc.chores import Meanwhile
 from vuproc.errors import VuprocError
 from vuproc.events import AnyEvent, EventsLost, Ready
 from vuproc.fd import Fd, HasFileno
-from vuproc.ops.admin import AdminError, Request, Verb
+from vuproc.ops.admin import AdminError, Later, Request, Verb
 from vuproc.program import start
 from vuproc.program.messages import (
     LIFE,
@@ -179,20 +180,45 @@ class ProgramLink:
                 result = self._verbs[ask.verb](Request(ask.verb, ask.queue))
             else:
                 raise AdminError(f"unknown verb {ask.verb!r}")
-            file = device_object.sealed(msgspec.msgpack.encode(result), "vuproc-answer")
         except (VuprocError, OSError, msgspec.MsgspecError) as error:
-            self._post(Answer(ask.serial, texts.block(str(error))))
+            self._tell(ask.serial, error)
         else:
-            self._post(Answer(ask.serial, result=file))
+            if isinstance(result, Later):
+                result.then(partial(self._tell, ask.serial))
+            else:
+                self._tell(ask.serial, result)
 
-    def _reload(self, file: Fd) -> dict[str, Any]:
+    def _tell(self, serial: int, result: dict[str, Any] | Exception) -> None:
+        if isinstance(result, dict):
+            try:
+                file = device_object.sealed(msgspec.msgpack.encode(result), "vuproc-answer")
+            except (VuprocError, OSError, msgspec.MsgspecError) as error:
+                result = error
+            else:
+                self._post(Answer(serial, result=file))
+                return
+        self._post(Answer(serial, texts.block(str(result))))
+
+    def _reload(self, file: Fd) -> dict[str, Any] | Later:
+        """What is wanted counts from now on, unless it is refused, be it later."""
         before = self.wanted, self._content
+
+        def told(result: dict[str, Any] | AdminError) -> None:
+            if isinstance(result, AdminError):
+                self.wanted, self._content = before
+            answer.tell(result)
+
         self.wanted, self._content = start.read(file)
+        answer = Later()
         try:
-            return self._verbs["reload"](Request("reload"))
+            result = self._verbs["reload"](Request("reload"))
         except BaseException:
             self.wanted, self._content = before
             raise
+        if isinstance(result, Later):
+            result.then(told)
+            return answer
+        return result
 
     # The end.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from vuproc.ops.admin import AdminError, Request, ask
+from vuproc.ops.admin import RELOAD_S, AdminError, Request, ask
 from vuproc.ops.status import QueueStatus, Status
 
 LOOK_S = 0.02
@@ -29,7 +29,7 @@ def status_of(socket: Path) -> Status:
 
 def reload(socket: Path) -> list[str]:
     """Have the device at `socket` read its file anew; a line for each change. Raises AdminError."""
-    return msgspec.convert(ask(socket, Request("reload"))["lines"], list[str])
+    return msgspec.convert(ask(socket, Request("reload"), RELOAD_S)["lines"], list[str])
 
 
 def kill_worker(socket: Path, queue: int, pid: int) -> bool:
