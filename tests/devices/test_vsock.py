@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import array
+import fcntl
 import itertools
 import json
 import os
@@ -9,6 +11,7 @@ import resource
 import signal
 import socket
 import stat
+import termios
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -17,7 +20,17 @@ from typing import Any
 
 import pytest
 
-from tests.devices.vsock_driver import CID, Driver, Stream, connect, dial, line, listening, parsed
+from tests.devices.vsock_driver import (
+    BUF_ALLOC,
+    CID,
+    Driver,
+    Stream,
+    connect,
+    dial,
+    line,
+    listening,
+    parsed,
+)
 from tests.devices.vsock_lives import Guest, Life
 from vuproc.device_file.check import load
 from vuproc.devices.vsock import Vsock, VsockOptions
@@ -282,6 +295,23 @@ def test_c50_a_broken_rule_resets_the_connection_and_no_other(
 
 
 # Credit.
+
+
+def test_the_kernel_takes_what_the_guest_may_send_at_once(tmp_path: Path) -> None:
+    with serve({"type": "vsock", "path": str(tmp_path / "programs")}) as served:
+        with served.guest(queues=3) as guest:
+            listener = listening(tmp_path / "programs", 5)
+            with listener:
+                stream, program = connect(Driver(guest), listener, 5)
+            with program:
+                data = some(stream.credit)
+                stream.send(data)
+                guest.wait(stream.driver.last)
+                # Nobody reads. Without room for them some would be in the device's memory.
+                waiting = array.array("i", [0])
+                fcntl.ioctl(program, termios.FIONREAD, waiting)
+                assert waiting[0] == len(data) == BUF_ALLOC
+                assert receive(program, len(data)) == data
 
 
 def test_a_slow_program_costs_no_more_than_its_buffer(driver: Driver, listen: Listen) -> None:

@@ -84,6 +84,11 @@ class Driver:
         self._offered.append(token)
         return token
 
+    @property
+    def last(self) -> tuple[int, int]:
+        """The token of the last request."""
+        return self._offered[-1]
+
     def receive(self) -> Packet:
         """The next packet."""
         return parsed(self.guest.receive(RX))

@@ -31,6 +31,10 @@ LACK_S = 0.1
 DISCARDED = 1 << 16
 """Bytes at a time of what the guest does not take any more."""
 DISCARDS_MOST = 1024
+RESERVED = 4
+"""Bytes that the kernel counts for one of the guest's that waits for its program: it has its own to
+add, and a turn's worth more keeps the program busy meanwhile.
+"""
 READS_AT_ONCE = 4
 """Reads of one socket before others get their turn."""
 
@@ -74,6 +78,8 @@ class Host:
         self._transfer = transfer
         self._owner = owner
         self._socket = sock
+        if connection.stream:
+            _make_room(sock, connection.buf_alloc)
         self.reading = False
         """It is watched for bytes of the program's."""
         self._blocked: socket.socket | None = None
@@ -309,3 +315,13 @@ def shut(sock: socket.socket, how: int) -> None:
     """Shut a socket down, if its program is there still."""
     with suppress(OSError):
         sock.shutdown(how)
+
+
+def _make_room(sock: socket.socket, size: int) -> None:
+    """Have the kernel take so many bytes at once, as far as it may (net.core.wmem_max). What it
+    does not take is copied once more, and sent from Python.
+    """
+    wanted = RESERVED * size
+    if sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) < wanted:
+        # It reserves twice what it is asked for.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, wanted // 2)
