@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from vuproc import log_formats
-from vuproc.events import Connected, WorkerDied
+from vuproc.events import Connected, Ready, WorkerDied
 from vuproc.handover.keeper.error_output import LINE_BYTES
 from vuproc.log_formats import JournalFormat, JsonFormat, Line, datagram, event_name, line_of
 from vuproc.logs import Log
@@ -138,12 +138,22 @@ def journal(tmp_path: Path) -> Iterator[socket.socket]:
 def test_the_journal_gets_fields_and_priority(journal: socket.socket) -> None:
     format = JournalFormat("disk", journal.getsockname())
     format.show(line_of(record("%s", DIED, level=logging.WARNING)))
-    fields = fields_of(journal.recv(65536))
+    data = journal.recv(65536)
+    fields = fields_of(data)
     assert fields["MESSAGE"] == str(DIED)
     assert fields["PRIORITY"] == "4" and fields["SYSLOG_IDENTIFIER"] == "vuproc"
     assert fields["VUPROC_DEVICE"] == "disk" and fields["VUPROC_EVENT"] == "worker_died"
-    assert json.loads(fields["VUPROC_QUEUES"]) == [0, 1] and fields["VUPROC_PID"] == "7"
+    assert fields["VUPROC_PID"] == "7"
+    assert data.count(b"\nVUPROC_QUEUE=") == 2 and b"\nVUPROC_QUEUE=0\nVUPROC_QUEUE=1\n" in data
     format.close()
+
+
+def test_an_event_does_not_take_the_place_of_our_own_fields() -> None:
+    """A ready device's type is called `device` in its event, and took that name."""
+    ready = Ready(device="blk", queues=2, workers=2, pid=7)
+    fields = fields_of(datagram("disk", line_of(record("%s", ready))))
+    assert fields["VUPROC_DEVICE"] == "disk" and fields["VUPROC_EVENT_DEVICE"] == "blk"
+    assert fields["VUPROC_QUEUES"] == "2" and "VUPROC_QUEUE" not in fields
 
 
 def test_no_text_can_add_a_field() -> None:

@@ -8,7 +8,7 @@ import os
 import re
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -160,7 +160,7 @@ class JournalFormat:
     """Datagrams to systemd's journal, by its native protocol; text where there is none.
 
     Fields: MESSAGE, PRIORITY, SYSLOG_IDENTIFIER, VUPROC_DEVICE, VUPROC_LOGGER, and VUPROC_EVENT
-    with those of an event (VUPROC_QUEUE, VUPROC_PID, ...).
+    with those of an event (VUPROC_PID, ...); each queue that it is about is a VUPROC_QUEUE.
     """
 
     def __init__(self, name: str, path: str = JOURNAL) -> None:
@@ -225,10 +225,17 @@ def datagram(name: str, line: Line) -> bytes:
         "VUPROC_DEVICE": name,
         "VUPROC_LOGGER": line.logger,
     }
+    queues: Sequence[object] = ()
     for key, value in line.fields.items():
+        if key == "queues" and isinstance(value, list | tuple):
+            queues = value  # a field may come several times: a match finds each
+            continue
         shown = json.dumps(value) if isinstance(value, list | tuple | dict) else value
-        fields[f"VUPROC_{key.upper()}"] = shown
-    return b"".join(_field(key, str(value)) for key, value in fields.items())
+        # What an event has under one of our names has another name here.
+        taken = f"VUPROC_{key.upper()}" in fields
+        fields[f"VUPROC_EVENT_{key.upper()}" if taken else f"VUPROC_{key.upper()}"] = shown
+    named = [("VUPROC_QUEUE", queue) for queue in queues]
+    return b"".join(_field(key, str(value)) for key, value in [*fields.items(), *named])
 
 
 def _field(key: str, value: str) -> bytes:
