@@ -44,6 +44,7 @@ from vuproc.handover.fd_store import (
     WORKER,
     FdStore,
 )
+from vuproc.handover.making_way import make_way
 from vuproc.handover.sd_notify import InheritError, Notifier, inherit
 from vuproc.handover.shared_files import SharedFiles
 from vuproc.handover.upgrade import Again, Trial, become
@@ -358,6 +359,7 @@ class _Service:
             master.add_chore(trial)
             master.on_signal(signal.SIGHUP, reloader.signalled)
             master.on_signal(signal.SIGUSR2, trial.start)
+            master.on_signal(signal.SIGUSR1, self._make_way)
         operations.offer(reloader, trial)
 
     def _ready(self) -> None:
@@ -401,6 +403,24 @@ class _Service:
         become(self._again.run, held, environment, self._signals.hold)
         self._fd_store.notifier.standby("1" if self._standby else "0")
         self._fd_store.keep_content(DEVICE_FILE, self._file.content)
+
+    def _make_way(self) -> None:
+        """Have whoever keeps our descriptors start another master, which goes on with them."""
+        assert self._again is not None
+        if obstacle := self._obstacle():
+            log.error("received SIGUSR1, but not making way: %s", obstacle)
+            return
+        if not self._fd_store.has_successor:
+            log.error("received SIGUSR1, but not making way: nobody would come after us")
+            return
+        try:
+            self._again.load()
+        except ConfigErrors as error:
+            log.error("the next master goes on with the device file of before: %s", error)
+        else:
+            self._fd_store.forget_content(DEVICE_FILE)
+        log.info("received SIGUSR1, making way for another master")
+        make_way(self._workers())
 
     def _begin_anew(self, *, replaced: bool) -> None:
         """The same for what the device file says by now; `replaced`: of the shared files, too."""

@@ -109,6 +109,29 @@ def fds_of(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
+def test_a_master_makes_way_under_io() -> None:
+    """SIGUSR1, as systemd sends it for `systemctl restart`: workers finish what is in flight."""
+    with serve(DISK, queues=QUEUES, arguments=SUPERVISED) as served:
+        with served.guest(queues=QUEUES, memory=64 << 20) as guest:
+            with verified_io(served, guest) as one_more:
+                for _ in range(10 if LONG else 3):
+                    one_more()
+                    pid = status(served.socket)["pid"]
+                    os.kill(pid, signal.SIGUSR1)
+                    wait_until(lambda pid=pid: status(served.socket)["pid"] != pid)  # type: ignore[misc]
+                one_more()
+        assert any("making way for another master" in line for line in served.lines)
+        assert sum("disconnected" in line for line in served.lines) <= 1
+
+
+def test_no_master_makes_way_if_nobody_would_come_after_it() -> None:
+    with serve(DISK, queues=QUEUES) as served:
+        os.kill(served.pid, signal.SIGUSR1)
+        served.wait_for_line("not making way: nobody would come after us")
+        with served.guest(queues=QUEUES) as guest:
+            assert Block(guest).read(0, 512) == bytes(512)
+
+
 def test_the_master_is_killed_every_second_under_io() -> None:
     with serve(DISK, queues=QUEUES, arguments=SUPERVISED) as served:
         with served.guest(queues=QUEUES, memory=64 << 20) as guest:
