@@ -17,6 +17,7 @@ import pytest
 
 from vuproc.fd import Fd
 from vuproc.handover import sd_notify
+from vuproc.handover.fd_store import FdStore
 from vuproc.handover.sd_notify import MAX_STATUS, SEND_DEADLINE, InheritError, Notifier, inherit
 
 BOUND_S = 20.0
@@ -322,3 +323,23 @@ def test_a_stored_descriptor_is_a_copy_of_the_same_open_file(
             fcntl.flock(other.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         kept.close()
         fcntl.flock(other.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@pytest.mark.parametrize("keeper", ["", str(os.getppid())])
+def test_a_service_manager_is_told_to_forget_at_the_end_and_our_keeper_is_not(
+    manager: Manager, keeper: str
+) -> None:
+    """It does so by itself. Had it to read all that of many devices at once, some would warn."""
+    notifier = Notifier.from_environment(
+        {"NOTIFY_SOCKET": manager.notify_socket, "VUPROC_KEEPER": keeper}
+    )
+    store = FdStore(notifier, {})
+    with Fd(os.memfd_create("kept")) as kept:
+        store.keep("listener", kept)
+    manager.take()[1][0].close()
+    store.clear()
+    notifier.status("the last word")
+    said = [manager.take()[0] for _ in range(2 if keeper else 3)]
+    assert said[0] == ["STOPPING=1"] and said[-1] == ["STATUS=the last word"]
+    assert (["FDSTOREREMOVE=1", "FDNAME=listener"] in said) == (not keeper)
+    notifier.close()

@@ -214,10 +214,15 @@ class FdStore:
         self._inherited.clear()
 
     def clear(self) -> None:
-        """We end in order: there is to be no successor, and nothing for it in the store."""
+        """We end in order: there is to be no successor, and nothing for it in the store.
+
+        Our keeper forgets all by itself then. It is not told of each: many devices that end at once
+        would wait for one keeper to read that.
+        """
         self.notifier.stopping()
-        for name in [*self._kept, *self._contents, *self._workers]:
-            self.notifier.remove(name)
+        if self.notifier.keeper is None:
+            for name in [*self._kept, *self._contents, *self._workers]:
+                self.notifier.remove(name)
         self._kept.clear()
         self._contents.clear()
         self._workers.clear()
