@@ -120,8 +120,9 @@ def tap(name: str, *, vnet_hdr: bool = False, many: bool = False, option: str = 
         raise FileRefused(option, f"{name!r} is no name of 1 to {MAX_NAME} bytes")
     flags = IFF_TAP | IFF_NO_PI | (IFF_VNET_HDR if vnet_hdr else 0)
     flags |= IFF_MULTI_QUEUE if many else 0
-    with _refusing(option, f"network interface {name}"):
+    with _refusing(option, f"network interface {name}: {TUN_DEVICE}"):
         file = Fd(os.open(TUN_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
+    with _refusing(option, f"network interface {name}"):
         try:
             fcntl.ioctl(file.fileno(), TUNSETIFF, IFREQ.pack(os.fsencode(name), flags))
         except OSError as error:

@@ -131,7 +131,8 @@ class FsOptions(Options, kw_only=True):
             except FileRefused as error:
                 yield "directory", error.reason
             except OSError as error:
-                yield "directory", f"openat2, of Linux 5.6: {error.strerror}"
+                how = "Linux has it since 5.6; RestrictSUIDSGID=yes of a service takes it away"
+                yield "directory", f"openat2(2): {error.strerror} ({how})"
         if self.url is not None and importlib.util.find_spec("fsspec") is None:
             yield "url", "needs fsspec, which is not installed: pip install 'vuproc[fs]'"
         if self.url is not None and not self.readonly:
