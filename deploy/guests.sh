@@ -1,9 +1,10 @@
 # shellcheck shell=sh disable=SC2154
 # How the clients that play the guest are had on Debian and its kin. Sourced by `setup` after lib.sh.
 #
-# Only the system's own QEMU is installed, since it comes with a tree of libraries. Everything else, later QEMUs too, is
-# unpacked below $cache and found there by vuproc.testing.vms. Mirrors are those that apt already knows; the system's
-# configuration is not touched. A thing that cannot be had is said with the reason, and the rest goes on.
+# Only the system's own QEMU, e2fsprogs and systemd (as programs: nothing is started) are installed, since they come with
+# trees of libraries. Everything else, later QEMUs too, is unpacked below $cache and found there by vuproc.testing.vms.
+# Mirrors are those that apt already knows; the system's configuration is not touched. A thing that cannot be had is said
+# with the reason, and the rest goes on.
 
 apt_log=$cache/apt.log
 apt_fresh=no
@@ -263,6 +264,30 @@ unpack_dpdk() {
     return 1
 }
 
+# systemd of a later suite $1 at $cache/systemd-$1, with the libraries that it was built for: an upper layer of this
+# machine's own /usr for tests/systemd. 47 MB are kept.
+unpack_systemd() {
+    [ -e "$cache/systemd-$1" ] && return 0
+    refresh_lists
+    open_suite "$1" "systemd of $1" || return 1
+    part=$cache/systemd-$1.part
+    rm -rf "$part" "$cache/suite-$1/archives"
+    mkdir -p "$part" "$cache/suite-$1/archives/partial"
+    say "unpacking systemd of $1 below $cache/systemd-$1"
+    status=0
+    if with_suite "$1" apt-get --yes --no-install-recommends --download-only install systemd \
+        >>"$apt_log" 2>&1 </dev/null \
+        && find "$cache/suite-$1/archives" -name '*.deb' -exec dpkg-deb -x '{}' "$part" ';' >>"$apt_log" 2>&1 \
+        && [ -x "$part/usr/lib/systemd/systemd" ]; then
+        mv "$part" "$cache/systemd-$1"
+    else
+        say "cannot get systemd of $1: $(apt_reason)"
+        status=1
+    fi
+    rm -rf "$part"
+    return $status
+}
+
 # What checks the XML of `vuproc hint libvirt`: libvirt's schemas, and xmllint.
 unpack_schemas() {
     unpack_own xmllint libxml2-utils || true
@@ -311,10 +336,11 @@ get_guests() {
     unpack_later_kernel trixie || true
     [ -z "${VUPROC_LONG:-}${VUPROC_SID:-}" ] || unpack_qemu sid || true
     [ -z "${VUPROC_LONG:-}" ] || unpack_xen || true
+    [ -z "${VUPROC_LONG:-}" ] || unpack_systemd trixie || true
     close_suites
     rm -rf "$cache/apt"
     [ "$1" = all ] || return 0
-    for pair in qemu-system-x86_64:qemu-system-x86 mke2fs:e2fsprogs; do
+    for pair in qemu-system-x86_64:qemu-system-x86 mke2fs:e2fsprogs systemd-analyze:systemd; do
         program=${pair%%:*}
         package=${pair#*:}
         PATH=$PATH:/usr/sbin:/sbin have "$program" && continue

@@ -1,0 +1,148 @@
+"""Disks that systemd has served, and the driver at the other end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.systemd.inside.manager import BOUND_S, ctl, drop_in, prop, run
+from vuproc.testing.block import Block
+from vuproc.testing.guest import Guest
+from vuproc.testing.job import Job
+
+ETC = Path("/etc/vuproc")
+RUN = Path("/run/vuproc")
+IMAGES = Path("/var/lib/vuproc")
+SIZE = 4 << 20
+OWNED = ("vmms", "disks")
+"""Disks of users of their own."""
+
+
+def device_file(
+    name: str,
+    *,
+    extra: str = "",
+    options: str = "",
+    size: int = SIZE,
+    kept: bool = False,
+    owner: str = "root",
+) -> Path:
+    """Writes the device file of a disk of two queues; and its image, unless that is kept."""
+    path, image = ETC / f"{name}.yaml", IMAGES / f"{name}.raw"
+    IMAGES.mkdir(exist_ok=True)
+    if not kept:
+        with open(image, "ab") as file:
+            file.truncate(size)
+        shutil.chown(image, owner)
+    path.write_text(
+        f"socket: {socket_of(name)}\n{extra}device:\n  type: blk\n"
+        f"  image: {image}\n  queues: 2\n{options}"
+    )
+    shutil.chown(path, owner)
+    return path
+
+
+@contextlib.contextmanager
+def disk(
+    name: str, *, extra: str = "", options: str = "", conf: str = "", owner: str = "root"
+) -> Iterator[str]:
+    """A device file whose unit, with a drop-in if there is one, is started; at the end all of it
+    is gone.
+    """
+    path = device_file(name, extra=extra, options=options, owner=owner)
+    unit = f"vuproc@{name}.service"
+    dropped = drop_in(unit, conf) if conf else None
+    if dropped is not None:
+        ctl("daemon-reload")
+    try:
+        ctl("start", unit)
+        yield unit
+    finally:
+        ctl("stop", unit)
+        path.unlink()
+        (IMAGES / f"{name}.raw").unlink()
+        if dropped is not None:
+            dropped.unlink()
+            ctl("daemon-reload")
+    assert prop(unit, "ActiveState") == "inactive"
+
+
+def socket_of(name: str) -> Path:
+    """Where a disk of `device_file` is met: in a folder of its own if its user is not root."""
+    return (RUN / name if name in OWNED else RUN) / f"{name}.sock"
+
+
+def status(name: str) -> dict[str, Any]:
+    """What `vuproc status --json` says."""
+    found = json.loads(run("vuproc", "status", "--json", str(ETC / f"{name}.yaml")))
+    assert isinstance(found, dict)
+    return found
+
+
+@contextlib.contextmanager
+def driver(name: str) -> Iterator[Guest]:
+    """A VMM with a driver of two queues."""
+    with Guest(socket_of(name), queues=2, memory=16 << 20, timeout_s=BOUND_S) as guest:
+        yield guest
+
+
+@contextlib.contextmanager
+def under_load(guest: Guest) -> Iterator[Callable[[], None]]:
+    """Writes and reads on both queues, each block checked; what is given waits for a round more."""
+    done = threading.Event()
+    failures: list[BaseException] = []
+    rounds = [0, 0]
+
+    def work(queue: int) -> None:
+        try:
+            while not done.is_set():
+                for percent in (0, 100):
+                    half = SIZE // 2
+                    job = Job(
+                        count=256,
+                        start=queue * half,
+                        span=half,
+                        pattern=7 + queue,
+                        read_percent=percent,
+                        sequential=True,
+                        stall_s=BOUND_S,
+                    )
+                    stats = guest.load(queue, job)
+                    assert (stats.completed, stats.failed, stats.corrupt) == (256, 0, 0), stats
+                rounds[queue] += 1
+        except BaseException as error:
+            failures.append(error)
+
+    def one_more() -> None:
+        before, deadline = list(rounds), time.monotonic() + BOUND_S
+        while any(now < then + 2 for now, then in zip(rounds, before, strict=True)):
+            assert not failures, failures
+            assert time.monotonic() < deadline, "the driver waits"
+            done.wait(0.01)
+
+    threads = [threading.Thread(target=work, args=(queue,)) for queue in (0, 1)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield one_more
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert not failures, failures
+
+
+def reads_and_writes(guest: Guest) -> None:
+    """A block on each queue, written and read back."""
+    block = Block(guest)
+    for queue in (0, 1):
+        data = os.urandom(4096)
+        block.write(8 * queue, data, queue=queue)
+        assert block.read(8 * queue, len(data), queue=queue) == data
