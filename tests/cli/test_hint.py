@@ -220,6 +220,52 @@ def test_crosvm(folder: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("device", "expected"),
+    [
+        ("type: blk, ram: 64MiB, queues: 4", "type=blk,num_queues=4,queue_size=256"),
+        ("type: fs, directory: ., tag: mine", "type=fs,tag=mine,num_queues=1,queue_size=256"),
+        ("type: rng", "device_id=4,queue_sizes=[256]"),
+    ],
+)
+def test_openvmm(folder: Path, device: str, expected: str) -> None:
+    assert words(hint("openvmm", device_file(folder, device), "2G")) == [
+        *("openvmm", "--memory", "2GB"),
+        *("--vhost-user", f"{folder}/disk.sock,{expected}"),
+    ]
+
+
+def test_libkrun(folder: Path) -> None:
+    text = hint("libkrun", device_file(folder, "type: rng, queue_size: 64"))
+    assert f'krun_add_vhost_user_device(ctx, 4, "{folder}/disk.sock",' in text
+    assert '"vuproc-disk", 1, (uint16_t[]){64});' in text
+    assert "-ENOTSUP" in text
+
+
+def test_kata_has_its_own_place_for_sockets(folder: Path) -> None:
+    text = hint("kata", device_file(folder))
+    store = "/var/run/kata-containers/vhost-user"
+    assert f"the device file needs socket: {store}/block/sockets/disk.sock" in text
+    assert f"{folder}/disk.sock" in text
+    assert f"mknod {store}/block/devices/disk.sock b 241 0" in text
+    path = folder / "disk.yaml"
+    (folder / "block" / "sockets").mkdir(parents=True)
+    path.write_text("socket: ./block/sockets/d0\ndevice: {type: blk, ram: 64MiB}\n")
+    text = hint("kata", load(path))
+    assert f'vhost_user_store_path = "{folder}"' in text
+    assert f"mknod {folder}/block/devices/d0 b 241 0" in text
+    assert "needs socket: /" not in text
+
+
+def test_qemu_is_told_of_packed_rings_and_iothreads_where_they_are(folder: Path) -> None:
+    disk = hint("qemu", device_file(folder))
+    assert ",packed=on" in disk and "no iothread-vq-mapping" in disk
+    assert "iothread" not in hint("qemu", device_file(folder, "type: rng"))
+    path = folder / "disk.yaml"
+    path.write_text("socket: ./disk.sock\npacked: false\ndevice: {type: blk, ram: 64MiB}\n")
+    assert "packed=on" not in hint("qemu", load(path))
+
+
 def test_libvirt_disk_is_xml(folder: Path) -> None:
     root = ElementTree.fromstring(f"<domain>{hint('libvirt', device_file(folder))}</domain>")
     assert root.find("memoryBacking/access[@mode='shared']") is not None
@@ -289,6 +335,12 @@ def test_a_network_device_of_several_pairs(folder: Path) -> None:
         ("cloud-hypervisor", 16, "server", "Cloud Hypervisor cannot have a vhost-user gpu"),
         ("cloud-hypervisor", 4, "client", "Cloud Hypervisor connects to a listening device"),
         ("crosvm", 4, "client", "crosvm connects to a listening device"),
+        ("openvmm", 16, "server", "it has no display for one"),
+        ("openvmm", 4, "client", "OpenVMM connects to a listening device"),
+        ("libkrun", 26, "server", "no word for the tag"),
+        ("libkrun", 4, "client", "libkrun connects to a listening device"),
+        ("kata", 1, "server", "attaches vhost-user disks that a container asks for, not a network"),
+        ("kata", 2, "client", "Kata Containers connects to a listening device"),
         ("dpdk", 2, "server", "DPDK's virtio-user drives network devices only, not block device"),
         ("dpdk", 1, "client", "DPDK connects to a listening device"),
         ("uml", 4, "client", "User-Mode Linux connects to a listening device"),

@@ -124,6 +124,7 @@ examples:
   vuproc hint qemu-microvm disk.yaml
   vuproc hint libvirt disk.yaml
   vuproc hint --memory 4G cloud-hypervisor disk.yaml
+  vuproc hint kata disk.yaml
 
 exit codes:
   0  ok
