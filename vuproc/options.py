@@ -109,6 +109,9 @@ class Options(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Options that may change while a front-end is connected: workers started with the new value
     can go on with the rings of those that had the old one.
     """
+    kept_in: ClassVar[tuple[str, ...]] = ()
+    """Options that say where the device's content is, though they are no paths: a reload that finds
+    it changed names them, and else the first path."""
 
     superseded: ClassVar[Mapping[str, str]] = {}
     """Options of this class that a subclass says in another way, and how, in words: a device file

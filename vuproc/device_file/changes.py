@@ -106,11 +106,11 @@ def compare(
     """
     device = new.make_device()
     device.shared = shared
+    # Before the configuration is asked for: a device may look anew at what is far away.
+    replaced = list(_replaced(device, new.path, places))
     new_config = device.config_space()
     outside = list(_outside(old, new))
-    inside = list(_inside(old, new))
-    replaced = list(_replaced(device, new.path, places))
-    inside += replaced
+    inside = [*_inside(old, new), *replaced]
     live = not inside or (
         all(scope is Scope.WORKERS for _, scope, _ in inside)
         and _same_kind(old.make_device(), device)
@@ -259,6 +259,9 @@ def _merged(old: DeviceFile, new: DeviceFile, keys: set[str], live: bool) -> Dev
 
 def _path_key(options: Options) -> str:
     """The key whose file must have changed, since nothing else has."""
+    for name in type(options).kept_in:
+        if getattr(options, name) is not None:
+            return f"device.{name}"
     for field in msgspec.structs.fields(options):
         if _is_path(field.type) and getattr(options, field.name) is not None:
             return f"device.{field.encode_name}"
