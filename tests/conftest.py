@@ -22,6 +22,17 @@ settings.register_profile("short", settings.get_profile("long"), derandomize=Tru
 settings.load_profile("short" if os.environ.get("VUPROC_LONG", "") in ("", "0") else "long")
 
 
+LONG = os.environ.get("VUPROC_LONG", "") not in ("", "0")
+OF_THE_LONG_FORM = (
+    "deploy/test_node_plugin.py",
+    "devices/test_blk_rbd_troubles.py",
+    "guest/test_ceph.py",
+    "guest/test_two_hosts.py",
+    "guest/test_xen.py",
+)
+collect_ignore = [] if LONG else [*OF_THE_LONG_FORM]
+
+
 def pytest_configure(config: pytest.Config) -> None:
     leaks.adopt_orphans()
     config.addinivalue_line("markers", marks.HELP)
@@ -70,5 +81,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             "not run: tests/guest/test_display.py, for QEMU's vhost-user-gpu wants KVM, and "
             "/dev/kvm cannot be opened"
         )
-    if os.environ.get("VUPROC_LONG", "") in ("", "0"):
-        terminalreporter.line("not run: tests/guest/test_xen.py, which is of the long form")
+    if not LONG:
+        terminalreporter.line(f"not run, being of the long form: {', '.join(OF_THE_LONG_FORM)}")

@@ -257,12 +257,12 @@ def test_errors_of_the_file(folder: Folder, text: str, expected: list[str]) -> N
 @pytest.mark.parametrize(
     ("lines", "expected"),
     [
-        ([], ["3: blk needs image, base, url, nbd or ram"]),
+        ([], ["3: blk needs image, base, url, nbd, rbd or ram"]),
         (["ram: 512", "image: disk.raw"], ["4:8: ram: image and ram exclude each other"]),
         (
             ["imgae: disk.raw"],
             [
-                "3: blk needs image, base, url, nbd or ram",
+                "3: blk needs image, base, url, nbd, rbd or ram",
                 "4:3: unknown key imgae; did you mean image?",
             ],
         ),
@@ -606,6 +606,7 @@ device:
   image: {folder.path}/disk.raw
   write_back: off
   write_back_end: 30
+  rbd_user: ''
   readonly: false
   serial: demo-0
   block_size: 512

@@ -43,6 +43,7 @@ UNIX = {"network": "unix", "capabilities": ("DAC_OVERRIDE",)}
         ({"type": "blk", "url": "https://host/x"}, {"network": True}),
         ({"type": "blk", "nbd": "nbd://host/x"}, {"network": True}),
         ({"type": "blk", "nbd": SERVER}, UNIX),
+        ({"type": "blk", "rbd": "pool/disk"}, {"network": True}),
         ({"type": "can"}, {}),
         ({"type": "console"}, {}),
         ({"type": "fs", "tag": "t", "directory": "/srv"},

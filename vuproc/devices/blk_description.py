@@ -48,7 +48,7 @@ class BlkDescription(Device):
     def __init__(self, options: BlkOptions) -> None:
         super().__init__(options)
         self._far: tuple[tuple[str | None, ...], Image | Source | None] | None = None
-        if options.nbd is not None or options.url is not None or options.base is not None:
+        if any(getattr(options, name) is not None for name in ("nbd", "rbd", "url", "base")):
             # No vuproc can take over from this one: a server goes on with what it has, and an
             # overlay is one program's.
             self.leaves_in_flight = False  # type: ignore[misc]
@@ -57,13 +57,21 @@ class BlkDescription(Device):
     def _image(self) -> Image | Source | None:
         # By the options of this process: a program's may have been relative when they were made.
         options = self.options
-        if options.url is None and options.nbd is None:
+        if options.url is None and options.nbd is None and options.rbd is None:
             return options.the_image()
         # Kept, since what is far away remembers what it was told.
-        named = options.url, options.nbd, options.image
+        named = options.url, options.nbd, options.rbd, options.image
         if self._far is None or self._far[0] != named:
             self._far = named, options.the_image()
         return self._far[1]
+
+    def queue_groups(self) -> list[tuple[int, ...]]:
+        """A worker a queue; but one for all if that is a client of a cluster: several would take
+        the image's lock from each other.
+        """
+        if self.options.rbd is None:
+            return super().queue_groups()
+        return [tuple(range(self.num_queues()))]
 
     def offered_features(self) -> int:
         """All of the device's features; a read-only disk has none that change it. What the kernel
@@ -126,6 +134,12 @@ class BlkDescription(Device):
                 more = Needs(files=(self.options.image,), readable=(BOOT_ID,))
                 needs = needs.with_more(more)
             return needs
+        if self.options.rbd is not None:
+            from vuproc.devices.blk_rbd import RbdSource
+
+            image = self._image
+            assert isinstance(image, RbdSource)
+            return needs.with_more(image.needs())
         if self.options.nbd is None:
             return needs
         if not Address.of(self.options.nbd).path:

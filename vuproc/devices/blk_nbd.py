@@ -5,15 +5,16 @@ have come, in any order; nothing waits for them.
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from vuproc.device import Timer
 from vuproc.devices.blk_store import Range, complete
 from vuproc.devices.nbd_handshake import Export
-from vuproc.devices.nbd_link import NbdLink
+from vuproc.devices.nbd_link import Commands
 from vuproc.devices.nbd_stream import Piece
 from vuproc.errors import RequestFinished
 from vuproc.spec.blk import BlkStatus
@@ -56,10 +57,41 @@ class _Job:
     """Whether its commands are nobody's any more, whatever becomes of them."""
 
 
+class Stream(Protocol):
+    """Where commands go. `outstanding`: those that are not done."""
+
+    @property
+    def outstanding(self) -> Mapping[int, Piece]: ...  # noqa: D102
+
+    def send(self, piece: Piece) -> None: ...  # noqa: D102
+
+
+class Link(Protocol):
+    """What a queue needs of its connection: `NbdLink`, or that to a Ceph cluster."""
+
+    commands: Commands | None
+
+    @property
+    def stream(self) -> Stream | None: ...  # noqa: D102
+
+    @property
+    def gone(self) -> bool: ...  # noqa: D102
+
+    def open(self) -> None: ...  # noqa: D102
+
+    def turn(self) -> None: ...  # noqa: D102
+
+    def drop(self) -> list[Piece]: ...  # noqa: D102
+
+    def close(self) -> None: ...  # noqa: D102
+
+    def say(self, what: str) -> None: ...  # noqa: D102
+
+
 class NbdQueue:
     """The requests of one queue and their commands."""
 
-    def __init__(self, link: NbdLink, later: Callable[[float, Callable[[], None]], Timer]) -> None:
+    def __init__(self, link: Link, later: Callable[[float, Callable[[], None]], Timer]) -> None:
         self._link = link
         self._later = later
         self._jobs: dict[int, _Job] = {}
@@ -172,7 +204,7 @@ class NbdQueue:
             job.unanswered -= 1
             if error:
                 job.error = error
-                name = ERRORS.get(error, str(error))
+                name = ERRORS.get(error) or errno.errorcode.get(error, str(error))
                 self._link.say(f"{step.kind.name} of {step.length} at {step.offset}: {name}")
             if job.issued and job.unanswered == 0:
                 self._end(job)

@@ -19,21 +19,23 @@ MAX_RAM = 1 << 44
 
 MAX_INTERVAL_S = 86400
 
-_STORES = ("image", "base", "url", "nbd", "ram")
+_STORES = ("image", "base", "url", "nbd", "rbd", "ram")
 _EXCLUDED = {
-    "ram": ("image", "base", "url", "nbd"),
+    "ram": ("image", "base", "url", "nbd", "rbd"),
+    "rbd": ("image", "base", "url", "nbd"),
     "nbd": ("image", "base", "url"),
     "url": ("base",),
 }
 
 
 class BlkOptions(Options, kw_only=True):
-    """The options of `type: blk`. One of image, base, url, nbd and ram is needed."""
+    """The options of `type: blk`. One of image, base, url, nbd, rbd and ram is needed."""
 
     json_schema: ClassVar[Mapping[str, Any]] = {
         "oneOf": [
             {"required": ["ram"]},
             {"required": ["nbd"]},
+            {"required": ["rbd"]},
             {"required": ["url"]},
             {"required": ["base"]},
             {
@@ -43,6 +45,7 @@ class BlkOptions(Options, kw_only=True):
         ]
     }
     live: ClassVar[frozenset[str]] = Options.live | {"serial", "cache"}
+    kept_in: ClassVar[tuple[str, ...]] = ("rbd",)
 
     image: Annotated[FilePath, Meta(description="A raw file or a block device.")] | None = None
     base: (
@@ -90,6 +93,26 @@ class BlkOptions(Options, kw_only=True):
                 description="An export of an NBD server: nbd://HOST[:PORT]/EXPORT or "
                 "nbd+unix:///EXPORT?socket=PATH."
             ),
+        ]
+        | None
+    ) = None
+    rbd: (
+        Annotated[
+            str,
+            Meta(
+                description="An image of a Ceph cluster (RBD): POOL/[NAMESPACE/]IMAGE, or a "
+                "snapshot of one, with @SNAPSHOT."
+            ),
+        ]
+        | None
+    ) = None
+    rbd_user: Annotated[
+        str, Meta(description="The cluster's user, as NAME of client.NAME; Ceph's own is admin.")
+    ] = ""
+    rbd_conf: (
+        Annotated[
+            FilePath,
+            Meta(description="The ceph.conf; Ceph's own is /etc/ceph/ceph.conf, or CEPH_CONF."),
         ]
         | None
     ) = None
@@ -160,8 +183,13 @@ class BlkOptions(Options, kw_only=True):
             yield "engine", "a mapped image is not direct"
         if self.base is not None or self.url is not None:
             yield from self._problems_over_a_base()
-        if self.nbd is not None and self.engine not in ("auto", "python"):
+        far = self.nbd is not None or self.rbd is not None
+        if far and self.engine not in ("auto", "python"):
             yield "engine", f"{self.engine} is for an image, not for what a server has"
+        if self.rbd is None:
+            for option, value in (("rbd_user", self.rbd_user), ("rbd_conf", self.rbd_conf)):
+                if value:
+                    yield option, f"{option} is for rbd"
         if self.write_back != "off":
             yield from self._problems_of_writing_back()
         image = self.the_image()
@@ -202,6 +230,17 @@ class BlkOptions(Options, kw_only=True):
                 block_size=self.block_size,
             )
         locking = self.locking != "off"
+        if self.rbd is not None:
+            from vuproc.devices.blk_rbd import RbdSource
+
+            return RbdSource(
+                self.rbd,
+                user=self.rbd_user,
+                conf=self.rbd_conf or "",
+                readonly=self.readonly,
+                locking=locking,
+                block_size=self.block_size,
+            )
         if self.base is not None:
             from vuproc.devices.blk_layers import Layers
 
