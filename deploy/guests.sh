@@ -208,6 +208,9 @@ SCRIPT
 library_package() {
     case $1 in
         libmlx[45].so.*) echo ibverbs-providers ;;
+        libtcmalloc.so.*) echo libgoogle-perftools4 ;;
+        libsnappy.so.1) echo libsnappy1v5 ;;
+        libceph-common.so.*) echo librados2 ;;
         *) printf '%s\n' "$1" | sed -e 's/_/-/g' -e 's/\([0-9]\)\.so\./\1-/' -e 's/\.so\.//' ;;
     esac
 }
@@ -288,6 +291,47 @@ unpack_systemd() {
     return $status
 }
 
+# A Ceph cluster of one machine: monitor, object store, tools, and the modules rados and rbd for the system's Python. 50 MB
+# are fetched, and 200 MB kept.
+unpack_ceph() {
+    [ -e "$cache/ceph" ] && return 0
+    refresh_lists
+    say "unpacking Ceph below $cache/ceph"
+    part=$cache/ceph.part
+    rm -rf "$part"
+    mkdir -p "$part/root"
+    packages="ceph-mon ceph-osd ceph-base ceph-common librados2 librbd1 python3-rados python3-rbd"
+    for _ in 1 2 3 4 5; do
+        mkdir "$part/debs"
+        # shellcheck disable=SC2086  # one word a package
+        if ! (cd "$part/debs" && with_apt apt-get download $packages) >>"$apt_log" 2>&1; then
+            say "cannot get Ceph: $(apt_reason)"
+            break
+        fi
+        for deb in "$part"/debs/*.deb; do
+            dpkg-deb -x "$deb" "$part/root" >>"$apt_log" 2>&1
+        done
+        rm -r "$part/debs"
+        if [ -d "$part/root/lib" ]; then
+            cp -a "$part/root/lib/." "$part/root/usr/lib/"
+            rm -r "$part/root/lib"
+        fi
+        libraries=$(echo "$part"/root/usr/lib/*-linux-gnu*)
+        missing=$(missing_libraries "$libraries:$libraries/ceph" "$part/root/usr/bin/ceph-mon" \
+            "$part/root/usr/bin/ceph-osd" "$part/root/usr/bin/rbd" "$part/root/usr/bin/ceph-authtool" \
+            "$part"/root/usr/lib/python3/dist-packages/r*.so)
+        if [ -z "$missing" ]; then
+            mv "$part/root" "$cache/ceph"
+            rm -rf "$part"
+            return 0
+        fi
+        packages=$(for library in $missing; do library_package "$library"; done | sort -u)
+    done
+    rm -rf "$part"
+    say "cannot get Ceph with all of its libraries, see $apt_log"
+    return 1
+}
+
 # What checks the XML of `vuproc hint libvirt`: libvirt's schemas, and xmllint.
 unpack_schemas() {
     unpack_own xmllint libxml2-utils || true
@@ -337,6 +381,7 @@ get_guests() {
     [ -z "${VUPROC_LONG:-}${VUPROC_SID:-}" ] || unpack_qemu sid || true
     [ -z "${VUPROC_LONG:-}" ] || unpack_xen || true
     [ -z "${VUPROC_LONG:-}" ] || unpack_systemd trixie || true
+    [ -z "${VUPROC_LONG:-}" ] || unpack_ceph || true
     close_suites
     rm -rf "$cache/apt"
     [ "$1" = all ] || return 0

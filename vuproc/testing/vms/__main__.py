@@ -31,6 +31,7 @@ CLIENTS: dict[str, Callable[[], object]] = {
     "later kernel": lambda: clients.qemu_kernel("trixie").image,
     "libblkio": clients.libblkio,
     "DPDK": lambda: clients.dpdk().program,
+    "Ceph": lambda: clients.ceph().programs,
     "busybox": clients.busybox,
     "mke2fs": clients.mke2fs,
 }

@@ -9,7 +9,9 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 from vuproc.testing.vms.elf import interpreter
@@ -185,6 +187,34 @@ def stdbuf() -> Path:
 def storage_daemon() -> Path:
     """QEMU's storage daemon: another back-end, to tell a client's fault from ours."""
     return _required("qemu-storage-daemon", "qemu-storage-daemon")
+
+
+@dataclass(frozen=True)
+class CephPrograms:
+    """Ceph's programs and libraries, and its modules for one version of Python."""
+
+    programs: Path
+    libraries: Path
+    modules: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What whoever runs them needs, and whoever imports the modules."""
+        libraries = f"{self.libraries}{os.pathsep}{self.libraries / 'ceph'}"
+        return {"LD_LIBRARY_PATH": libraries, "PYTHONPATH": str(self.modules)}
+
+
+def ceph() -> CephPrograms:
+    """What a Ceph cluster of one machine is made of, unpacked."""
+    how = f"VUPROC_LONG=1 {HOW}"
+    root = cache() / "ceph" / "usr"
+    if not os.access(root / "bin" / "ceph-osd", os.X_OK):
+        raise ClientMissing("Ceph", f"there is no {root / 'bin' / 'ceph-osd'} ({how})")
+    modules = root / "lib" / "python3" / "dist-packages"
+    if not any((modules / f"rbd{suffix}").exists() for suffix in EXTENSION_SUFFIXES):
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        raise ClientMissing("Ceph", f"its module rbd is not for Python {version}")
+    return CephPrograms(root / "bin", next((root / "lib").glob("*-linux-gnu*")), modules)
 
 
 def xmllint() -> Path:
