@@ -276,7 +276,7 @@ def test_the_published_table_has_every_side_that_was_measured() -> None:
 
 
 def test_the_limits_bench_measures_both_sides_or_says_why_not() -> None:
-    found, missing = limits.measure(2000, 1, 0.05)
+    found, missing = limits.measure(limits.Limit(iops=2000, burst=100), 1, 0.05)
     assert {"vuproc"} <= set(found)
     assert missing or "qemu-storage-daemon" in found
     assert all(sample.kept > 0 for samples in found.values() for sample in samples)
