@@ -39,11 +39,12 @@ cdef class PackedFetching(Ring):
     cdef uint16_t chain_slots      # of the request fetched last
 
     cdef int fetch_chain(self, uint64_t rest, Chain *chain) noexcept nogil
+    cdef int fetch_table(self, uint64_t rest, Chain *chain) noexcept nogil
+    cdef int fetch_rare(self, uint64_t rest, Chain *chain) noexcept nogil
     cdef int begin_anew(self, object base) except -1
     cdef bint is_fresh(self) noexcept
     cdef int follow(self) except -1
     cdef Py_ssize_t fetched_last(self, tuple found)
-    cdef void look_ahead(self, bint to_fill) noexcept nogil
     cdef bint same_chain(self, uint16_t place, uint16_t head) noexcept nogil
     cdef bint same_descriptor(self, uint16_t place, uint16_t entry) noexcept nogil
 

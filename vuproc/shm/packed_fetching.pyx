@@ -26,12 +26,19 @@ from vuproc.shm.packed_record cimport (
     note_taken_out,
     place_of,
 )
-from vuproc.shm.packed_walk cimport walk_copies, walk_slots
+from vuproc.shm.packed_walk cimport (
+    Taken,
+    walk_copies,
+    walk_near_slots,
+    walk_near_table,
+    walk_slots,
+)
 from vuproc.shm.place cimport (
     F_AVAIL,
     F_USED,
     FIRST_PLACE,
     advanced,
+    available_bits,
     gone_back,
     is_available,
     slot_of,
@@ -46,6 +53,55 @@ from vuproc.errors import MemoryFault, RingError
 cdef enum:
     # Slots that `backlog` looks at.
     LOOK_AHEAD = 1024
+
+
+cdef inline void enter(
+    PackedFetching ring, uint16_t last, uint16_t count, uint64_t rest, Chain *chain
+) noexcept nogil:
+    # The chain at `avail` is fetched: so many slots, whose copies are in the entries from `free` on
+    # to `last`; rest: the second half of its last descriptor.
+    # SAFETY: there were as many free entries as it has slots.
+    cdef uint16_t head = ring.free, free = ring.slots[last].next
+    cdef uint64_t place = place_of(ring.slots[head].next, last, count)
+    cdef uint64_t own = place | rest >> 32 << 48
+    memcpy(ring.slots + head, &own, sizeof(Slot))
+    chain.head = head
+    chain.descriptors = count
+    # The record first: whoever comes after us must find what we are going to have.
+    note_taken_out(ring.log, ring.entries + head, place, ring.counter, free)
+    ring.free = free
+    ring.counter += 1
+    ring.marks[head] = TAKEN
+    ring.avail = advanced(ring.avail, count, <uint32_t>ring.size)
+    ring.room -= count
+    ring.chain_slots = count
+    ring.last_avail += 1
+    ring.flying += 1
+    if ring.followed:
+        ring.enter_followed(chain)
+
+
+cdef inline void look_ahead(PackedFetching ring, bint to_fill) noexcept nogil:
+    # In bytes from the first slot on: it runs for each request.
+    cdef size_t end = 16 * <size_t>ring.size
+    cdef size_t at = 16 * <size_t>slot_of(ring.avail), far, later
+    cdef uint16_t bits = available_bits(ring.avail)
+    # SAFETY: fewer slots on than the ring has, which `room` does not exceed; and round its end.
+    if ring.room > FAR_AHEAD:
+        far = at + 16 * FAR_AHEAD
+        vu_prefetch(ring.desc + (far - end if far >= end else far))
+        later = at + 16 * AHEAD
+        if later >= end:
+            later -= end
+            bits ^= F_AVAIL | F_USED
+        if vu_load_relaxed16(ring.desc + later + FLAGS_AT) & (F_AVAIL | F_USED) == bits:
+            at = later
+    # What a slot has had before does no harm.
+    prefetch_buffer(
+        near(ring, vu_load_relaxed64(ring.desc + at)),
+        <uint32_t>vu_load_relaxed64(ring.desc + at + 8),
+        to_fill,
+    )
 
 
 cdef class PackedFetching(Ring):
@@ -248,20 +304,22 @@ cdef class PackedFetching(Ring):
         # first descriptor; all else of the chain is read after it, or at once.
         cdef unsigned char *at = slot_at(self, self.avail)
         cdef uint64_t rest = vu_load_acquire64(at + 8), addr, within
-        cdef uint64_t where, own   # what the record and we keep of it
-        cdef uint16_t flags = <uint16_t>(rest >> 48), head = self.free, free
+        cdef uint16_t flags = <uint16_t>(rest >> 48), head = self.free
         cdef uint32_t length = <uint32_t>rest
         cdef bint write = flags & DESC_WRITE != 0
-        cdef PackedEntry *entry
         if not is_available(flags, self.avail):
             return 0
+        if flags & DESC_INDIRECT:
+            return self.fetch_table(rest, chain)
+        if flags & DESC_NEXT:
+            return self.fetch_chain(rest, chain)
         addr = vu_load_relaxed64(at)
         within = addr - self.recent.guest_addr
         if (
-            flags & (DESC_NEXT | DESC_INDIRECT) or self.buffers != NULL or self.room == 0
+            self.buffers != NULL or self.room == 0
             or within >= self.recent.size or length > self.recent.size - within or length == 0
         ):
-            return self.fetch_chain(rest, chain)
+            return self.fetch_rare(rest, chain)
         # One descriptor, whose buffer lies where the last one did: as `walk_slots` has it.
         # SAFETY: within + length <= size, so the piece is inside the region. There is a free entry
         # as there is room, and room for a piece.
@@ -272,73 +330,45 @@ cdef class PackedFetching(Ring):
         chain.writable_count = write
         chain.readable = 0 if write else length
         chain.writable = length if write else 0
-        chain.head = head
-        chain.descriptors = 1
-        entry = self.entries + head
-        free = self.slots[head].next
-        where = place_of(free, head, 1)
-        own = where | rest >> 32 << 48
-        memcpy(self.slots + head, &own, sizeof(Slot))
-        note_descriptor(entry, addr, rest)
-        note_taken_out(self.log, entry, where, self.counter, free)
-        self.free = free
-        self.counter += 1
-        self.marks[head] = TAKEN
-        self.avail = advanced(self.avail, 1, <uint32_t>self.size)
-        self.room -= 1
-        self.chain_slots = 1
-        self.last_avail += 1
-        self.flying += 1
-        if self.followed:
-            self.enter_followed(chain)
+        note_descriptor(self.entries + head, addr, rest)
+        enter(self, head, 1, rest, chain)
         return 1
 
+    # `rest` is the second half of the first descriptor at `avail`. Each is apart, or what one needs
+    # would be in the way of the others.
+
     cdef int fetch_chain(self, uint64_t rest, Chain *chain) noexcept nogil:
-        # Whatever lies at `avail`; `rest` is the second half of its first descriptor.
+        # Several descriptors.
+        cdef Taken taken
+        if self.buffers != NULL or not walk_near_slots(self, rest, chain, &taken):
+            return self.fetch_rare(rest, chain)
+        enter(self, taken.last, taken.count, taken.rest, chain)
+        return 1
+
+    cdef int fetch_table(self, uint64_t rest, Chain *chain) noexcept nogil:
+        # One descriptor, which is that of a table.
+        if self.buffers != NULL or not walk_near_table(self, rest, chain):
+            return self.fetch_rare(rest, chain)
+        enter(self, self.free, 1, rest, chain)
+        return 1
+
+    cdef int fetch_rare(self, uint64_t rest, Chain *chain) noexcept nogil:
+        # Whatever it is.
         cdef uint16_t head = self.free
-        cdef Slot *slot = self.slots + head
-        cdef uint64_t where
-        if walk_slots(self, head, rest, chain) < 0:
+        cdef Taken taken
+        if walk_slots(self, rest, chain, &taken) < 0:
             return self.not_walked(head)
-        chain.head = head
-        # The record first: whoever comes after us must find what we are going to have.
-        self.free = self.slots[slot.last].next
-        where = place_of(slot.next, slot.last, slot.num)
-        note_taken_out(self.log, self.entries + head, where, self.counter, self.free)
-        self.counter += 1
-        self.marks[head] = TAKEN
-        self.avail = advanced(self.avail, slot.num, <uint32_t>self.size)
-        self.room -= slot.num
-        self.chain_slots = slot.num
-        self.last_avail += 1
-        self.flying += 1
-        if self.followed:
-            self.enter_followed(chain)
+        enter(self, taken.last, taken.count, taken.rest, chain)
         return 1
 
     cdef int fetch_again(self, uint16_t head, Chain *chain) noexcept nogil:
         return walk_copies(self, head, chain)
 
     cdef void prefetch(self) noexcept nogil:
-        self.look_ahead(False)
+        look_ahead(self, False)
 
     cdef void prefetch_to_fill(self) noexcept nogil:
-        self.look_ahead(True)
-
-    cdef void look_ahead(self, bint to_fill) noexcept nogil:
-        cdef const unsigned char *slot
-        cdef uint16_t place = self.avail, later
-        # SAFETY: fewer slots on than the ring has, which `room` does not exceed.
-        if self.room > FAR_AHEAD:
-            vu_prefetch(slot_at(self, advanced(place, FAR_AHEAD, <uint32_t>self.size)))
-            later = advanced(place, AHEAD, <uint32_t>self.size)
-            if is_available(vu_load_relaxed16(slot_at(self, later) + FLAGS_AT), later):
-                place = later
-        # What a slot has had before does no harm.
-        slot = slot_at(self, place)
-        prefetch_buffer(
-            near(self, vu_load_relaxed64(slot)), <uint32_t>vu_load_relaxed64(slot + 8), to_fill
-        )
+        look_ahead(self, True)
 
     cdef void unfetch(self, uint16_t head) noexcept nogil:
         # The stop's order and its proof are in fetching.pyx. With U1 the request is out of what

@@ -4,10 +4,11 @@ Each answers 0 or, for `walk_copies`, 1; -1: it is no chain, and the ring has th
 for translations (`Iotlb`).
 """
 
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memset
 
 from vuproc.shm.atomics cimport vu_load_relaxed64
+from vuproc.shm.near cimport Near, begin_near, end_near, take_near
 from vuproc.shm.packed_fetching cimport PackedFetching, slot_at
 from vuproc.shm.packed_record cimport PackedEntry, Slot, note_descriptor
 from vuproc.shm.request cimport Chain
@@ -53,12 +54,88 @@ cdef inline int take_one(
     return take_descriptor(ring, walk, head, addr, length, flags & DESC_WRITE)
 
 
-cdef inline int walk_slots(
-    PackedFetching ring, uint16_t head, uint64_t rest, Chain *chain
+cdef struct Taken:
+    # What was walked through, from the ring's first free entry on.
+    uint16_t last                  # the entry of its last descriptor
+    uint16_t count                 # slots
+    uint64_t rest                  # the second half of the last descriptor: it names the buffer
+
+
+cdef inline bint walk_near_slots(
+    PackedFetching ring, uint64_t rest, Chain *chain, Taken *taken
 ) noexcept nogil:
-    # Fill `chain` and the entries from `head` on. Each descriptor is read once, and only its
+    # As `walk_slots`, of what near.pxd is for. False of anything else.
+    cdef size_t entry = ring.free
+    cdef uint64_t addr
+    cdef unsigned char *at = slot_at(ring, ring.avail)
+    cdef unsigned char *end = ring.desc + 16 * <size_t>ring.size
+    cdef PackedEntry *entries = ring.entries
+    cdef Slot *slots = ring.slots
+    cdef Near near = begin_near(ring, ring.room)
+    while True:
+        # SAFETY: `at` goes round in the ring, whose extent `bind` checked.
+        addr = vu_load_relaxed64(at)
+        if not take_near(ring, &near, addr, <uint32_t>rest, <uint32_t>(rest >> 48)):
+            return False
+        # SAFETY: there are as many free entries as there is room.
+        note_descriptor(entries + entry, addr, rest)
+        if not rest & <uint64_t>DESC_NEXT << 48:
+            break
+        # Behind the last free entry: none, and then there is no room left.
+        entry = slots[entry].next
+        at += 16
+        if at == end:
+            at = ring.desc
+        rest = vu_load_relaxed64(at + 8)
+    taken.last = <uint16_t>entry
+    taken.count = <uint16_t>(near.piece - ring.pieces)
+    taken.rest = rest
+    return end_near(ring, &near, chain)
+
+
+cdef inline bint walk_near_table(PackedFetching ring, uint64_t rest, Chain *chain) noexcept nogil:
+    # Likewise, of one descriptor that is a table's. The table is read where it is, as it lies in
+    # one piece; none that lies at an odd place, whose words are no single accesses.
+    cdef uint64_t addr = vu_load_relaxed64(slot_at(ring, ring.avail)), word
+    cdef uint64_t within = addr - ring.recent.guest_addr
+    cdef uint32_t length = <uint32_t>rest
+    cdef unsigned char *at
+    cdef unsigned char *end
+    cdef Near near = begin_near(ring, ring.limit)
+    if (
+        not ring.indirect
+        or rest & <uint64_t>DESC_NEXT << 48
+        or ring.room == 0
+        or within >= ring.recent.size
+        or length > ring.recent.size - within
+        or length & 15
+        or length == 0
+    ):
+        return False
+    # SAFETY: within + length <= size, so the whole table is inside the region.
+    at = ring.recent.host + within
+    end = at + length
+    if <uintptr_t>at & 7:
+        return False
+    while at != end:
+        word = vu_load_relaxed64(at + 8)
+        # Of the flags only WRITE matters, and INDIRECT, which must not be.
+        if not take_near(
+            ring, &near, vu_load_relaxed64(at), <uint32_t>word, <uint32_t>(word >> 48)
+        ):
+            return False
+        at += 16
+    # SAFETY: there is a free entry as there is room.
+    note_descriptor(ring.entries + ring.free, addr, rest)
+    return end_near(ring, &near, chain)
+
+
+cdef inline int walk_slots(
+    PackedFetching ring, uint64_t rest, Chain *chain, Taken *taken
+) noexcept nogil:
+    # Fill `chain` and the free entries. Each descriptor is read once, and only its
     # copy is used; `rest` is the second half of the first, by whose flags it was found.
-    cdef uint16_t entry = head, id, flags
+    cdef uint16_t head = ring.free, entry = head, flags
     cdef uint32_t count = 0, room = ring.room, length
     cdef uint64_t addr
     cdef unsigned char *at = slot_at(ring, ring.avail)
@@ -69,13 +146,13 @@ cdef inline int walk_slots(
     memset(&walk, 0, sizeof(walk))
     while True:
         if count == room:
-            return ring.fault(b"more descriptors available than the ring has free")
+            ring.fault(b"more descriptors available than the ring has free")
+            return -1
         # SAFETY: `at` goes round in the ring, whose extent `bind` checked.
         addr = vu_load_relaxed64(at)
         if count:
             rest = vu_load_relaxed64(at + 8)
         length = <uint32_t>rest
-        id = <uint16_t>(rest >> 32)
         flags = <uint16_t>(rest >> 48)
         count += 1
         # SAFETY: there are as many free entries as there is room.
@@ -89,10 +166,9 @@ cdef inline int walk_slots(
         at += 16
         if at == end:
             at = ring.desc
-    slots[head].last = entry
-    slots[head].num = <uint16_t>count
-    slots[head].id = id
-    chain.descriptors = <uint16_t>count
+    taken.last = entry
+    taken.count = <uint16_t>count
+    taken.rest = rest
     return end_walk(ring, &walk, chain)
 
 
