@@ -19,6 +19,7 @@ from tests.bench import (
     give_back,
     layouts,
     limits,
+    one_thread,
     published,
     quiet,
     ring,
@@ -136,7 +137,7 @@ def test_the_frames_bench_measures_every_side() -> None:
 
 def test_the_layouts_bench_compares_the_two_in_each_way() -> None:
     found = [*layouts.in_one_thread(2, 600), layouts.over_processes(2, 0.01)]
-    assert len(found) == 2 * len(layouts.DEPTHS) + 1
+    assert len(found) == 2 * len(layouts.DEPTHS) + 2 * len(one_thread.CHAINS) + 1
     for one in found:
         assert all(len(times) == 2 and min(times) > 0 for times in one.times.values())
         assert one.ratio() > 0
