@@ -5,9 +5,11 @@ process imports little.
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Iterable, Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -67,6 +69,11 @@ FLOORS = (
 """From the top. The longest name that fits counts: `vuproc.handover.keeper` is a program of its
 own, which imports nothing.
 """
+
+FOR_DEVELOPERS = ("test", "fuzz", "bench")
+"""Extras for nobody who uses vuproc."""
+MODULE_OF = {"python-can": "can", "ruamel.yaml": "ruamel"}
+"""Of packages that are not named for their module."""
 
 PURE = ("vuproc.vhost_user.session", "vuproc.vhost_user.handlers", "vuproc.vhost_user.state")
 """No socket, clock or process in what they import themselves."""
@@ -143,6 +150,34 @@ def floor_of(module: str) -> int | None:
 
 def test_every_module_has_a_floor() -> None:
     assert [name for name in MODULES if name != "vuproc" and floor_of(name) is None] == []
+
+
+def test_what_is_imported_from_elsewhere_is_declared() -> None:
+    """A package that only the tests' environment happens to have is missing on other machines. What
+    an extra brings is imported where it is asked for, and its absence is said.
+    """
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    always = _names(project["dependencies"])
+    extras = _names(
+        word
+        for extra, words in project["optional-dependencies"].items()
+        if extra not in FOR_DEVELOPERS
+        for word in words
+    )
+    wrong = [
+        f"{name} imports {module}"
+        for name, path in MODULES.items()
+        for module in {imported.partition(".")[0] for imported in imports_of(path)}
+        if module not in sys.stdlib_module_names and module != "vuproc"
+        if module not in always and module not in extras
+    ]
+    assert wrong == []
+
+
+def _names(requirements: Iterable[str]) -> set[str]:
+    """The modules that the packages of some requirements have, as far as we use them."""
+    named = {re.split(r"[^\w.-]", word, maxsplit=1)[0] for word in requirements}
+    return {MODULE_OF.get(name, name) for name in named}
 
 
 def test_no_floor_imports_a_higher_one() -> None:

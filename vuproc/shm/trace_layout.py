@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
-
-from typing_extensions import Buffer
+from typing import TYPE_CHECKING, NamedTuple
 
 from vuproc.options import MAX_TRACE
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 HEADER = struct.Struct("=QQQ40x")
 """Room, requests begun so far, workers so far."""
