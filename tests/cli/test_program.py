@@ -131,3 +131,24 @@ def test_files_tell_of_the_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert told["type"] in program.QEMU_TYPES.values()
         assert os.access(told["binary"], os.X_OK)
         assert path.name == f"50-{Path(told['binary']).name}.json"
+
+
+def test_a_package_that_is_made_tells_where_the_programs_will_be(tmp_path: Path) -> None:
+    words = ["discovery", "--programs", "/nowhere/bin", str(tmp_path / "made")]
+    subprocess.run(
+        [sys.executable, "-m", "vuproc", *words],
+        stdout=subprocess.DEVNULL,
+        check=True,
+        timeout=BOUND_S,
+    )
+    told = json.loads((tmp_path / "made" / "50-vuproc-blk.json").read_text(encoding="utf-8"))
+    assert told["binary"] == "/nowhere/bin/vuproc-blk"
+
+
+def test_help_says_what_each_option_means(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        program.main(["--help"], "vuproc-blk")
+    assert ended.value.code == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Largest queue the driver may choose" in said
+    assert "--image PATH" in said

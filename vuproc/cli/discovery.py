@@ -20,16 +20,17 @@ class DiscoveryError(Exception):
     """There is nothing to tell of; says why."""
 
 
-def write(folder: Path | None) -> Iterator[Path]:
-    """Write a file a type into `folder`, or where this user's belong; their paths. Raises OSError,
+def write(folder: Path | None, programs: Path | None = None) -> Iterator[Path]:
+    """Write a file a type into `folder`, or where this user's belong; their paths. The programs are
+    beside this one, or will be in `programs` once a package is installed. Raises OSError,
     DiscoveryError.
     """
     folder = folder or _usual_folder()
-    programs = Path(os.path.abspath(sys.argv[0])).parent
+    there = programs or Path(os.path.abspath(sys.argv[0])).parent
     folder.mkdir(parents=True, exist_ok=True)
     for name, qemu_type in QEMU_TYPES.items():
-        program = programs / f"{PREFIX}{name}"
-        if not os.access(program, os.X_OK):
+        program = there / f"{PREFIX}{name}"
+        if programs is None and not os.access(program, os.X_OK):
             raise DiscoveryError(f"{program} is not there: install vuproc by pip")
         said = {
             "description": f"vuproc {name}",

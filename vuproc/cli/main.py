@@ -14,6 +14,7 @@ from vuproc import __version__
 from vuproc.cli import arguments as words_of
 from vuproc.cli import describe, invocation, many, observe, streams, text
 from vuproc.cli.arguments import EXIT_USAGE, check_descriptor, usage_error
+from vuproc.devices import BUILTIN
 from vuproc.errors import ConfigErrors
 from vuproc.unix_path import ADMIN_SUFFIX
 
@@ -36,7 +37,11 @@ AHEAD_BYTES = 1 << 16
 LOOK_S = 0.05
 """Pause between two questions to a program that is being replaced."""
 
+_NO_SHTAB = "vuproc: completion needs shtab: pip install 'vuproc[completion]' (or shtab by itself)"
+
 LOG_LEVELS = ("debug", "info", "warning", "error")
+PROGRAMS = ("vuproc", *(f"vuproc-{name}" for name in BUILTIN))
+SHELLS = ("bash", "zsh", "tcsh", "fish")
 CLIENTS = (
     "qemu",
     "qemu-microvm",
@@ -338,11 +343,24 @@ def discovery(options: argparse.Namespace) -> int:
     from vuproc.cli.discovery import DiscoveryError, write
 
     try:
-        for path in write(Path(options.folder) if options.folder else None):
+        for path in write(options.folder, options.programs):
             print(path)
     except (DiscoveryError, OSError) as error:
         print(f"vuproc: {error}", file=sys.stderr)
         return EXIT_FAILED
+    return EXIT_OK
+
+
+def completion(options: argparse.Namespace) -> int:
+    """`vuproc completion`: what a shell completes the words of a program by."""
+    try:
+        from vuproc.cli.completion import script
+    except ModuleNotFoundError as error:
+        if error.name != "shtab":
+            raise
+        print(_NO_SHTAB, file=sys.stderr)
+        return EXIT_FAILED
+    print(script(options.shell, options.program))
     return EXIT_OK
 
 
@@ -539,7 +557,28 @@ def make_parser() -> argparse.ArgumentParser:
     verb = add(
         "discovery", discovery, "tell of the programs", text.DISCOVERY, text.DISCOVERY_EPILOG
     )
-    verb.add_argument("folder", metavar="FOLDER", nargs="?", help="where the files are to be")
+    verb.add_argument(
+        "folder", metavar="FOLDER", type=Path, nargs="?", help="where the files are to be"
+    )
+    verb.add_argument(
+        "--programs",
+        metavar="FOLDER",
+        type=Path,
+        help="where the programs will be, for a package that is being made (default: beside this)",
+    )
+
+    verb = add(
+        "completion", completion, "complete by shell", text.COMPLETION, text.COMPLETION_EPILOG
+    )
+    verb.add_argument("shell", metavar="SHELL", choices=SHELLS, help=", ".join(SHELLS))
+    verb.add_argument(
+        "program",
+        metavar="PROGRAM",
+        nargs="?",
+        choices=PROGRAMS,
+        default="vuproc",
+        help="vuproc (the default), or vuproc-TYPE of a built-in type",
+    )
 
     verb = add("image", image, "make an image in pieces", text.IMAGE, text.IMAGE_EPILOG)
     verb.add_argument("action", choices=("push", "pull"), help="to the store, or from there")

@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -26,6 +27,7 @@ from vuproc.device_file.check import load
 from vuproc.device_file.fixed import fixed_options
 from vuproc.devices import BUILTIN
 from vuproc.errors import ConfigErrors
+from vuproc.options import KIND, PATH
 
 PREFIX = "vuproc-"
 QEMU_TYPES: Mapping[str, str] = {
@@ -45,7 +47,8 @@ FEATURES: Mapping[str, Sequence[str]] = {
 """What of them `--print-capabilities` tells."""
 
 _TAKEN = {"fd"}
-_DEST = "option "
+DEST = "option "
+"""Before the name of a field, in the attributes of what was parsed."""
 
 
 def main(arguments: Sequence[str] | None = None, name: str | None = None) -> int:
@@ -55,8 +58,14 @@ def main(arguments: Sequence[str] | None = None, name: str | None = None) -> int
     if type_name not in BUILTIN:
         print(f"{PREFIX}{type_name}: there is no such type of device", file=sys.stderr)
         return EXIT_USAGE
-    device = _class_of(type_name)
-    options = make_parser(type_name, device).parse_args(arguments)
+    device = class_of(type_name)
+    if {"-h", "--help"} & set(sys.argv[1:] if arguments is None else arguments):
+        from vuproc.cli.reference import descriptions
+
+        described = descriptions(device)
+    else:
+        described = {}
+    options = make_parser(type_name, device, described).parse_args(arguments)
     if options.print_capabilities:
         print(json.dumps(capabilities(type_name)))
         return 0
@@ -74,7 +83,8 @@ def capabilities(type_name: str) -> dict[str, Any]:
     return found
 
 
-def _class_of(type_name: str) -> type[Device]:
+def class_of(type_name: str) -> type[Device]:
+    """The class of a built-in type."""
     module, _, attribute = BUILTIN[type_name].partition(":")
     found: type[Device] = getattr(importlib.import_module(module), attribute)
     return found
@@ -109,7 +119,7 @@ def _lines(
     yield "", "device:"
     yield "", f"  type: {type_name}"
     for field in msgspec.structs.fields(device.options_type):
-        value = getattr(options, _DEST + field.name, None)
+        value = getattr(options, DEST + field.name, None)
         if value is None:
             continue
         if isinstance(value, bool) or _is_text(field.type):
@@ -117,8 +127,12 @@ def _lines(
         yield f"--{_flag(type_name, field.name)}: ", f"  {field.name}: {value}"
 
 
-def make_parser(type_name: str, device: type[Device]) -> argparse.ArgumentParser:
-    """The grammar of the program of a type."""
+def make_parser(
+    type_name: str, device: type[Device], described: Mapping[str, str] = MappingProxyType({})
+) -> argparse.ArgumentParser:
+    """The grammar of the program of a type. `described` says what options mean, by their keys in a device
+    file: it takes some time to make, and only those who read need it.
+    """
     parser = argparse.ArgumentParser(
         prog=f"{PREFIX}{type_name}",
         description=f"Serve a virtio device ({type_name}) over vhost-user.",
@@ -132,19 +146,29 @@ def make_parser(type_name: str, device: type[Device]) -> argparse.ArgumentParser
     parser.add_argument(
         "--print-capabilities", action="store_true", help="print what this program can, and end"
     )
-    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
+    parser.add_argument(
+        "--log-level",
+        choices=("debug", "info", "warning", "error"),
+        help="least level of what is logged",
+    )
     aliases = CONVENTIONS.get(type_name, {})
     for field in msgspec.structs.fields(device.options_type):
         if field.name in fixed_options(device):
             continue
         flags = [f"--{_flag(type_name, field.name)}"]
         flags += [f"--{other}" for other, ours in aliases.items() if ours == field.name]
+        about = described.get(field.name, "").replace("%", "%%") or None
         if field.type is bool or _unwrapped(field.type) is bool:
             parser.add_argument(
-                *flags, dest=_DEST + field.name, action=argparse.BooleanOptionalAction
+                *flags,
+                dest=DEST + field.name,
+                action=argparse.BooleanOptionalAction,
+                help=about,
             )
         else:
-            parser.add_argument(*flags, dest=_DEST + field.name, metavar="VALUE")
+            parser.add_argument(
+                *flags, dest=DEST + field.name, metavar=_metavar(field.type), help=about
+            )
     return parser
 
 
@@ -158,10 +182,35 @@ def _unwrapped(kind: Any) -> Any:
     return getattr(kind, "__origin__", kind) if hasattr(kind, "__metadata__") else kind
 
 
+def _members(kind: Any) -> Sequence[msgspec.inspect.Type]:
+    """The types of which a value of this type has one."""
+    info = msgspec.inspect.type_info(kind)
+    return info.types if isinstance(info, msgspec.inspect.UnionType) else (info,)
+
+
+def words_of(kind: Any) -> list[str]:
+    """The words that are values of this type, if there are few."""
+    bare = [
+        each.type if isinstance(each, msgspec.inspect.Metadata) else each for each in _members(kind)
+    ]
+    return [
+        str(value)
+        for each in bare
+        if isinstance(each, msgspec.inspect.LiteralType)
+        for value in each.values
+    ]
+
+
+def _metavar(kind: Any) -> str:
+    path = any(
+        isinstance(each, msgspec.inspect.Metadata) and (each.extra or {}).get(KIND) == PATH
+        for each in _members(kind)
+    )
+    return "PATH" if path else "VALUE"
+
+
 def _is_text(kind: Any) -> bool:
     """Whether every value but None of this type is text."""
-    info = msgspec.inspect.type_info(kind)
-    kinds = info.types if isinstance(info, msgspec.inspect.UnionType) else (info,)
     return all(
         isinstance(each, msgspec.inspect.StrType | msgspec.inspect.NoneType)
         or (
@@ -172,7 +221,7 @@ def _is_text(kind: Any) -> bool:
             isinstance(each, msgspec.inspect.Metadata)
             and isinstance(each.type, msgspec.inspect.StrType)
         )
-        for each in kinds
+        for each in _members(kind)
     )
 
 

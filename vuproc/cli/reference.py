@@ -41,6 +41,18 @@ def rows(struct: type[msgspec.Struct], without: Container[str] = ()) -> list[Row
     ]
 
 
+def described(row: Row) -> str:
+    """A sentence: what the key says, what it takes and its default."""
+    default = "required" if row.required else f"default {row.default}" if row.default else ""
+    return f"{row.description.rstrip('.')} ({'; '.join(filter(None, (row.takes, default)))})."
+
+
+def descriptions(device: type[Device]) -> dict[str, str]:
+    """What each option of a type says, by its key in the device file."""
+    found = rows(device.options_type, fixed_options(device))
+    return {row.key: described(row) for row in found}
+
+
 def summary(name: str, device: type[Device]) -> str:
     """One line on a device type."""
     return f"{name:<12} virtio id {device.device_id:<3} {_first_line(device)}"

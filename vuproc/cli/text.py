@@ -282,3 +282,19 @@ exit codes:
   0  they are there, and their paths are printed
   1  they could not be written; the reason is said
   2  wrong usage"""
+
+COMPLETION = """\
+Print the script by which a shell completes verbs, options and files of vuproc, or of a program
+such as vuproc-blk. It comes from the parsers themselves, by shtab."""
+
+COMPLETION_EPILOG = """\
+examples:
+  eval "$(vuproc completion bash)"                   # in ~/.bashrc
+  vuproc completion zsh > ~/.zfunc/_vuproc           # a folder of fpath
+  vuproc completion bash vuproc-blk > ~/.local/share/bash-completion/completions/vuproc-blk
+  vuproc completion fish > ~/.config/fish/completions/vuproc.fish
+
+exit codes:
+  0  ok
+  1  shtab is not there
+  2  wrong usage"""
