@@ -25,6 +25,8 @@ settings.load_profile("short" if os.environ.get("VUPROC_LONG", "") in ("", "0") 
 LONG = os.environ.get("VUPROC_LONG", "") not in ("", "0")
 OF_THE_LONG_FORM = (
     "deploy/test_node_plugin.py",
+    "deploy/test_packages.py",
+    "deploy/test_shells.py",
     "devices/test_blk_rbd_troubles.py",
     "guest/test_ceph.py",
     "guest/test_two_hosts.py",

@@ -130,8 +130,8 @@ def _lines(
 def make_parser(
     type_name: str, device: type[Device], described: Mapping[str, str] = MappingProxyType({})
 ) -> argparse.ArgumentParser:
-    """The grammar of the program of a type. `described` says what options mean, by their keys in a device
-    file: it takes some time to make, and only those who read need it.
+    """The grammar of the program of a type. `described` says what options mean, by their keys in a
+    device file: it takes some time to make, and only those who read need it.
     """
     parser = argparse.ArgumentParser(
         prog=f"{PREFIX}{type_name}",
