@@ -16,7 +16,7 @@ from tests.field.test_b4_host import mounted
 from vuproc.devices.blk import Blk, BlkOptions
 from vuproc.devices.blk_map import MapBlk, is_memory
 from vuproc.devices.blk_native import NativeBlk
-from vuproc.spec.blk import DISCARD_SEGMENT, SECTOR_SIZE, BlkStatus, BlkType
+from vuproc.spec.blk import DISCARD_SEGMENT, REQUEST_HEADER, SECTOR_SIZE, BlkStatus, BlkType
 from vuproc.testing import serve
 from vuproc.testing.block import Block
 from vuproc.testing.memory import Ram, RamRegion
@@ -121,6 +121,41 @@ def test_b09_guest_memory_that_has_gone_is_an_error_of_its_request(image: Path) 
             disk.queue.ring.publish()
             disk.ring.serve_native(disk.native, disk._fail, 16)
             assert status.view[0] == BlkStatus.IOERR
+    finally:
+        disk.close()
+
+
+def test_b09_what_is_known_of_requests_to_come_is_hints(image: Path) -> None:
+    # The disk looks at headers before it is their turn. Of some there is less than a header there,
+    # others are no place of the disk, and one is gone for now.
+    ram, doomed = RamRegion(1 << 20, 1 << 20), RamRegion(1 << 30, PAGE)
+    disk = Inline(Blk(BlkOptions(image=str(image), engine="map")), ram=Ram([ram, doomed]))
+    sectors = 0, 2**64 - 1, SIZE // SECTOR_SIZE, 8, (1 << 55) + 8, 0
+    cuts = 16, 16, 16, 4, 16, 16
+    last = len(sectors) - 1
+    try:
+        data = ram.allocate(PAGE)
+        assert data is not None
+        statuses = []
+        for number, (sector, cut) in enumerate(zip(sectors, cuts, strict=True)):
+            place = (doomed if number in (0, last) else ram).allocate(16)
+            status = ram.allocate(1)
+            assert place is not None and status is not None
+            place.view[:] = REQUEST_HEADER.pack(type=BlkType.IN, sector=sector)
+            status.view[:] = b"\xff"
+            statuses.append(status)
+            parts = [(place.guest_addr, cut, False), (place.guest_addr + cut, 16 - cut, False)]
+            parts += [(data.guest_addr, PAGE, True), (status.guest_addr, 1, True)]
+            assert disk.queue.ring.add([part for part in parts if part[1]]) is not None
+        disk.queue.ring.publish()
+        disk.ring.serve_native(disk.native, disk._fail, 1)
+        os.ftruncate(doomed.fd.fileno(), 0)
+        disk.ring.serve_native(disk.native, disk._fail, last - 1)
+        assert [status.view[0] for status in statuses] == [0, 1, 1, 0, 1, 0xFF]
+        os.ftruncate(doomed.fd.fileno(), PAGE)
+        disk.ring.serve_native(disk.native, disk._fail, 16)
+        assert statuses[last].view[0] == BlkStatus.OK
+        assert data.view[:] == CONTENT[:PAGE]
     finally:
         disk.close()
 

@@ -14,7 +14,8 @@ from posix.mman cimport (
 )
 from posix.uio cimport iovec
 
-from vuproc.devices.blk_native cimport HEADER_BYTES, NativeBlk
+from vuproc.devices.blk_native cimport HEADER_BYTES, SECTOR, TYPE_OUT, Header, NativeBlk
+from vuproc.shm.atomics cimport vu_prefetch, vu_prefetch_to_write
 from vuproc.shm.failures cimport os_error
 from vuproc.shm.native cimport IOV_MAX, cut_pieces, read_file
 from vuproc.shm.request cimport Chain
@@ -62,6 +63,10 @@ cdef extern from *:
     long HUGETLBFS_MAGIC
     bint vu_is_dax(int fd)
 
+cdef enum:
+    # Most headers that are looked at together.
+    EXPECTED = 8
+
 
 def is_memory(int fd):
     """Whether an open file lies in memory."""
@@ -90,6 +95,7 @@ cdef class MapBlk(NativeBlk):
         if base == MAP_FAILED:
             raise os_error(errno)
         self.image = <char *>base
+        self.expects = True
         # Hints. A core file is not to hold somebody's disk, and a program that is started needs none.
         madvise(base, self.mapped, MADV_DONTDUMP)
         madvise(base, self.mapped, MADV_DONTFORK)
@@ -98,6 +104,31 @@ cdef class MapBlk(NativeBlk):
     def __dealloc__(self):
         if self.image != NULL:
             munmap(self.image, self.mapped)
+
+    cdef void expect(self, const iovec *firsts, int count) noexcept nogil:
+        # The page of the image that a copy begins with is in no table of the processor's, and in
+        # none of its caches. A header may be another by the time that it is served.
+        cdef iovec pieces[EXPECTED]
+        cdef Header headers[EXPECTED]
+        cdef const char *start
+        cdef int i, known = 0
+        for i in range(min(count, <int>EXPECTED)):
+            if firsts[i].iov_len >= sizeof(Header):
+                pieces[known].iov_base = firsts[i].iov_base
+                pieces[known].iov_len = sizeof(Header)
+                known += 1
+        # SAFETY: so many bytes are in each buffer, and there is room for as many headers.
+        if vu_guarded_copy(pieces, known, <char *>headers, True) < 0:
+            return
+        for i in range(known):
+            if headers[i].sector >= self.size / SECTOR:
+                continue
+            # SAFETY: the sector is inside the disk, all of which is mapped; and this is no access.
+            start = self.image + headers[i].sector * SECTOR
+            if headers[i].kind == TYPE_OUT:
+                vu_prefetch_to_write(start)
+            else:
+                vu_prefetch(start)
 
     cdef int64_t read(
         self, Chain *chain, uint64_t offset, uint64_t length, uint8_t *status

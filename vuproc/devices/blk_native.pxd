@@ -13,6 +13,16 @@ cdef enum:
     ID_BYTES = 20
     # Of a request's header, which is in front of what is to be written.
     HEADER_BYTES = 16
+    # virtio 1.3, 5.2.6.
+    SECTOR = 512
+    TYPE_IN = 0
+    TYPE_OUT = 1
+
+
+cdef struct Header:
+    uint32_t kind
+    uint32_t priority
+    uint64_t sector
 
 
 cdef class NativeBlk(NativeDevice):

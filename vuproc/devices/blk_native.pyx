@@ -36,9 +36,6 @@ cdef extern from "<unistd.h>" nogil:
 
 # virtio 1.3, 5.2.6 (spec/blk.py has them for Python).
 cdef enum:
-    SECTOR = 512
-    TYPE_IN = 0
-    TYPE_OUT = 1
     TYPE_FLUSH = 4
     TYPE_GET_ID = 8
     TYPE_DISCARD = 11
@@ -50,12 +47,6 @@ cdef enum:
     ZERO_CHUNK = 65536
 
 MAX_RANGES = MOST_RANGES
-
-
-cdef struct Header:
-    uint32_t kind
-    uint32_t priority
-    uint64_t sector
 
 
 cdef struct Segment:

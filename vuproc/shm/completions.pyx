@@ -182,7 +182,7 @@ cdef class Completions(Layout):
         # another worker. One that has a lot waiting still loses nothing if it hears of the first a
         # bit later; before half of it is done, it is to have the time to send more.
         cdef uint64_t waits = self.now - self.owed_since + step
-        if not self.owed or waits < BATCH_NS:
+        if not self.owed or waits < SOON_NS:
             return False
         return waits >= CALL_NS or not self.has_waiting(self.unnotified)
 

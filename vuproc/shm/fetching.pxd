@@ -28,7 +28,8 @@ cdef class Fetching(Completions):
     cdef GuestMemory memory        # all that is mapped
     cdef GuestMemory direct        # where descriptors' addresses are looked up first: the same, or
                                    # nowhere if there is an IOMMU
-    cdef Region recent             # of it, what the last buffer lay in; size 0: nothing
+    cdef Region recent             # of it, the two that were looked up last, since a driver may have
+    cdef Region earlier            # headers in the one and data in the other; size 0: none
     cdef bint missed               # a chain waits for translations: nothing is fetched before it
     cdef uint32_t limit            # most descriptors of one chain
     cdef uint64_t last_avail       # fetches, free-running; split: the index is its low 16 bits
@@ -81,23 +82,38 @@ cdef inline object reason_to_skip(Fetching ring, uint8_t attempts, uint8_t stage
     return "drop" if stage == DROP else "fail" if stage == FAIL else ring.policy
 
 
+cdef inline bint find_near(
+    Fetching ring, uint64_t addr, uint64_t length, iovec *out
+) noexcept nogil:
+    # A buffer that is not empty, if it is one piece and lies where one of the last two did.
+    cdef Region *region = &ring.recent
+    cdef uint64_t within = addr - region.guest_addr
+    if within >= region.size:
+        region = &ring.earlier
+        within = addr - region.guest_addr
+        if within >= region.size:
+            return False
+    if length > region.size - within or length == 0:
+        return False
+    # SAFETY: within + length <= size, so the piece is inside the region.
+    out.iov_base = region.host + within
+    out.iov_len = length
+    return True
+
+
 cdef inline int find_pieces(
     Fetching ring, uint64_t addr, uint64_t length, iovec *out, int room
 ) noexcept nogil:
-    # `GuestMemory.translate` of what the ring can reach. Most buffers lie where the last one did.
-    cdef uint64_t within = addr - ring.recent.guest_addr
-    if within < ring.recent.size and length <= ring.recent.size - within and room > 0 and length:
-        # SAFETY: within + length <= size, so the piece is inside the region.
-        out.iov_base = ring.recent.host + within
-        out.iov_len = length
+    # `GuestMemory.translate` of what the ring can reach. Most buffers lie where the last ones did.
+    if room > 0 and find_near(ring, addr, length, out):
         return 1
     return ring.translate(addr, length, out, room)
 
 
 cdef inline const void *near(Fetching ring, uint64_t addr) noexcept nogil:
-    # Where a buffer is, if it lies in the region in which the last one did; else NULL. For hints.
-    cdef uint64_t within = addr - ring.recent.guest_addr
-    return ring.recent.host + within if within < ring.recent.size else NULL
+    # Where a buffer is, if it begins where one of the last two lay; else NULL. For hints.
+    cdef iovec first
+    return first.iov_base if find_near(ring, addr, 1, &first) else NULL
 
 
 # Around the device's code. Inline: they run for each request.

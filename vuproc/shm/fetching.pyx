@@ -138,7 +138,7 @@ cdef class Fetching(Completions):
             self.granted = {}
         self.memory = memory
         self.direct = memory if self.iotlb is None else NOWHERE
-        self.recent.size = 0
+        self.recent.size = self.earlier.size = 0
         return 0
 
     cdef int translate(
@@ -146,6 +146,7 @@ cdef class Fetching(Completions):
     ) noexcept nogil:
         cdef int made = self.direct.translate(addr, length, out, room)
         if made == 1:
+            self.earlier = self.recent
             self.recent = self.direct.table[self.direct.find(addr)]
         return made
 
@@ -344,4 +345,4 @@ cdef class Fetching(Completions):
         if self.granted is not None:
             self.granted.clear()
         self.memory = self.direct = None
-        self.recent.size = 0
+        self.recent.size = self.earlier.size = 0

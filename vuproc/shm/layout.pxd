@@ -5,6 +5,7 @@ process at the first call.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from posix.uio cimport iovec
 
 from vuproc.shm.memory cimport GuestMemory
 from vuproc.shm.request cimport Chain, RequestOwner
@@ -28,6 +29,9 @@ cdef class Layout(RequestOwner):
     # give.
     cdef void prefetch(self) noexcept nogil
     cdef void prefetch_to_fill(self) noexcept nogil
+    # Whether the request so many after the next one is there, as far as is known, and its first
+    # buffer. That lies in guest memory, and holds anything.
+    cdef bint coming(self, uint16_t after, iovec *first) noexcept nogil
     # How many requests the driver has waiting, as far as a look without obligations tells.
     cdef uint16_t backlog(self) noexcept nogil
     # Whether they are about so many: a look at one place.

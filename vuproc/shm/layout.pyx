@@ -2,6 +2,7 @@
 """What a layout of rings has to fill in, and what happens if it does not."""
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from posix.uio cimport iovec
 
 from vuproc.shm.memory cimport GuestMemory
 from vuproc.shm.missing cimport vu_missing
@@ -25,6 +26,9 @@ cdef class Layout(RequestOwner):
 
     cdef void prefetch_to_fill(self) noexcept nogil:
         pass
+
+    cdef bint coming(self, uint16_t after, iovec *first) noexcept nogil:
+        return False
 
     cdef int look(self) noexcept nogil:
         vu_missing("look")

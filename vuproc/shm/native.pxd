@@ -35,6 +35,7 @@ cdef class NativeDevice:
     cdef public int completion_fd  # readable while `reap` has something to do; -1: none
     cdef bint is_quick             # `serve` never takes longer than a look at the clock does: no
                                    # system call, no byte that is copied. Set it when it is made
+    cdef bint expects              # `expect` is overridden. Set it when it is made, too
     cdef public object handle      # of the device: what serves a request TO_PYTHON
 
     # To override. All but `attach` and `detach` are called without the GIL, by one thread; all but
@@ -43,6 +44,10 @@ cdef class NativeDevice:
     # One request, whose `chain` and pieces are valid until it returns: the bytes written (the used
     # length), or DEFERRED, or TO_PYTHON.
     cdef int64_t serve(self, Chain *chain) noexcept nogil
+    # A hint, if `expects`: requests to come have these first buffers, one each. Fetch what they will
+    # need, several at a time, as what is waited for together takes no longer. A buffer lies in
+    # guest memory, holds anything, and may be gone.
+    cdef void expect(self, const iovec *firsts, int count) noexcept nogil
     # For devices that defer. The last `serve` of a batch of this queue is over: start what was only
     # queued.
     cdef void submit(self, int queue) noexcept nogil

@@ -81,6 +81,9 @@ cdef class NativeDevice:
         vu_missing("serve")
         return 0
 
+    cdef void expect(self, const iovec *firsts, int count) noexcept nogil:
+        pass
+
     # What completes its requests inside `serve` has nothing to do in these.
 
     cdef void submit(self, int queue) noexcept nogil:

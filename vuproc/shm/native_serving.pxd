@@ -19,6 +19,7 @@ cdef class NativeServing(Batching):
     cdef object raised             # what that let through, for whoever calls from Python
 
     cdef int attach(self, NativeDevice device) except -1
+    cdef int announce(self) noexcept nogil
     cdef bint is_quiet(self)
     # No GIL, no Python objects.
     cdef int serve_batch(

@@ -2,6 +2,7 @@
 """Requests served by a native device, without the GIL."""
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from posix.uio cimport iovec
 
 from vuproc.shm.atomics cimport vu_cycles, vu_is_soon, vu_note8, vu_pause
 from vuproc.shm.clock cimport clock_ns
@@ -19,6 +20,8 @@ SLICE_NS = 1_000_000
 cdef enum:
     # Looks at the ring between two at the clock, while spinning.
     SPIN_LOOKS = 16
+    # Requests that a device hears of at a time.
+    TOGETHER = 4
 
 
 cdef inline Block *block_of(NativeServing ring) noexcept nogil:
@@ -216,6 +219,8 @@ cdef class NativeServing(Batching):
         cdef Block *block = block_of(self)
         cdef uint8_t stage = stage_of(self)
         cdef uint64_t left = self.left
+        cdef bint expects = self.device.expects
+        cdef int expected = 0      # requests that the device has been told of
         cdef int got
         chain.queue = <uint16_t>self.queue
         while fetched[0] < budget:
@@ -226,6 +231,10 @@ cdef class NativeServing(Batching):
             if got:
                 fetched[0] += 1
                 self.prefetch()
+                if expects:
+                    expected -= expected > 0
+                    if expected == 0:
+                        expected = self.announce()
                 began = self.now
                 serve_one(self, &chain, block, 0, stage, quick)
                 if self.left != left:
@@ -244,6 +253,16 @@ cdef class NativeServing(Batching):
             if self.now >= end or is_wanted(self):
                 return 1
         return 1
+
+    cdef int announce(self) noexcept nogil:
+        # Tell the device of the next requests, as far as they are known; of how many.
+        cdef iovec firsts[TOGETHER]
+        cdef int count = 0
+        while count < TOGETHER and self.coming(<uint16_t>count, firsts + count):
+            count += 1
+        if count:
+            self.device.expect(firsts, count)
+        return count
 
     cdef void serve_left(self, Chain *chain, uint8_t attempts) noexcept:
         cdef Request request

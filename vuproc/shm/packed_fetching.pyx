@@ -3,6 +3,7 @@
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcpy
+from posix.uio cimport iovec
 
 from vuproc.shm.ahead cimport AHEAD, FAR_AHEAD, prefetch_buffer
 from vuproc.shm.atomics cimport (
@@ -46,7 +47,7 @@ from vuproc.shm.place cimport (
 )
 from vuproc.shm.request cimport Chain
 from vuproc.shm.ring cimport MAX_SIZE, Ring
-from vuproc.shm.walk cimport DESC_INDIRECT, DESC_NEXT, DESC_WRITE
+from vuproc.shm.walk cimport DESC_INDIRECT, DESC_NEXT, DESC_WRITE, find_first
 
 from vuproc.errors import MemoryFault, RingError
 
@@ -369,6 +370,27 @@ cdef class PackedFetching(Ring):
 
     cdef void prefetch_to_fill(self) noexcept nogil:
         look_ahead(self, True)
+
+    cdef bint coming(self, uint16_t after, iovec *first) noexcept nogil:
+        # If each has as many descriptors as the one before.
+        cdef uint64_t slots = <uint64_t>after * self.chain_slots, rest
+        cdef const unsigned char *slot
+        cdef uint16_t place
+        if slots >= self.room:
+            return False
+        # SAFETY: fewer slots on than the ring has, which `room` does not exceed.
+        place = advanced(self.avail, <uint32_t>slots, <uint32_t>self.size)
+        slot = slot_at(self, place)
+        rest = vu_load_relaxed64(slot + 8)
+        if not is_available(<uint16_t>(rest >> 48), place):
+            return False
+        return find_first(
+            self,
+            vu_load_relaxed64(slot),
+            <uint32_t>rest,
+            (rest >> 48) & DESC_INDIRECT != 0,
+            first,
+        )
 
     cdef void unfetch(self, uint16_t head) noexcept nogil:
         # The stop's order and its proof are in fetching.pyx. With U1 the request is out of what

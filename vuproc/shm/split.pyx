@@ -3,6 +3,7 @@
 
 cimport cython
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
+from posix.uio cimport iovec
 
 from vuproc.shm.ahead cimport AHEAD, FAR_AHEAD, prefetch_buffer
 from vuproc.shm.atomics cimport (
@@ -32,6 +33,7 @@ from vuproc.shm.memory cimport GuestMemory
 from vuproc.shm.request cimport Chain
 from vuproc.shm.ring cimport MAX_SIZE, Ring
 from vuproc.shm.split_walk cimport walk_table
+from vuproc.shm.walk cimport DESC_INDIRECT, find_first
 
 from vuproc.errors import MemoryFault, RingError
 
@@ -231,6 +233,26 @@ cdef class SplitRing(Ring):
                 <uint32_t>vu_load_relaxed64(descriptor + 8),
                 to_fill,
             )
+
+    cdef bint coming(self, uint16_t after, iovec *first) noexcept nogil:
+        cdef const unsigned char *descriptor
+        cdef uint64_t rest
+        cdef uint16_t head
+        if <uint16_t>(self.seen_avail - self.last_avail) <= after and self.backlog() <= after:
+            return False
+        # SAFETY: as in `look_ahead`.
+        head = slot_of(self, after)
+        if head >= self.size:
+            return False
+        descriptor = self.desc + 16 * <size_t>head
+        rest = vu_load_relaxed64(descriptor + 8)
+        return find_first(
+            self,
+            vu_load_relaxed64(descriptor),
+            <uint32_t>rest,
+            (rest >> 32) & DESC_INDIRECT != 0,
+            first,
+        )
 
     cdef void mark_fetched(self, uint16_t head) noexcept nogil:
         # The record first: whoever comes after us must find what we are going to have.

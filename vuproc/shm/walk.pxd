@@ -5,12 +5,14 @@ Both are inline: they run for each descriptor of each request.
 """
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+from posix.uio cimport iovec
 
 from vuproc.shm.atomics cimport vu_compiler_barrier
-from vuproc.shm.fetching cimport find_pieces
+from vuproc.shm.fetching cimport find_near, find_pieces
 from vuproc.shm.memory cimport NO_ROOM
 from vuproc.shm.request cimport Chain
-from vuproc.shm.ring cimport Ring
+from vuproc.shm.ring cimport Descriptor, Ring
 
 
 cdef enum:
@@ -30,6 +32,22 @@ cdef struct Walk:
     bint writing
     uint64_t readable              # bytes
     uint64_t writable
+
+
+cdef inline bint find_first(
+    Ring ring, uint64_t addr, uint32_t length, bint indirect, iovec *first
+) noexcept nogil:
+    # The first buffer of a chain that begins with such a descriptor, for a hint: if it is in reach
+    # and not empty. What a table says is read once more when the chain is walked.
+    cdef Descriptor one
+    if not indirect:
+        return find_near(ring, addr, length, first)
+    if not ring.indirect or not find_near(ring, addr, sizeof(Descriptor), first):
+        return False
+    # SAFETY: so many bytes were found. A copy, since a table may lie at any address.
+    memcpy(&one, first.iov_base, sizeof(Descriptor))
+    vu_compiler_barrier()
+    return find_near(ring, one.addr, one.len, first)
 
 
 cdef inline int take_descriptor(
