@@ -11,6 +11,7 @@ from libc.stdint cimport (
     INT64_MAX, int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 )
 from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
 from posix.uio cimport iovec
 
 from vuproc.shm.blocking cimport step
@@ -105,6 +106,16 @@ cdef int numbers(object given, int64_t *out, Py_ssize_t count, str name) except 
     return kind in b"QL"
 
 
+cdef inline void load_integer(char *to, const char *at, Py_ssize_t size) noexcept nogil:
+    # A copy of known size is a load and a store.
+    if size == 8:
+        memcpy(to, at, 8)
+    elif size == 4:
+        memcpy(to, at, 4)
+    else:
+        memcpy(to, at, size)
+
+
 cdef int64_t *places_for(Py_ssize_t count) except NULL:
     cdef int64_t *made = <int64_t *>malloc((count + 1) * sizeof(int64_t))
     if made == NULL:
@@ -142,7 +153,7 @@ cdef class Batch:
 
     def where(self, mask, value=None):
         """Those for which `mask` has something true, or `value`."""
-        cdef Py_ssize_t count = len(self.requests), i
+        cdef Py_ssize_t count = len(self.requests), chosen = 0, i
         cdef int64_t *each
         cdef int64_t wanted = 0 if value is None else value
         cdef bint any_but = value is None
@@ -154,6 +165,13 @@ cdef class Batch:
             if isinstance(mask, int):
                 raise TypeError("a mask has something for each request")
             numbers(mask, each, count, "in a mask")
+            for i in range(count):
+                chosen += (each[i] == wanted) != any_but
+            if chosen == count:
+                # Most often requests are all of a kind.
+                return self
+            if chosen == 0:
+                return batch_of([])
             return batch_of(
                 [at(self.requests, i) for i in range(count) if (each[i] == wanted) != any_but]
             )
@@ -202,6 +220,11 @@ cdef class Batch:
         for i in range(count):
             request = at(self.requests, i)
             if request.total_readable >= <uint64_t>(offset + size):
+                if request.pieces.iov_len >= <uint64_t>(offset + size):
+                    # SAFETY: there are readable bytes, so that the first piece is readable; `out`
+                    # has `size` bytes for each.
+                    load_integer(to + i * size, <char *>request.pieces.iov_base + offset, size)
+                    continue
                 cursor.piece = 0
                 cursor.within = 0
                 cursor.left = request.total_readable
