@@ -160,6 +160,38 @@ def test_b09_what_is_known_of_requests_to_come_is_hints(image: Path) -> None:
         disk.close()
 
 
+@pytest.mark.parametrize("indirect", [False, True], ids=["direct", "tables"])
+@pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
+def test_many_that_are_there_at_once(in_memory: Path, packed: bool, indirect: bool) -> None:
+    # The disk is told of those to come, in each form that a chain may have.
+    with serve({"type": "blk", "image": str(in_memory)}) as served:
+        with served.guest(packed=packed) as guest:
+            queue = guest.queues[0]
+            places = [(37 * number) % 64 for number in range(32)]
+            reads = [
+                ([REQUEST_HEADER.pack(type=BlkType.IN, sector=place * SECTORS)], [PAGE, 1])
+                for place in places
+            ]
+            tokens = queue.submit_many(reads, indirect=indirect)
+            for place, token in zip(places, tokens, strict=True):
+                done = queue.wait(token)
+                assert done.content == CONTENT[place * PAGE : (place + 1) * PAGE] + b"\0"
+            writes = [
+                (
+                    [
+                        REQUEST_HEADER.pack(type=BlkType.OUT, sector=place * SECTORS),
+                        bytes([place]) * PAGE,
+                    ],
+                    [1],
+                )
+                for place in range(32)
+            ]
+            for token in queue.submit_many(writes, indirect=indirect):
+                assert queue.wait(token).content == b"\0"
+    written = b"".join(bytes([place]) * PAGE for place in range(32))
+    assert in_memory.read_bytes() == written + CONTENT[len(written) :]
+
+
 def test_holes_stay_holes(disk: Inline, image: Path) -> None:
     before = image.stat().st_blocks
     half = DISCARD_SEGMENT.pack(sector=0, num_sectors=32 * SECTORS, flags=0)
