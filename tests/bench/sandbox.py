@@ -4,7 +4,8 @@ Starts: a worker is forked by a forkserver that is there already, makes its devi
 queue; without a sandbox and with each mode in turn. Requests: those of `tests.bench.wake`, one at a
 time, so that every one has all of its system calls, and many at a time. What a filter adds to one
 system call is less than such figures can tell, and is measured by itself. Ratios are of one run.
-Run it from the root of the checkout.
+A start is to take 2 ms more at most, and a request 1 %, or what two disks without a sandbox differ
+by if that is more; exit code 1 if it is not so. Run it from the root of the checkout.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 from typing import Any
 
 import msgspec
@@ -40,6 +41,8 @@ from vuproc.workers.control import Prepare
 MODES: tuple[Mode, ...] = ("off", "standard", "strict")
 AGAIN = "off again"
 """What two that are the same differ by: no finer than that is what is measured here."""
+START_BAR_MS = 2.0
+REQUEST_BAR = 1.01
 EXIT_S = 5.0
 CALLS = 2000
 """System calls of a sample."""
@@ -171,15 +174,52 @@ def show(what: str, unit: str, found: Mapping[str, Sequence[float]]) -> None:
         )
 
 
+def start_kept(found: Mapping[str, Sequence[float]]) -> bool:
+    """Whether a start costs no more than it may, in either mode."""
+    more = max(
+        median(sample - other for sample, other in zip(found[mode], found["off"], strict=True))
+        for mode in ("standard", "strict")
+    )
+    kept = more <= START_BAR_MS
+    print(f"bar: a start takes {START_BAR_MS:g} ms more at most: {more:+.2f} ms, {_word(kept)}")
+    return kept
+
+
+def request_kept(found: Mapping[str, Sequence[float]]) -> bool:
+    """Whether a request does, as far as it can be told."""
+    ratio = {
+        mode: median(sample / other for sample, other in zip(samples, found["off"], strict=True))
+        for mode, samples in found.items()
+    }
+    # What the middle half of the rounds differ by between two that are the same.
+    low, _, high = quantiles(
+        [sample / other for sample, other in zip(found[AGAIN], found["off"], strict=True)]
+    )
+    noise = (high - low) / 2
+    most = max(ratio["standard"], ratio["strict"])
+    kept = most <= max(REQUEST_BAR, 1.0 + noise)
+    print(
+        f"bar: a request takes {REQUEST_BAR:g} at most: {most:.3f}, where two that are the same "
+        f"differ by {noise:.3f}: {_word(kept)}"
+    )
+    return kept
+
+
+def _word(kept: bool) -> str:
+    return "kept" if kept else "not kept"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and print."""
+    """Measure, print and judge; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.sandbox", description=__doc__)
     parser.add_argument("--starts", type=int, default=40, help="workers of each mode (40)")
     parser.add_argument("--count", type=int, default=300, help="requests of a sample (300)")
     parser.add_argument("--rounds", type=int, default=60, help="samples of each mode (60)")
     parser.add_argument("--engine", action="append", choices=ENGINES, help="default: all")
     options = parser.parse_args(arguments)
-    show("a worker's start", "ms", starts(options.starts))
+    found = starts(options.starts)
+    show("a worker's start", "ms", found)
+    kept = start_kept(found)
     before, after = call_ns(options.rounds)
     print(f"a system call of Python ns {before:.0f}, and {after - before:+.0f} in the sandbox")
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
@@ -189,7 +229,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for how, made in (("woken for it", disk), (f"of {DEPTH}", busy)):
                 found = requests(made, engine, image, options.count, options.rounds)
                 show(f"{engine}, a request {how}", "CPU us", found)
-    return 0
+                kept = request_kept(found) and kept
+    return 0 if kept else 1
 
 
 if __name__ == "__main__":
