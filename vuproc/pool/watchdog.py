@@ -26,10 +26,11 @@ from vuproc.workers import control
 log = logging.getLogger("vuproc.master")
 
 LOOKS = 4
-"""Looks within one timeout: a stall is seen at most a quarter of it too late. Fewer than the epochs
-that are told apart.
+"""Looks within one timeout while somebody is at work. Fewer than the epochs that are told apart."""
+IDLE_LOOKS = 2
+"""The same while nobody is: a stall is seen at most half a timeout too late, a quarter if there was
+work before. A master that looks has to be woken for it.
 """
-
 OVERSLEPT_S = 2.0
 """Seconds that a look may be late, or one interval, before that is taken for a machine that stood
 still.
@@ -55,9 +56,10 @@ class Watchdog:
         self.hook_timeout_s = hook_timeout_s
         self._pool = pool
         self._counters = counters
-        self._seen: dict[int, tuple[tuple[int, ...], float]] = {}
+        self._seen: dict[int, tuple[tuple[int, tuple[int, int, int]], float]] = {}
         self._stopped: dict[int, float] = {}
         """By process: since when it has been found to be stopped by a signal."""
+        self._interval = 0.0
         self._look_at = time.monotonic()
 
     def due(self) -> float | None:
@@ -69,12 +71,12 @@ class Watchdog:
         now = time.monotonic()
         if not self.timeout_s or now < self._look_at:
             return
-        interval = self.timeout_s / LOOKS
-        late, self._look_at = now - self._look_at, now + interval
+        late, interval = now - self._look_at, self._interval
         if late > max(interval, OVERSLEPT_S):
             # The machine has stood still, or we have, or the clock has jumped: the workers have had
             # no time to get on since the last look.
             self._forgive(late + interval)
+        self._look_again(now, LOOKS)
         if self._pool.history.in_postcopy:
             self._seen.clear()  # whoever waits for a page is not stuck
             return
@@ -84,6 +86,8 @@ class Watchdog:
             for worker in workers
             if _is_stopped(worker.pid)
         }
+        if not self._stopped and not any(map(self._is_at_work, self._counters)):
+            self._look_again(now, IDLE_LOOKS)
         for slot in self._pool.slots:
             worker = slot.worker
             if worker is None:
@@ -99,6 +103,14 @@ class Watchdog:
 
     def close(self) -> None:
         """Nothing to give back."""
+
+    def _look_again(self, now: float, looks: int) -> None:
+        self._interval = self.timeout_s / looks
+        self._look_at = now + self._interval
+
+    def _is_at_work(self, counters: QueueCounters) -> bool:
+        busy, _, hooks = counters.work()
+        return bool(busy) or hooks % 2 != 0 or counters.handed_since(1) != 0
 
     def _overdue(self, queue: int, worker: WorkerProcess) -> str | None:
         """What io_uring does not finish, for which the worker is to blame those requests; or None.
@@ -136,17 +148,17 @@ class Watchdog:
 
     def _stuck(self, queue: int, pid: int, now: float) -> str | None:
         """Why the queue's worker does not get on with a request or a hook, or None if it does."""
-        seen = self._counters[queue].snapshot()
-        in_hook = seen.hooks % 2 != 0
-        state = (pid, seen.busy, seen.heartbeat, seen.hooks)
+        busy, _, hooks = work = self._counters[queue].work()
+        in_hook = hooks % 2 != 0
+        state = pid, work
         before, since = self._seen.get(queue, (None, now))
-        if not (seen.busy or in_hook) or state != before:
+        if not (busy or in_hook) or state != before:
             self._seen[queue] = (state, now)
             return None
-        limit = self.timeout_s if seen.busy else max(self.timeout_s, self.hook_timeout_s)
+        limit = self.timeout_s if busy else max(self.timeout_s, self.hook_timeout_s)
         if now - since < limit:
             return None
-        what = f"head {seen.busy - 1}" if seen.busy else "a hook of the device"
+        what = f"head {busy - 1}" if busy else "a hook of the device"
         return f"queue {queue}: no progress for {limit:g} s with {what}"
 
 

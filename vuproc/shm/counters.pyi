@@ -102,6 +102,15 @@ class QueueCounters:
     def clear(self) -> None:
         """Set the whole block to zero."""
 
+    def requests(self) -> int:
+        """How many were completed, as in the snapshot; a death is no time to read all of it."""
+
+    def busy(self) -> int:
+        """Which request is in the device's code, as in the snapshot."""
+
+    def work(self) -> tuple[int, int, int]:
+        """What the snapshot calls busy, heartbeat and hooks: whether a worker gets on."""
+
     def snapshot(self) -> CountersSnapshot:
         """Read the block."""
 

@@ -222,6 +222,24 @@ cdef class QueueCounters:
         for i in range(sizeof(Block) // sizeof(uint64_t)):
             vu_store_relaxed64(&words[i], 0)
 
+    def requests(self):
+        """How many were completed."""
+        return vu_load_relaxed64(&self.block.requests)
+
+    def busy(self):
+        """What is being served: the word of the snapshot."""
+        return vu_load_relaxed64(&self.block.busy)
+
+    def work(self):
+        """The words of the snapshot that tell whether the worker gets on: `busy`, `heartbeat` and
+        `hooks`.
+        """
+        return (
+            vu_load_relaxed64(&self.block.busy),
+            vu_load_relaxed64(&self.block.heartbeat),
+            vu_load_relaxed64(&self.block.hooks),
+        )
+
     def snapshot(self):
         """Read the block."""
         cdef uint64_t *words = <uint64_t *>self.block
