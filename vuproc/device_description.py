@@ -85,6 +85,18 @@ class DeviceDescription:
         """The same for these options; the default is the class's `needs`. Called in the master."""
         return self.needs
 
+    def opens_nothing(self) -> bool:
+        """Whether a worker opens no file, socket or device by itself, in `setup` or later: what it
+        has is in `shared`, or of its own making (memory, eventfds, timers, threads after `setup`).
+        Asked for in the master.
+
+        It is then locked in while it waits for its queues, and takes over from one that was killed
+        before the kernel has closed what that one had open. Both shorten the wait of a driver. An
+        instance may be set up on an empty ring and thrown away, and `setup` may come while another
+        worker still serves the queue.
+        """
+        return False
+
     def shared_files(self) -> dict[str, Fd]:
         """Files that all workers are to share, by name. Called in the master, at the start.
 

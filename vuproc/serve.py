@@ -227,7 +227,6 @@ class _Service:
         self._counters = _counters(file, fd, device.num_queues(), fd_store)
         stack.callback(self._counters.close)
         counters = self._counters.of_workers
-        snapshots = [counter.snapshot for counter in counters]
         self._traces = TraceFile(device.num_queues(), file.options.trace, fd_store)
         stack.callback(self._traces.close)
         forkserver.imports(_preloaded(file), file.keys.hook_timeout)
@@ -255,9 +254,11 @@ class _Service:
             file.workers,
             config,
             queue_size=device.queue_size(),
-            work=lambda queues: sum(snapshots[queue]().requests for queue in queues),
+            work=lambda queues: sum(counters[queue].requests() for queue in queues),
             has_standby=worker_waits,
         )
+        for slot in pool.slots:
+            slot.overlaps = lambda: self._device.opens_nothing()
         if device.has_helper():
             pool.slots.add_helper(device.helper_end_s())
         pool.history.objects.files = lambda: self._shared.fds

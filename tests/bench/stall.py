@@ -171,10 +171,11 @@ def measure(kills: int, period_s: float = PERIOD_S, touched: int = 0) -> list[De
             deaths = []
             for _ in range(kills):
                 driver.touch()
-                rate = driver.run_for(period_s + jitter.uniform(0, JITTER_S))
+                # Whoever dies has not just asked the master, or kept it from its work.
                 status = ask(served.socket, Request("status"))
                 worker = _worker(status)
                 usage = Usage.of(status["pid"]), Usage.of(_parent_of(worker))
+                rate = driver.run_for(period_s + jitter.uniform(0, JITTER_S))
                 deaths.append(Death(*driver.kill(worker), rate, usage))
             return deaths
 

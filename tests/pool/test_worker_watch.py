@@ -71,6 +71,7 @@ class Place:
                 posts=self.posts,
                 heard=lambda slot: self.told.append((slot, "heard")),
                 ended=lambda slot: self.told.append((slot, "ended")),
+                stopped=lambda slot: self.told.append((slot, "stopped")),
             )
         )
         self.watch = WorkerWatch(self.selector, cast(WorkerPool, pool))
@@ -140,6 +141,41 @@ def test_a_dead_worker_whose_pidfd_others_have_is_not_reported_any_more(place: P
         assert place.selector.select(0) == []
         after.far_end.send(b"x")
         assert place.turn() == [(place.slots[0], "heard")]
+
+
+def hangs_up(worker: Sitting) -> None:
+    """Its listener does: one end of a pair, which says so as a listener would."""
+    ours, theirs = socket.socketpair()
+    worker.listener = Fd(ours.detach())
+    worker.on_listener()
+    theirs.close()
+
+
+def test_one_that_runs_no_more_is_reported_once_and_its_end_too(place: Place) -> None:
+    worker = place.sit(place.slots[0])
+    hangs_up(worker)
+    assert place.turn() == [(place.slots[0], "stopped")]
+    assert place.turn() == []
+    worker.ends()
+    assert place.turn() == [(place.slots[0], "ended")]
+    worker.listener.close()  # type: ignore[union-attr]
+
+
+def test_the_end_of_one_that_has_a_successor_is_logged_and_not_reported(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slot, logged = place.slots[0], []
+    monkeypatch.setattr(slot, "log_exit", lambda: logged.append(slot.exit_unlogged))
+    before = place.sit(slot)
+    slot._exit_unlogged = cast(WorkerProcess, before)
+    slot.worker = None
+    after = place.sit(slot)
+    before.far_end.send(b"x")
+    assert place.turn() == [] and logged == []
+    before.ends()
+    after.far_end.send(b"x")
+    assert place.turn() == [(slot, "heard")]
+    assert logged == [cast(WorkerProcess, before)]
 
 
 def test_one_that_is_replaced_in_the_same_turn_is_not_reported(place: Place) -> None:

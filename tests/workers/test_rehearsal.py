@@ -6,11 +6,13 @@ import errno
 import os
 import resource
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from vuproc.testing.serve import serve
 from vuproc.workers import main
+from vuproc.workers.loop import Worker
 from vuproc.workers.rehearsal import rehearse
 
 
@@ -40,7 +42,7 @@ def test_without_means_it_says_so_and_leaves_nothing(
         patched.setattr(f"{module}.{call}", refuse)
         with pytest.raises(OSError, match="Too many open files"):
             rehearse()
-        main._rehearse()  # a worker goes on without it
+        main._rehearse(cast(Any, None), Worker)  # a worker goes on without it
     assert left_open() == before
 
 

@@ -32,7 +32,7 @@ def _lines(file: DeviceFile, policy: Policy) -> Iterator[str]:
     yield f"sandbox: {file.keys.sandboxed().mode}"
     yield "master, and what it starts: no new privileges; everything but the calls"
     yield from _wrapped(sorted(NOT_OF_A_MASTER))
-    when = "before" if policy.strict else "after"
+    when = "before" if policy.early else "after"
     workers = " ".join(str(list(group)) for group in file.workers)
     yield f"workers of the queues {workers}, from {when} the device's setup on: what is open, and"
     yield from _paths([*paths_of_needs(policy), *paths_of_all(policy)])

@@ -18,6 +18,7 @@ def policy_of(file: DeviceFile, device: Device) -> Policy | None:
     return make_policy(
         wanted.mode,
         needs_of(file, device),
+        early=device.opens_nothing(),
         userfault=keys.postcopy,
         any_ioctl=keys.xen != "off",
     )

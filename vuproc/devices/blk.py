@@ -60,6 +60,10 @@ class Blk(BlkDescription):
         self._file = self._buffered = -1
         self._forget_driver()
 
+    def opens_nothing(self) -> bool:
+        """An image is open, and what is far away is not."""
+        return type(self) is Blk and (self._image is None or isinstance(self._image, Image))
+
     # What a worker calls.
 
     def setup(self, queue: int) -> None:

@@ -100,6 +100,10 @@ class Rng(Device):
             files[self._named("source")] = _opened(self.options.file)
         return files
 
+    def opens_nothing(self) -> bool:
+        """The file is open."""
+        return type(self) is Rng
+
     def _named(self, what: str) -> str:
         """A name that says whose stream it is: a device of another is not to go on with it."""
         return shared.named(what, self.options.file, self.options.seed)

@@ -158,7 +158,7 @@ class Observation:
 
     def _serving(self, queues: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
         """The queue and head of each request that is in the device's code."""
-        busy = ((queue, self._counters.of_workers[queue].snapshot().busy) for queue in queues)
+        busy = ((queue, self._counters.of_workers[queue].busy()) for queue in queues)
         return tuple((queue, word - 1) for queue, word in busy if word)
 
     # Requests.

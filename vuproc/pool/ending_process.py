@@ -8,6 +8,7 @@ from collections.abc import Callable
 from vuproc import texts
 from vuproc.fd import Fd
 from vuproc.pool.forkserver import ForkedProcess, poll_until_readable
+from vuproc.pool.hangup import has_hung_up, is_listener
 from vuproc.sandbox.policy import DOCS
 from vuproc.workers import stack
 
@@ -22,6 +23,10 @@ class EndingProcess:
 
     def __init__(self, process: ForkedProcess, stack_file: Fd) -> None:
         self.pid, self.pidfd = process.pid, process.pidfd
+        self.listener: Fd | None = None
+        """That of its filter of system calls, once it is known."""
+        self.on_listener: Callable[[], None] = _nothing
+        """Called when it is."""
         self._process = process
         self._stack = stack_file
         self._code: int | None = None
@@ -42,6 +47,26 @@ class EndingProcess:
         """SIGKILL the process and wait until it is gone; False if the kernel will not."""
         self.kill_at_once()
         return self.wait_end(KILL_DEADLINE)
+
+    def take_listener(self, listener: Fd) -> None:
+        """It has passed its filter's; the first counts."""
+        if self.listener is not None or not is_listener(listener):
+            listener.close()
+            return
+        self.listener = listener
+        self.on_listener()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it is known that no thread of it runs any more, or ever will; what it has open
+        may be open still.
+        """
+        return self.listener is not None and has_hung_up(self.listener)
+
+    def _close_listener(self) -> None:
+        listener, self.listener = self.listener, None
+        if listener is not None:
+            listener.close()
 
     @property
     def closed(self) -> bool:
@@ -94,6 +119,10 @@ class EndingProcess:
         if self._code is None:
             self._code = self._process.exit_code(KILL_DEADLINE)
         return self._code
+
+
+def _nothing() -> None:
+    pass
 
 
 def describe_exit(code: int | None) -> str:

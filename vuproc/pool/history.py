@@ -174,10 +174,8 @@ class History:
         """
         for offset, data in self.config.written():
             yield WriteConfig(offset, data)
-        if CONFIG_QUEUE in queues:
-            yield AskConfig(self.config.said is not None)
-            if self.shmem.mapped:
-                yield ShmemKnown(self.shmem.known()[0])
+        if CONFIG_QUEUE in queues and self.shmem.mapped:
+            yield ShmemKnown(self.shmem.known()[0])
         lacks_pages = self.state.postcopy is Postcopy.LISTENING
         lost_memory = any(queue in self.broken for queue in queues)
         for effect in replay(self.state, queues):
@@ -197,6 +195,9 @@ class History:
                     pass
                 case _:
                     yield effect
+        if CONFIG_QUEUE in queues:
+            # After the rings, for which drivers wait.
+            yield AskConfig(self.config.said is not None)
 
     def _base_of(self, setup: RingSetup) -> int | None:
         """Where a ring that the front-end has started is to begin if its record is empty."""

@@ -37,6 +37,7 @@ from vuproc.workers.control import (
     ConfigSays,
     Done,
     Failed,
+    LockedIn,
     MasterChannel,
     Missing,
     RingBroken,
@@ -153,13 +154,13 @@ class WorkerProcess(EndingProcess):
 
     # On its way to the session's state.
 
-    def assign(self, queues: tuple[int, ...], *, recovered: bool) -> None:
+    def assign(self, queues: tuple[int, ...], *, recovered: bool, ahead: bool = False) -> None:
         """Give the standby its queues, once; it need not have prepared. Raises `WorkerLost`.
 
-        `recovered`: another worker has served them before.
+        `recovered`: another worker has served them before. `ahead`: it is not their turn yet.
         """
         self.queues = queues
-        self._post_unwaited(control.Assign(queues, recovered), setup=True)
+        self._post_unwaited(control.Assign(queues, recovered, ahead), setup=True)
 
     def help(self) -> None:
         """Have the standby be the device's helper, instead. Raises `WorkerLost`."""
@@ -332,6 +333,8 @@ class WorkerProcess(EndingProcess):
                 answer = report.reason if isinstance(report, Failed) else report.value
                 self._log.answered(self._name, report.serial, answer)
                 return report
+            if isinstance(report, LockedIn) and report.listener is not None:
+                self.take_listener(report.listener)
             if isinstance(report, RingBroken | Missing) and report.queue not in self.queues:
                 raise self._lost(f"reported queue {report.queue}, which is not its own")
             if isinstance(report, ConfigSays) and CONFIG_QUEUE not in self.queues:
@@ -382,6 +385,7 @@ class WorkerProcess(EndingProcess):
         self._before_close()
         self._channel.close()
         self._stack.close()
+        self._close_listener()
         self.pidfd.close()
 
 

@@ -55,6 +55,9 @@ class WorkerSlot(Post):
         """The worker that sits here will have no successor."""
         self.last_signal: signal.Signals | None = None
         self.causes: deque[str] = deque(maxlen=LAST_CAUSES)
+        self.overlaps: Callable[[], bool] = lambda: False
+        """Whether a worker of this slot may follow another as soon as that one runs no more, though
+        the kernel is still closing what it had open."""
         self.recovers = False
         """A worker of this slot follows another: it may find what that one has left."""
         self.look: Callable[[tuple[int, ...]], tuple[tuple[int, int], ...]] = lambda _queues: ()
@@ -69,6 +72,7 @@ class WorkerSlot(Post):
         self._serving: tuple[tuple[int, int], ...] = ()
         self._deaths: deque[float] = deque(maxlen=BREAKER_DEATHS)
         self._exit_unlogged: WorkerProcess | None = None
+        self._replaced: WorkerReplaced | None = None
         self._lack_pause = LACK_FIRST_S
 
     @property
@@ -101,7 +105,14 @@ class WorkerSlot(Post):
         if lost_at is not None and self.worker is not None:
             stall_s = round(time.monotonic() - lost_at, 9)
             pid = self.worker.pid
-            events.publish(WorkerReplaced(queues=self.queues, pid=pid, stall_s=stall_s))
+            self._replaced = WorkerReplaced(queues=self.queues, pid=pid, stall_s=stall_s)
+            self._publish_replaced()
+
+    def _publish_replaced(self) -> None:
+        """Not before it was published that the last one has ended."""
+        if self._replaced is not None and self._exit_unlogged is None:
+            replaced, self._replaced = self._replaced, None
+            events.publish(replaced)
 
     def assign(self, worker: WorkerProcess) -> None:
         """Have a worker of these queues sit here; the slot is empty."""
@@ -118,7 +129,7 @@ class WorkerSlot(Post):
         good: no second one may touch its rings. How one ended that had done its work changes
         nothing for its successor, for which a driver waits: `log_exit` finds out and says it later.
         """
-        self.log_exit()
+        self.log_exit(wait=True)
         worker = self.worker
         if worker is None:
             return False
@@ -127,7 +138,7 @@ class WorkerSlot(Post):
         if self._lost_at is None:
             self._lost_at = time.monotonic()
         # Its channel may close a moment before its end can be seen; what ended it is worth knowing.
-        by_itself = worker.wait_end(END_GRACE)
+        by_itself = self._may_follow(worker) or worker.wait_end(END_GRACE)
         if by_itself and self._has_worked():
             self._exit_unlogged = worker
             self._count(from_outside=False)
@@ -144,16 +155,28 @@ class WorkerSlot(Post):
         self._count(from_outside=from_outside)
         return True
 
-    @property
-    def exit_unlogged(self) -> bool:
-        """How the last worker ended is not known yet."""
-        return self._exit_unlogged is not None
+    def _may_follow(self, worker: WorkerProcess) -> bool:
+        """Whether another need not wait for this one's end."""
+        return self.overlaps() and worker.stopped
 
-    def log_exit(self) -> None:
-        """Log how the last worker ended, if that was put off."""
-        worker, self._exit_unlogged = self._exit_unlogged, None
-        if worker is not None:
-            self._log_exit_of(worker, worker.ending())
+    @property
+    def has_stopped(self) -> bool:
+        """Its worker, which has done its work, runs no more, and another may follow it already."""
+        return self.worker is not None and self._may_follow(self.worker) and self._has_worked()
+
+    @property
+    def exit_unlogged(self) -> WorkerProcess | None:
+        """The last worker, if it is not known yet how it ended."""
+        return self._exit_unlogged
+
+    def log_exit(self, *, wait: bool = False) -> None:
+        """Log how the last worker ended, if that was put off; once it has, unless we `wait`."""
+        worker = self._exit_unlogged
+        if worker is None or not (wait or worker.wait_end(0.0)):
+            return
+        self._exit_unlogged = None
+        self._log_exit_of(worker, worker.ending())
+        self._publish_replaced()
 
     def _log_exit_of(self, worker: WorkerProcess, how: str) -> None:
         self.last_signal = worker.ended_by_signal()

@@ -104,6 +104,7 @@ class WorkerSlots:
         master.
         """
         self._slots = [WorkerSlot(queues, self.standby.take, work) for queues in groups]
+        self.standby.ahead = self._ahead
         self.posts = Posts()
         """What the master is to look at again, of the slots and the standby."""
         for post in (*self._slots, self.standby):
@@ -162,10 +163,19 @@ class WorkerSlots:
 
     def release_all(self) -> list[WorkerProcess]:
         """Empty every slot; the workers, the standby among them, are the caller's."""
+        for slot in self._slots:
+            slot.log_exit(wait=True)
         workers = [self.standby.release(), *(slot.worker for slot in self._slots)]
         for slot in self._slots:
             slot.worker = None
         return [worker for worker in workers if worker is not None]
+
+    def _ahead(self) -> tuple[int, ...]:
+        """The queues that a standby will have if there is a choice of one, and if it may be set up
+        while they are served.
+        """
+        (first, *others) = self._slots
+        return first.queues if not others and first.overlaps() else ()
 
     # Who serves.
 
@@ -288,6 +298,13 @@ class WorkerSlots:
         if worker is not None and slot.worker is worker:
             self.died(slot)
 
+    def stopped(self, slot: WorkerSlot) -> None:
+        """The worker of this slot runs no more; it may have said why, and its end follows."""
+        worker = slot.worker
+        self.heard(slot)
+        if slot.worker is worker and slot.has_stopped:
+            self.died(slot)
+
     def died(self, slot: WorkerSlot, cause: str = "died") -> None:
         """The worker of this slot is to end, or has: log it and have another start."""
         self.reap(slot, cause)
@@ -301,7 +318,7 @@ class WorkerSlots:
         if not slot.reap(cause):
             return
         reason = None
-        if slot.exit_unlogged or slot.last_signal is signal.SIGBUS:
+        if slot.exit_unlogged is not None or slot.last_signal is signal.SIGBUS:
             reason = self._history.truncation()
         if slot.crash_looping:
             reason = f"{BREAKER_DEATHS} deaths without work in between, the last: {slot.causes[-1]}"

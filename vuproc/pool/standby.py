@@ -33,6 +33,9 @@ class Standby(Post):
     def __init__(self, start: Callable[[], WorkerProcess], *, lasting: bool = True) -> None:
         super().__init__()
         self.wanted = lasting
+        self.ahead: Callable[[], tuple[int, ...]] = lambda: ()
+        """Tells which queues the one in waiting is to set up at once, before it is their turn; ()
+        leaves that until then."""
         self._lasting = lasting
         self.restarts = 0
         self.start_at = 0.0
@@ -68,7 +71,7 @@ class Standby(Post):
         """Have the one in waiting set up `queues`; from then on it waits for their slot alone."""
         if self.worker is not None:
             try:
-                self.worker.assign(queues, recovered=True)
+                self.worker.assign(queues, recovered=True, ahead=True)
             except WorkerLost as error:
                 self.died(str(error))
 
@@ -110,6 +113,7 @@ class Standby(Post):
                 self.worker.settle()
             except (WorkerLost, WorkerSetupError) as error:
                 self.died(str(error))
+            self._set_up_ahead()
 
     def heard(self) -> None:
         """Its control channel is readable."""
@@ -118,6 +122,14 @@ class Standby(Post):
                 self.worker.read()
             except (WorkerLost, WorkerSetupError) as error:
                 self.died(str(error))
+            self._set_up_ahead()
+
+    def _set_up_ahead(self) -> None:
+        worker = self.worker
+        if worker is not None and worker.ready and not worker.queues:
+            queues = self.ahead()
+            if queues:
+                self.assign(queues)
 
     def ended(self) -> None:
         """It ended by itself; it may have said why."""

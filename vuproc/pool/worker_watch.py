@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 import selectors
+from enum import Enum
 from functools import partial
 
 from vuproc.pool.helper import Helper
@@ -12,6 +13,17 @@ from vuproc.pool.post import Post
 from vuproc.pool.process import WorkerProcess
 from vuproc.pool.slot import WorkerSlot
 from vuproc.pool.standby import Standby
+
+
+class Sign(Enum):
+    """What a worker's descriptor tells."""
+
+    SAYS = "says"
+    """It says something: its control channel."""
+    STOPPED = "stopped"
+    """It runs no more: the listener of its filter of system calls has hung up."""
+    ENDED = "ended"
+    """It is gone: its pidfd."""
 
 
 class WorkerWatch:
@@ -29,8 +41,10 @@ class WorkerWatch:
         self._epoll = select.epoll()
         self._at: dict[Post, WorkerProcess] = {}
         self._watched: dict[WorkerProcess, Post] = {}
-        self._numbers: dict[int, tuple[WorkerProcess, bool]] = {}
-        """Whose a descriptor is, and whether it is the pidfd."""
+        self._signs: dict[WorkerProcess, dict[Sign, int]] = {}
+        """The descriptors by which each of them is watched."""
+        self._numbers: dict[int, tuple[WorkerProcess, Sign]] = {}
+        """Whose a descriptor is."""
         selector.register(self._epoll, selectors.EVENT_READ, self._ready)
 
     def update(self) -> None:
@@ -40,7 +54,12 @@ class WorkerWatch:
             post = moved.pop()
             before, worker = self._at.pop(post, None), post.worker
             if before is not None and before is not worker and self._watched.get(before) is post:
-                self._forget(before)
+                if isinstance(post, WorkerSlot) and post.exit_unlogged is before:
+                    # It has a successor, and is to be buried.
+                    self._unregister(before, Sign.SAYS)
+                    self._unregister(before, Sign.STOPPED)
+                else:
+                    self._forget(before)
             if worker is not None:
                 self._at[post] = worker
                 self._watch(worker, post)
@@ -52,29 +71,66 @@ class WorkerWatch:
 
     def _watch(self, worker: WorkerProcess, post: Post) -> None:
         if worker not in self._watched:
-            for number, is_pidfd in ((worker.fileno(), False), (worker.pidfd.fileno(), True)):
-                self._numbers[number] = worker, is_pidfd
-                self._epoll.register(number, select.EPOLLIN)
+            self._signs[worker] = {}
+            self._register(worker, Sign.SAYS, worker.fileno())
+            self._register(worker, Sign.ENDED, worker.pidfd.fileno())
             worker.on_close(partial(self._forget, worker))
+            if worker.listener is not None:
+                self._listen(worker)
+            else:
+                worker.on_listener = partial(self._listen, worker)
         self._watched[worker] = post
+
+    def _listen(self, worker: WorkerProcess) -> None:
+        if worker in self._signs and worker.listener is not None:
+            self._register(worker, Sign.STOPPED, worker.listener.fileno())
 
     def _forget(self, worker: WorkerProcess) -> None:
         if self._watched.pop(worker, None) is not None:
-            for number in (worker.fileno(), worker.pidfd.fileno()):
-                del self._numbers[number]
-                self._epoll.unregister(number)
+            for sign in Sign:
+                self._unregister(worker, sign)
+            del self._signs[worker]
+
+    def _register(self, worker: WorkerProcess, sign: Sign, number: int) -> None:
+        self._signs[worker][sign] = number
+        self._numbers[number] = worker, sign
+        # A listener that is readable has a call to tell of, of which ours has none.
+        self._epoll.register(number, 0 if sign is Sign.STOPPED else select.EPOLLIN)
+
+    def _unregister(self, worker: WorkerProcess, sign: Sign) -> None:
+        number = self._signs[worker].pop(sign, None)
+        if number is not None:
+            del self._numbers[number]
+            self._epoll.unregister(number)
 
     def _ready(self) -> None:
         # Whose they are is known before anything is done: that may close descriptors, whose numbers
         # other workers may get.
-        for worker, has_ended in [self._numbers[number] for number, _ in self._epoll.poll(0)]:
+        ready = [(*self._numbers[number], events) for number, events in self._epoll.poll(0)]
+        for worker, sign, events in ready:
             post = self._watched.get(worker)
-            if post is not None and post.worker is worker:
-                self._happened(post, has_ended)
-                self.update()
+            if post is None or (sign is Sign.STOPPED and not events & select.EPOLLHUP):
+                continue
+            if sign is Sign.STOPPED:
+                self._unregister(worker, sign)  # it does not end
+            if post.worker is worker:
+                self._happened(post, sign)
+            elif isinstance(post, WorkerSlot) and post.exit_unlogged is worker:
+                post.log_exit()
+            else:
+                continue
+            self.update()
 
-    def _happened(self, post: Post, has_ended: bool) -> None:
+    def _happened(self, post: Post, sign: Sign) -> None:
         if isinstance(post, Standby | Helper):
-            (post.ended if has_ended else post.heard)()
+            # Whether it runs no more, or is gone, is the same for those whom nobody waits for.
+            if sign is not Sign.STOPPED:
+                (post.ended if sign is Sign.ENDED else post.heard)()
         elif isinstance(post, WorkerSlot):
-            (self._slots.ended if has_ended else self._slots.heard)(post)
+            match sign:
+                case Sign.SAYS:
+                    self._slots.heard(post)
+                case Sign.STOPPED:
+                    self._slots.stopped(post)
+                case Sign.ENDED:
+                    self._slots.ended(post)

@@ -20,6 +20,14 @@
 #define SYS_landlock_restrict_self 446
 #endif
 
+/* linux/seccomp.h, since 5.0 and since 5.7. */
+#ifndef SECCOMP_FILTER_FLAG_NEW_LISTENER
+#define SECCOMP_FILTER_FLAG_NEW_LISTENER (1UL << 3)
+#endif
+#ifndef SECCOMP_FILTER_FLAG_TSYNC_ESRCH
+#define SECCOMP_FILTER_FLAG_TSYNC_ESRCH (1UL << 4)
+#endif
+
 struct vu_ruleset {
     uint64_t fs;
     uint64_t net;
@@ -61,6 +69,18 @@ static inline long vu_seccomp(const void *program, unsigned short length)
 {
     struct sock_fprog whole = {length, (struct sock_filter *)program};
     long answer = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &whole);
+    return answer < 0 ? -errno : answer;
+}
+
+/* The same, with the filter's listener as the answer: a descriptor, closed on exec. It hangs up when
+ * the last thread with this filter has ended, and a process has no other threads than those.
+ */
+static inline long vu_seccomp_listener(const void *program, unsigned short length)
+{
+    struct sock_fprog whole = {length, (struct sock_filter *)program};
+    unsigned long flags = SECCOMP_FILTER_FLAG_TSYNC | SECCOMP_FILTER_FLAG_TSYNC_ESRCH |
+                          SECCOMP_FILTER_FLAG_NEW_LISTENER;
+    long answer = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &whole);
     return answer < 0 ? -errno : answer;
 }
 

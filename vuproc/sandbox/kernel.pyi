@@ -18,6 +18,13 @@ def landlock_restrict(ruleset: int) -> None:
 def seccomp(program: bytes) -> None:
     """Have every thread of this process filtered by `program`, of eight bytes an instruction."""
 
+def seccomp_listener(program: bytes) -> int:
+    """The same; the filter's listener (seccomp_unotify(2)): a descriptor, which is the caller's.
+
+    It hangs up once the last thread with this filter has ended. Raises OSError where the kernel has
+    none to give (before 5.7), or a filter that is in force already has one.
+    """
+
 def prctl(option: int, value: int, more: int = 0) -> int:
     """As prctl(2); what it gives."""
 

@@ -13,6 +13,7 @@ cdef extern from "kernel.h" nogil:
     long vu_landlock_allow(int ruleset, int path, uint64_t access)
     long vu_landlock_restrict(int ruleset)
     long vu_seccomp(const void *program, unsigned short length)
+    long vu_seccomp_listener(const void *program, unsigned short length)
     long vu_prctl(int option, unsigned long value, unsigned long more)
     long vu_call3(long number, unsigned long a, unsigned long b, unsigned long c)
     long vu_keep_capabilities(uint64_t keep)
@@ -48,11 +49,21 @@ def landlock_restrict(int ruleset):
 def seccomp(bytes program):
     """Have every thread of this process filtered by `program` for good."""
     cdef const char *start = program
+    if _checked(vu_seccomp(start, _instructions(program))):
+        raise OSError(EBUSY, "another thread has a filter of its own")
+
+
+def seccomp_listener(bytes program):
+    """The same; the filter's listener (seccomp_unotify(2)), a descriptor that is the caller's."""
+    cdef const char *start = program
+    return _checked(vu_seccomp_listener(start, _instructions(program)))
+
+
+cdef unsigned short _instructions(bytes program) except 0:
     cdef size_t length = len(program) // 8
     if len(program) % 8 or not 0 < length <= 4096:
         raise ValueError(f"a filter of {len(program)} bytes")
-    if _checked(vu_seccomp(start, <unsigned short>length)):
-        raise OSError(EBUSY, "another thread has a filter of its own")
+    return <unsigned short>length
 
 
 def prctl(int option, unsigned long value, unsigned long more=0):

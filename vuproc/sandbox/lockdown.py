@@ -54,6 +54,9 @@ class Lockdown:
     """One worker's sandbox: made when the device is, `close`d when it is to serve."""
 
     def __init__(self, policy: Policy) -> None:
+        self.listener: Fd | None = None
+        """The filter's, once it is closed: it hangs up when no thread of this process runs any
+        more."""
         self._policy = policy
         self._lacks: list[str] = []
         self._ruleset = self._made_ruleset()
@@ -63,6 +66,13 @@ class Lockdown:
     def strict(self) -> bool:
         """Whether it is to be closed before the device's `setup`."""
         return self._policy.strict
+
+    @property
+    def early(self) -> bool:
+        """Whether it is to be closed as soon as there is nothing else to do. Paths that are missing
+        may be there later.
+        """
+        return self._policy.early and not self._missing
 
     def close(self) -> tuple[str, ...]:
         """Lock this process in, for good; what could not be had, in words."""
@@ -137,7 +147,11 @@ class Lockdown:
         program = self._policy.program
         if not program:
             raise OSError(errno.ENOSYS, f"not made for {os.uname().machine}")
-        kernel.seccomp(program.replace(_PID.pack(ANY_PID), _PID.pack(os.getpid())))
+        program = program.replace(_PID.pack(ANY_PID), _PID.pack(os.getpid()))
+        try:
+            self.listener = Fd(kernel.seccomp_listener(program))
+        except OSError:
+            kernel.seccomp(program)  # the kernel, or who runs us, has no listener for us
 
     def _try(self, what: str, step: Callable[[], None]) -> None:
         try:

@@ -13,19 +13,26 @@ _NETWORKS: dict[bool | str, Network] = {False: "off", "unix": "unix", True: "on"
 
 
 def make_policy(
-    mode: Mode, needs: Needs, *, userfault: bool = False, any_ioctl: bool = False
+    mode: Mode,
+    needs: Needs,
+    *,
+    early: bool = False,
+    userfault: bool = False,
+    any_ioctl: bool = False,
 ) -> Policy | None:
-    """None for `off`. `userfault`: pages of guest memory may come later (postcopy); `any_ioctl`: it
-    is mapped by ioctls (Xen).
+    """None for `off`. `early`: the device's `setup` has no need of what a worker gives up;
+    `userfault`: pages of guest memory may come later (postcopy); `any_ioctl`: it is mapped by
+    ioctls (Xen).
     """
     if mode == "off":
         return None
-    policy = Policy(strict=mode == "strict", needs=needs, program=b"")
+    strict = mode == "strict"
+    policy = Policy(strict=strict, needs=needs, program=b"")
     calls = calls_of(policy, userfault=userfault, any_ioctl=any_ioctl)
     program = b""
     if os.uname().machine in AUDIT_ARCHES:
         program = worker_filter(calls, ANY_PID)
-    return Policy(strict=policy.strict, needs=needs, program=program)
+    return Policy(strict=strict, early=strict or early, needs=needs, program=program)
 
 
 def calls_of(policy: Policy, *, userfault: bool = False, any_ioctl: bool = False) -> Calls:

@@ -21,10 +21,13 @@ ANY_PID = 0x5EEDF11D
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """How the workers of one device lock themselves in. Paths are absolute.
 
-    `strict`: before the device's `setup`; otherwise after it.
+    `strict`: before the device's `setup`; otherwise after it, unless it is `early`.
     """
 
     strict: bool
+    early: bool = False
+    """While it waits for its queues, if that can be: nothing of the device's own that is yet to
+    come needs more than what is left."""
     needs: Needs
     program: bytes
     """The filter of system calls, with `ANY_PID`; empty: there is none for this machine."""

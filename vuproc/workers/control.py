@@ -64,11 +64,12 @@ class Prepare(Order, frozen=True, tag=True):
 class Assign(Order, frozen=True, tag=True):
     """The second command: which queues are this worker's from now on.
 
-    `recovered`: another worker has served them before this one.
+    `recovered`: another worker has served them before this one. `ahead`: nobody waits for it yet.
     """
 
     queues: tuple[int, ...]
     recovered: bool = False
+    ahead: bool = False
 
 
 class Help(Order, frozen=True, tag=True):
@@ -224,10 +225,11 @@ class Logged(msgspec.Struct, frozen=True, tag=True):
 
 class LockedIn(msgspec.Struct, frozen=True, tag=True):
     """The worker is in its sandbox; `lacks` are the parts that it could not have, a `texts.line`
-    each.
+    each. `listener` is that of its filter of system calls, which tells of its end.
     """
 
     lacks: tuple[str, ...]
+    listener: Fd | None = None
 
     def __post_init__(self) -> None:
         lines = tuple(texts.line(lack, CAUSE_BYTES) for lack in self.lacks[:LACKS_MOST])

@@ -36,7 +36,7 @@ from vuproc.workers.control import (
 from vuproc.workers.log import WorkerLog
 from vuproc.workers.loop import Worker
 from vuproc.workers.parent_death import die_with_parent, prctl
-from vuproc.workers.rehearsal import rehearse
+from vuproc.workers.rehearsal import rehearse, rehearse_with
 from vuproc.workers.throttle import words
 from vuproc.workers.traces import WorkerTraces
 
@@ -92,16 +92,25 @@ def _serve(channel: WorkerChannel, stack_file: Fd, parent: int) -> int:
         return EXIT_SETUP
     channel.send(Done(first.serial))
 
-    if not channel.wait(0.0):
+    if lockdown is not None:
+        stack.offer_violations(stack_file)
+    if channel.wait(0.0):
+        second = _command(channel)
+        waits = isinstance(second.order, control.Assign) and second.order.ahead
+    else:
+        second, waits = None, True
+    if waits:
         # A standby.
-        _rehearse()
+        _rehearse(prepare, type(worker))
+        if lockdown is not None and lockdown.early:
+            _lock(lockdown, channel, said, parent)
+            lockdown = None
+    if second is None:
         channel.wait(None)
-    second = _command(channel)
+        second = _command(channel)
     assign = second.order
     if isinstance(assign, control.Exit):
         return 0
-    if lockdown is not None:
-        stack.offer_violations(stack_file)
     if isinstance(assign, control.Help):
         if lockdown is not None:
             _lock(lockdown, channel, said, parent)
@@ -112,8 +121,9 @@ def _serve(channel: WorkerChannel, stack_file: Fd, parent: int) -> int:
     try:
         if lockdown is not None and lockdown.strict:
             _lock(lockdown, channel, said, parent)
+            lockdown = None
         worker.take(assign.queues, counters, limits, recovered=assign.recovered)
-        if lockdown is not None and not lockdown.strict:
+        if lockdown is not None:
             _lock(lockdown, channel, said, parent)
     except Exception as error:
         hint = HINT if said.sandboxed and isinstance(error, PermissionError) else ""
@@ -123,12 +133,17 @@ def _serve(channel: WorkerChannel, stack_file: Fd, parent: int) -> int:
     return worker.run()
 
 
-def _rehearse() -> None:
+def _rehearse(prepare: control.Prepare, kind: type[Worker]) -> None:
     """Without it all goes well, too, and takes longer."""
     began = time.monotonic_ns()
     try:
         served = rehearse()
-    except OSError as error:
+        if prepare.pickled is None:
+            device = _device(prepare)
+            device.shared = prepare.shared
+            if device.opens_nothing():
+                rehearse_with(device, kind)
+    except Exception as error:
         log.debug("not rehearsed: %s", texts.described(error))
         return
     assert served
@@ -141,8 +156,10 @@ def _lock(lockdown: Lockdown, channel: WorkerChannel, said: WorkerLog, parent: i
     said.sandboxed = True
     if os.getppid() != parent:
         raise ChannelClosed("the forkserver has gone")
-    if lacks:
-        channel.send(LockedIn(lacks))
+    if lacks or lockdown.listener is not None:
+        channel.send(LockedIn(lacks, lockdown.listener))
+    if lockdown.listener is not None:
+        lockdown.listener.close()
 
 
 def _command(channel: WorkerChannel) -> Command:

@@ -3,10 +3,14 @@
 A forked process shares its memory with the forkserver until it writes to it, and Python writes
 wherever it runs: each page that is met first costs a fault and a copy. Those of the way from the
 assignment to the first completion are met here, while no driver waits.
+
+None of a device's own code is run before its time, unless the device has said that it opens nothing
+(`Device.opens_nothing`): then another instance of it is set up on an empty ring, too.
 """
 
 from __future__ import annotations
 
+import logging
 import mmap
 import os
 import socket
@@ -27,7 +31,14 @@ from vuproc.vhost_user.effects import (
     SetMemory,
     StartRing,
 )
-from vuproc.workers.control import AnyOrder, Command, Detach, master_end, worker_end
+from vuproc.workers.control import (
+    AnyOrder,
+    AskConfig,
+    Command,
+    Detach,
+    master_end,
+    worker_end,
+)
 from vuproc.workers.log import WorkerLog
 from vuproc.workers.loop import Worker
 
@@ -46,7 +57,7 @@ ANSWER = b"served"
 
 
 class _Understudy(Device):
-    """Stands for the device, none of whose own code is run before its time."""
+    """Stands for the device."""
 
     queues = 1
 
@@ -58,20 +69,42 @@ def rehearse() -> bool:
     """Be assigned a queue, told of its ring, and serve the one request on it; whether that was
     done. All that was made for it is gone afterwards. Raises OSError.
     """
+    with _memfd(mmap.PAGESIZE) as memory:
+        _offer(memory)
+        _serve(_Understudy(), Worker, memory)
+        (used,) = _USED_INDEX.unpack(os.pread(memory.fileno(), _USED_INDEX.size, _USED))
+        return used == 1 and os.pread(memory.fileno(), len(ANSWER), _DATA) == ANSWER
+
+
+def rehearse_with(device: Device, kind: type[Worker]) -> None:
+    """The same with `device`, an instance for this alone, and a ring with nothing on it. Nothing is
+    logged meanwhile: it would be said once more. Raises OSError, or what the device does.
+    """
+    cpus = os.sched_getaffinity(0)
+    logging.disable()
+    try:
+        with _memfd(mmap.PAGESIZE) as memory:
+            _serve(device, kind, memory)
+            device.teardown()
+    finally:
+        logging.disable(logging.NOTSET)
+        os.sched_setaffinity(0, cpus)
+
+
+def _serve(device: Device, kind: type[Worker], memory: Fd) -> None:
     with ExitStack() as stack:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         stack.enter_context(ours)
         channel = worker_end(theirs)
         stack.callback(channel.close)
-        memory = stack.enter_context(_memfd(mmap.PAGESIZE))
         record = stack.enter_context(_memfd(record_room(Feature(0), _SIZE)))
         kick = stack.enter_context(_bell())
         call = stack.enter_context(_bell())
-        _offer(memory)
-        worker = Worker(channel, _Understudy(), _CHAIN_LIMIT, WorkerLog(channel))
+        worker = kind(channel, device, _CHAIN_LIMIT, WorkerLog(channel))
         stack.callback(worker.close)
         worker.take((0,), mmap.mmap(-1, block_bytes(1)))
         orders: tuple[AnyOrder, ...] = (
+            AskConfig(False),
             SetFeatures(Feature.VERSION_1),
             SetMemory((Region(_BASE, mmap.PAGESIZE, _BASE, 0, memory),)),
             StartRing(
@@ -97,8 +130,6 @@ def rehearse() -> bool:
         # After the orders it finds that its master has gone, and leaves.
         ours.shutdown(socket.SHUT_WR)
         worker.run()
-        (used,) = _USED_INDEX.unpack(os.pread(memory.fileno(), _USED_INDEX.size, _USED))
-        return used == 1 and os.pread(memory.fileno(), len(ANSWER), _DATA) == ANSWER
 
 
 def _offer(memory: Fd) -> None:
