@@ -11,9 +11,10 @@ BASE = 64
 """Descriptors of a master beside its queues': sockets, locks, the session's own, a small memory
 table.
 """
-PER_QUEUE = 10
-"""Descriptors a queue: kick, call and err; its worker's channel, pidfd and stack; the channel and
-pidfd of its old worker in an upgrade; two more for what is under way. The keeper has fewer.
+PER_QUEUE = 12
+"""Descriptors a queue: kick, call and err; its worker's channel, pidfd, stack and listener; the
+same but the stack of its old worker, in an upgrade or until that is gone; two more for what is
+under way. The keeper has fewer.
 """
 ROOM = 4096
 """Descriptors beyond those, for the device's own code."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.crash.soak import Usage
 from tests.field.events import status
 from tests.field.running import (
     DISK,
@@ -75,6 +76,11 @@ def open_files(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
+def are_locked_in(pid: int, workers: int) -> bool:
+    """So many workers have locked themselves in, for each of which the master gets a descriptor."""
+    return Usage.of(pid).listeners == workers
+
+
 def fewer_files(pid: int, count: int) -> bool:
     return open_files(pid) < count
 
@@ -117,6 +123,8 @@ def test_a3_a_front_end_that_finds_no_room_is_turned_away(tmp_path: Path) -> Non
     file, path = write_file(tmp_path), tmp_path / "disk.sock"
     with started([*VUPROC, "run", file]) as process:
         wait_until(path.exists, process)
+        # The one that serves, and the one in waiting.
+        wait_until(partial(are_locked_in, process.pid, 2), process)
         settled = open_files(process.pid) + 1
         for room in range(4):
             wait_until(partial(fewer_files, process.pid, settled), process)

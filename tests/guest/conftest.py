@@ -11,12 +11,9 @@ import pytest
 from tests.compatibility.heard import heard
 from tests.compatibility.marks import MARK
 from tests.guest.disk import Disk, serve_image
-from tests.kernel import has_kvm
 from vuproc.testing.vms import ClientMissing
 
 MIB = 1 << 20
-
-collect_ignore = [] if has_kvm() else ["test_display.py"]
 
 
 @pytest.hookimpl(wrapper=True)
