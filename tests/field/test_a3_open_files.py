@@ -73,7 +73,8 @@ def test_a3_too_low_a_hard_limit_is_named_before_anything_is_served(tmp_path: Pa
 
 
 def open_files(pid: int) -> int:
-    return len(os.listdir(f"/proc/{pid}/fd"))
+    """But for the listeners, which come some time after the start, or a worker's."""
+    return Usage.of(pid).fds
 
 
 def are_locked_in(pid: int, workers: int) -> bool:
@@ -102,6 +103,7 @@ def test_a3_a_message_that_finds_no_room_costs_the_connection_alone(tmp_path: Pa
     file, path = write_file(tmp_path), tmp_path / "disk.sock"
     with started([*VUPROC, "run", file]) as process:
         wait_until(path.exists, process)
+        wait_until(partial(are_locked_in, process.pid, 2), process)
         # No room for its descriptor, and then none to ask the kernel what that is.
         for room in (0, 1):
             with Guest(path) as guest:
