@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.guest.files import SAY_SUMS, WRITE_FILES, check_file_system, sums_of
+from tests.guest.load import in_long_form
 from tests.guest.qemus import QUEUE_SIZE, newer
 from vuproc.testing import serve
 from vuproc.testing.vms import Qemu, VhostUserDevice, boot_qemu, clients
@@ -43,7 +44,7 @@ says nothing of the latter to a device.
     ("qemu", "mode", "packed"),
     [
         (Qemu.INSTALLED, STRICT, False),
-        (Qemu.INSTALLED, STRICT, True),
+        *in_long_form((Qemu.INSTALLED, STRICT, True)),
         *((qemu, STRICT, True) for qemu in newer()),
         *((qemu, LAZY, False) for qemu in newer()),
     ],
@@ -77,8 +78,14 @@ def test_files_that_the_guest_writes_are_in_the_image(
 @pytest.mark.proves(
     "IOTLB_MSG", "BACKEND_IOTLB_MSG", "VIRTIO_F_ACCESS_PLATFORM", front_end="QEMU 10.0"
 )
-@pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("qemu", [Qemu.INSTALLED, *newer()])
+@pytest.mark.parametrize(
+    ("qemu", "packed"),
+    [
+        (Qemu.INSTALLED, False),
+        *((qemu, True) for qemu in newer()),
+        *in_long_form((Qemu.INSTALLED, True), *((qemu, False) for qemu in newer())),
+    ],
+)
 def test_files_that_are_written_behind_a_virtio_iommu(
     tmp_path: Path, qemu: Qemu, packed: bool, shown: Callable[[Iterable[str]], None]
 ) -> None:

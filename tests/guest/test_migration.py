@@ -80,7 +80,7 @@ def move(
     "VHOST_F_LOG_ALL",
     front_end="QEMU 7.2",
 )
-@pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
+@pytest.mark.parametrize("packed", [True, *load.in_long_form(False)])
 def test_a_guest_that_reads_and_writes_moves_forth_and_back(
     tmp_path: Path, packed: bool, shown: Callable[[Iterable[str]], None]
 ) -> None:

@@ -35,7 +35,7 @@ def by_postcopy(left: Linux, start: Callable[..., Linux]) -> Linux:
     "PROTOCOL_F_PAGEFAULT",
     front_end="QEMU 10.0",
 )
-@pytest.mark.parametrize("engine", ["auto", "io_uring"])
+@pytest.mark.parametrize("engine", ["io_uring", *load.in_long_form("auto")])
 @pytest.mark.parametrize("version", newer())
 def test_a_guest_moves_forth_and_back_by_postcopy(
     tmp_path: Path, version: Qemu, engine: str, shown: Callable[[Iterable[str]], None]

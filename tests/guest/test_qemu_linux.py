@@ -8,6 +8,7 @@ import pytest
 
 from tests.guest.disk import Disk
 from tests.guest.files import SAY_PACKED, SAY_SUMS, WRITE_FILES, check_file_system, sums_of
+from tests.guest.load import in_long_form
 from vuproc.testing.vms import VhostUserDevice, boot_qemu, clients
 
 pytestmark = pytest.mark.timeout(180)
@@ -44,7 +45,7 @@ def test_files_that_the_guest_writes_are_in_the_image(
     assert sums_of(served.image) == said
 
 
-@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("packed", [True, *in_long_form(False)])
 def test_the_guest_reboots_and_finds_its_files(disk: Callable[..., Disk], packed: bool) -> None:
     """With packed rings the firmware's are split, before the first boot and the second."""
     served = disk(queues=2)

@@ -30,6 +30,7 @@ from tests.guest.load import (
     LONG,
     QUEUES,
     check,
+    in_long_form,
     new_disk,
     packed,
     qemu,
@@ -61,7 +62,12 @@ def each(*engines: tuple[Boot, str]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(("boot", "engine"), engines, ids=names)
 
 
-@each((uml, LAGGING), (uml, "io_uring"), (qemu, LAGGING), (qemu, "sync"), (packed, "io_uring"))
+@each(
+    (uml, "io_uring"),
+    (qemu, LAGGING),
+    (packed, "io_uring"),
+    *in_long_form((uml, LAGGING), (qemu, "sync")),
+)
 def test_a_guest_notices_nothing_of_workers_that_are_killed(
     tmp_path: Path, boot: Boot, engine: str
 ) -> None:
@@ -120,7 +126,7 @@ def one_session(served: Served) -> None:
     assert not [line for line in served.lines if "ERROR" in line]
 
 
-@pytest.mark.parametrize("boot", [qemu, packed])
+@pytest.mark.parametrize("boot", [packed, *in_long_form(qemu)])
 def test_a_guest_notices_nothing_of_a_device_that_is_killed_and_started_again(
     tmp_path: Path, boot: Boot
 ) -> None:
