@@ -222,25 +222,24 @@ missing_libraries() {
     LD_LIBRARY_PATH=$folder ldd "$@" 2>/dev/null | sed -n 's/^[[:space:]]*\([^ ]*\) => not found$/\1/p' | sort -u
 }
 
-# DPDK's test program with the drivers that it is used with, its own back-end (net_vhost) among them, and the libraries
-# of all that are not on this system. Libraries of libraries come to light one round after the other; five are twice
-# what it takes.
-unpack_dpdk() {
-    for driver in "$cache"/dpdk/usr/lib/*/librte_net_vhost.so.*; do
-        [ -e "$driver" ] && return 0
-    done
-    refresh_lists
-    say "unpacking dpdk-testpmd below $cache/dpdk"
-    part=$cache/dpdk.part
+# Packages $4... at $cache/$1 with the libraries of all that are not on this system; $2 is what they are called together.
+# $3 is a function that prints which of them are missing of what is unpacked in $part/root, given the folders of those
+# that are there. Libraries of libraries come to light one round after the other; five are twice what it takes.
+unpack_whole() {
+    name=$1
+    title=$2
+    list_missing=$3
+    shift 3
+    packages=$*
+    say "unpacking $title below $cache/$name"
+    part=$cache/$name.part
     rm -rf "$part"
     mkdir -p "$part/root"
-    abi=$(with_apt apt-cache depends --important dpdk-dev 2>/dev/null | sed -n 's/^ *Depends: librte-eal//p')
-    packages="dpdk-dev librte-net-virtio$abi librte-net-vhost$abi librte-mempool-ring$abi"
     for _ in 1 2 3 4 5; do
         mkdir "$part/debs"
         # shellcheck disable=SC2086  # one word a package
         if ! (cd "$part/debs" && with_apt apt-get download $packages) >>"$apt_log" 2>&1; then
-            say "cannot get dpdk-testpmd: $(apt_reason)"
+            say "cannot get $title: $(apt_reason)"
             break
         fi
         for deb in "$part"/debs/*.deb; do
@@ -252,19 +251,33 @@ unpack_dpdk() {
             cp -a "$part/root/lib/." "$part/root/usr/lib/"
             rm -r "$part/root/lib"
         fi
-        libraries=$(echo "$part"/root/usr/lib/*-linux-gnu*)
-        missing=$(missing_libraries "$libraries" "$part/root/usr/bin/dpdk-testpmd" "$libraries"/librte_*.so.*)
+        missing=$("$list_missing" "$(echo "$part"/root/usr/lib/*-linux-gnu*)")
         if [ -z "$missing" ]; then
-            rm -rf "${cache:?}/dpdk"
-            mv "$part/root" "$cache/dpdk"
+            rm -rf "${cache:?}/$name"
+            mv "$part/root" "$cache/$name"
             rm -rf "$part"
             return 0
         fi
         packages=$(for library in $missing; do library_package "$library"; done | sort -u)
     done
     rm -rf "$part"
-    say "cannot get dpdk-testpmd with all of its libraries, see $apt_log"
+    say "cannot get $title with all of its libraries, see $apt_log"
     return 1
+}
+
+missing_of_dpdk() {
+    missing_libraries "$1" "$part/root/usr/bin/dpdk-testpmd" "$1"/librte_*.so.*
+}
+
+# DPDK's test program with the drivers that it is used with, its own back-end (net_vhost) among them.
+unpack_dpdk() {
+    for driver in "$cache"/dpdk/usr/lib/*/librte_net_vhost.so.*; do
+        [ -e "$driver" ] && return 0
+    done
+    refresh_lists
+    abi=$(with_apt apt-cache depends --important dpdk-dev 2>/dev/null | sed -n 's/^ *Depends: librte-eal//p')
+    unpack_whole dpdk dpdk-testpmd missing_of_dpdk \
+        dpdk-dev "librte-net-virtio$abi" "librte-net-vhost$abi" "librte-mempool-ring$abi"
 }
 
 # systemd of a later suite $1 at $cache/systemd-$1, with the libraries that it was built for: an upper layer of this
@@ -291,45 +304,18 @@ unpack_systemd() {
     return $status
 }
 
+missing_of_ceph() {
+    missing_libraries "$1:$1/ceph" "$part/root/usr/bin/ceph-mon" "$part/root/usr/bin/ceph-osd" \
+        "$part/root/usr/bin/rbd" "$part/root/usr/bin/ceph-authtool" "$part"/root/usr/lib/python3/dist-packages/r*.so
+}
+
 # A Ceph cluster of one machine: monitor, object store, tools, and the modules rados and rbd for the system's Python. 50 MB
 # are fetched, and 200 MB kept.
 unpack_ceph() {
     [ -e "$cache/ceph" ] && return 0
     refresh_lists
-    say "unpacking Ceph below $cache/ceph"
-    part=$cache/ceph.part
-    rm -rf "$part"
-    mkdir -p "$part/root"
-    packages="ceph-mon ceph-osd ceph-base ceph-common librados2 librbd1 python3-rados python3-rbd"
-    for _ in 1 2 3 4 5; do
-        mkdir "$part/debs"
-        # shellcheck disable=SC2086  # one word a package
-        if ! (cd "$part/debs" && with_apt apt-get download $packages) >>"$apt_log" 2>&1; then
-            say "cannot get Ceph: $(apt_reason)"
-            break
-        fi
-        for deb in "$part"/debs/*.deb; do
-            dpkg-deb -x "$deb" "$part/root" >>"$apt_log" 2>&1
-        done
-        rm -r "$part/debs"
-        if [ -d "$part/root/lib" ]; then
-            cp -a "$part/root/lib/." "$part/root/usr/lib/"
-            rm -r "$part/root/lib"
-        fi
-        libraries=$(echo "$part"/root/usr/lib/*-linux-gnu*)
-        missing=$(missing_libraries "$libraries:$libraries/ceph" "$part/root/usr/bin/ceph-mon" \
-            "$part/root/usr/bin/ceph-osd" "$part/root/usr/bin/rbd" "$part/root/usr/bin/ceph-authtool" \
-            "$part"/root/usr/lib/python3/dist-packages/r*.so)
-        if [ -z "$missing" ]; then
-            mv "$part/root" "$cache/ceph"
-            rm -rf "$part"
-            return 0
-        fi
-        packages=$(for library in $missing; do library_package "$library"; done | sort -u)
-    done
-    rm -rf "$part"
-    say "cannot get Ceph with all of its libraries, see $apt_log"
-    return 1
+    unpack_whole ceph Ceph missing_of_ceph \
+        ceph-mon ceph-osd ceph-base ceph-common librados2 librbd1 python3-rados python3-rbd
 }
 
 # What checks the XML of `vuproc hint libvirt`: libvirt's schemas, and xmllint.

@@ -26,6 +26,7 @@ from pathlib import Path
 from tests.crash.blocks import BLOCK_SIZE, Blocks
 from tests.crash.counted import TAGS, CountedBlk
 from tests.crash.verified import Findings, VerifiedQueue
+from tests.open_files import listeners, open_files
 from vuproc.devices.blk_storage import check_direct
 from vuproc.ops.admin import Request, ask
 from vuproc.spec.blk import SECTOR_SIZE
@@ -44,7 +45,6 @@ SETTLE_S = 30.0
 DISKS = ("ram", "direct", "native")
 """In memory; an image past the page cache, by a handler in Python over io_uring, or natively."""
 LOOK_S = 0.05
-LISTENER = "anon_inode:seccomp notify"
 
 
 @dataclass(frozen=True)
@@ -62,20 +62,10 @@ class Usage:
         """Of a running process."""
         lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
         rss = next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
-        names = [_file_of(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()]
-        listeners = names.count(LISTENER)
-        return Usage(len(names) - listeners, rss, listeners)
+        return Usage(open_files(pid), rss, listeners(pid))
 
     def __str__(self) -> str:
         return f"{self.fds} fds, {self.rss_kib} KiB"
-
-
-def _file_of(fd: Path) -> str:
-    """The empty name for one that is closed meanwhile."""
-    try:
-        return os.readlink(fd)
-    except FileNotFoundError:
-        return ""
 
 
 @dataclass

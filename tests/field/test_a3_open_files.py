@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.soak import Usage
 from tests.field.events import status
 from tests.field.running import (
     DISK,
@@ -22,6 +21,7 @@ from tests.field.running import (
     wait_until,
     write_file,
 )
+from tests.open_files import listeners, open_files
 from vuproc.errors import ProtocolError
 from vuproc.fd import Fd
 from vuproc.open_files import needed
@@ -72,14 +72,9 @@ def test_a3_too_low_a_hard_limit_is_named_before_anything_is_served(tmp_path: Pa
         assert os.listdir(tmp_path) == ["disk.yaml"]
 
 
-def open_files(pid: int) -> int:
-    """But for the listeners, which come some time after the start, or a worker's."""
-    return Usage.of(pid).fds
-
-
 def are_locked_in(pid: int, workers: int) -> bool:
-    """So many workers have locked themselves in, for each of which the master gets a descriptor."""
-    return Usage.of(pid).listeners == workers
+    """So many workers have locked themselves in, as far as their master knows."""
+    return listeners(pid) == workers
 
 
 def fewer_files(pid: int, count: int) -> bool:

@@ -14,7 +14,8 @@ import pytest
 
 from tests.field.events import status
 from tests.field.running import DISK, VUPROC, started, stop, wait_until, write_file
-from tests.field.test_a3_open_files import limited, open_files
+from tests.field.test_a3_open_files import limited
+from tests.open_files import open_files
 from vuproc.open_files import needed
 from vuproc.options import MAX_QUEUES
 from vuproc.testing.block import Block

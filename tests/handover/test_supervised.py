@@ -13,17 +13,17 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
+from tests.checked_io import checked_io
 from tests.field.events import status
 from vuproc.ops.admin import AdminError, Request, ask
 from vuproc.shm.segment import sweep
 from vuproc.testing.block import Block
 from vuproc.testing.guest import Guest
-from vuproc.testing.job import Job
 from vuproc.testing.serve import Served, serve
 
 LONG = bool(os.environ.get("VUPROC_LONG"))
@@ -42,49 +42,17 @@ def kill_master(served: Served) -> int:
     return pid
 
 
-@contextmanager
-def verified_io(served: Served, guest: Guest) -> Iterator[Callable[[], None]]:
+def verified_io(served: Served, guest: Guest) -> AbstractContextManager[Callable[[], None]]:
     """Writes and reads on every queue, each block checked; what is given waits for a round more."""
-    done = threading.Event()
-    failures: list[BaseException] = []
-    rounds = [0] * QUEUES
-
-    def work(queue: int) -> None:
-        try:
-            while not done.is_set():
-                for percent in (0, 100):
-                    job = Job(
-                        count=1024,
-                        start=queue * (32 << 20),
-                        span=SPAN,
-                        pattern=7 + queue,
-                        read_percent=percent,
-                        sequential=True,
-                        stall_s=BOUND_S,
-                    )
-                    stats = guest.load(queue, job)
-                    assert (stats.completed, stats.failed, stats.corrupt) == (1024, 0, 0)
-                rounds[queue] += 1
-        except BaseException as error:
-            failures.append(error)
-
-    def one_more() -> None:
-        before, deadline = list(rounds), time.monotonic() + BOUND_S
-        while any(now < then + 2 for now, then in zip(rounds, before, strict=True)):
-            assert not failures, (failures, served.lines[-20:])
-            assert time.monotonic() < deadline
-            done.wait(0.01)
-
-    threads = [threading.Thread(target=work, args=(queue,)) for queue in range(QUEUES)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield one_more
-    finally:
-        done.set()
-        for thread in threads:
-            thread.join()
-    assert not failures, (failures, served.lines[-20:])
+    return checked_io(
+        guest,
+        queues=QUEUES,
+        apart=32 << 20,
+        span=SPAN,
+        count=1024,
+        bound_s=BOUND_S,
+        explain=lambda: served.lines[-20:],
+    )
 
 
 def wait_until(holds: Callable[[], bool]) -> None:

@@ -109,18 +109,9 @@ def test_tests_pass(tmp_path: Path) -> None:
         if block.is_test and path.name not in followed(block.page):
             files.append(str(path))
             wanted += block.text.count("\ndef test_")
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=BOUND_S,
-        env=environment(),
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    said = run_python("-m", "pytest", "-q", "-p", "no:cacheprovider", *files, folder=tmp_path)
     assert wanted > 2
-    assert f"{wanted} passed" in done.stdout
+    assert f"{wanted} passed" in said
 
 
 def test_fragments_run(tmp_path: Path) -> None:
@@ -139,16 +130,7 @@ def test_fragments_run(tmp_path: Path) -> None:
             path.write_text(PRELUDE + text, encoding="utf-8")
             scripts.append(str(path))
     run_all = "import runpy, sys\nfor each in sys.argv[1:]: runpy.run_path(each, run_name='page')"
-    done = subprocess.run(
-        [sys.executable, "-c", run_all, *scripts],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=BOUND_S,
-        env=environment(),
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_python("-c", run_all, *scripts, folder=tmp_path)
     assert len(scripts) > 3
 
 
@@ -157,9 +139,20 @@ def dedented(text: str) -> str:
     return "\n".join(line[indent:] for line in text.splitlines())
 
 
-def environment() -> dict[str, str]:
+def run_python(*arguments: str, folder: Path) -> str:
+    """What it says; it has to end well."""
     path = os.pathsep.join(filter(None, sys.path))
-    return {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=BOUND_S,
+        env={**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 @pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.stem)

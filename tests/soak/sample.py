@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.field.running import children, descendants
+from tests.open_files import open_files
 from tests.soak.stage import Stage
 
 KEEPER, MASTER, FORKSERVER = "keeper", "master", "forkserver"
@@ -73,9 +74,7 @@ def _look(stage: Stage, master: int, standby: int, at_s: float) -> Sample:
         connections=stage.connections,
         master=master,
         memory={role: sum(map(_anonymous_kib, each)) for role, each in pids.items()},
-        fds={
-            role: sum(len(os.listdir(f"/proc/{n}/fd")) for n in each) for role, each in pids.items()
-        },
+        fds={role: sum(map(open_files, each)) for role, each in pids.items()},
         processes=len(everyone),
         zombies=sum(map(_is_zombie, everyone)),
         segments=stage.room.segments,
@@ -89,10 +88,6 @@ def _anonymous_kib(pid: int) -> int:
         if line.startswith("RssAnon:"):
             return int(line.split()[1])
     return 0
-
-
-def _open_files(pid: int) -> int:
-    return len(os.listdir(f"/proc/{pid}/fd"))
 
 
 def _is_zombie(pid: int) -> bool:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import struct
 import zlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from vuproc import shared
+from vuproc.devices.blk_export_source import ExportSource
 from vuproc.devices.blk_nbd import NbdQueue, NbdStore
 from vuproc.devices.nbd_address import Address
 from vuproc.devices.nbd_handshake import Export, NbdError, leave, open_export
@@ -30,31 +30,19 @@ _NEEDED = {
 }
 
 
-class NbdSource:
+class NbdSource(ExportSource):
     """In the manner of `Image`. Nothing is connected in here for longer than a question takes.
 
     The shared files are what the server said of the export, when the master asked, and a place for
     the connection of each queue.
     """
 
-    def __init__(self, uri: str, *, readonly: bool, queues: int, block_size: int) -> None:
-        self._uri = uri
-        self._readonly = readonly
-        self._queues = queues
-        self._block_size = block_size
-        key = f"{zlib.crc32(uri.encode()):08x}"
-        self._name = f"nbd.{'ro' if readonly else 'rw'}.{key}"
-        self._found: Export | None = None
+    option = OPTION
 
-    def problems(self, block_size: int) -> Iterator[tuple[str, str]]:
-        """What is wrong with the URI, or with what the server says of the export."""
-        try:
-            Address.of(self._uri)
-            self._ask()
-        except ValueError as error:
-            yield OPTION, f"{self._uri}: {error}"
-        except FileRefused as refused:
-            yield refused.option, refused.reason
+    def __init__(self, uri: str, *, readonly: bool, queues: int, block_size: int) -> None:
+        name = f"nbd.{'ro' if readonly else 'rw'}.{zlib.crc32(uri.encode()):08x}"
+        super().__init__(uri, name, readonly=readonly, block_size=block_size)
+        self._queues = queues
 
     def open(self) -> dict[str, Fd]:
         """Ask the server. Raises FileRefused, OSError."""
@@ -74,22 +62,6 @@ class NbdSource:
         """As `Image.replaced`: nothing that could be seen."""
         return iter(())
 
-    def size(self, files: Mapping[str, Fd]) -> int:
-        """Bytes of the export. Raises FileRefused."""
-        return self.export(files).size
-
-    def export(self, files: Mapping[str, Fd]) -> Export:
-        """What the server said of it. Raises FileRefused."""
-        if self._found is None:
-            file = files.get(self._name)
-            if file is None:
-                return self._ask()
-            try:
-                self._found = Export.unpack(os.pread(file.fileno(), Export.PACKED_BYTES, 0))
-            except struct.error as error:
-                raise FileRefused(OPTION, f"{self._uri}: what is known of it is cut") from error
-        return self._found
-
     def lacking(self, files: Mapping[str, Fd]) -> int:
         """What the export cannot do, and order: replies come as they like."""
         export = self.export(files)
@@ -101,7 +73,7 @@ class NbdSource:
 
     def store(self, files: Mapping[str, Fd], device: Device) -> NbdStore:
         """What a worker serves from: a connection for each of its queues, once their rings run."""
-        export, address = self.export(files), Address.of(self._uri)
+        export, address = self.export(files), Address.of(self._text)
 
         def connection(queue: int) -> NbdQueue:
             parking = Parking(*(files[name] for name in _places(queue)))
@@ -113,23 +85,22 @@ class NbdSource:
     def _names(self) -> set[str]:
         return {self._name}.union(*map(_places, range(self._queues)))
 
-    def _ask(self) -> Export:
-        if self._found is None:
-            address = Address.of(self._uri)
-            try:
-                connected, export = open_export(address, CONNECT_S)
-            except (NbdError, OSError) as error:
-                raise FileRefused(OPTION, f"{address}: {reason_of(error)}") from error
-            leave(connected)
-            problem = self._problem(export)
-            if problem is not None:
-                raise FileRefused(OPTION, f"{address} {problem}")
-            self._found = export
-        return self._found
+    def _check_name(self) -> None:
+        Address.of(self._text)
+
+    def _asked(self) -> tuple[str, Export]:
+        address = Address.of(self._text)
+        try:
+            connected, export = open_export(address, CONNECT_S)
+        except (NbdError, OSError) as error:
+            raise FileRefused(OPTION, f"{address}: {reason_of(error)}") from error
+        leave(connected)
+        return str(address), export
 
     def _problem(self, export: Export) -> str | None:
-        if export.size < self._block_size or export.size % self._block_size:
-            return f"has {export.size} bytes, which are no blocks of {self._block_size}"
+        problem = super()._problem(export)
+        if problem is not None:
+            return problem
         if export.least > self._block_size or self._block_size % export.least:
             return f"is for blocks of {export.least}: set block_size: {export.least}"
         if export.most < self._block_size:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from vuproc import shared
+from vuproc.devices.blk_export_source import ExportSource
 from vuproc.devices.blk_nbd import NbdQueue, NbdStore
 from vuproc.devices.nbd_handshake import Export
 from vuproc.devices.rbd_binding import RbdUnavailable, load
@@ -50,10 +51,12 @@ class RbdStore(NbdStore):
         self._client.close(idle=all(link.idle for link in self._links))
 
 
-class RbdSource:
+class RbdSource(ExportSource):
     """In the manner of `Image`. The shared files are what the cluster said of the image, and who
     the client is that has it open.
     """
+
+    option = OPTION
 
     def __init__(
         self,
@@ -65,26 +68,13 @@ class RbdSource:
         locking: bool,
         block_size: int,
     ) -> None:
-        self._text = text
         self._named = text, user, conf
-        self._readonly = readonly
-        self._locking = locking
-        self._block_size = block_size
         key = f"{zlib.crc32(repr(self._named).encode()):08x}"
-        self._name = f"rbd.{'ro' if readonly else 'rw'}.{key}"
+        name = f"rbd.{'ro' if readonly else 'rw'}.{key}"
+        super().__init__(text, name, readonly=readonly, block_size=block_size)
+        self._locking = locking
         self._client_name = f"rbd.client.{key}"
-        self._found: Export | None = None
         self._follows = False
-
-    def problems(self, block_size: int) -> Iterator[tuple[str, str]]:
-        """What is wrong with the name, or with what the cluster says of the image."""
-        try:
-            self._rbd_name()
-            self._ask()
-        except ValueError as error:
-            yield OPTION, f"{self._text}: {error}"
-        except FileRefused as refused:
-            yield refused.option, refused.reason
 
     def open(self) -> dict[str, Fd]:
         """Ask the cluster. Raises FileRefused, OSError."""
@@ -110,14 +100,10 @@ class RbdSource:
         self._follows = False
         return iter(())
 
-    def size(self, files: Mapping[str, Fd]) -> int:
-        """Bytes of the image, as of the start or the last reload. Raises FileRefused."""
-        return self._export(files).size
-
     def lacking(self, files: Mapping[str, Fd]) -> int:
         """Order: answers come as they like. And zeroing, with an old library."""
         missing = int(Feature.IN_ORDER)
-        if not self._export(files).can(ExportFlag.SEND_WRITE_ZEROES):
+        if not self.export(files).can(ExportFlag.SEND_WRITE_ZEROES):
             missing |= BlkFeature.WRITE_ZEROES
         return missing
 
@@ -131,11 +117,11 @@ class RbdSource:
             device,
             self._rbd_name(),
             Record(files[self._client_name]),
-            lambda: self._export(files),
+            lambda: self.export(files),
             readonly=self._readonly,
             locking=self._locking,
         )
-        return RbdStore(self._export(files), client, device)
+        return RbdStore(self.export(files), client, device)
 
     def needs(self) -> Needs:
         """The cluster, and what says how to find it."""
@@ -146,33 +132,20 @@ class RbdSource:
         text, user, conf = self._named
         return RbdName.of(text, user=user, conf=conf)
 
-    def _export(self, files: Mapping[str, Fd]) -> Export:
-        if self._found is None:
-            file = files.get(self._name)
-            if file is None:
-                return self._ask()
-            try:
-                self._found = Export.unpack(os.pread(file.fileno(), Export.PACKED_BYTES, 0))
-            except struct.error as error:
-                raise FileRefused(OPTION, f"{self._text}: what is known of it is cut") from error
-        return self._found
+    def _check_name(self) -> None:
+        self._rbd_name()
 
-    def _ask(self) -> Export:
-        if self._found is None:
-            name = self._rbd_name()
-            try:
-                export = ask(name)
-            except (RbdUnavailable, OSError, struct.error) as error:
-                raise FileRefused(OPTION, f"{name}: {error}") from error
-            problem = self._problem(export)
-            if problem is not None:
-                raise FileRefused(OPTION, f"{name} {problem}")
-            self._found = export
-        return self._found
+    def _asked(self) -> tuple[str, Export]:
+        name = self._rbd_name()
+        try:
+            return str(name), ask(name)
+        except (RbdUnavailable, OSError, struct.error) as error:
+            raise FileRefused(OPTION, f"{name}: {error}") from error
 
     def _problem(self, export: Export) -> str | None:
-        if export.size < self._block_size or export.size % self._block_size:
-            return f"has {export.size} bytes, which are no blocks of {self._block_size}"
+        problem = super()._problem(export)
+        if problem is not None:
+            return problem
         if export.can(ExportFlag.READ_ONLY) and not self._readonly:
             return "is a snapshot; set readonly: true to serve it"
         return None

@@ -16,7 +16,7 @@ import select
 
 from vuproc.fd import Fd
 
-_LINK = "anon_inode:seccomp notify"
+LINK = "anon_inode:seccomp notify"
 """What such a descriptor is called in /proc."""
 
 
@@ -25,7 +25,7 @@ def is_listener(fd: Fd) -> bool:
     let go of its own, and live.
     """
     try:
-        return os.readlink(f"/proc/self/fd/{fd.fileno()}") == _LINK
+        return os.readlink(f"/proc/self/fd/{fd.fileno()}") == LINK
     except OSError:
         return False
 

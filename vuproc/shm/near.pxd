@@ -1,5 +1,5 @@
-"""A chain as most are, in as few instructions as it can be: its buffers lie where the last one did,
-none is empty, and nobody has to know of them (`buffers` is NULL).
+"""A chain as most are, in as few instructions as it can be: its buffers lie where one of the last
+two did, none is empty, and nobody has to know of them (`buffers` is NULL).
 
 Whatever is different, or no chain at all, is left to walk.pxd, which begins anew: nothing has been
 decided by what was read before. Each descriptor is read once by either.
@@ -8,6 +8,7 @@ decided by what was read before. Each descriptor is read once by either.
 from libc.stdint cimport uint32_t, uint64_t
 from posix.uio cimport iovec
 
+from vuproc.shm.fetching cimport find_near
 from vuproc.shm.request cimport Chain
 from vuproc.shm.ring cimport Ring
 from vuproc.shm.walk cimport BYTES_SHIFT, DESC_INDIRECT, DESC_WRITE
@@ -35,13 +36,8 @@ cdef inline bint take_near(
     Ring ring, Near *near, uint64_t addr, uint32_t length, uint32_t flags
 ) noexcept nogil:
     # The next descriptor of the chain; False: it is not like that.
-    cdef uint64_t within = addr - ring.recent.guest_addr
-    # An empty one is longer than all.
-    if (
-        within >= ring.recent.size
-        or <uint64_t>length - 1 >= ring.recent.size - within
-        or near.piece == near.stop
-    ):
+    # SAFETY: there is room for as many as a chain may have descriptors.
+    if near.piece == near.stop or not find_near(ring, addr, length, near.piece):
         return False
     if flags & (DESC_WRITE | DESC_INDIRECT):
         if flags & DESC_INDIRECT:
@@ -51,10 +47,6 @@ cdef inline bint take_near(
             near.readable = near.total
     elif near.writable != NULL:
         return False
-    # SAFETY: within + length <= size, so the piece is inside the region; there is room for as many
-    # as a chain may have descriptors.
-    near.piece.iov_base = ring.recent.host + within
-    near.piece.iov_len = length
     near.piece += 1
     near.total += length
     return True

@@ -14,7 +14,7 @@ from vuproc.shm.atomics cimport (
     vu_prefetch,
 )
 from vuproc.shm.counters cimport QueueCounters
-from vuproc.shm.fetching cimport FREE, TAKEN, near
+from vuproc.shm.fetching cimport FREE, TAKEN, find_near, near
 from vuproc.shm.iotlb cimport Iotlb
 from vuproc.shm.memory cimport GuestMemory
 from vuproc.shm.packed_record cimport (
@@ -304,7 +304,7 @@ cdef class PackedFetching(Ring):
         # Acquire: pairs with the driver's write barrier before it stores the flags of a chain's
         # first descriptor; all else of the chain is read after it, or at once.
         cdef unsigned char *at = slot_at(self, self.avail)
-        cdef uint64_t rest = vu_load_acquire64(at + 8), addr, within
+        cdef uint64_t rest = vu_load_acquire64(at + 8), addr
         cdef uint16_t flags = <uint16_t>(rest >> 48), head = self.free
         cdef uint32_t length = <uint32_t>rest
         cdef bint write = flags & DESC_WRITE != 0
@@ -315,17 +315,14 @@ cdef class PackedFetching(Ring):
         if flags & DESC_NEXT:
             return self.fetch_chain(rest, chain)
         addr = vu_load_relaxed64(at)
-        within = addr - self.recent.guest_addr
+        # SAFETY: there is room for a piece.
         if (
             self.buffers != NULL or self.room == 0
-            or within >= self.recent.size or length > self.recent.size - within or length == 0
+            or not find_near(self, addr, length, self.pieces)
         ):
             return self.fetch_rare(rest, chain)
-        # One descriptor, whose buffer lies where the last one did: as `walk_slots` has it.
-        # SAFETY: within + length <= size, so the piece is inside the region. There is a free entry
-        # as there is room, and room for a piece.
-        self.pieces.iov_base = self.recent.host + within
-        self.pieces.iov_len = length
+        # One descriptor, whose buffer lies where one of the last two did: as `walk_slots` has it.
+        # SAFETY: there is a free entry as there is room.
         chain.pieces = self.pieces
         chain.readable_count = not write
         chain.writable_count = write

@@ -6,8 +6,10 @@ for translations (`Iotlb`).
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memset
+from posix.uio cimport iovec
 
 from vuproc.shm.atomics cimport vu_load_relaxed64
+from vuproc.shm.fetching cimport find_near
 from vuproc.shm.near cimport Near, begin_near, end_near, take_near
 from vuproc.shm.packed_fetching cimport PackedFetching, slot_at
 from vuproc.shm.packed_record cimport PackedEntry, Slot, note_descriptor
@@ -97,8 +99,8 @@ cdef inline bint walk_near_table(PackedFetching ring, uint64_t rest, Chain *chai
     # Likewise, of one descriptor that is a table's. The table is read where it is, as it lies in
     # one piece; none that lies at an odd place, whose words are no single accesses.
     cdef uint64_t addr = vu_load_relaxed64(slot_at(ring, ring.avail)), word
-    cdef uint64_t within = addr - ring.recent.guest_addr
     cdef uint32_t length = <uint32_t>rest
+    cdef iovec table
     cdef unsigned char *at
     cdef unsigned char *end
     cdef Near near = begin_near(ring, ring.limit)
@@ -106,14 +108,12 @@ cdef inline bint walk_near_table(PackedFetching ring, uint64_t rest, Chain *chai
         not ring.indirect
         or rest & <uint64_t>DESC_NEXT << 48
         or ring.room == 0
-        or within >= ring.recent.size
-        or length > ring.recent.size - within
         or length & 15
-        or length == 0
+        or not find_near(ring, addr, length, &table)
     ):
         return False
-    # SAFETY: within + length <= size, so the whole table is inside the region.
-    at = ring.recent.host + within
+    # SAFETY: the whole table is inside its region.
+    at = <unsigned char *>table.iov_base
     end = at + length
     if <uintptr_t>at & 7:
         return False

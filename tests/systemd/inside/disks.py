@@ -6,16 +6,14 @@ import contextlib
 import json
 import os
 import shutil
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.checked_io import checked_io
 from tests.systemd.inside.manager import BOUND_S, ctl, drop_in, prop, run
 from vuproc.testing.block import Block
 from vuproc.testing.guest import Guest
-from vuproc.testing.job import Job
 
 ETC = Path("/etc/vuproc")
 RUN = Path("/run/vuproc")
@@ -93,50 +91,10 @@ def driver(name: str) -> Iterator[Guest]:
         yield guest
 
 
-@contextlib.contextmanager
-def under_load(guest: Guest) -> Iterator[Callable[[], None]]:
+def under_load(guest: Guest) -> contextlib.AbstractContextManager[Callable[[], None]]:
     """Writes and reads on both queues, each block checked; what is given waits for a round more."""
-    done = threading.Event()
-    failures: list[BaseException] = []
-    rounds = [0, 0]
-
-    def work(queue: int) -> None:
-        try:
-            while not done.is_set():
-                for percent in (0, 100):
-                    half = SIZE // 2
-                    job = Job(
-                        count=256,
-                        start=queue * half,
-                        span=half,
-                        pattern=7 + queue,
-                        read_percent=percent,
-                        sequential=True,
-                        stall_s=BOUND_S,
-                    )
-                    stats = guest.load(queue, job)
-                    assert (stats.completed, stats.failed, stats.corrupt) == (256, 0, 0), stats
-                rounds[queue] += 1
-        except BaseException as error:
-            failures.append(error)
-
-    def one_more() -> None:
-        before, deadline = list(rounds), time.monotonic() + BOUND_S
-        while any(now < then + 2 for now, then in zip(rounds, before, strict=True)):
-            assert not failures, failures
-            assert time.monotonic() < deadline, "the driver waits"
-            done.wait(0.01)
-
-    threads = [threading.Thread(target=work, args=(queue,)) for queue in (0, 1)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield one_more
-    finally:
-        done.set()
-        for thread in threads:
-            thread.join()
-    assert not failures, failures
+    half = SIZE // 2
+    return checked_io(guest, queues=2, apart=half, span=half, count=256, bound_s=BOUND_S)
 
 
 def reads_and_writes(guest: Guest) -> None:
