@@ -1,5 +1,5 @@
-"""Chains of a packed ring whose buffers lie where one of the last two did go a shorter way (near.pxd): it
-leads to the same requests, and the same faults, as the long one.
+"""Chains of a packed ring whose buffers lie where one of the last two did go a shorter way
+(near.pxd): it leads to the same requests, and the same faults, as the long one.
 
 Each chain is offered to a ring that has just served a buffer of the same region, and to one that
 has served a buffer of another, which takes the long way.

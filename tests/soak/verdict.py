@@ -28,8 +28,6 @@ class Trend:
     last: int
     growth: float
     """What the slope comes to, over the time that was looked at."""
-    per_thousand: float
-    """Over a thousand connections."""
 
     @property
     def grows(self) -> bool:
@@ -69,8 +67,7 @@ def _trend(act: str, what: str, whose: str, first: int, kept: list[Sample], numb
     values = [[value for _, _, value in sample.values()][number] for sample in kept]
     times = [sample.at_s for sample in kept]
     growth = linear_regression(times, values).slope * (times[-1] - times[0])
-    connections = max(1, kept[-1].connections - kept[0].connections)
-    return Trend(act, what, whose, first, values[-1], growth, growth / connections * 1000)
+    return Trend(act, what, whose, first, values[-1], growth)
 
 
 def faults(history: History) -> list[str]:
