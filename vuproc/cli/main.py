@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vuproc import __version__
+from vuproc import __version__, inquiries
 from vuproc.cli import arguments as words_of
 from vuproc.cli import describe, invocation, many, observe, streams, text
 from vuproc.cli.arguments import EXIT_USAGE, check_descriptor, usage_error
@@ -21,6 +21,7 @@ from vuproc.unix_path import ADMIN_SUFFIX
 if TYPE_CHECKING:
     from vuproc.device_file.check import DeviceFile
     from vuproc.handover.upgrade import Again
+    from vuproc.inquiries import Inquiry
     from vuproc.ops.admin import Request
     from vuproc.pool.forkserver import Forkserver
     from vuproc.warm_start import WarmStart
@@ -60,6 +61,7 @@ CLIENTS = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line (default: the process's) and return the exit code."""
     streams.open_closed()
+    inquiries.manner.notice = _say_what_is_waited_for
     options = make_parser().parse_args(arguments)
     verb: Callable[[argparse.Namespace], int] = options.verb
     try:
@@ -84,6 +86,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         streams.flush_errors()
 
 
+def _say_what_is_waited_for(inquiry: Inquiry) -> None:
+    from vuproc.handover.sd_notify import Notifier
+
+    text = f"no answer yet from {inquiry.about}: waiting for up to {inquiry.seconds:.0f} s"
+    print(f"vuproc: {text}", file=sys.stderr, flush=True)
+    notifier = Notifier.from_environment(dict(os.environ))
+    notifier.status(text)
+    notifier.close()
+
+
 def _has_folder() -> bool:
     try:
         os.getcwd()
@@ -94,6 +106,17 @@ def _has_folder() -> bool:
 
 def run(options: argparse.Namespace) -> int:
     """`vuproc run`: serve until told to stop."""
+    try:
+        return _started(options)
+    except ConfigErrors as errors:
+        if inquiries.manner.without < len(errors.errors):
+            raise
+        # Nothing else is wrong: a service manager is to try again.
+        print(errors, file=sys.stderr)
+        return EXIT_FAILED
+
+
+def _started(options: argparse.Namespace) -> int:
     # Imports make no garbage that would be worth a search.
     gc.disable()
     warm = _wait_for_turn()
@@ -125,7 +148,9 @@ def _run(
         return _of_the_last_master(options, warm) or _load(options)
 
     read = many.read_apart(wanted) if forked else None
+    inquiries.manner.starts = True
     file = read or wanted()
+    inquiries.manner.starts = False
     if options.fd is not None:
         check_descriptor(options.fd)
         if options.supervised:

@@ -11,8 +11,9 @@ from vuproc import shared
 from vuproc.devices.blk_export_source import ExportSource
 from vuproc.devices.blk_nbd import NbdQueue, NbdStore
 from vuproc.devices.nbd_address import Address
-from vuproc.devices.nbd_handshake import Export, NbdError, leave, open_export
-from vuproc.devices.nbd_link import CONNECT_S, NbdLink, reason_of
+from vuproc.devices.nbd_handshake import Export, NbdError, reason_of
+from vuproc.devices.nbd_link import NbdLink
+from vuproc.devices.nbd_question import ask
 from vuproc.errors import FileRefused
 from vuproc.fd import Fd
 from vuproc.parking import Parking, lot
@@ -31,7 +32,7 @@ _NEEDED = {
 
 
 class NbdSource(ExportSource):
-    """In the manner of `Image`. Nothing is connected in here for longer than a question takes.
+    """In the manner of `Image`. Nothing is connected in here.
 
     The shared files are what the server said of the export, when the master asked, and a place for
     the connection of each queue.
@@ -91,11 +92,9 @@ class NbdSource(ExportSource):
     def _asked(self) -> tuple[str, Export]:
         address = Address.of(self._text)
         try:
-            connected, export = open_export(address, CONNECT_S)
+            return str(address), ask(self._text)
         except (NbdError, OSError) as error:
             raise FileRefused(OPTION, f"{address}: {reason_of(error)}") from error
-        leave(connected)
-        return str(address), export
 
     def _problem(self, export: Export) -> str | None:
         problem = super()._problem(export)

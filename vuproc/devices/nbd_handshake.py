@@ -15,6 +15,8 @@ from vuproc.devices.nbd_address import Address
 from vuproc.spec import nbd
 from vuproc.spec.nbd import ExportFlag, Info, Option, OptionError, Reply
 
+CONNECT_S = 5.0
+"""Seconds that each step of a connection may take."""
 MOST_SAID = 200
 """Bytes of a server's own words."""
 MOST_REPLIES = 64
@@ -81,6 +83,11 @@ def leave(connected: socket.socket) -> None:
             connected.sendall(nbd.COMMAND.pack(nbd.COMMAND_MAGIC, 0, nbd.Command.DISC, 0, 0, 0))
         except OSError:
             pass  # then it knows
+
+
+def reason_of(error: Exception) -> str:
+    """In words, without the number of an error of the system."""
+    return getattr(error, "strerror", None) or str(error)
 
 
 class _Handshake:

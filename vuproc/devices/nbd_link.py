@@ -19,14 +19,19 @@ from typing import Protocol
 from vuproc import texts
 from vuproc.device import Timer
 from vuproc.devices.nbd_address import Address
-from vuproc.devices.nbd_handshake import Export, NbdError, leave, open_export
+from vuproc.devices.nbd_handshake import (
+    CONNECT_S,
+    Export,
+    NbdError,
+    leave,
+    open_export,
+    reason_of,
+)
 from vuproc.devices.nbd_stream import NbdStream, Piece
 from vuproc.fd import HasFileno
 from vuproc.parking import Parking
 from vuproc.spec.nbd import ExportFlag
 
-CONNECT_S = 5.0
-"""Seconds that each step of a connection may take."""
 AGAIN_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 """Seconds before the second attempt and those that follow; the last for all further ones."""
 PATIENCE_S = 30.0
@@ -293,8 +298,3 @@ class NbdLink:
         self._connect()
         if self.gone and self.commands is not None:
             self.commands.link_gone()
-
-
-def reason_of(error: Exception) -> str:
-    """In words, without the number of an error of the system."""
-    return getattr(error, "strerror", None) or str(error)

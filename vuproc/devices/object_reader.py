@@ -13,9 +13,15 @@ import msgspec
 
 from vuproc import inquiries
 from vuproc.devices import pieces_manifest
-from vuproc.devices.object_store import Object, ObjectStore, ObjectUnavailable, key_of
+from vuproc.devices.object_store import (
+    Object,
+    ObjectStore,
+    ObjectUnavailable,
+    StoreAway,
+    key_of,
+)
 from vuproc.devices.pieces_manifest import Manifest
-from vuproc.inquiries import Inquiry
+from vuproc.inquiries import AWAY, Inquiry
 
 ASK_S = 15.0
 """Seconds for the program as a whole: whoever asks waits meanwhile, or does something else."""
@@ -35,13 +41,10 @@ def ask_manifest(url: str) -> Manifest:
 
 
 def _said_of(url: str) -> bytes:
-    command = (sys.executable, "-P", "-m", __name__, url)
-    answer = inquiries.ask(Inquiry(command, ASK_S))
-    if answer.code is None:
-        raise ObjectUnavailable(f"no answer within {ASK_S:.0f} s")
-    if answer.code:
-        said = answer.error.decode("utf-8", "backslashreplace").strip().splitlines()
-        raise ObjectUnavailable(said[-1] if said else f"exit code {answer.code}")
+    inquiry = Inquiry((sys.executable, "-P", "-m", __name__, url), ASK_S, url)
+    answer = inquiries.ask(inquiry)
+    if answer.code != 0:
+        raise ObjectUnavailable(inquiry.reason_of(answer))
     return answer.output
 
 
@@ -76,7 +79,7 @@ def main() -> int:
         found = _found_at(sys.argv[1])
     except ObjectUnavailable as error:
         print(error, file=sys.stderr)
-        return 1
+        return AWAY if isinstance(error, StoreAway) else 1
     sys.stdout.buffer.write(found)
     sys.stdout.buffer.flush()
     # The library's threads have nothing to be waited for.

@@ -23,6 +23,10 @@ class ObjectUnavailable(Exception):
     """There is no such object to be had; the text says why."""
 
 
+class StoreAway(ObjectUnavailable):
+    """Nobody is there, or whoever is there has no answer: there may be one later."""
+
+
 class ObjectAbsent(ObjectUnavailable):
     """The store answers, and has none of that name."""
 
@@ -75,6 +79,8 @@ class ObjectStore:
         parts = urlsplit(url)
         self._obstore = obstore
         self._exchanged = (exceptions.PreconditionError, exceptions.AlreadyExistsError)
+        # What is neither the object's fault nor a matter of rights.
+        self._away = exceptions.GenericError
         try:
             self._store: Any = from_url(
                 f"{parts.scheme}://{parts.netloc}",
@@ -172,6 +178,8 @@ class ObjectStore:
             kind = ObjectAbsent
         elif isinstance(error, self._exchanged):
             kind = Exchanged
+        elif isinstance(error, self._away):
+            kind = StoreAway
         return kind(_in_a_line(error))
 
 

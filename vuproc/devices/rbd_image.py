@@ -1,30 +1,31 @@
 """An open image of a Ceph cluster, and the end of whoever had it before.
 
-As a program, `python -m vuproc.devices.rbd_image`, it reads an RbdName from its input, as JSON, and
-says what is there. The master asks so: Ceph's library has threads of its own, and no end of
-patience.
+As a program, `python -m vuproc.devices.rbd_image NAME`, with an RbdName as JSON, it says what is
+there. The master asks so: Ceph's library has threads of its own, and no end of patience.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import subprocess
 import sys
 from contextlib import suppress
 from typing import Any
 
 import msgspec
 
+from vuproc import inquiries
 from vuproc.devices.nbd_handshake import Export
 from vuproc.devices.rbd_binding import RbdUnavailable, load, reason_of
 from vuproc.devices.rbd_name import RbdName
+from vuproc.inquiries import AWAY, Inquiry
 from vuproc.spec.nbd import ExportFlag
 
 CONNECT_S = 10
 """Seconds that the monitors have to answer."""
 ASK_S = 20.0
-"""Seconds for the program as a whole: whoever asks waits meanwhile."""
+"""Seconds for the program as a whole: whoever asks waits meanwhile, or does something else."""
+_AWAY = (errno.ETIMEDOUT, errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH)
 FENCED_S = 3600
 """Seconds for which the cluster takes nothing more of a client that has died."""
 SETTINGS = {
@@ -130,32 +131,33 @@ class Cluster:
 
 def ask(name: RbdName) -> Export:
     """What is there, from a process of its own. Raises RbdUnavailable."""
-    command = [sys.executable, "-P", "-m", __name__]
-    try:
-        done = subprocess.run(
-            command, cwd="/", input=msgspec.json.encode(name), capture_output=True, timeout=ASK_S
-        )
-    except subprocess.TimeoutExpired:
-        raise RbdUnavailable(f"no answer within {ASK_S:.0f} s") from None
-    if done.returncode:
-        said = done.stderr.decode("utf-8", "backslashreplace").strip().splitlines()
-        raise RbdUnavailable(said[-1] if said else f"exit code {done.returncode}")
-    return Export.unpack(done.stdout)
+    described = msgspec.json.encode(name).decode()
+    inquiry = Inquiry((sys.executable, "-P", "-m", __name__, described), ASK_S, str(name))
+    answer = inquiries.ask(inquiry)
+    if answer.code != 0:
+        raise RbdUnavailable(inquiry.reason_of(answer))
+    return Export.unpack(answer.output)
 
 
 def main() -> int:
     """Say what is there, packed."""
-    name = msgspec.json.decode(sys.stdin.buffer.read(), type=RbdName)
+    name = msgspec.json.decode(sys.argv[1], type=RbdName)
     try:
         cluster = Cluster(name)
         export = cluster.export(cluster.open(readonly=True))
     except RbdUnavailable as error:
         print(error, file=sys.stderr, flush=True)
-        os._exit(1)
+        os._exit(AWAY if _is_away(error.__cause__) else 1)
     sys.stdout.buffer.write(export.pack())
     sys.stdout.buffer.flush()
     # The library's threads have nothing to be waited for.
     os._exit(0)
+
+
+def _is_away(cause: BaseException | None) -> bool:
+    """Whether no monitor said anything, as far as the binding tells."""
+    number = getattr(cause, "errno", None)
+    return isinstance(number, int) and abs(number) in _AWAY
 
 
 if __name__ == "__main__":
