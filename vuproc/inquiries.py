@@ -62,13 +62,14 @@ class Inquiry:
 @dataclass
 class Manner:
     """How this process waits for answers. `notice` is called once for each inquiry that takes long.
-    `starts`: who is not there is asked again, until the inquiry's time is over, and an answer is
-    good for the next who asks, too: what a device file was checked by it is served by. `without`
-    counts those that had no answer in the end.
+    `patient`: who is not there is asked again, until the inquiry's time is over. `keeps`: an answer
+    is `known` to those who ask later, too, so that a device is served by what its file was checked
+    by; it is forgotten once that is served. `without` counts those that had no answer in the end.
     """
 
     notice: Callable[[Inquiry], None] | None = None
-    starts: bool = False
+    patient: bool = False
+    keeps: bool = False
     without: int = 0
     known: dict[Command, Answer] = field(default_factory=dict)
 
@@ -103,7 +104,7 @@ def ask(inquiry: Inquiry) -> Answer:
     if there is no such program, OSError.
     """
     if _answers is None:
-        return manner.known.pop(inquiry.command, None) or _Wait(inquiry).answer()
+        return manner.known.get(inquiry.command) or _Wait(inquiry).answer()
     answer = _answers.get(inquiry.command)
     if answer is None:
         raise Unanswered(inquiry)
@@ -122,13 +123,13 @@ class _Wait:
     def answer(self) -> Answer:
         """As soon as there is one."""
         answer = self._run()
-        while manner.starts and answer.away and self._left() > AGAIN_S:
+        while manner.patient and answer.away and self._left() > AGAIN_S:
             time.sleep(AGAIN_S)
             self._note()
             answer = self._run()
         if answer.away:
             manner.without += 1
-        elif manner.starts:
+        elif manner.keeps:
             manner.known[self._inquiry.command] = answer
         return answer
 

@@ -18,7 +18,7 @@ from typing import NoReturn
 import msgspec
 from msgspec.structs import replace
 
-from vuproc import device_object, events, host, logs, open_files
+from vuproc import device_object, events, host, inquiries, logs, open_files
 from vuproc.chores import Meanwhile
 from vuproc.device import Device
 from vuproc.device_file import imported
@@ -371,6 +371,7 @@ class _Service:
             workers=len(groups),
             pid=os.getpid(),
         )
+        inquiries.manner.known.clear()
         # A service manager hears of it first: whoever is told by us may end us at once.
         self._fd_store.ready(standby=self._standby)
         self._fd_store.notifier.status(str(event))

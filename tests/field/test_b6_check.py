@@ -242,3 +242,24 @@ def test_b6_options_that_no_worker_could_be_given(folder: Path, option: str, exp
 def test_b6_path_of_no_text(folder: Path, key: str) -> None:
     (error,) = check(folder, key % '"./a\\ud800"')
     assert error.endswith("a path cannot hold half of a surrogate pair")
+
+
+@pytest.mark.parametrize(
+    ("device", "where"),
+    [
+        ("type: net, backend: pcap, path: /none/x", "path: /none/x: No such file or directory"),
+        ("type: net, backend: tap, interface: a/b", "interface: no interface is called 'a/b'"),
+        ("type: input, evdev: /none", "evdev: /none: No such file or directory"),
+        ("type: gpio, chip: /none, lines: [{offset: 1}]", "chip: /none: No such file or directory"),
+        ("type: vsock, path: /none/v", "path: /none/v: there is no folder /none"),
+        (
+            "type: sound, playback: [{backend: wav, path: /none/x.wav}]",
+            "playback: /none/x.wav: there is no folder /none",
+        ),
+    ],
+)
+def test_b6_what_a_device_of_the_host_names_is_looked_for(
+    folder: Path, device: str, where: str
+) -> None:
+    (error,) = check(folder, f"socket: ./s\ndevice: {{{device}}}\n")
+    assert error.startswith("disk.yaml:2:") and f": {where}" in error

@@ -75,8 +75,9 @@ def test_b9_a_check_does_not_wait_for_a_server_that_is_not_there(tmp_path: Path)
     file = write(tmp_path / "disk.yaml", f"nbd+unix:///?socket={tmp_path}/none")
     done = run_to_end([*VUPROC, "check", file])
     assert done.returncode == 2
-    assert done.stderr.startswith(f"{file}:1:")
-    assert "No such file or directory" in done.stderr
+    # On a slow machine it is said before that it takes long.
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"{file}:1:") and last.endswith("No such file or directory")
 
 
 def test_b9_who_is_not_there_is_asked_again_by_a_start_alone(
@@ -90,11 +91,14 @@ def test_b9_who_is_not_there_is_asked_again_by_a_start_alone(
     answer = inquiries.ask(inquiry)
     assert (answer.code, answer.away, manner.without) == (AWAY, True, 1)
     noticed: list[Inquiry] = []
-    manner.starts, manner.notice = True, noticed.append
+    manner.patient = manner.keeps = True
+    manner.notice = noticed.append
     assert inquiries.ask(inquiry).output == b"here\n"
     assert (manner.without, noticed) == (1, [inquiry])
-    # What it was checked by it is served by, and asked once more for a check that follows.
+    # What it was checked by it is served by, and asked once more for what follows.
     assert inquiries.ask(inquiry).output == b"here\n"
+    manner.patient = False
+    manner.known.clear()
     assert inquiries.ask(inquiry).code == AWAY
     assert inquiries.ask(Inquiry(("false",), BOUND_S)).code == 1
 

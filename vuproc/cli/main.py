@@ -148,9 +148,9 @@ def _run(
         return _of_the_last_master(options, warm) or _load(options)
 
     read = many.read_apart(wanted) if forked else None
-    inquiries.manner.starts = True
+    inquiries.manner.patient = inquiries.manner.keeps = True
     file = read or wanted()
-    inquiries.manner.starts = False
+    inquiries.manner.patient = inquiries.manner.keeps = False
     if options.fd is not None:
         check_descriptor(options.fd)
         if options.supervised:

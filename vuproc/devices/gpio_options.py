@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from vuproc.devices.gpio_host import MOST_HOST_LINES
 from vuproc.devices.gpio_lines import MOST_LINES, nets_of
+from vuproc.devices.host_paths import why_not_there
 from vuproc.options import FilePath, Options
 
 NAME_PATTERN = "^[!-~]([ -~]*[!-~])?$"
@@ -69,6 +70,8 @@ class GpioOptions(Options, kw_only=True):
             yield "control", "lines of the host are set by what is attached to them"
         if self.chip is not None and len(self.lines) > MOST_HOST_LINES:
             yield "lines", f"{len(self.lines)} lines of the host, of at most {MOST_HOST_LINES}"
+        if self.chip is not None and (problem := why_not_there(self.chip)):
+            yield "chip", problem
         names: set[str] = set()
         offsets: set[int] = set()
         for number, line in enumerate(self.lines):

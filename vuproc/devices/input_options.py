@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta
 
+from vuproc.devices.host_paths import why_not_there
 from vuproc.devices.input_kind import KindName
 from vuproc.options import FilePath, Options
 from vuproc.spec.input import UNION_BYTES
@@ -60,6 +61,8 @@ class InputOptions(Options, kw_only=True):
             yield "evdev", "events and evdev exclude each other"
         if self.grab and self.evdev is None:
             yield "grab", "only a device of the host can be grabbed: evdev names one"
+        if self.evdev is not None and (problem := why_not_there(self.evdev)):
+            yield "evdev", problem
         if self.events is not None:
             try:
                 if not stat.S_ISFIFO(os.stat(self.events).st_mode):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
+from vuproc.devices.host_paths import why_not_there
 from vuproc.options import FilePath, Options
 from vuproc.shared import MAX_NAME
 from vuproc.spec.net import MTU_MAX, MTU_MIN
@@ -20,6 +22,8 @@ SINGLE = ("stream", "datagram", "pcap")
 """Back-ends that have one pair of queues."""
 _MULTICAST = 1
 """Bit of the first byte of a MAC address that no interface may have."""
+_NAME = re.compile(r"(?!\.\.?$)[^/:\s]+")
+"""Of an interface, as Linux takes it (dev_valid_name)."""
 
 
 NEEDS = {
@@ -152,6 +156,11 @@ class NetOptions(Options, kw_only=True):
                 yield name, f"{self.backend} has no {name}"
             elif given is not None and name != "interface" and self.backend != "pcap":
                 yield from _too_long(name, given)
+        capture = self.path if self.backend == "pcap" else None
+        if capture is not None and (problem := why_not_there(capture)):
+            yield "path", problem
+        if self.interface is not None and not _NAME.fullmatch(self.interface):
+            yield "interface", f"no interface is called {self.interface!r}: no / and no spaces"
         if self.pairs > 1 and self.backend in SINGLE:
             yield "pairs", f"{self.backend} has one pair"
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from vuproc.devices.host_paths import why_not_made
 from vuproc.devices.sound_format import FORMATS, Ability
 from vuproc.devices.sound_wav import played_file
 from vuproc.errors import FileRefused
@@ -117,8 +118,11 @@ def _problems(stream: StreamOptions) -> Iterator[str]:
             played_file(stream.path, "capture").close()
         except FileRefused as error:
             yield error.reason
-    elif len(stream.formats) != 1 or len(stream.rates) != 1:
+        return
+    if len(stream.formats) != 1 or len(stream.rates) != 1:
         yield "a recording has one format and one rate"
+    if problem := why_not_made(stream.path):
+        yield problem
 
 
 def ability(stream: StreamOptions) -> Ability:

@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from vuproc import shared
 from vuproc.device import Device
+from vuproc.devices.host_paths import why_not_made
 from vuproc.devices.vsock_native import NativeVsock
 from vuproc.devices.vsock_packets import Packets
 from vuproc.devices.vsock_park import Park, parking
@@ -91,6 +92,8 @@ class VsockOptions(Options, kw_only=True):
         most = PATH_MOST - len(f"_{PORT_MAX}")
         if len(os.fsencode(self.path)) > most:
             yield "path", f"longer than {most} bytes, which leave room for the number of a port"
+        if problem := why_not_made(self.path):
+            yield "path", problem
 
 
 class Vsock(Device):

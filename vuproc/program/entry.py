@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from vuproc import texts
+from vuproc import inquiries, texts
 from vuproc.cli import streams
 from vuproc.cli.arguments import EXIT_USAGE
 from vuproc.cli.main import main
@@ -92,7 +92,10 @@ def _loaded(wanted: FileStart, in_force: bytes) -> DeviceFile:
     if in_force:
         with contextlib.suppress(ConfigErrors):
             return wanted.load(in_force, look=False)
-    return wanted.load()
+    inquiries.manner.keeps = True
+    file = wanted.load()
+    inquiries.manner.keeps = False
+    return file
 
 
 def _again(wanted: AnyStart, link: ProgramLink) -> Again:
