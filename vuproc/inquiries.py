@@ -128,6 +128,8 @@ class _Wait:
             self._note()
             answer = self._run()
         if answer.away:
+            # Whoever starts us again and again has a limit of starts in a time.
+            time.sleep(self._left() if manner.patient else 0.0)
             manner.without += 1
         elif manner.keeps:
             manner.known[self._inquiry.command] = answer
