@@ -8,7 +8,6 @@
 
 apt_log=$cache/apt.log
 apt_fresh=no
-azurite_version=3.37.0
 
 can_install() {
     [ "$(id -u)" = 0 ] && have apt-get
@@ -319,26 +318,6 @@ unpack_ceph() {
         ceph-mon ceph-osd ceph-base ceph-common librados2 librbd1 python3-rados python3-rbd
 }
 
-# The emulator of Azure's Blob Storage, which is of npm: 190 MB are kept.
-unpack_azurite() {
-    [ -e "$cache/azurite" ] && return 0
-    if ! have npm; then
-        say "cannot get Azurite: there is no npm on this machine"
-        return 1
-    fi
-    say "installing azurite@$azurite_version below $cache/azurite"
-    rm -rf "$cache/azurite.part"
-    mkdir -p "$cache/azurite.part"
-    if npm install --prefix "$cache/azurite.part" --no-audit --no-fund "azurite@$azurite_version" \
-        >"$cache/npm.log" 2>&1 </dev/null; then
-        mv "$cache/azurite.part" "$cache/azurite"
-    else
-        say "cannot get Azurite: see $cache/npm.log"
-        rm -rf "$cache/azurite.part"
-        return 1
-    fi
-}
-
 # What checks the XML of `vuproc hint libvirt`: libvirt's schemas, and xmllint.
 unpack_schemas() {
     unpack_own xmllint libxml2-utils || true
@@ -389,7 +368,6 @@ get_guests() {
     [ -z "${VUPROC_LONG:-}" ] || unpack_xen || true
     [ -z "${VUPROC_LONG:-}" ] || unpack_systemd trixie || true
     [ -z "${VUPROC_LONG:-}" ] || unpack_ceph || true
-    [ -z "${VUPROC_LONG:-}" ] || unpack_azurite || true
     close_suites
     rm -rf "$cache/apt"
     [ "$1" = all ] || return 0

@@ -1,4 +1,6 @@
-"""One container of Azure's Blob Storage, in Azurite, Microsoft's own emulator."""
+"""One container of Azure's Blob Storage, in Azurite, Microsoft's own emulator, where that is
+installed: it is neither on PyPI nor among Debian's packages, and nothing here fetches it.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ import base64
 import hashlib
 import hmac
 import re
+import shutil
 import subprocess
 import urllib.request
 import xml.etree.ElementTree as xml
@@ -14,8 +17,6 @@ from contextlib import contextmanager
 from email.utils import formatdate
 from pathlib import Path
 
-from vuproc.testing.vms import clients
-
 CONTAINER = "images"
 ACCOUNT = "devstoreaccount1"
 KEY = base64.b64decode(
@@ -23,6 +24,7 @@ KEY = base64.b64decode(
 )
 """The account and its key that every Azurite has, as Microsoft documents them."""
 VERSION = "2021-08-06"
+PROGRAM = "azurite-blob"
 BOUND_S = 60.0
 _LISTENS = re.compile(r"listens on http://127\.0\.0\.1:(\d+)")
 
@@ -89,10 +91,13 @@ class Azure:
 
 @contextmanager
 def running(folder: Path) -> Iterator[Azure]:
-    """Raises ClientMissing. `folder` is for what it writes beside itself."""
+    """`folder` is for what it writes beside itself. Raises LookupError where there is none."""
+    program = shutil.which(PROGRAM)
+    if program is None:
+        raise LookupError(f"there is no {PROGRAM} (Azurite) on the PATH")
     words = ["--inMemoryPersistence", "--blobPort", "0", "--disableTelemetry"]
     with subprocess.Popen(
-        [clients.azurite(), *words],
+        [program, *words],
         cwd=folder,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

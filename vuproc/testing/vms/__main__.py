@@ -32,7 +32,6 @@ CLIENTS: dict[str, Callable[[], object]] = {
     "libblkio": clients.libblkio,
     "DPDK": lambda: clients.dpdk().program,
     "Ceph": lambda: clients.ceph().programs,
-    "Azurite": clients.azurite,
     "busybox": clients.busybox,
     "mke2fs": clients.mke2fs,
 }

@@ -217,12 +217,6 @@ def ceph() -> CephPrograms:
     return CephPrograms(root / "bin", next((root / "lib").glob("*-linux-gnu*")), modules)
 
 
-def azurite() -> Path:
-    """Microsoft's emulator of Azure's Blob Storage, a program of Node.js."""
-    name = "azurite-blob"
-    return _required("Azurite", name, f"azurite/node_modules/.bin/{name}")
-
-
 def xmllint() -> Path:
     """The program that checks XML by a schema."""
     return _required("xmllint", "xmllint", "xmllint/usr/bin/xmllint")
