@@ -97,6 +97,19 @@ class DeviceDescription:
         """
         return False
 
+    def follows_at_once(self) -> bool:
+        """Whether a worker may take over from one that was killed before the kernel has closed what
+        that one had open, a few milliseconds before. Asked for in the master.
+
+        No instruction of the dead worker is run any more by then, and what it had asked of the
+        kernel is done. So all depends on what workers have open for themselves alone: it must not
+        be exclusive (a lock of an open file, a name that is bound, a node that only one may open),
+        and its close must change nothing that a successor goes by, also if that comes later than
+        the successor's `setup`. `shared` files stay open, and are of no concern. The default is
+        `opens_nothing`.
+        """
+        return self.opens_nothing()
+
     def shared_files(self) -> dict[str, Fd]:
         """Files that all workers are to share, by name. Called in the master, at the start.
 

@@ -258,7 +258,8 @@ class _Service:
             has_standby=worker_waits,
         )
         for slot in pool.slots:
-            slot.overlaps = lambda: self._device.opens_nothing()
+            slot.overlaps = lambda: self._device.follows_at_once()
+        pool.slots.sets_up_ahead = lambda: self._device.opens_nothing()
         if device.has_helper():
             pool.slots.add_helper(device.helper_end_s())
         pool.history.objects.files = lambda: self._shared.fds

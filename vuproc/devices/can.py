@@ -101,6 +101,10 @@ class Can(Device):
         devices = (*existing("/dev/bus/usb"), *serial)
         return self.needs.with_more(Needs(network=True, devices=devices, readable=existing("/sys")))
 
+    def follows_at_once(self) -> bool:
+        """A bus is a socket, or an adapter that only one may have; without one nothing is open."""
+        return type(self) is Can and self.options.interface == LOOPBACK
+
     def shared_files(self) -> dict[str, Fd]:
         """The mode of the controller."""
         return {"controller": shared.struct_file(_State)}

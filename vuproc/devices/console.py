@@ -79,6 +79,10 @@ class Console(Device):
         ports = 1 + len(self.options.ports)
         return CONFIG.pack(cols=columns, rows=rows, max_nr_ports=ports, emerg_wr=0)
 
+    def follows_at_once(self) -> bool:
+        """The ends are shared, and a client waits in the parking: what a worker has are copies."""
+        return type(self) is Console
+
     def shared_files(self) -> dict[str, Fd]:
         """What is under way, and the ends of the ports."""
         with shared.gathering() as files:

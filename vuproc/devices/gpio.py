@@ -76,6 +76,10 @@ class Gpio(Device):
         chip = self.options.chip
         return self.needs if chip is None else self.needs.with_more(Needs(devices=(chip,)))
 
+    def follows_at_once(self) -> bool:
+        """Lines and socket are shared; what a script has connected is its own affair."""
+        return type(self) is Gpio
+
     def shared_files(self) -> dict[str, Fd]:
         """The lines' state, and their descriptors or the socket of scripts."""
         with shared.gathering() as files:

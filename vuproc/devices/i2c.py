@@ -70,6 +70,10 @@ class I2c(Device):
         bus = self.options.bus
         return self.needs if bus is None else self.needs.with_more(Needs(devices=(bus,)))
 
+    def follows_at_once(self) -> bool:
+        """Bus and socket are shared; what a script has connected is its own affair."""
+        return type(self) is I2c
+
     def shared_files(self) -> dict[str, Fd]:
         """The bus, or the chips' memory; and the socket of scripts."""
         with shared.gathering() as files:

@@ -83,6 +83,10 @@ class Input(Device):
         evdev = self.options.evdev
         return self.needs if evdev is None else self.needs.with_more(Needs(devices=(evdev,)))
 
+    def follows_at_once(self) -> bool:
+        """The source is shared, and a grab is of its open file."""
+        return type(self) is Input
+
     def shared_files(self) -> dict[str, Fd]:
         """What waits for the driver, and the source, opened once."""
         with shared.gathering() as files:

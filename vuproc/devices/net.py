@@ -78,6 +78,12 @@ class Net(NetDescription):
         self._version = 0
         """Of the settings that they go by."""
 
+    def follows_at_once(self) -> bool:
+        """A TAP, a bound socket and files are shared; a stream is of its worker, and a program at
+        its other end may take one at a time.
+        """
+        return type(self) is Net and self.options.backend != "stream"
+
     # What a worker calls.
 
     def frames(self, pair: int, frames: Frames) -> None:

@@ -80,6 +80,10 @@ class Rtc(Device):
         """A worker for both."""
         return [(REQUEST, ALARM)]
 
+    def follows_at_once(self) -> bool:
+        """A worker has nothing but timers."""
+        return type(self) is Rtc
+
     def shared_files(self) -> dict[str, Fd]:
         """How time passes, from now on, and what the alarms are set to."""
         course, alarms = shared.struct_file(Kept), shared.struct_file(KeptAlarms)

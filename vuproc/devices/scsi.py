@@ -118,6 +118,10 @@ class Scsi(Device):
             max_lun=max(lun for _, lun in addresses),
         )
 
+    def follows_at_once(self) -> bool:
+        """Images are shared, and locked by the open file: a worker has copies."""
+        return type(self) is Scsi
+
     def shared_files(self) -> dict[str, Fd]:
         """The images, open and locked, disks in memory, and what is known of each."""
         with shared.gathering() as files:

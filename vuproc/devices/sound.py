@@ -97,6 +97,12 @@ class Sound(Device):
             return self.needs
         return self.needs.with_more(card_needs())
 
+    def follows_at_once(self) -> bool:
+        """Files are shared; a sound card is opened by each worker."""
+        return type(self) is Sound and not any(
+            stream.backend == "card" for _, stream in self.options.all_streams()
+        )
+
     def shared_files(self) -> dict[str, Fd]:
         """The streams' state, and their files, opened once."""
         recorded = set()

@@ -86,6 +86,10 @@ class Spi(Device):
         readable = existing(str(BUFFER)) if devices else ()
         return self.needs.with_more(Needs(devices=devices, readable=readable))
 
+    def follows_at_once(self) -> bool:
+        """A chip of the host is opened by each worker."""
+        return type(self) is Spi and not set(self.options.chips) - {WIRE, FLASH}
+
     def shared_files(self) -> dict[str, Fd]:
         """The content of the flash, and what is remembered between transfers."""
         files = {self._named("state"): shared.struct_file(_State)}

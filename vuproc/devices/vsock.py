@@ -123,6 +123,12 @@ class Vsock(Device):
         """A way to programs of the host, which may be of any user."""
         return self.needs.with_more(Needs(network="unix", capabilities=("DAC_OVERRIDE",)))
 
+    def follows_at_once(self) -> bool:
+        """What is known of connections is shared, and so are their sockets, in the parking. One
+        that is not there yet ends with its worker, and nobody asks whether it has.
+        """
+        return type(self) is Vsock
+
     def shared_files(self) -> dict[str, Fd]:
         """The socket that listens, what there is of connections, and where their sockets are."""
         options = self.options

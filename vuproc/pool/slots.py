@@ -112,6 +112,8 @@ class WorkerSlots:
         self.helper: Helper | None = None
         self._slot_of = {queue: slot for slot in self._slots for queue in slot.queues}
         self._history = history
+        self.sets_up_ahead: Callable[[], bool] = lambda: False
+        """Whether the device may be set up while another worker serves its queues."""
         self.lacks: list[str] = []
         """What workers could not have of their sandbox, each once."""
         self._winding_down = False
@@ -175,7 +177,7 @@ class WorkerSlots:
         while they are served.
         """
         (first, *others) = self._slots
-        return first.queues if not others and first.overlaps() else ()
+        return first.queues if not others and self.sets_up_ahead() else ()
 
     # Who serves.
 
