@@ -51,6 +51,13 @@ class Fd:
             raise ValueError(f"{number} is no file descriptor")
         self._number = number
 
+    @classmethod
+    def gone(cls) -> Fd:
+        """One that is closed: it was sent to us, and there was no room for it."""
+        fd = cls(0)
+        fd._number = -1
+        return fd
+
     def fileno(self) -> int:
         """The descriptor, borrowed: it stays owned here. ValueError if closed."""
         if self._number < 0:

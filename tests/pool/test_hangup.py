@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, cast
@@ -22,6 +24,11 @@ from vuproc.sandbox.needs import NOTHING
 
 BOUND_S = 20.0
 NO_NEW_PRIVS = 38
+RELEASE = tuple(map(int, os.uname().release.split(".")[:2]))
+# ptrace(2) and wait(2), as Linux numbers them.
+PTRACE_DETACH, PTRACE_SEIZE = 17, 0x4206
+PTRACE_O_TRACEEXIT, PTRACE_EVENT_EXIT = 1 << 6, 6
+WALL = 0x40000000
 
 
 def _allowing_all() -> bytes:
@@ -65,9 +72,44 @@ def test_it_hangs_up_with_the_last_thread_and_not_before(threads: int) -> None:
         assert not has_hung_up(listener)
         os.kill(pid, signal.SIGKILL)
         assert poll_until_readable(pidfd.fileno(), BOUND_S)
-        release = tuple(map(int, os.uname().release.split(".")[:2]))
-        if release >= (6, 11):
+        if RELEASE >= (6, 11):
             assert has_hung_up(listener)
+
+
+def trace(request: int, thread: int, data: int = 0) -> None:
+    """ptrace(2) of this thread over another. Raises OSError."""
+    arguments = (ctypes.c_long(each) for each in (request, thread, 0, data))
+    if ctypes.CDLL(None, use_errno=True).ptrace(*arguments) == -1:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def test_it_does_not_while_one_thread_of_a_killed_process_is_on_its_way_out() -> None:
+    """All others have gone, the main thread among them; one is held at the beginning of its end."""
+    with filtered(2) as (pid, pidfd, listener):
+        *_, last = sorted(map(int, os.listdir(f"/proc/{pid}/task")))
+        trace(PTRACE_SEIZE, last, PTRACE_O_TRACEEXIT)
+        os.kill(pid, signal.SIGKILL)
+        _, status = os.waitpid(last, WALL)
+        assert status >> 8 == signal.SIGTRAP | PTRACE_EVENT_EXIT << 8
+        held = Process()
+        held.take_listener(listener.dup())
+        assert held.listener is not None
+        wait_for_threads(pid, [pid, last])
+        assert not has_hung_up(listener) and not held.stopped
+        assert not poll_until_readable(pidfd.fileno(), 0)
+        trace(PTRACE_DETACH, last)
+        assert poll_until_readable(pidfd.fileno(), BOUND_S)
+        if RELEASE >= (6, 11):
+            assert held.stopped
+        held.close()
+
+
+def wait_for_threads(pid: int, left: list[int]) -> None:
+    """Until just these are left; the first of a process is one of them, as a zombie."""
+    until = time.monotonic() + BOUND_S
+    while sorted(map(int, os.listdir(f"/proc/{pid}/task"))) != left:
+        assert time.monotonic() < until
+        time.sleep(0.001)
 
 
 def test_other_descriptors_are_no_listeners() -> None:

@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import array
 import os
+import resource
 import socket
 from collections.abc import Iterator
-from typing import get_args
+from contextlib import contextmanager
+from typing import Any, cast, get_args
 
 import msgspec
 import pytest
@@ -19,9 +21,11 @@ from vuproc.mapping import MapShmem, ShmemMapping
 from vuproc.vhost_user import effects
 from vuproc.vhost_user.effects import Idle, Inflight, LogArea, Order, Region, RingSetup
 from vuproc.workers import control
-from vuproc.workers.channel import MAX_DATAGRAM, ChannelClosed, ChannelError
+from vuproc.workers.channel import MAX_DATAGRAM, TOGETHER_MOST, ChannelClosed, ChannelError
 from vuproc.workers.control import (
     Done,
+    Failed,
+    LockedIn,
     MasterChannel,
     RingBroken,
     WorkerChannel,
@@ -230,6 +234,65 @@ def test_a45_a_datagram_that_is_no_message_is_an_error(ends: Ends, data: bytes) 
         master.receive()
 
 
+def test_several_messages_come_one_by_one_each_with_its_descriptors(
+    ends: Ends, pipes: tuple[Fd, ...]
+) -> None:
+    master, worker, *_ = ends
+    given = [
+        Done(1),
+        MapShmem(1, ShmemMapping(0, 0, 4096), pipes[0], 0),
+        Failed(2, "why"),
+        MapShmem(2, ShmemMapping(0, 0, 4096), pipes[2], 0),
+    ]
+    worker.send(*given)
+    worker.send(Done(3))
+    files = []
+    for number in range(4):
+        received = master.receive()
+        assert received is not None
+        report, fds = received
+        assert type(report) is type(given[number])
+        assert master.has_unread is (number < 3)
+        assert fds == ((report.file,) if isinstance(report, MapShmem) else ())
+        files += fds
+    inodes = [os.fstat(file.fileno()).st_ino for file in files]
+    assert inodes == [os.fstat(pipes[at].fileno()).st_ino for at in (0, 2)]
+    assert master.receive() == (Done(3), ())
+    for file in files:
+        file.close()
+
+
+def test_what_was_not_received_of_several_is_closed_with_the_channel(
+    ends: Ends, pipes: tuple[Fd, ...]
+) -> None:
+    master, worker, *_ = ends
+    before = len(os.listdir("/proc/self/fd"))
+    worker.send(Done(1), MapShmem(1, ShmemMapping(0, 0, 4096), pipes[0], 0))
+    assert master.receive() == (Done(1), ())
+    assert len(os.listdir("/proc/self/fd")) == before + 1
+    master.close()
+    assert len(os.listdir("/proc/self/fd")) == before - 1  # the socket's, too
+
+
+@pytest.mark.parametrize(
+    "several",
+    [
+        [],
+        [Done(1)] * (TOGETHER_MOST + 1),
+        [Done(1), {"type": "nothing"}],
+        [Done(1), MapShmem(1, ShmemMapping(0, 0, 4096), cast(Any, 7), 0)],
+        7,
+    ],
+    ids=["none", "too many", "one unknown", "one without its descriptor", "no array"],
+)
+def test_a45_of_several_all_are_messages_or_none_is(ends: Ends, several: object) -> None:
+    master, _, _, theirs = ends
+    theirs.send(b"\xc1" + msgspec.msgpack.encode(several))
+    with pytest.raises(ChannelError):
+        master.receive()
+    assert not master.has_unread and master.receive() is None
+
+
 def test_a45_a_datagram_that_is_too_long_is_an_error(ends: Ends) -> None:
     master, _, _, theirs = ends
     theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
@@ -259,6 +322,45 @@ def test_a46_the_one_that_it_names_is_the_masters(ends: Ends, pipes: tuple[Fd, .
     assert os.fstat(ask.file.fileno()).st_ino == os.fstat(pipes[0].fileno()).st_ino
     assert ask.file.fileno() != pipes[0].fileno()
     ask.file.close()
+
+
+@contextmanager
+def no_descriptor_free() -> Iterator[None]:
+    """This process may open nothing more."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with Fd(os.open(os.devnull, os.O_RDONLY)) as first_free:
+        number = first_free.fileno()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (number, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_a_listener_for_which_there_is_no_descriptor_is_gone_and_the_rest_is_heard(
+    ends: Ends, pipes: tuple[Fd, ...]
+) -> None:
+    master, worker, *_ = ends
+    worker.send(LockedIn(("this",), pipes[0]))
+    worker.send(LockedIn(("that",), pipes[0]))
+    with no_descriptor_free():
+        received = master.receive()
+    assert received is not None
+    report, fds = received
+    assert isinstance(report, LockedIn) and report.lacks == ("this",) and fds == ()
+    assert report.listener is not None and report.listener.closed
+    again = master.receive()
+    assert again is not None and again[1] == (again[0].listener,)  # type: ignore[union-attr]
+    again[1][0].close()
+
+
+def test_what_a_message_cannot_do_without_is_an_error_if_it_finds_no_room(
+    ends: Ends, pipes: tuple[Fd, ...]
+) -> None:
+    master, worker, *_ = ends
+    worker.send(MapShmem(1, ShmemMapping(0, 0, 4096), pipes[0], 0))
+    with no_descriptor_free(), pytest.raises(ChannelError, match="no room"):
+        master.receive()
 
 
 def test_d15_a_peer_that_does_not_read_is_an_error_in_bounded_time(ends: Ends) -> None:

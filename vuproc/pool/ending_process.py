@@ -27,6 +27,7 @@ class EndingProcess:
         """That of its filter of system calls, once it is known."""
         self.on_listener: Callable[[], None] = _nothing
         """Called when it is."""
+        self._has_stopped = False
         self._process = process
         self._stack = stack_file
         self._code: int | None = None
@@ -61,7 +62,9 @@ class EndingProcess:
         """Whether it is known that no thread of it runs any more, or ever will; what it has open
         may be open still.
         """
-        return self.listener is not None and has_hung_up(self.listener)
+        if not self._has_stopped and self.listener is not None:
+            self._has_stopped = has_hung_up(self.listener)
+        return self._has_stopped
 
     def _close_listener(self) -> None:
         listener, self.listener = self.listener, None

@@ -26,7 +26,7 @@ def is_listener(fd: Fd) -> bool:
     """
     try:
         return os.readlink(f"/proc/self/fd/{fd.fileno()}") == LINK
-    except OSError:
+    except (OSError, ValueError):  # it is closed
         return False
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
@@ -29,7 +29,7 @@ from vuproc.pool.forkserver import (
 from vuproc.vhost_user.effects import OpenUserfault, StartRing
 from vuproc.vhost_user.traffic import CommandLog
 from vuproc.workers import control, stack
-from vuproc.workers.channel import ChannelError
+from vuproc.workers.channel import TOGETHER_MOST, ChannelError, TooLarge
 from vuproc.workers.control import (
     CONFIG_QUEUE,
     AnyOrder,
@@ -210,15 +210,24 @@ class WorkerProcess(EndingProcess):
         in_hook = any(self._host.hooks(queue) % 2 for queue in self.queues)
         return max(timeout, self._host.hook_timeout) if in_hook else timeout
 
-    def _post_unwaited(self, order: AnyOrder, *, setup: bool = False) -> None:
+    def _post_unwaited(self, *orders: AnyOrder, setup: bool = False) -> None:
         if self.ready:
             self._since = time.monotonic()
             self.on_unsettled()
-        self._unanswered.append(_Unwaited(self.post(order), order, setup))
+        first = self._post_together(orders)
+        self._unanswered.extend(
+            _Unwaited(serial, order, setup) for serial, order in enumerate(orders, first)
+        )
 
     def _post_backlog(self) -> None:
-        while self._backlog and len(self._unanswered) < UNANSWERED_MOST:
-            self._post_unwaited(self._backlog.popleft())
+        while room := min(UNANSWERED_MOST - len(self._unanswered), len(self._backlog)):
+            together = [self._backlog.popleft()]
+            # A ring that has started is served before what follows is looked at.
+            while len(together) < min(room, TOGETHER_MOST) and not isinstance(
+                together[-1], StartRing
+            ):
+                together.append(self._backlog.popleft())
+            self._post_unwaited(*together)
 
     def _take_unwaited(self, answer: Done | Failed) -> None:
         """The answer to the first of the commands that nobody waits for."""
@@ -256,16 +265,36 @@ class WorkerProcess(EndingProcess):
 
     def post(self, order: AnyOrder) -> int:
         """Send one order and return its serial for `wait`; it is `ready`. Raises `WorkerLost`."""
-        self._serial += 1
-        self._gives_file = isinstance(order, OpenUserfault)
-        self._log.posted(self._serial, order)
+        return self._post_together((order,))
+
+    def _post_together(self, orders: Sequence[AnyOrder]) -> int:
+        """Send orders, at most TOGETHER_MOST, and return the serial of the first. Raises
+        `WorkerLost`.
+        """
+        first = self._serial + 1
+        self._serial += len(orders)
+        self._gives_file = isinstance(orders[-1], OpenUserfault)
+        commands = [Command(serial, order) for serial, order in enumerate(orders, first)]
+        for command in commands:
+            self._log.posted(command.serial, command.order)
         try:
-            self._channel.send(Command(self._serial, order))
+            self._send(commands)
         except ChannelError as error:
             raise self._lost(str(error)) from error
         for queue in self.queues:
-            self._host.on_command(queue)
-        return self._serial
+            for _ in commands:
+                self._host.on_command(queue)
+        return first
+
+    def _send(self, commands: Sequence[Command]) -> None:
+        """In one datagram if they fit: a driver may wait for the last of them."""
+        try:
+            self._channel.send(*commands)
+        except TooLarge:
+            if len(commands) == 1:
+                raise
+            for command in commands:
+                self._channel.send(command)
 
     def wait(self, serial: int, *, timeout: float = COMMAND_DEADLINE) -> Done:
         """Wait for the answer to `serial`, the command given last, once it was `ready`."""

@@ -10,14 +10,12 @@ from vuproc.errors import MemoryFault, RingError
 from vuproc.fd import Fd
 from vuproc.shm.counters import QueueCounters
 from vuproc.vhost_user.effects import StartRing
-from vuproc.workers.channel import ChannelClosed
+from vuproc.workers.channel import TOGETHER_MOST, ChannelClosed
 from vuproc.workers.commands import Commands, Leave
 from vuproc.workers.control import AnyOrder, Command, Done, Failed, Refusal, WorkerChannel
 from vuproc.workers.log import WorkerLog
 from vuproc.workers.queue_uring import RingBusy
 
-TOGETHER_MOST = 32
-"""Commands that are carried out before the first of them is answered."""
 TOGETHER_S = 0.01
 """Seconds after which no other is begun before that."""
 
@@ -33,7 +31,7 @@ class CommandQueue:
         commands: Commands,
         counters: Sequence[QueueCounters],
         said: WorkerLog,
-        answer: Callable[[Done | Failed], None],
+        answer: Callable[..., None],
     ) -> None:
         self._channel = channel
         self._commands = commands
@@ -64,7 +62,7 @@ class CommandQueue:
         """
         self._answers, until = [], time.monotonic() + TOGETHER_S
         try:
-            for _ in range(TOGETHER_MOST):
+            for _ in range(TOGETHER_MOST):  # before the first of them is answered
                 order = self._receive_one()
                 if order is None or isinstance(order, StartRing):
                     break
@@ -72,8 +70,14 @@ class CommandQueue:
                     break
         finally:
             answers, self._answers = self._answers, None
-            for answer in answers:
-                self._answer(answer)
+            if answers:
+                self._answer(*answers)
+
+    def go_on(self) -> None:
+        """Once more for what waits, and for what came with the command received last."""
+        self.settle()
+        if self._channel.has_unread:
+            self.receive(0)
 
     def _receive_one(self) -> AnyOrder | None:
         """Take the next command, if there is one, and carry out what can be; its order."""

@@ -228,8 +228,11 @@ class LockedIn(msgspec.Struct, frozen=True, tag=True):
     each. `listener` is that of its filter of system calls, which tells of its end.
     """
 
+    goes_without_fds = True
+
     lacks: tuple[str, ...]
     listener: Fd | None = None
+    """Closed, if the master has no room for it: the pidfd tells, too."""
 
     def __post_init__(self) -> None:
         lines = tuple(texts.line(lack, CAUSE_BYTES) for lack in self.lacks[:LACKS_MOST])

@@ -202,7 +202,7 @@ class Worker:
             if queue.ready and not self._orders.waits:
                 self._serve(queue)
             self._code.look_at_failures(queue)
-        self._orders.settle()
+        self._orders.go_on()
         self._said.tend()
 
     def _serve(self, queue: Queue) -> None:
@@ -317,9 +317,9 @@ class Worker:
 
     # What goes to the master.
 
-    def _answer(self, report: Done | Failed | RingBroken | ConfigSays | Missing | Ask) -> None:
+    def _answer(self, *reports: Done | Failed | RingBroken | ConfigSays | Missing | Ask) -> None:
         try:
-            self._channel.send(report)
+            self._channel.send(*reports)
         except ChannelClosed:
             raise Leave(0) from None
 

@@ -104,7 +104,6 @@ def _serve(device: Device, kind: type[Worker], memory: Fd) -> None:
         stack.callback(worker.close)
         worker.take((0,), mmap.mmap(-1, block_bytes(1)))
         orders: tuple[AnyOrder, ...] = (
-            AskConfig(False),
             SetFeatures(Feature.VERSION_1),
             SetMemory((Region(_BASE, mmap.PAGESIZE, _BASE, 0, memory),)),
             StartRing(
@@ -122,11 +121,11 @@ def _serve(device: Device, kind: type[Worker], memory: Fd) -> None:
                     inflight=Inflight(record, 0, _SIZE),
                 )
             ),
-            Detach(),
         )
         master = master_end(ours)
-        for serial, order in enumerate(orders):
-            master.send(Command(serial, order))
+        master.send(*(Command(serial, order) for serial, order in enumerate(orders)))
+        for order in AskConfig(False), Detach():
+            master.send(Command(len(orders), order))
         # After the orders it finds that its master has gone, and leaves.
         ours.shutdown(socket.SHUT_WR)
         worker.run()
