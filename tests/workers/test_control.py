@@ -238,7 +238,7 @@ def test_several_messages_come_one_by_one_each_with_its_descriptors(
     ends: Ends, pipes: tuple[Fd, ...]
 ) -> None:
     master, worker, *_ = ends
-    given = [
+    given: list[control.AnyReport] = [
         Done(1),
         MapShmem(1, ShmemMapping(0, 0, 4096), pipes[0], 0),
         Failed(2, "why"),
@@ -246,7 +246,7 @@ def test_several_messages_come_one_by_one_each_with_its_descriptors(
     ]
     worker.send(*given)
     worker.send(Done(3))
-    files = []
+    files: list[Fd] = []
     for number in range(4):
         received = master.receive()
         assert received is not None
