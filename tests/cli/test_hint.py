@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 import shlex
 import xml.etree.ElementTree as ElementTree
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
+from vuproc.cli.client_names import NAMES
 from vuproc.cli.hint import CLIENTS, HintError, hint
+from vuproc.cli.hint_target import Target
 from vuproc.device_file.check import DeviceFile, load
 
 
@@ -116,7 +119,7 @@ def test_a_file_system_has_its_tag(folder: Path, client: str, expected: str) -> 
 
 def test_qemu_says_so_where_it_has_no_device(folder: Path) -> None:
     text = hint("qemu", author(folder, 36, 3))
-    assert "QEMU has no device of its own for CAN controller" in text
+    assert "QEMU has no device of its own for a CAN controller" in text
     assert (
         "vhost-user-test-device-pci,chardev=vuproc-disk,virtio-id=36,num_vqs=3,vq_size=256" in text
     )
@@ -330,18 +333,18 @@ def test_a_network_device_of_several_pairs(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("client", "number", "mode", "expected"),
     [
-        ("libblkio", 4, "server", "libblkio drives block devices only, not entropy source"),
+        ("libblkio", 4, "server", "drives block devices only, and this is an entropy source"),
         ("crosvm", 36, "server", "crosvm has no vhost-user CAN controller"),
-        ("cloud-hypervisor", 16, "server", "Cloud Hypervisor cannot have a vhost-user gpu"),
+        ("cloud-hypervisor", 16, "server", "Cloud Hypervisor cannot have a vhost-user GPU"),
         ("cloud-hypervisor", 4, "client", "Cloud Hypervisor connects to a listening device"),
         ("crosvm", 4, "client", "crosvm connects to a listening device"),
         ("openvmm", 16, "server", "it has no display for one"),
         ("openvmm", 4, "client", "OpenVMM connects to a listening device"),
         ("libkrun", 26, "server", "no word for the tag"),
         ("libkrun", 4, "client", "libkrun connects to a listening device"),
-        ("kata", 1, "server", "attaches vhost-user disks that a container asks for, not a network"),
+        ("kata", 1, "server", "disks that a container asks for, and this is a network device"),
         ("kata", 2, "client", "Kata Containers connects to a listening device"),
-        ("dpdk", 2, "server", "DPDK's virtio-user drives network devices only, not block device"),
+        ("dpdk", 2, "server", "drives network devices only, and this is a block device"),
         ("dpdk", 1, "client", "DPDK connects to a listening device"),
         ("uml", 4, "client", "User-Mode Linux connects to a listening device"),
     ],
@@ -351,6 +354,18 @@ def test_client_that_cannot_have_the_device(
 ) -> None:
     with pytest.raises(HintError, match=expected):
         hint(client, author(folder, number, mode=mode))
+
+
+def test_each_type_has_the_article_of_its_sound() -> None:
+    """An S that is spoken as a letter begins with a vowel; a SCSI host does not."""
+    target = Target(**{field.name: None for field in fields(Target)})  # type: ignore[arg-type]
+    kinds = {number: replace(target, device_id=number).a_kind for number in [*NAMES, 44]}
+    assert {number for number, kind in kinds.items() if kind.startswith("an ")} == {
+        *(4, 18, 32, 34, 45),
+    }
+    assert kinds[8] == "a SCSI host"
+    assert kinds[45] == "an SPI controller"
+    assert kinds[44] == "a device of virtio's type 44"
 
 
 @pytest.mark.parametrize("client", ["libvirt", "libblkio"])

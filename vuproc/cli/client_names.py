@@ -22,7 +22,7 @@ NAMES: dict[int, str] = {
     4: "entropy source",
     5: "balloon",
     8: "SCSI host",
-    16: "gpu",
+    16: "GPU",
     17: "real-time clock",
     18: "input device",
     19: "socket device",
@@ -38,6 +38,9 @@ NAMES: dict[int, str] = {
     45: "SPI controller",
 }
 """virtio 1.3, section 5, in words."""
+
+SPELT = ("scmi", "spi")
+"""Those of its short names that are spoken letter by letter, from a consonant that sounds as es."""
 
 QEMU_DEVICES: dict[int, QemuDevice] = {
     2: QemuDevice("vhost-user-blk-pci", "vhost-user-blk"),

@@ -66,7 +66,7 @@ def uml(target: Target) -> str:
 def libblkio(target: Target) -> str:
     """The calls of its interface in C, and programs that use it."""
     if target.device_id != BLK:
-        raise HintError(f"libblkio drives block devices only, not {target.kind}")
+        raise HintError(f"libblkio drives block devices only, and this is {target.a_kind}")
     must_listen(target, "libblkio")
     path, queues = target.socket, target.queues
     image = f"driver=virtio-blk-vhost-user,path={path.replace(',', ',,')},cache.direct=on"
@@ -98,7 +98,9 @@ def libblkio(target: Target) -> str:
 def dpdk(target: Target) -> str:
     """The flags of its test program."""
     if target.device_id != NET:
-        raise HintError(f"DPDK's virtio-user drives network devices only, not {target.kind}")
+        raise HintError(
+            f"DPDK's virtio-user drives network devices only, and this is {target.a_kind}"
+        )
     must_listen(target, "DPDK")
     path = key_value("DPDK", target.socket)
     if path != target.socket:
@@ -128,8 +130,8 @@ def kata(target: Target) -> str:
     """Its configuration, and the block device's node by which a container asks for the disk."""
     if target.device_id != BLK:
         raise HintError(
-            f"Kata Containers attaches vhost-user disks that a container asks for, not a "
-            f"{target.kind}"
+            "Kata Containers attaches vhost-user disks that a container asks for, and this is "
+            f"{target.a_kind}"
         )
     must_listen(target, "Kata Containers")
     folder, name = os.path.split(target.socket)

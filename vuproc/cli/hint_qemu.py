@@ -135,7 +135,7 @@ def qemu_notes(target: Target) -> list[str]:
     device = QEMU_DEVICES.get(target.device_id)
     if device is None:
         return [
-            f"# QEMU has no device of its own for {target.kind}; "
+            f"# QEMU has no device of its own for {target.a_kind}; "
             f"{QEMU_ANY}, for any type, is there from QEMU 11.1 on."
         ]
     return [f"# Needs QEMU {device.since} or later."] if device.since else []

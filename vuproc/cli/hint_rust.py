@@ -52,7 +52,7 @@ def cloud_hypervisor(target: Target) -> str:
             case 16:
                 # docs/generic-vhost-user.md: no messages that are for one type.
                 raise HintError(
-                    "Cloud Hypervisor cannot have a vhost-user gpu: it lacks the message by which "
+                    "Cloud Hypervisor cannot have a vhost-user GPU: it lacks the message by which "
                     "such a device gets its display (GPU_SET_SOCKET)"
                 )
             case _:
@@ -116,7 +116,7 @@ def openvmm(target: Target) -> str:
             requests = max(1, target.queues - 1)
             options = f"type=fs,tag={target.tag},num_queues={requests},queue_size={size}"
         case 16:
-            raise HintError("OpenVMM cannot have a vhost-user gpu: it has no display for one")
+            raise HintError("OpenVMM cannot have a vhost-user GPU: it has no display for one")
         case number:
             sizes = ",".join([str(size)] * target.queues)
             options = f"device_id={number},queue_sizes=[{sizes}]"
@@ -146,7 +146,7 @@ def libkrun(target: Target) -> str:
             "it has virtio-fs of its own (krun_add_virtiofs)"
         )
     if target.device_id == 16:
-        raise HintError("libkrun cannot have this vhost-user gpu: it has no display for one")
+        raise HintError("libkrun cannot have this vhost-user GPU: it has no display for one")
     sizes = ", ".join([str(target.queue_size)] * target.queues)
     return "\n".join(
         [

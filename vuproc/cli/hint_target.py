@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from vuproc.cli.client_names import NAMES
+from vuproc.cli.client_names import NAMES, SPELT
 from vuproc.errors import VuprocError
 
 NET, BLK, SCSI, FS = 1, 2, 8, 26
@@ -49,7 +49,13 @@ class Target:
     @property
     def kind(self) -> str:
         """The device type in words."""
-        return NAMES.get(self.device_id, f"virtio device {self.device_id}")
+        return NAMES.get(self.device_id, f"device of virtio's type {self.device_id}")
+
+    @property
+    def a_kind(self) -> str:
+        """The same with its article, which goes by the sound: an SPI controller, a SCSI host."""
+        sounds = self.kind.lower().startswith((*"aeiou", *SPELT))
+        return f"{'an' if sounds else 'a'} {self.kind}"
 
 
 def order(target: Target, client: str) -> str:
