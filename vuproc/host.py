@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 from vuproc.errors import HostLacks
 from vuproc.fd import Fd
 from vuproc.handover.outbox import Outbox
-from vuproc.handover.peek import PeekingReceiver
+from vuproc.handover.peek import looks_are_counted
 
 
 def check() -> None:
@@ -26,6 +26,15 @@ def check() -> None:
         except OSError as error:
             reason = f"but {error.strerror or error}; vuproc takes it {purpose}"
             raise HostLacks(what, reason, remedy) from error
+
+
+def shortcomings() -> Iterator[str]:
+    """What is missing that vuproc does without, and what that costs: a line of the log each."""
+    if not looks_are_counted():
+        yield (
+            "there is no SO_PEEK_OFF of Unix sockets here: the front-end is disconnected if the "
+            "master dies while it takes a message"
+        )
 
 
 def _proc() -> None:
@@ -51,12 +60,6 @@ def _sockets() -> None:
     for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_SEQPACKET):
         for sock in socket.socketpair(socket.AF_UNIX, kind):
             sock.close()
-
-
-def _peek() -> None:
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        PeekingReceiver(ours, lambda: None).start()
 
 
 def _splice() -> None:
@@ -92,6 +95,5 @@ _NEEDS: tuple[tuple[str, str, Callable[[], None], str], ...] = (
         _sockets,
         "allow them (RestrictAddressFamilies=AF_UNIX of a service)",
     ),
-    ("SO_PEEK_OFF of Unix sockets", "to go on after a death", _peek, _FILTERED),
     ("splice(2) to a Unix socket", "to go on after a death", _splice, _FILTERED),
 )

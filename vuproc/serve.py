@@ -147,6 +147,8 @@ def serve(
         return EXIT_FAILURE
     # Not before: it opens a descriptor, which must not be taken for an inherited one.
     output = logs.set_up(level, file.path.stem, file.keys.log_format)
+    for shortcoming in host.shortcomings():
+        log.warning("%s", shortcoming)
     fd_store = FdStore(Notifier.from_environment(), left)
     try:
         with Signals() as signals, ExitStack() as stack:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 
 from tests.field import without_call
-from tests.field.running import VUPROC, run_to_end, write_file
+from tests.field.events import status
+from tests.field.running import VUPROC, run_to_end, started, stop, wait_until, write_file
+from vuproc.parking import SO_PEEK_OFF
+from vuproc.testing.guest import Guest
 
 
 def refusal(folder: Path, before: list[str]) -> str:
@@ -59,16 +63,44 @@ def test_b4_no_proc(tmp_path: Path) -> None:
     assert said.endswith("mount it (mount -t proc proc /proc)")
 
 
+def without(call: str, number: int, only: str = "") -> list[str]:
+    """What goes before a command for which a call fails with this errno; `only`: with what."""
+    numbers = without_call.NUMBERS.get(os.uname().machine)
+    if numbers is None:
+        pytest.skip(f"the numbers of system calls are not known for {os.uname().machine}")
+    return [sys.executable, without_call.__file__, f"{numbers[call]}{only}", str(number)]
+
+
 @pytest.mark.parametrize(
     ("call", "number"),
     [("memfd_create", errno.EPERM), ("pidfd_open", errno.ENOSYS), ("splice", errno.EPERM)],
 )
 def test_b4_a_system_call_that_is_refused(tmp_path: Path, call: str, number: int) -> None:
-    numbers = without_call.NUMBERS.get(os.uname().machine)
-    if numbers is None:
-        pytest.skip(f"the numbers of system calls are not known for {os.uname().machine}")
-    before = [sys.executable, without_call.__file__, str(numbers[call]), str(number)]
-    said = refusal(tmp_path, before)
+    said = refusal(tmp_path, without(call, number))
     assert f"{call}(2)" in said
     assert f"wanted, but {os.strerror(number)}; vuproc takes it" in said
     assert "seccomp" in said
+
+
+def test_b4_without_so_peek_off_it_serves_and_outlives_a_master_between_messages(
+    tmp_path: Path,
+) -> None:
+    """As under qemu-user. What it costs is said."""
+    before = without("setsockopt", errno.ENOPROTOOPT, f":{SO_PEEK_OFF}")
+    if run_to_end([*before, "true"]).returncode == without_call.NO_FILTER:
+        pytest.skip("no system call can be refused here")
+    path = tmp_path / "disk.sock"
+    command = [*before, *VUPROC, "run", "--supervised", write_file(tmp_path)]
+    with started(command) as process:
+        wait_until(path.exists, process)
+        with Guest(path) as guest:
+            read = [bytes(16)], [512, 1]
+            assert guest.do(0, *read).content == bytes(513)
+            master = status(path)["pid"]
+            os.kill(master, signal.SIGKILL)
+            wait_until(lambda: status(path)["pid"] != master, process)
+            assert guest.config()  # by the other master, over the same connection
+            assert guest.do(0, *read).content == bytes(513)
+        code, said = stop(process)
+    assert code == 0, said
+    assert "there is no SO_PEEK_OFF of Unix sockets here" in said

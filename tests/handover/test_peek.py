@@ -10,6 +10,7 @@ import pytest
 
 from vuproc.errors import ConnectionBroken, Disconnected, FramingError
 from vuproc.fd import Fd
+from vuproc.handover import peek
 from vuproc.handover.peek import PeekingReceiver, drop, untaken, was_read
 from vuproc.vhost_user.wire import encode, send
 
@@ -133,6 +134,41 @@ def test_byte_by_byte(ends: Ends) -> None:
     assert ends.receiver.receive() is not None
     assert ends.receiver.taken
     assert ends.parts == 1
+
+
+NO_SUCH_OPTION = 9999
+
+
+def test_where_the_kernel_does_not_count_a_message_is_taken_as_its_parts_are(
+    monkeypatch: pytest.MonkeyPatch, file: Fd
+) -> None:
+    monkeypatch.setattr(peek, "_SO_PEEK_OFF", NO_SUCH_OPTION)
+    assert not peek.looks_are_counted()
+    theirs, ours = socket.socketpair()
+    parts: list[int] = []
+    with theirs, ours:
+        receiver = PeekingReceiver(ours, lambda: parts.append(1))
+        receiver.start()
+        assert was_read(ours)  # nobody can tell that it was not
+        assert receiver.receive() is None
+        assert parts == []
+        send(theirs, WITH_PAYLOAD, [file])
+        send(theirs, WITHOUT[:5])
+        message = receiver.receive()
+        assert parts == [1]  # before it was taken
+        assert message is not None and receiver.taken and untaken(ours) == 0
+        assert [os.path.sameopenfile(fd.fileno(), file.fileno()) for fd in message.fds] == [True]
+        message.close()
+        assert receiver.receive() is None
+        assert parts == [1, 1]
+        send(theirs, WITHOUT[5:])
+        second = receiver.receive()
+        assert second is not None and second.request == 1
+        assert parts == [1, 1]
+        theirs.close()
+        with pytest.raises(Disconnected):
+            receiver.receive()
+        receiver.close()
 
 
 def test_the_end_between_two_messages(ends: Ends) -> None:

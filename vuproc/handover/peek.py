@@ -1,7 +1,8 @@
 """Looks at a message before it takes it out of the socket's queue.
 
 What was looked at and not taken, the kernel counts beyond our death (SO_PEEK_OFF): a successor can
-tell whether the message was taken.
+tell whether the message was taken. An emulator of system calls may not count (qemu-user 7.2): there
+every message is taken as the parts of one are, and who dies in the middle of one loses the session.
 """
 
 from __future__ import annotations
@@ -30,10 +31,11 @@ class PeekingReceiver(Receiver):
         self._on_part = on_part
         self._whole = False
         self._parts = False
+        self._looks = True
 
     def start(self) -> None:
         """Begin to look, from the first byte that was not taken: before the first `receive`."""
-        self._socket.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, 0)
+        self._looks = _count_looks(self._socket)
 
     def receive(self) -> Message | None:
         """The next message, or None if it is not complete yet; raises what Receiver raises.
@@ -41,7 +43,7 @@ class PeekingReceiver(Receiver):
         A message that is not `taken` has no descriptors yet, and `take` must be called next.
         """
         if not self._parts:
-            message, anything = self._look()
+            message, anything = self._look() if self._looks else (None, self._is_readable())
             self._whole = message is not None
             if message is not None or not anything:
                 return message
@@ -83,15 +85,49 @@ class PeekingReceiver(Receiver):
             pass  # whoever takes will hear the same
         return None, True
 
+    def _is_readable(self) -> bool:
+        """Whether there is a byte, an end or an error to be taken."""
+        try:
+            self._socket.recv(1, _FLAGS)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass  # the same
+        return True
+
+
+def _count_looks(sock: socket.socket) -> bool:
+    """Have the kernel count what is looked at and not taken; False if it does not."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, 0)
+        return sock.getsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF) == 0
+    except OSError:
+        return False
+
+
+def looks_are_counted() -> bool:
+    """Whether the kernel has SO_PEEK_OFF for Unix sockets. Raises OSError if there are none."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        return _count_looks(ours)
+
 
 def untaken(sock: socket.socket) -> int:
     """Bytes in the queue that were looked at and not taken, by whomever."""
-    return max(0, sock.getsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF))
+    try:
+        return max(0, sock.getsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF))
+    except OSError:
+        return 0  # nobody has looked: messages are taken at once
 
 
 def was_read(sock: socket.socket) -> bool:
-    """Whether a PeekingReceiver, of whomever, was ever started on the socket."""
-    return sock.getsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF) >= 0
+    """Whether a PeekingReceiver, of whomever, was ever started on the socket; True, too, where that
+    cannot be known.
+    """
+    try:
+        return sock.getsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF) >= 0
+    except OSError:
+        return True
 
 
 def drop(sock: socket.socket, count: int) -> None:
