@@ -39,7 +39,7 @@ def only(folder: Path, pattern: str) -> Path:
     return found
 
 
-def test_the_source_distribution_has_all_that_a_wheel_is_built_of(dist: Path) -> None:
+def test_the_source_distribution_has_all_that_a_wheel_is_built_of_and_no_more(dist: Path) -> None:
     with tarfile.open(only(dist, "*.tar.gz")) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     sources = {".py", ".pyi", ".pyx", ".pxd", ".h", ".typed"}
@@ -48,6 +48,11 @@ def test_the_source_distribution_has_all_that_a_wheel_is_built_of(dist: Path) ->
     assert {path.relative_to(ROOT).as_posix() for path in ours} <= names
     # What is made of them is made anew.
     assert not [name for name in names if name.endswith((".so", ".html"))]
+    # Neither tests nor docs, which want more than a wheel does, and one another.
+    others = {name for name in names if name and not name.startswith("vuproc")}
+    assert others == {
+        *("LICENSE", "MANIFEST.in", "PKG-INFO", "README.md", "pyproject.toml", "setup.cfg"),
+    }
 
 
 def test_the_wheel_has_what_devices_and_native_devices_are_written_with(dist: Path) -> None:
@@ -55,9 +60,13 @@ def test_the_wheel_has_what_devices_and_native_devices_are_written_with(dist: Pa
         names = archive.namelist()
         metadata = archive.read(only_of(names, "METADATA")).decode()
         programs = archive.read(only_of(names, "entry_points.txt")).decode()
+        natives = [archive.read(name) for name in names if name.endswith(".so")]
     for part in ("py.typed", "shm/native.pxd", "shm/atomics.h", "shm/ring.pyi"):
         assert f"vuproc/{part}" in names
     assert "Provides-Extra: completion" in metadata
+    # As Python itself: its headers are full of assertions, and flags of a package's replace its own.
+    assert len(natives) > 30
+    assert not any(b"__assert_fail" in native for native in natives)
     assert all(f"vuproc-{name} = " in programs for name in BUILTIN)
 
 
