@@ -21,6 +21,7 @@ make_arm64() {
     /usr/bin/python3 -m venv "$work/build"
     "$work/build/bin/python" -m pip --disable-pip-version-check install --quiet --no-index --no-deps "$work/vendor"/*.whl
     say "compiling, with warnings as errors"
+    translate "$work/source" "$work/build/bin/python"
     across "$work/source" -Werror
     for archive in "$work/vendor"/*.tar.gz; do
         across "$archive"

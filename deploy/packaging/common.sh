@@ -38,6 +38,16 @@ pack() {
         --mtime="@$SOURCE_DATE_EPOCH" -cf - "$(basename "$2")" | gzip -9n >"$1.tar.gz"
 }
 
+# Has the native modules of tree $1 translated to C by the Python $2, which has Cython, and what is compiled from now on
+# compiled by as many compilers as there are CPUs: setuptools alone does all of it one module after another.
+translate() {
+    jobs=$(nproc)
+    printf '[build_ext]\nparallel = %s\n' "$jobs" >"$work/jobs.cfg"
+    DIST_EXTRA_CONFIG=$work/jobs.cfg
+    export DIST_EXTRA_CONFIG
+    (cd "$1" && find vuproc -name '*.pyx' -exec "$2" -m Cython.Build.Cythonize --quiet --parallel "$jobs" '{}' +)
+}
+
 # The environment $tools with the tools of pyproject.toml's dependency group `package`.
 get_tools() {
     tools=$cache/packaging

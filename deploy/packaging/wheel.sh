@@ -6,8 +6,7 @@ make_wheel() {
     get_tools
     copy_sources "$work/source"
     say "building the source distribution, and the wheel from it"
-    # Symbols for a debugger are two thirds of a wheel.
-    CC=$compiler CFLAGS="${CFLAGS:-} -g0" python -m build --outdir "$work/built" "$work/source" >"$work/log" 2>&1 || {
+    build_wheel >"$work/log" 2>&1 || {
         tail -n 30 "$work/log" >&2
         fail "it cannot be built"
     }
@@ -18,6 +17,22 @@ make_wheel() {
     check-wheel-contents "$work/wheel"/*.whl
     cp "$work/built"/*.tar.gz "$work/wheel"/*.whl "$out/"
     try_wheel "$work/wheel"/*.whl
+}
+
+# Makes both in $work/built, in an environment with what pyproject.toml asks for.
+build_wheel() {
+    python -m build --sdist --outdir "$work/built" "$work/source" || return 1
+    tar -C "$work" -xf "$work"/built/*.tar.gz
+    tree=$work/vuproc-$version
+    python -m venv "$work/build"
+    python -c 'import sys, tomllib
+print(*tomllib.load(open(sys.argv[1], "rb"))["build-system"]["requires"], sep="\n")' "$tree/pyproject.toml" \
+        >"$work/requires.txt"
+    "$work/build/bin/python" -m pip --disable-pip-version-check install --quiet -r "$work/requires.txt" || return 1
+    translate "$tree" "$work/build/bin/python" || return 1
+    # Symbols for a debugger are two thirds of a wheel.
+    CC=$compiler CFLAGS="${CFLAGS:-} -g0" "$work/build/bin/python" -m pip --disable-pip-version-check wheel --no-deps \
+        --no-build-isolation --wheel-dir "$work/built" "$tree"
 }
 
 # Installs wheel $1 into an environment of its own, with what it depends on, and has it serve.
