@@ -12,11 +12,53 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from vuproc.cli import discovery, program
 from vuproc.devices import BUILTIN
 from vuproc.testing.guest import Guest
+
+# QEMU 4.0 and later: docs/interop/vhost-user.json, which is in QAPI, as JSON Schema.
+QEMU_TYPE = {
+    "enum": [
+        *("9p", "balloon", "block", "caif", "console", "crypto", "fs", "gpu", "input", "net"),
+        *("rng", "rpmsg", "rproc-serial", "scsi", "vsock"),
+    ]
+}
+QEMU_BACKEND = {
+    "type": "object",
+    "properties": {
+        "description": {"type": "string"},
+        "type": QEMU_TYPE,
+        "binary": {"type": "string", "pattern": "^/"},
+        "tags": {"type": "array", "items": {"type": "string"}},
+    },
+    "required": ["description", "type", "binary"],
+    "additionalProperties": False,
+}
+"""`VhostUserBackend`."""
+QEMU_CAPABILITIES = {
+    "type": "object",
+    "properties": {"type": QEMU_TYPE, "features": {"type": "array"}},
+    "required": ["type"],
+    "additionalProperties": False,
+    "allOf": [
+        {
+            "if": {"properties": {"type": {"const": kind}}},
+            "then": {
+                "properties": {"features": {"items": {"enum": features}}},
+                "required": ["features"],
+            },
+        }
+        for kind, features in {
+            "block": ["read-only", "blk-file"],
+            "input": ["evdev-path", "no-grab"],
+            "gpu": ["render-node", "virgl"],
+        }.items()
+    ],
+}
+"""`VHostUserBackendCapabilities`; those of block are not in its union, but described beside it."""
 
 BOUND_S = 30.0
 READY = "serving"
@@ -87,6 +129,8 @@ def test_capabilities_are_one_object(name: str, capsys: pytest.CaptureFixture[st
     assert told["type"] == {"blk": "block"}.get(name, name)
     expected = {"blk": ["blk-file", "read-only"], "input": ["evdev-path", "no-grab"]}
     assert told.get("features") == expected.get(name)
+    if name in program.QEMU_TYPES:
+        jsonschema.validate(told, QEMU_CAPABILITIES)
 
 
 @pytest.mark.parametrize(
@@ -126,9 +170,7 @@ def test_files_tell_of_the_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert sorted(paths) == sorted((tmp_path / "made").iterdir())
     for path in paths:
         told = json.loads(path.read_text(encoding="utf-8"))
-        # VhostUserBackend has these keys, and VHostUserBackendType these types.
-        assert set(told) == {"description", "type", "binary"}
-        assert told["type"] in program.QEMU_TYPES.values()
+        jsonschema.validate(told, QEMU_BACKEND)
         assert os.access(told["binary"], os.X_OK)
         assert path.name == f"50-{Path(told['binary']).name}.json"
 
