@@ -45,7 +45,7 @@ translate() {
     printf '[build_ext]\nparallel = %s\n' "$jobs" >"$work/jobs.cfg"
     DIST_EXTRA_CONFIG=$work/jobs.cfg
     export DIST_EXTRA_CONFIG
-    (cd "$1" && find vuproc -name '*.pyx' -exec "$2" -m Cython.Build.Cythonize --quiet --parallel "$jobs" '{}' +)
+    (cd "$1" && "$2" -P "$here/packaging/translate.py" "$jobs")
 }
 
 # The environment $tools with the tools of pyproject.toml's dependency group `package`.
