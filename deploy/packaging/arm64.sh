@@ -45,18 +45,21 @@ across() {
 }
 
 # Installs the wheels into an environment of the foreign root, and loads every native module there. That is all: the
-# emulator has no SO_PEEK_OFF (qemu-user 7.2), without which vuproc serves nothing.
+# start of a device, with its processes, takes an emulator longer than a busy machine is given for it (hook_timeout).
 try_arm64() {
     if ! grep -qw binfmt_misc /proc/filesystems; then
         say "it is not tried: this kernel has no binfmt_misc, by which programs of aarch64 would be emulated"
         return 0
     fi
     say "loading it, emulated"
-    cp -R "$work/wheels" "$here/packaging/natives.py" "$work/root/tmp/"
+    cp "$here/packaging/natives.py" "$work/root/tmp/"
     # There is no shell in it: packages are unpacked, and none is configured.
-    in_arm64 /usr/bin/python3 -m venv /opt/vuproc
-    in_arm64 /opt/vuproc/bin/python -m pip --disable-pip-version-check install --quiet --no-index --no-deps \
-        --find-links /tmp/wheels dill msgspec multiprocess posix_ipc ruamel.yaml vuproc
+    in_arm64 /usr/bin/python3 -m venv --without-pip /opt/vuproc
+    # By the pip of this machine, which is the same Python's: emulated it would take minutes.
+    site=$(find "$work/root/opt/vuproc/lib" -name site-packages)
+    "$work/build/bin/python" -m pip --disable-pip-version-check install --quiet --no-index --no-deps \
+        --platform linux_aarch64 --platform any --only-binary :all: --target "$site" --find-links "$work/wheels" \
+        dill msgspec multiprocess posix_ipc ruamel.yaml vuproc
     in_arm64 /opt/vuproc/bin/python /tmp/natives.py
 }
 

@@ -2,7 +2,7 @@
 
     PYTHON natives.py
 
-Less than `smoke.py`, for where no socket of a front-end can be had: under an emulator of a machine.
+Less than `smoke.py`, for where processes start too slowly: under an emulator of a machine.
 """
 
 from __future__ import annotations
