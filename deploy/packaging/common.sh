@@ -85,15 +85,25 @@ get_vendored() {
     cp "$kept"/*.tar.gz "$kept"/*.whl "$1/"
 }
 
+# Prints the address of a Debian mirror that has release $1, if one is among apt's sources.
+find_mirror() {
+    # shellcheck disable=SC2016  # the dollars are apt's
+    with_apt apt-get indextargets --format '$(ORIGIN) $(CODENAME) $(REPO_URI)' 'Created-By: Packages' \
+        | sed -n "s/^Debian $1 //p" | head -n 1
+}
+
 # Makes folder $1 the root of this release of Debian for architecture $2, by mmdebstrap's variant $3, with the
 # packages $4 and what they need; further options for it may follow.
 make_root() {
     folder=$1 architecture=$2 variant=$3 packages=$4
     shift 4
     codename=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
-    # shellcheck disable=SC2016  # the dollars are apt's
-    mirror=$(with_apt apt-get indextargets --format '$(ORIGIN) $(CODENAME) $(REPO_URI)' 'Created-By: Packages' \
-        | sed -n "s/^Debian $codename //p" | head -n 1)
+    mirror=$(find_mirror "$codename")
+    if [ -z "$mirror" ]; then
+        # Whose a source is, apt knows by its lists, and an ordinary user has none of its own yet.
+        refresh_lists
+        mirror=$(find_mirror "$codename")
+    fi
     [ -n "$mirror" ] || fail "cannot make it: no Debian mirror is among apt's sources"
     mmdebstrap --quiet --architectures="$architecture" --variant="$variant" --include="$packages" \
         --skip=check/qemu --aptopt='Acquire::Languages "none"' "$@" "$codename" "$folder" "$mirror" \

@@ -4,14 +4,14 @@
 make_container() {
     need buildah:buildah mmdebstrap:mmdebstrap
     [ -e /etc/containers/policy.json ] || { can_install && install_package containers-common; } || true
-    get_tools
+    /usr/bin/python3 -m venv "$work/pip-of-debian" || fail "cannot make it, this is missing: python3-venv"
     minor=$(/usr/bin/python3 -c 'import sys; print("%d%d" % sys.version_info[:2])')
     wheel=$(find "$out" -name "vuproc-$version-cp$minor-*_$(uname -m).whl" | head -n 1)
     [ -n "$wheel" ] || fail "cannot make it, there is no wheel in $out for Debian's Python: sh deploy/package wheel"
     mkdir -p "$work/context/wheels"
-    python -m pip --disable-pip-version-check wheel --quiet --wheel-dir "$work/context/wheels" "$wheel" \
+    pip_of_debian wheel --quiet --wheel-dir "$work/context/wheels" "$wheel" \
         || fail "what vuproc depends on cannot be had"
-    python -m pip --disable-pip-version-check download --quiet --no-deps --dest "$work/pip" pip
+    pip_of_debian download --quiet --no-deps --dest "$work/pip" pip
     cp "$work"/pip/pip-*.whl "$work/context/wheels/pip.whl"
     make_base
     say "building the image"
@@ -20,6 +20,11 @@ make_container() {
     rm -f "$out/vuproc-$version-oci.tar"
     images push --quiet "localhost/vuproc:$version" "oci-archive:$out/vuproc-$version-oci.tar:vuproc:$version"
     say "it is $out/vuproc-$version-oci.tar"
+}
+
+# What vuproc depends on is fetched for the Python that will be in the image, whichever ours is.
+pip_of_debian() {
+    "$work/pip-of-debian/bin/python" -m pip --disable-pip-version-check "$@"
 }
 
 # buildah, with its images in a folder of this run: nothing stays behind. Layers are plain folders, for a file system
@@ -31,7 +36,9 @@ images() {
 # Debian's Python and its libraries, and no more of Debian: packages are unpacked, and none is configured.
 make_base() {
     say "making the base of Debian's packages"
-    make_root "$work/base" "$(dpkg --print-architecture)" extract python3
+    # An ordinary user unpacks as who it is; in a user namespace, files would be another's here.
+    if [ "$(id -u)" = 0 ]; then set --; else set -- --mode=chrootless; fi
+    make_root "$work/base" "$(dpkg --print-architecture)" extract python3 "$@"
     (cd "$work/base" && rm -rf usr/share/doc usr/share/man usr/share/locale usr/share/lintian var/lib/apt var/cache \
         usr/bin/dpkg* usr/bin/pdb3* usr/bin/pydoc3* bin/tar)
     printf 'root:x:0:0::/:/nonexistent\nvuproc:x:65532:65532::/tmp:/nonexistent\n' >"$work/base/etc/passwd"
