@@ -64,7 +64,7 @@ def test_the_wheel_has_what_devices_and_native_devices_are_written_with(dist: Pa
     for part in ("py.typed", "shm/native.pxd", "shm/atomics.h", "shm/ring.pyi"):
         assert f"vuproc/{part}" in names
     assert "Provides-Extra: completion" in metadata
-    # As Python itself: its headers are full of assertions, and flags of a package's replace its own.
+    # As in Python itself, whose flags those of a package replace: its headers are full of these.
     assert len(natives) > 30
     assert not any(b"__assert_fail" in native for native in natives)
     assert all(f"vuproc-{name} = " in programs for name in BUILTIN)

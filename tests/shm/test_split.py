@@ -310,7 +310,7 @@ def test_a_ring_whose_layout_lacks_something_ends_the_process(call: str, hook: s
     code = f"from vuproc.shm.ring import Ring; ring = Ring.__new__(Ring); ring.{call}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGABRT
-    # The first line, since qemu-user has a second one of its own for any signal that ends a process.
+    # qemu-user adds a line of its own for any signal that ends a process.
     said = done.stderr.splitlines()
     assert said[:1] == [f"vuproc: a derived class does not fill in {hook}"]
     assert len(said) == 1 or said[1].startswith("qemu: uncaught target signal 6 ")
