@@ -7,13 +7,15 @@ worker come again one by one.
 
 from cpython.list cimport PyList_GET_ITEM
 from cpython.ref cimport PyObject
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport INT64_MAX, uint8_t, uint64_t
 
 from vuproc.shm.batch cimport at, batch_of
 from vuproc.shm.completions cimport BATCH, pace, unknown_time
 from vuproc.shm.counters cimport add, set_busy
 from vuproc.shm.fetching cimport Again, note_begun, reason_to_skip
-from vuproc.shm.handling cimport Handling, complete_finished, is_wanted
+from vuproc.shm.handling cimport (
+    Handling, Slice, complete_finished, is_over, is_wanted, slice_from
+)
 from vuproc.shm.request cimport CLOSED, OPEN, RELEASED, Chain, Request
 
 cdef extern from "Python.h":
@@ -23,7 +25,9 @@ cdef extern from "Python.h":
 cdef class Batching(Handling):
     """A ring's requests as batches, from the fetch to the completion."""
 
-    def drain_batch(self, object handle_batch, object on_error, int budget):
+    def drain_batch(
+        self, object handle_batch, object on_error, int budget, uint64_t slice_ns=INT64_MAX
+    ):
         """As `drain`, with all requests that are there in one call."""
         cdef int got = 1, fetched = 0
         cdef uint64_t epoch = self.epoch, began
@@ -32,9 +36,11 @@ cdef class Batching(Handling):
         cdef Again which
         cdef Request request
         cdef list requests
+        cdef Slice turn
         cdef object reason
         if not self.begin("drain_batch"):
             return 0
+        turn = slice_from(self.now, slice_ns)
         try:
             while not ends and self.again_next < self.again_end and fetched < budget:
                 got = self.resume(&chain, &which)
@@ -48,7 +54,7 @@ cdef class Batching(Handling):
                     self.serve_together([request], handle_batch, on_error)
                 else:
                     self.serve(request, None, on_error, which.attempts, reason)
-                ends = self.epoch != epoch or is_wanted(self)
+                ends = self.epoch != epoch or is_over(self, &turn)
             # Nothing new goes before what comes again.
             ends = ends or self.again_next < self.again_end
             while not ends and fetched < budget:
@@ -68,7 +74,7 @@ cdef class Batching(Handling):
                     pace(self, self.now - began, BATCH)
                     if self.uring is not None:
                         self.submit()
-                    ends = is_wanted(self)
+                    ends = is_over(self, &turn)
         finally:
             self.end_turn()
             self.flush()
@@ -106,6 +112,10 @@ cdef class Batching(Handling):
             count += 1
             if is_wanted(self):
                 break
+        if count == 0 and spare:
+            # For those that come next.
+            self.spare = requests
+            return []
         if count < spare:
             del requests[count:]
         return requests

@@ -11,6 +11,18 @@ from vuproc.shm.uring_work cimport UringWork
 
 cdef enum:
     NO_MORE = 2                    # of `next_again`: nothing is left to come again
+    SHORT_SLICE = 1000000          # ns: of a turn for whose end others wait
+
+
+cdef struct Slice:
+    # The time of a turn in Python.
+    uint64_t end                   # ns
+    uint64_t soon                  # ns, if somebody is in a hurry
+    uint64_t hurries               # as of the beginning
+
+
+cdef Slice slice_from(uint64_t now, uint64_t nanoseconds) noexcept nogil
+cdef bint is_over(Handling ring, Slice *turn) noexcept nogil
 
 
 cdef class Handling(UringWork):

@@ -2,7 +2,7 @@
 """Requests served by a handler in Python, and those that a device pulls."""
 
 from cpython.ref cimport PyObject
-from libc.stdint cimport uint8_t, uint16_t, uint64_t
+from libc.stdint cimport INT64_MAX, uint8_t, uint16_t, uint64_t
 from posix.unistd cimport write
 
 from vuproc.shm.completions cimport BATCH, pace, time_of
@@ -22,6 +22,34 @@ cdef enum:
     SUBMIT = 16
 
 
+cdef uint64_t hurries = 0
+"""Calls of `hurry`: a process has one loop."""
+
+
+def hurry():
+    """The loop has something to do besides a turn that goes on: it may last SLICE_NS in all.
+
+    May be called by any thread.
+    """
+    global hurries
+    hurries += 1
+
+
+cdef Slice slice_from(uint64_t now, uint64_t nanoseconds) noexcept nogil:
+    cdef Slice turn
+    turn.end = now + nanoseconds
+    turn.soon = now + min(nanoseconds, <uint64_t>SHORT_SLICE)
+    turn.hurries = hurries
+    return turn
+
+
+cdef bint is_over(Handling ring, Slice *turn) noexcept nogil:
+    # Of a turn in Python: it has lasted long enough, or the loop is wanted.
+    if ring.now >= turn.soon and (ring.now >= turn.end or turn.hurries != hurries):
+        return True
+    return is_wanted(ring)
+
+
 cdef class Handling(UringWork):
     """A ring's requests as Python objects, from the fetch to the completion."""
 
@@ -30,16 +58,18 @@ cdef class Handling(UringWork):
         self.waker = -1
         self.opening = -1
 
-    def drain(self, object handle, object on_error, int budget):
+    def drain(self, object handle, object on_error, int budget, uint64_t slice_ns=INT64_MAX):
         """Fetch and handle up to `budget` requests; return how many were fetched."""
         cdef Chain chain
         cdef Request request = None
         cdef int got = 0, fetched = 0
         cdef uint64_t epoch = self.epoch, began
         cdef Again which
+        cdef Slice turn
         cdef object reason
         if not self.begin("drain"):
             return 0
+        turn = slice_from(self.now, slice_ns)
         try:
             while fetched < budget:
                 which.attempts = 0
@@ -57,6 +87,7 @@ cdef class Handling(UringWork):
                 if got <= 0:
                     break
                 fetched += 1
+                self.prefetch()
                 began = self.now
                 if request is None:
                     request = self.request_of(&chain, which.order)
@@ -73,7 +104,7 @@ cdef class Handling(UringWork):
                 pace(self, self.now - began, BATCH)
                 if self.uring is not None and fetched % SUBMIT == 0:
                     self.submit()
-                if is_wanted(self):
+                if is_over(self, &turn):
                     break
         finally:
             self.end_turn()
@@ -292,6 +323,7 @@ cdef class Handling(UringWork):
         # By another thread, which has the GIL: the ring is not its to touch.
         cdef uint64_t one = 1
         request.finished_elsewhere = True
+        hurry()
         try:
             self.from_threads.append(request)
         except MemoryError:

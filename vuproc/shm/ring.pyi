@@ -11,7 +11,7 @@ from vuproc.shm.request import Request
 from vuproc.shm.uring import Uring
 
 SLICE_NS: Final[int]
-"""The longest turn of a native device, unless more is asked for."""
+"""The longest turn while others wait for its end; a native device's, unless more is asked for."""
 
 class Ring:
     """What split and packed rings share: batches, counters, notification. Not made directly."""
@@ -102,9 +102,11 @@ class Ring:
         handle: Callable[[Request], object],
         on_error: Callable[[Request, BaseException], None],
         budget: int,
+        slice_ns: int = ...,
     ) -> int:
         """Fetch and handle up to `budget` requests; return how many were fetched.
 
+        None is begun after `slice_ns`, or after SLICE_NS once somebody has called `hurry`.
         Recovered requests come first, in their order; before them, the driver is notified once
         whether it wants that or not, even if there are none. Kicks are suppressed; what is
         finished is published in batches, at the end at the latest. Fewer than there are if the
@@ -120,6 +122,7 @@ class Ring:
         handle_batch: Callable[[Batch], object],
         on_error: Callable[[Request, BaseException], None],
         budget: int,
+        slice_ns: int = ...,
     ) -> int:
         """As `drain`, with all that has come in one call. Recovered requests come one by one.
 

@@ -13,11 +13,13 @@ from vuproc.workers.asyncio_loop import AsyncioLoop
 from vuproc.workers.control import WorkerChannel
 from vuproc.workers.log import WorkerLog
 from vuproc.workers.loop import Worker, soonest
-from vuproc.workers.queue import Queue
+from vuproc.workers.queue import BUDGET, Queue
 
 
 class AsyncioWorker(Worker):
     """The same, between asyncio's tasks."""
+
+    _budget = BUDGET
 
     def __init__(
         self, channel: WorkerChannel, device: Device, chain_limit: int, said: WorkerLog

@@ -10,6 +10,7 @@ from vuproc.asks import Ask
 from vuproc.fd import HasFileno
 from vuproc.mapping import ShmemMapping
 from vuproc.outcome import Outcome
+from vuproc.shm.handling import hurry
 from vuproc.shm.request import Request
 from vuproc.workers.config_report import ConfigReport
 from vuproc.workers.control import CONFIG_QUEUE
@@ -94,6 +95,7 @@ class DeviceLoop:
 
         self._watcher.add(number, ready, events)
         self._watched[number] = ready
+        hurry()
 
     def unwatch(self, fd: int | HasFileno) -> None:
         """Stop calling back for `fd`."""
@@ -105,10 +107,13 @@ class DeviceLoop:
     def call_soon(self, callback: Callable[[], None]) -> None:
         """Call `callback` in the loop's thread; from any thread."""
         self._soon.add(callback)
+        hurry()
 
     def call_later(self, seconds: float, callback: Callable[[], None], *, again: bool) -> Timer:
         """Call `callback` in so many seconds, or every so many. Raises ValueError."""
-        return self._timers.add(seconds, callback, again=again)
+        timer = self._timers.add(seconds, callback, again=again)
+        hurry()
+        return timer
 
     def config_changed(self) -> None:
         """Have the driver read the configuration space again. Raises RuntimeError in a worker that

@@ -39,7 +39,7 @@ from vuproc.workers.device_code import DeviceCode
 from vuproc.workers.device_loop import DeviceLoop
 from vuproc.workers.log import WorkerLog
 from vuproc.workers.poller import Watcher
-from vuproc.workers.queue import ALONE_NS, BUDGET, Queue
+from vuproc.workers.queue import ALONE_NS, BUDGET, MOST, Queue
 from vuproc.workers.queue_place import Miss
 from vuproc.workers.state_transfer import StateTransfer
 from vuproc.workers.traces import WorkerTraces
@@ -56,6 +56,9 @@ POLL_SPINS = 64
 
 class Worker:
     """Serves queues of `device` as the master's commands say: those that `take` names."""
+
+    _budget = MOST
+    """Requests of a turn."""
 
     def __init__(
         self, channel: WorkerChannel, device: Device, chain_limit: int, said: WorkerLog
@@ -213,7 +216,7 @@ class Worker:
         more than it has by now.
         """
         earlier = self._before.get(queue.index, ())
-        budget = BUDGET
+        budget = self._budget
         if earlier:
             budget = min(BUDGET, queue.waiting)
             for other in earlier:
@@ -294,7 +297,7 @@ class Worker:
         return LONGEST_NS if queue.polling else self._spin.window_ns
 
     def _slice(self, queue: Queue) -> int:
-        """Nanoseconds that a native device may go on for, with work at hand."""
+        """Nanoseconds that a turn may go on for, with work at hand."""
         others = self._device_loop.busy or queue.finishes_later or len(self._queues) > 1
         return SLICE_NS if others else ALONE_NS
 

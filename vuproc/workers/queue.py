@@ -22,13 +22,15 @@ from vuproc.workers.rings import AnyRing
 from vuproc.workers.throttle import Throttle, throttle_of
 
 BUDGET = 256
-"""Requests served in one turn, before other queues and watched descriptors get theirs. A command
-of the master ends a turn sooner.
+"""Requests served in one turn if queues wait for each other's, or asyncio's tasks for its end."""
+MOST = 65536
+"""The same else: then it is the time that ends a turn, before other queues and watched descriptors
+get theirs. A command of the master ends it sooner.
 """
-NATIVE_BUDGET = 65536
-"""The same for a native device, which keeps an eye on the time as well."""
 ALONE_NS = 10_000_000
-"""The longest turn of a native device if nobody else waits for one. A command ends it."""
+"""The longest turn if nobody else waits for one. A command ends it, and who comes to wait for its
+end (`hurry`) has it end after SLICE_NS.
+"""
 
 OnError = Callable[[Request, BaseException], None]
 
@@ -82,13 +84,13 @@ class Queue(QueueIommu):
 
     def run(self, spin_ns: int = 0, slice_ns: int = SLICE_NS, budget: int = BUDGET) -> None:
         """Serve up to `budget` requests, and look for more for `spin_ns` before the driver is asked
-        to kick; sets `ready` if more may be waiting. slice_ns: the longest turn, if it is native.
+        to kick; sets `ready` if more may be waiting. slice_ns: the longest turn.
         """
         ring = self._ring
         if ring is None or not self.active:
             self.ready = False
             return
-        native = NATIVE_BUDGET
+        native = MOST
         if self._throttle is not None and not self.pulled:
             # It gets no more than there is: what is left over would be lost to other queues.
             native = budget = self._throttle.grant(min(budget, max(1, ring.waiting)))
@@ -107,10 +109,10 @@ class Queue(QueueIommu):
                 more = ring.serve_native(self.native, self._on_error, native, spin_ns, slice_ns)
             else:
                 if self._by_batch:
-                    fetched = ring.drain_batch(self._device.handle_batch, self._on_error, budget)
+                    ring.drain_batch(self._device.handle_batch, self._on_error, budget, slice_ns)
                 else:
-                    fetched = ring.drain(self.handle, self._on_error, budget)
-                more = 0 < fetched == budget or (spin_ns > 0 and ring.spin(spin_ns))
+                    ring.drain(self.handle, self._on_error, budget, slice_ns)
+                more = ring.pending or (spin_ns > 0 and ring.spin(spin_ns))
             self.ready = more or ((not ring.pending or not self.pulled) and ring.arm())
             self._note_missing(ring)
         except RingError as error:
@@ -130,7 +132,7 @@ class Queue(QueueIommu):
             self.ready = kicks.wait(self._counters, self.kick_number, spin, due)
             return self.ready
         try:
-            self.ready = kicks.serve(ring, self.kick_number, spin, due, NATIVE_BUDGET, slice_ns)
+            self.ready = kicks.serve(ring, self.kick_number, spin, due, MOST, slice_ns)
         except RingError as error:
             self.break_ring(str(error))
         return False
