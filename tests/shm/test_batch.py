@@ -101,6 +101,24 @@ def test_it_is_a_sequence_of_requests(guest: Guest) -> None:
     assert batches(guest.ring(), serve) == [4]
 
 
+@pytest.mark.parametrize(("format", "size"), [("B", 1), ("H", 2), ("I", 4), ("Q", 8)])
+def test_a_column_is_its_readers_own(guest: Guest, format: str, size: int) -> None:
+    offer(guest, 3)
+    kept: list[memoryview] = []
+
+    def serve(batch: Batch) -> None:
+        kept.extend((batch.column(0, format), batch.writable, batch[:0].column(0, format)))
+
+    batches(guest.ring(), serve)
+    column, writable, empty = kept
+    assert (column.format, column.itemsize, column.shape) == (format, size, (3,))
+    assert column == array(format, [int.from_bytes(bytes([n]) * size, "little") for n in range(3)])
+    assert writable == array("Q", [17] * 3) and writable.contiguous
+    assert bytes(column[::2]) == bytes(size) + bytes([2]) * size
+    column[1] = 7
+    assert column.tolist()[1] == 7 and len(empty) == 0
+
+
 def test_columns_of_what_was_sent(guest: Guest) -> None:
     offer(guest, 3, out=10, in_=5)
 

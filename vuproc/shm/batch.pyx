@@ -4,13 +4,15 @@
 cimport cython
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.buffer cimport (
-    PyBUF_FORMAT, PyBUF_ND, PyBUF_SIMPLE, PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer
+    PyBUF_FORMAT, PyBUF_ND, PyBUF_SIMPLE, PyBUF_STRIDES, PyBuffer_Release, PyObject_CheckBuffer,
+    PyObject_GetBuffer,
 )
+from cpython.memoryview cimport PyMemoryView_FromObject
 from libc.errno cimport EINTR, EINVAL, errno
 from libc.stdint cimport (
     INT64_MAX, int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 )
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 from posix.uio cimport iovec
 
@@ -22,8 +24,6 @@ from vuproc.shm.transfers cimport READ, WRITE, Operation
 cdef extern from "Python.h":
     int PyObject_AsFileDescriptor(object file) except -1
 
-SIZES = {"B": 1, "H": 2, "I": 4, "Q": 8}
-"""Of the integers of a column, by their format."""
 cdef bytes INTEGERS = b"?bBhHiIlLqQ"
 
 cdef enum:
@@ -123,7 +123,65 @@ cdef int64_t *places_for(Py_ssize_t count) except NULL:
     return made
 
 
+cdef Column column_of(Py_ssize_t count, char format, Py_ssize_t size, void *data):
+    # Of `data`, which is from malloc and the column's from here on, unless it raises. NULL: zeros.
+    cdef Column made = Column.__new__(Column)
+    made.data = <char *>(calloc(count + 1, size) if data == NULL else data)
+    if made.data == NULL:
+        raise MemoryError
+    made.count = count
+    made.size = size
+    made.format[0] = format
+    made.format[1] = 0
+    return made
+
+
 @cython.final
+@cython.no_gc
+@cython.freelist(8)
+cdef class Column:
+    """Integers of one size."""
+
+    def __init__(self):
+        raise TypeError("a batch makes its columns")
+
+    def __dealloc__(self):
+        free(self.data)
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        # SAFETY: `data` has `count` integers, and lives as long as this does, which the view keeps.
+        buffer.buf = self.data
+        buffer.obj = self
+        buffer.len = self.count * self.size
+        buffer.readonly = 0
+        buffer.itemsize = self.size
+        buffer.format = self.format if flags & PyBUF_FORMAT else NULL
+        buffer.ndim = 1
+        buffer.shape = &self.count if flags & PyBUF_ND else NULL
+        buffer.strides = &self.size if flags & PyBUF_STRIDES == PyBUF_STRIDES else NULL
+        buffer.suboffsets = NULL
+        buffer.internal = NULL
+
+    cdef object view(self):
+        return PyMemoryView_FromObject(self)
+
+
+cdef Py_ssize_t size_of(str format, int64_t offset) except -1:
+    # Bytes of an integer of a column.
+    if offset >= 0:
+        if format == "Q":
+            return 8
+        if format == "I":
+            return 4
+        if format == "H":
+            return 2
+        if format == "B":
+            return 1
+    raise ValueError(f"no column {format!r} at {offset}: one of B, H, I and Q")
+
+
+@cython.final
+@cython.no_gc
 cdef class Batch:
     """Requests of one queue that have come together, in their order."""
 
@@ -183,14 +241,12 @@ cdef class Batch:
     @property
     def readable(self):
         """Bytes that are left to read of each."""
-        cdef Request request
-        return _array([request.reading.left for request in self.requests])
+        return self.left_of(False)
 
     @property
     def writable(self):
         """Bytes that are left to write of each."""
-        cdef Request request
-        return _array([request.writing.left for request in self.requests])
+        return self.left_of(True)
 
     def frames(self, Py_ssize_t skip=0):
         """What each gives to read, from byte `skip` on, wherever its cursor is."""
@@ -207,16 +263,14 @@ cdef class Batch:
     def column(self, Py_ssize_t offset, str format):
         """The integer at a byte of what each gives to read, wherever its cursor is."""
         cdef Py_ssize_t count = len(self.requests), i, size
-        cdef bytearray out
+        cdef Column out
         cdef char *to
         cdef Request request
         cdef Cursor cursor
         self.check()
-        if format not in SIZES or offset < 0:
-            raise ValueError(f"no column {format!r} at {offset}: one of B, H, I and Q")
-        size = SIZES[format]
-        out = bytearray(count * size)
-        to = PyByteArray_AS_STRING(out)
+        size = size_of(format, offset)
+        out = column_of(count, <char>ord(format), size, NULL)
+        to = out.data
         for i in range(count):
             request = at(self.requests, i)
             if request.total_readable >= <uint64_t>(offset + size):
@@ -231,7 +285,7 @@ cdef class Batch:
                 advance(request.pieces, &cursor, offset)
                 # SAFETY: `out` has `size` bytes for each.
                 copy_out(request.pieces, &cursor, to + i * size, size)
-        return memoryview(out).cast(format)
+        return out.view()
 
     def skip(self, Py_ssize_t n):
         """Move the read cursor of each over up to `n` bytes."""
@@ -353,6 +407,17 @@ cdef class Batch:
         finally:
             free(used)
 
+    cdef object left_of(self, bint writing):
+        # Bytes at a cursor of each.
+        cdef Py_ssize_t count = len(self.requests), i
+        cdef Column out = column_of(count, b"Q"[0], sizeof(uint64_t), NULL)
+        cdef uint64_t *left = <uint64_t *>out.data
+        cdef Request request
+        for i in range(count):
+            request = at(self.requests, i)
+            left[i] = request.writing.left if writing else request.reading.left
+        return out.view()
+
     cdef int check(self) except -1:
         # Before anything is done to one of them.
         cdef Py_ssize_t i
@@ -373,6 +438,7 @@ cdef class Batch:
         cdef Py_ssize_t count = len(self.requests), i
         cdef int fd = PyObject_AsFileDescriptor(file)
         cdef int64_t *places
+        cdef Column answers
         cdef int64_t *sizes = NULL
         cdef Move *moves = NULL
         cdef bint unsigned
@@ -418,17 +484,10 @@ cdef class Batch:
                         carry_out(operation, fd, moves + i)
             for i in range(count):
                 places[i] = moves[i].answer
-            return memoryview(bytearray((<char *>places)[:count * sizeof(int64_t)])).cast("q")
+            answers = column_of(count, b"q"[0], sizeof(int64_t), places)
+            places = NULL
+            return answers.view()
         finally:
             free(places)
             free(sizes)
             free(moves)
-
-
-cdef object _array(list values):
-    cdef Py_ssize_t i
-    cdef bytearray out = bytearray(8 * len(values))
-    cdef uint64_t *to = <uint64_t *>PyByteArray_AS_STRING(out)
-    for i in range(len(values)):
-        to[i] = values[i]
-    return memoryview(out).cast("Q")
