@@ -41,6 +41,7 @@ _STORED = frozenset((BlkType.FLUSH, BlkType.DISCARD, BlkType.WRITE_ZEROES))
 """What a store does beside reading and writing."""
 _HEADER = struct.Struct(REQUEST_HEADER.format)
 _HEADER_BYTES = _HEADER.size
+_unpack = _HEADER.unpack
 
 
 class Blk(BlkDescription):
@@ -53,11 +54,13 @@ class Blk(BlkDescription):
     def __init__(self, options: BlkOptions) -> None:
         super().__init__(options)
         self._size = 0
-        self._block = options.block_size
+        self._block_mask = options.block_size - 1
+        self._readonly = options.readonly
         self._storage: Storage | None = None
         self._store: Store | None = None
         self._natives: list[NativeBlk] = []
-        self._file = self._buffered = -1
+        self._file = -1
+        self._buffered: int | None = None
         self._forget_driver()
 
     def opens_nothing(self) -> bool:
@@ -80,7 +83,9 @@ class Blk(BlkDescription):
         )
         # As numbers: the verbs would ask the storage for them, in Python, at each request.
         self._file = self._storage.fileno()
-        self._buffered = self._storage.buffered.fileno()
+        # None: it is the same. A request's memory is looked at only if it is not.
+        buffered = self._storage.buffered.fileno()
+        self._buffered = None if buffered == self._file else buffered
 
     def ring_started(self, queue: int) -> None:
         """Tell the store."""
@@ -129,11 +134,11 @@ class Blk(BlkDescription):
         return kind(
             self._file,
             self._size,
-            block_size=self._block,
+            block_size=self.options.block_size,
             block_device=self._open_storage.block_device,
             readonly=self.options.readonly,
             cached=self._cached,
-            buffered=self._buffered,
+            buffered=-1 if self._buffered is None else self._buffered,
             serial=self.options.serial.encode("ascii"),
             discard=(MAX_DISCARD_SECTORS, MAX_DISCARD_SEGMENTS),
             write_zeroes=(MAX_WRITE_ZEROES_SECTORS, MAX_WRITE_ZEROES_SEGMENTS),
@@ -142,7 +147,7 @@ class Blk(BlkDescription):
     def teardown(self) -> None:
         """Close the image; what was written is the kernel's already."""
         if self._storage is not None:
-            self._file = self._buffered = -1
+            self._file, self._buffered = -1, None
             self._storage.close()
             self._storage = None
         if self._store is not None:
@@ -160,11 +165,12 @@ class Blk(BlkDescription):
         try:
             if len(header) < _HEADER_BYTES:
                 raise Refused(BlkStatus.IOERR)
-            kind, _, sector = _HEADER.unpack(header)
-            # One call deep for reads and writes, which are what has to be fast.
+            kind, _, sector = _unpack(header)
+            # As few calls as can be for reads and writes, which are what has to be fast.
             if kind == _IN:
                 offset, length = sector * SECTOR_SIZE, room - 1
-                self._check_range(offset, length)
+                if (offset | length) & self._block_mask or offset + length > self._size:
+                    raise Refused(BlkStatus.IOERR)
                 if self._store is not None:
                     self._store.read(request, offset, length)
                     return
@@ -207,14 +213,14 @@ class Blk(BlkDescription):
     # The requests.
 
     def _write(self, request: Request, offset: int, length: int) -> None:
-        self._check_range(offset, length)
-        if self.options.readonly:
+        if (offset | length) & self._block_mask or offset + length > self._size or self._readonly:
             raise Refused(BlkStatus.IOERR)
         durable = not self._cached
         if self._store is not None:
             self._store.write(request, offset, length, durable=durable)
             return
-        self._open_storage.syncs += durable
+        if durable:
+            self._open_storage.syncs += 1
         request.finish_pwritev(
             self._file, offset, length, done=OK, durable=durable, buffered=self._buffered
         )
@@ -262,7 +268,7 @@ class Blk(BlkDescription):
 
     def _check_range(self, offset: int, length: int) -> None:
         """Refuse what is not whole blocks inside the disk; Python's integers do not wrap."""
-        if offset % self._block or length % self._block or offset + length > self._size:
+        if (offset | length) & self._block_mask or offset + length > self._size:
             raise Refused(BlkStatus.IOERR)
 
     def _flush_if_writethrough(self) -> None:

@@ -9,9 +9,29 @@ from vuproc.shm.cursor cimport IOV_MAX, Cursor, advance, cut
 from vuproc.shm.failures cimport os_error
 
 
+cdef extern from "Python.h":
+    ctypedef struct PyInterpreterState:
+        pass
+    ctypedef struct PyThreadState:
+        pass
+    PyInterpreterState *PyInterpreterState_Get()
+    PyInterpreterState *PyInterpreterState_Head()
+    PyInterpreterState *PyInterpreterState_Next(PyInterpreterState *one)
+    PyThreadState *PyInterpreterState_ThreadHead(PyInterpreterState *one)
+    PyThreadState *PyThreadState_Next(PyThreadState *one)
+
 cdef extern from "<unistd.h>" nogil:
     Py_ssize_t pread(int fd, void *to, size_t n, int64_t offset)
     Py_ssize_t pwrite(int fd, const void *data, size_t n, int64_t offset)
+
+
+cdef inline bint is_only_thread():
+    # Of Python's in this process: nobody waits for the GIL, and to let go of it and to take it again
+    # is as much work as a verb. A thread of C that enters Python meanwhile waits for one call.
+    return (
+        PyInterpreterState_Next(PyInterpreterState_Head()) == NULL
+        and PyThreadState_Next(PyInterpreterState_ThreadHead(PyInterpreterState_Get())) == NULL
+    )
 
 
 cdef inline Py_ssize_t step(
@@ -50,9 +70,13 @@ cdef inline uint64_t transfer(
         if wanted > cursor.left:
             raise ValueError(f"{n} bytes wanted of {cursor.left}")
     while done < wanted:
-        with nogil:
+        if is_only_thread():
             moved = step(pieces, cursor, out, fd, offset + <int64_t>done, wanted - done)
             failure = errno
+        else:
+            with nogil:
+                moved = step(pieces, cursor, out, fd, offset + <int64_t>done, wanted - done)
+                failure = errno
         if moved < 0:
             if failure == EINTR:
                 PyErr_CheckSignals()
