@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 
 class Chore(Protocol):
@@ -20,8 +21,7 @@ class Chore(Protocol):
         """The loop is over."""
 
 
-@dataclass(frozen=True)
-class Meanwhile:
+class Meanwhile(Struct, frozen=True):
     """What the poll set may call also while a message waits for a worker: it changes nothing that
     the message is about.
     """

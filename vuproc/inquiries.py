@@ -13,7 +13,8 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 Command = tuple[str, ...]
 
@@ -27,8 +28,7 @@ AGAIN_S = 0.5
 """Seconds between two questions to somebody who is not there."""
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """What a program has said. `code` None: it had not ended in time."""
 
     code: int | None
@@ -41,8 +41,7 @@ class Answer:
         return self.code in (None, AWAY)
 
 
-@dataclass(frozen=True)
-class Inquiry:
+class Inquiry(Struct, frozen=True):
     """A program that is to be run in `/`, for at most so many seconds. `about`: of what it asks,
     for people.
     """
@@ -59,8 +58,7 @@ class Inquiry:
         return said[-1] if said else f"exit code {answer.code}"
 
 
-@dataclass
-class Manner:
+class Manner(Struct):
     """How this process waits for answers. `notice` is called once for each inquiry that takes long.
     `patient`: who is not there is asked again, until the inquiry's time is over. `keeps`: an answer
     is `known` to those who ask later, too, so that a device is served by what its file was checked

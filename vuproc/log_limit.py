@@ -12,8 +12,9 @@ import math
 import sys
 import time
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from vuproc import texts
 
@@ -27,8 +28,7 @@ OTHERS = "others"
 """The place of all those for which there is no room any more."""
 
 
-@dataclass
-class _Place:
+class _Place(Struct):
     since: float
     once: bool
     shown: int = 0

@@ -5,9 +5,7 @@ Nothing is applied here. A file that is not valid never comes this far: `check.l
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from types import MappingProxyType
@@ -64,8 +62,7 @@ _DEVICE_FIELDS = frozenset({"type_ref", "device_type", "options", "pickled"})
 _SOURCE_FIELDS = frozenset({"path", "base_dir", "content", "type_at"})
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(msgspec.Struct, frozen=True):
     """One key that has another value or another meaning; `text` is a line for the operator."""
 
     key: str
@@ -73,8 +70,7 @@ class Change:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """What is to be done about a new device file, and what has to wait."""
 
     changes: tuple[Change, ...]
@@ -131,7 +127,7 @@ def compare(
     now = _merged(old, new, {key for key, scope, _ in outside if scope is Scope.NOW}, live)
     return Plan(
         changes=changes,
-        now=now if waits else dataclasses.replace(now, content=new.content),
+        now=now if waits else msgspec.structs.replace(now, content=new.content),
         later=new if waits else None,
         new_workers=live and bool(inside),
         config=new_config if live and inside and new_config != config else None,
@@ -164,18 +160,18 @@ _Found = tuple[str, Scope, str]
 
 def _outside(old: DeviceFile, new: DeviceFile) -> Iterator[_Found]:
     """What differs outside `device`."""
-    for field in dataclasses.fields(DeviceFile):
-        if field.name in _DEVICE_FIELDS | _SOURCE_FIELDS:
+    for name in DeviceFile.__struct_fields__:
+        if name in _DEVICE_FIELDS | _SOURCE_FIELDS:
             continue
-        before, after = getattr(old, field.name), getattr(new, field.name)
+        before, after = getattr(old, name), getattr(new, name)
         if isinstance(before, File):
             for key, pair in _different(old.socket, new.socket):
                 yield _found(f"socket.{key}", *pair)
             for key, pair in _different(before, after):
                 if key not in _ELSEWHERE:
                     yield _found(key, *pair)
-        elif before != after and not (field.name == "workers" and _by_default(old, new)):
-            yield _found(field.name, before, after)
+        elif before != after and not (name == "workers" and _by_default(old, new)):
+            yield _found(name, before, after)
 
 
 def _by_default(*files: DeviceFile) -> bool:
@@ -254,7 +250,7 @@ def _merged(old: DeviceFile, new: DeviceFile, keys: set[str], live: bool) -> Dev
     fields: dict[str, Any] = {"keys": msgspec.structs.replace(old.keys, **values)}
     if live:
         fields |= {name: getattr(new, name) for name in _DEVICE_FIELDS}
-    return dataclasses.replace(old, **fields)
+    return msgspec.structs.replace(old, **fields)
 
 
 def _path_key(options: Options) -> str:

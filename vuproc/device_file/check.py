@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from msgspec import Struct, structs
+from msgspec import NODEFAULT, Struct, structs
 
 from vuproc import device_object, place
 from vuproc.device import Device
@@ -46,10 +45,11 @@ from vuproc.options import Options
 from vuproc.unix_path import ADMIN_SUFFIX, LOCK_SUFFIX
 
 _WHOLE = Mark(0, 0)
+_WRITTEN = ("content", "pickled", "type_at")
+"""Fields of a device file that say how it was written, not what."""
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceFile:
+class DeviceFile(Struct, frozen=True, eq=False):
     """A device file without a known error. Paths are absolute."""
 
     path: Path
@@ -65,12 +65,26 @@ class DeviceFile:
     device_type: type[Device]
     options: Options
     """Of the type `device_type.options_type`."""
-    content: bytes = field(default=b"", repr=False, compare=False)
+    content: bytes = b""
     """What was read."""
-    pickled: bytes = field(default=b"", repr=False, compare=False)
+    pickled: bytes = b""
     """The device itself, if it is a program's object and of no file (`vuproc.device_object`)."""
-    type_at: tuple[str, int, int] = field(default=("", 0, 0), repr=False, compare=False)
+    type_at: tuple[str, int, int] = ("", 0, 0)
     """The file as it was named, and the line and column of its `type`."""
+
+    def __eq__(self, other: object) -> bool:
+        """Whether it says the same, however that is written."""
+        if not isinstance(other, DeviceFile):
+            return NotImplemented
+        said = [name for name in self.__struct_fields__ if name not in _WRITTEN]
+        return all(getattr(self, name) == getattr(other, name) for name in said)
+
+    def __hash__(self) -> int:
+        return hash((self.path, self.type_ref))
+
+    def __repr__(self) -> str:
+        """Its content may be long, and confidential."""
+        return f"DeviceFile({str(self.path)!r})"
 
     @property
     def socket(self) -> Socket:
@@ -80,7 +94,7 @@ class DeviceFile:
 
     def with_keys(self, **values: Any) -> DeviceFile:
         """The same with other keys."""
-        return replace(self, keys=structs.replace(self.keys, **values))
+        return structs.replace(self, keys=structs.replace(self.keys, **values))
 
     def make_device(self) -> Device:
         """A new instance of the device."""
@@ -312,7 +326,7 @@ class _Check:
 
     def _report_fixed(self, section: MapValue, device_type: type[Device]) -> tuple[str, ...]:
         """The keys of options which the class itself has decided on."""
-        names = {key.name: key.encode_name for key in _fields(device_type.options_type)}
+        names = _keys_of(device_type.options_type)
         wrong = []
         for option, words in fixed_options(device_type).items():
             key = names[option]
@@ -327,14 +341,14 @@ class _Check:
         fields = self._converter.struct(section, options_type, skip=("type", *skip))
         bad = {name for name, value in fields.items() if value is FAILED}
         good = {name: value for name, value in fields.items() if name not in bad}
-        required = {f.name for f in _fields(options_type) if f.required}
+        required = _required(options_type)
         if bad & required:
             return None  # nothing to make the rest of the checks with
         before = len(self._errors)
         options = self._converter.make(options_type, good, section.mark)
         if not isinstance(options, Options):
             return None
-        names = {field.name: field.encode_name for field in _fields(options_type)}
+        names = _keys_of(options_type)
         try:
             for name, message in options.problems() if self._look else ():
                 # What is said of the whole may only follow from a field that is wrong already.
@@ -374,7 +388,7 @@ class _Check:
 
     def _report_ignored(self, section: MapValue, device: Device) -> None:
         """An option that every device has, and this one takes no notice of."""
-        keys = {option.name: option.encode_name for option in _fields(type(device.options))}
+        keys = _keys_of(type(device.options))
         for name, (method, *_) in OPTIONAL.items():
             if keys[name] in section.items and ignored(device, name):
                 says = f"{type(device).__name__}.{method}() is {getattr(device, method)()}"
@@ -410,10 +424,19 @@ class _Check:
         return tuple(tuple(group) for group in wanted)
 
 
-def _fields(struct: type[Struct]) -> tuple[Any, ...]:
-    from msgspec.structs import fields
+def _keys_of(struct: type[Struct]) -> dict[str, str]:
+    """How its fields are written, by name. `msgspec.structs.fields` evaluates their annotations,
+    which takes as long as all else here.
+    """
+    return dict(zip(struct.__struct_fields__, struct.__struct_encode_fields__, strict=True))
 
-    return fields(struct)
+
+def _required(struct: type[Struct]) -> set[str]:
+    """The names of its fields without a default: defaults are those of the last fields."""
+    names, defaults = struct.__struct_fields__, struct.__struct_defaults__
+    first = len(names) - len(defaults)
+    later = zip(names[first:], defaults, strict=True)
+    return {*names[:first], *(name for name, default in later if default is NODEFAULT)}
 
 
 def _is_ours(what: object) -> bool:

@@ -11,11 +11,12 @@ import os
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from importlib import invalidate_caches
 from importlib.util import cache_from_source
 from pathlib import Path
 from types import ModuleType
+
+from msgspec import Struct, field
 
 from vuproc import loader, place
 from vuproc.device import Device
@@ -31,8 +32,7 @@ GONE = (0, 0)
 """Of a file that is not there."""
 
 
-@dataclass(slots=True)
-class _Code:
+class _Code(Struct):
     """The modules of a device, by name, with their files as they were when they were imported."""
 
     modules: dict[str, ModuleType] = field(default_factory=dict)

@@ -7,9 +7,9 @@ which `permissions: 0600` needs, and both keys of a duplicate pair.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
+from msgspec import Struct
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
@@ -41,8 +41,7 @@ START = Mark(1, 1)
 Report: TypeAlias = Callable[[Mark, str], None]
 
 
-@dataclass(frozen=True, slots=True)
-class ScalarValue:
+class ScalarValue(Struct, frozen=True):
     """A scalar: what it means, and how it is written."""
 
     mark: Mark
@@ -51,16 +50,14 @@ class ScalarValue:
     quoted: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ListValue:
+class ListValue(Struct, frozen=True):
     """A sequence."""
 
     mark: Mark
     items: tuple[Value, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class MapValue:
+class MapValue(Struct, frozen=True):
     """A mapping with string keys; `keys` says where each key stands."""
 
     mark: Mark

@@ -13,7 +13,8 @@ import errno
 import os
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from vuproc.devices.blk_overlay_table import CHUNK, GROUP_BYTES, groups_of
 from vuproc.fd import Fd
@@ -29,8 +30,7 @@ class NoOverlay(Exception):
     """The file is not the overlay that is wanted; the text says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(Struct, frozen=True):
     """Where things are in the file of a disk of `size` bytes."""
 
     size: int

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import os
 import struct
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from vuproc.devices.blk_overlay_file import HEADER, MAGIC, Layout
 from vuproc.devices.blk_overlay_table import CHUNK, ChunkTable
@@ -33,8 +34,7 @@ BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _BASE_CHANGED_AT = HEADER.size - 8
 
 
-@dataclass(frozen=True, slots=True)
-class Area:
+class Area(Struct, frozen=True):
     """Where things are in the file of a disk of `size` bytes, in pieces of `piece` bytes."""
 
     size: int
@@ -61,8 +61,7 @@ class Area:
         return self.marks_at + self.marks_bytes
 
 
-@dataclass(frozen=True, slots=True)
-class WriteBackHeader:
+class WriteBackHeader(Struct, frozen=True):
     """`boot`: the life of the machine that the marks are of. `synced`: they are on stable storage
     and nothing was changed since. `begun`: runs of ours that may be in the store, the last first.
     """

@@ -13,8 +13,9 @@ import errno
 import fcntl
 import struct
 import time
-from dataclasses import dataclass
 from enum import IntEnum
+
+from msgspec import Struct
 
 from vuproc.errors import VuprocError
 from vuproc.fd import Fd
@@ -38,8 +39,7 @@ class Permission(IntEnum):
     WRITE = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(Struct, frozen=True):
     """What is done with an image, and what others must not do meanwhile."""
 
     uses: tuple[Permission, ...]

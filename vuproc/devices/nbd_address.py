@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from msgspec import Struct
 
 from vuproc.spec.nbd import MAX_NAME, PORT
 
 FORMS = "nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH"
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(Struct, frozen=True):
     """A server and one of its exports. `path` is that of a Unix socket, or there is a host."""
 
     export: str

@@ -7,9 +7,10 @@ every message is taken as the parts of one are, and who dies in the middle of on
 
 from __future__ import annotations
 
-import dataclasses
 import socket
 from collections.abc import Callable
+
+from msgspec.structs import replace
 
 from vuproc.spec.vhost_user import HEADER
 from vuproc.vhost_user.wire import Message, Receiver
@@ -66,7 +67,7 @@ class PeekingReceiver(Receiver):
         # All of it is there.
         taken = super().receive()
         assert taken is not None
-        return dataclasses.replace(message, fds=taken.fds)
+        return replace(message, fds=taken.fds)
 
     def _look(self) -> tuple[Message | None, bool]:
         """A message that is whole, if there is one; and whether there is anything at all."""

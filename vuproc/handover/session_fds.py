@@ -8,15 +8,15 @@ successor removes.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from vuproc.fd import Fd
 from vuproc.handover.sd_notify import Notifier
 from vuproc.vhost_user.fd_uses import FdUses
 
 
-@dataclass(slots=True)
-class _Stored:
+class _Stored(Struct):
     """A file in the store: what tells it from others, and its descriptors that are in use."""
 
     file: Hashable

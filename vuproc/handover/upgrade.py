@@ -13,8 +13,9 @@ import selectors
 import subprocess
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from vuproc import texts
 from vuproc.fd import Fd, HasFileno
@@ -33,8 +34,7 @@ EXIT_NOT_EXECUTED = 70
 """Exit code when the new program could not be started after all: a supervisor starts another."""
 
 
-@dataclass(frozen=True)
-class Again:
+class Again(Struct, frozen=True):
     """How this program was started: what it takes to do that again."""
 
     run: tuple[str, ...]

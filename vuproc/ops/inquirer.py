@@ -7,7 +7,8 @@ import selectors
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from vuproc.fd import Fd
 from vuproc.inquiries import Answer, Inquiry
@@ -18,8 +19,7 @@ ANSWER_BYTES = 64 << 20
 Then = Callable[[Answer], None]
 
 
-@dataclass
-class _Running:
+class _Running(Struct):
     """The program, with files for what it says: a pipe would have to be read meanwhile."""
 
     process: subprocess.Popen[bytes]

@@ -7,8 +7,9 @@ Names have base units, `_total` is added to a counter's sample by the exposition
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
+
+from msgspec import Struct
 
 from vuproc.handover.device_words import DEVICE_WORDS, DeviceSnapshot
 from vuproc.shm.counter_table import NS, WORDS, CountersSnapshot, Word
@@ -28,8 +29,7 @@ _HELP = {
 """Of families that several words share."""
 
 
-@dataclass(frozen=True)
-class QueueLook:
+class QueueLook(Struct, frozen=True):
     """What is known of one queue at a moment."""
 
     queue: int
@@ -47,8 +47,7 @@ class FileSize(NamedTuple):
     allocated: int
 
 
-@dataclass(frozen=True)
-class DeviceLook:
+class DeviceLook(Struct, frozen=True):
     """What is known of the device itself."""
 
     name: str
@@ -69,8 +68,7 @@ class Sample(NamedTuple):
     value: float
 
 
-@dataclass(frozen=True)
-class Metric:
+class Metric(Struct, frozen=True):
     """One family. `labels` are for the manual; samples come of a look at a queue or the device."""
 
     name: str
@@ -130,8 +128,7 @@ def _of_words(words: dict[str, Word], *, queue: bool, label: str) -> Iterator[Me
         )
 
 
-@dataclass(frozen=True)
-class _Values:
+class _Values(Struct, frozen=True):
     """Samples of counters: name of the word, suffix, labels and scale of each."""
 
     parts: tuple[tuple[str, str, str, float], ...]

@@ -4,14 +4,13 @@ master.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from vuproc.fd import Fd
 from vuproc.pool.shmem_table import Known
 
 
-@dataclass(frozen=True)
-class PoolState:
+class PoolState(Struct, frozen=True):
     """What a successor's pool must know.
 
     `config` are the driver's writes to the configuration space, `kept` the bases of rings that were

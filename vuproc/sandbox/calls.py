@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 from vuproc.sandbox.bpf import ALLOW, TRAP, Bits, Case, Rule, fails_with, program
 from vuproc.spec.system_calls import AUDIT_ARCHES, MACHINE, NAMES, numbers
@@ -152,8 +153,7 @@ _STRICT_IOCTLS = (
 """Those of open files, disks and TAPs."""
 
 
-@dataclass(frozen=True, slots=True)
-class Calls:
+class Calls(Struct, frozen=True):
     """What a worker's filter lets it do beside its work."""
 
     strict: bool = False

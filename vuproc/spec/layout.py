@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 _TOKEN = re.compile(r"(\d*)([a-zA-Z?])")
 
@@ -17,8 +18,7 @@ class LayoutError(ValueError):
     """Bytes do not have the length that their layout demands, or a value does not fit it."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Field:
+class _Field(Struct, frozen=True):
     """One named field: where it lies, how many values `struct` gives for it, its zero."""
 
     name: str
@@ -103,8 +103,7 @@ def _parse(name: str, fmt: str, names: Sequence[str]) -> tuple[_Field, ...]:
     return tuple(fields)
 
 
-@dataclass(frozen=True, slots=True)
-class Payload:
+class Payload(Struct, frozen=True):
     """What follows a message header: one of `heads`, then perhaps items or raw bytes.
 
     `heads`: the structures it may begin with, told apart by their size (none: no payload at all).

@@ -6,7 +6,8 @@ Session and worker choose the layout from the acknowledged features, once; nothi
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from vuproc.spec.inflight import packed_record_bytes, split_record_bytes
 from vuproc.spec.virtio import (
@@ -26,8 +27,7 @@ from vuproc.spec.virtio import (
 )
 
 
-@dataclass(frozen=True)
-class Area:
+class Area(Struct, frozen=True):
     """One of a ring's three areas: `fixed` bytes and `entry` for each descriptor."""
 
     name: str
@@ -40,8 +40,7 @@ class Area:
         return self.fixed + self.entry * size
 
 
-@dataclass(frozen=True)
-class RingLayout:
+class RingLayout(Struct, frozen=True):
     """How the rings of one session lie in memory.
 
     `desc`, `avail` and `used` are the areas at the three addresses of SET_VRING_ADDR. `base_max` is

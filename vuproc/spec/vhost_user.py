@@ -8,8 +8,9 @@ QEMU 10.2 and the changes after 11.1 (message 45, protocol features 20, 21 and 2
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from enum import Enum, IntEnum, IntFlag
+
+from msgspec import Struct, field
 
 from vuproc.spec.inflight import (
     INFLIGHT_PACKED_DESC,
@@ -292,8 +293,7 @@ class Reply(Enum):
     OWN_IF_LOG_SHMFD = "its own payload if LOG_SHMFD is negotiated, else as ACK"
 
 
-@dataclass(frozen=True, slots=True)
-class Gate:
+class Gate(Struct, frozen=True):
     """What must have been negotiated before a message is legal."""
 
     protocol: ProtocolFeature = _NOTHING
@@ -303,8 +303,7 @@ class Gate:
     """Device feature bits that must have been offered, acknowledged or not."""
 
 
-@dataclass(frozen=True, slots=True)
-class MessageSpec:
+class MessageSpec(Struct, frozen=True):
     """One row of a message table.
 
     `fds` and `reply_fds` are the fewest and the most file descriptors. `error_reply` is the payload

@@ -7,8 +7,9 @@ Source: "Vhost-user-gpu Protocol" in QEMU's documentation; what replies hold is 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum, IntFlag
+
+from msgspec import Struct
 
 from vuproc.spec.layout import Layout
 
@@ -74,8 +75,7 @@ EDID = Layout("gpu_resp_edid", "<24xI4x1024s", "size", "edid")
 NOTHING = Layout("nothing", "=")
 
 
-@dataclass(frozen=True, slots=True)
-class GpuMessage:
+class GpuMessage(Struct, frozen=True):
     """One row: what it carries, how many descriptors at least and at most, and what is replied.
 
     `pixels`: so many follow the payload as its width and height say. `reply` None: there is none.

@@ -12,8 +12,9 @@ import selectors
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import Enum
+
+from msgspec import Struct
 
 from vuproc.errors import ConnectionBroken, Disconnected, FramingError, MessageRefused
 from vuproc.fd import Fd
@@ -46,8 +47,7 @@ OnAnswer = Callable[[Answered, Fd | None], None]
 """Takes the answer, and its descriptor, if there is one, which is its own from then on."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
+class _Waiting(Struct, frozen=True):
     """A message that has not been sent."""
 
     request: BackendRequest

@@ -13,8 +13,9 @@ import select
 import socket
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from vuproc.errors import ConnectionBroken, Disconnected, FramingError, MessageRefused
 from vuproc.fd import Fd
@@ -50,8 +51,7 @@ _RECEIVE_FLAGS = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
 _SEND_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Message:
+class Message(Struct, frozen=True, eq=False):
     """One message as it came: numbers, bytes, and the file descriptors it owns.
 
     Whoever takes a descriptor out of `fds` and keeps it must not call `close` afterwards.
