@@ -1,5 +1,6 @@
 """`python -m vuproc` is the command `vuproc`; so is this file."""
 
+import gc
 import os
 import sys
 
@@ -8,8 +9,11 @@ _folder = os.path.dirname(os.path.abspath(__file__))
 if not __package__ and sys.path[:1] == [os.path.realpath(_folder)]:
     sys.path[0] = os.path.dirname(_folder)
 
+# Imports make no garbage that would be worth a search.
+gc.disable()
 from vuproc.cli.main import main  # noqa: E402
 
-# Workers are forked from a server which imports this module under another name.
+gc.enable()
+
 if __name__ == "__main__":
     sys.exit(main())

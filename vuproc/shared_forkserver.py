@@ -32,8 +32,10 @@ from vuproc.pool.forkserver import CannotStart, Forkserver
 from vuproc.warm_start import IMPORTS, WarmStart
 from vuproc.workers import fork_loop, fork_messages
 
-WORKER_IMPORTS = ("vuproc.device_object",)
-"""Modules that have all that a forkserver and a worker import."""
+WORKER_IMPORTS = ("vuproc.device_object", "pickle")
+"""Modules that have all that a forkserver and a worker import, and by which a master has its device
+file from the process that reads it.
+"""
 ORDER_BYTES = 1 << 16
 _SAMPLE = b"socket: {path: /s, permissions: 0600}\ndevice: {type: rng, queues: 1}\n"
 COMM_BYTES = 15

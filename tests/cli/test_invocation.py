@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import multiprocess.util  # noqa: F401  # imported late otherwise, when nothing is found any more
 import pytest
 
 import vuproc

@@ -11,6 +11,8 @@ import sys
 from typing import NoReturn
 
 EXIT_USAGE = 2
+COLUMNS = 80
+"""Of what is no terminal."""
 
 
 def check_descriptor(number: int) -> None:
@@ -58,3 +60,32 @@ def memory(text: str) -> str:
     if re.fullmatch(r"[1-9][0-9]*[MG]", text) is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 512M or 4G")
     return text
+
+
+class Formatter(argparse.RawDescriptionHelpFormatter):
+    """Help as it is written, as wide as the terminal.
+
+    argparse makes a formatter for each option that is added, and for the first imports all of
+    `shutil`, compression included, to know how wide that is.
+    """
+
+    def __init__(
+        self,
+        prog: str,
+        indent_increment: int = 2,
+        max_help_position: int = 24,
+        width: int | None = None,
+    ) -> None:
+        width = _columns() - 2 if width is None else width
+        super().__init__(prog, indent_increment, max_help_position, width)
+
+
+def _columns() -> int:
+    """As `shutil.get_terminal_size` has them."""
+    given = os.environ.get("COLUMNS", "")
+    if given.isdecimal() and int(given):
+        return int(given)
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or COLUMNS
+    except (AttributeError, OSError, ValueError):
+        return COLUMNS

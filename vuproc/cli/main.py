@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from vuproc import __version__, inquiries
 from vuproc.cli import arguments as words_of
 from vuproc.cli import describe, invocation, many, observe, streams, text
-from vuproc.cli.arguments import EXIT_USAGE, check_descriptor, usage_error
+from vuproc.cli.arguments import EXIT_USAGE, Formatter, check_descriptor, usage_error
 from vuproc.devices import BUILTIN
-from vuproc.errors import ConfigErrors
+from vuproc.errors import ConfigErrors, HostLacks
 from vuproc.unix_path import ADMIN_SUFFIX
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ LOOK_S = 0.05
 
 _NO_SHTAB = "vuproc: completion needs shtab: pip install 'vuproc[completion]' (or shtab by itself)"
 
+STARTING = ("run",)
+"""Verbs whose start is waited for."""
 LOG_LEVELS = ("debug", "info", "warning", "error")
 PROGRAMS = ("vuproc", *(f"vuproc-{name}" for name in BUILTIN))
 SHELLS = ("bash", "zsh", "tcsh", "fish")
@@ -62,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line (default: the process's) and return the exit code."""
     streams.open_closed()
     inquiries.manner.notice = _say_what_is_waited_for
-    options = make_parser().parse_args(arguments)
+    options = _parsed(sys.argv[1:] if arguments is None else arguments)
     verb: Callable[[argparse.Namespace], int] = options.verb
     try:
         code = verb(options)
@@ -160,6 +162,8 @@ def _run(
     invocation.leave_folder()
     if options.supervised and not forked:
         _supervise(again.run)
+    if forkserver is not None and warm is None:
+        _order_workers(forkserver, file)
     from vuproc.serve import serve
 
     gc.enable()
@@ -198,11 +202,26 @@ def _ahead(options: argparse.Namespace) -> Forkserver | None:
     return forkserver
 
 
+def _order_workers(forkserver: Forkserver, file: DeviceFile) -> None:
+    """Have the workers, and the one in waiting, forked while we import what serves them."""
+    from vuproc import open_files
+
+    try:
+        open_files.make_room(sum(map(len, file.workers)))
+    except HostLacks:
+        return  # it is said when they are started
+    forkserver.allow_files()
+    forkserver.locked = file.keys.sandboxed().mode != "off"
+    forkserver.order(len(file.workers) + 1)
+
+
 def _wait_for_turn() -> WarmStart | None:
     """As `warm_start.wait_for_turn`, of which nothing is imported unless it is needed."""
+    names = os.environ.get("LISTEN_FDNAMES", "").split(":")
+    if names == [""]:
+        return None  # nobody has started us with anything
     from vuproc.handover.keeper import shared_forkserver, standby
 
-    names = os.environ.get("LISTEN_FDNAMES", "").split(":")
     if shared_forkserver.NAME in names:
         invocation.leave_folder()
         return many.wait_for_order()
@@ -471,26 +490,42 @@ def _load(
     return file
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The grammar of the command."""
+def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    """A start has no use for the grammar of other verbs, which takes a while to make."""
+    only = arguments[0] if arguments and arguments[0] in STARTING else None
+    return make_parser(only).parse_args(arguments)
+
+
+class _NotAsked(argparse.ArgumentParser):
+    """Stands for the grammar of a verb that is left out."""
+
+    def add_argument(self, *_args: Any, **_options: Any) -> argparse.Action:
+        return argparse.Action([], "")
+
+
+def make_parser(only: str | None = None) -> argparse.ArgumentParser:
+    """The grammar of the command; `only`: of this verb alone."""
     parser = argparse.ArgumentParser(
         prog="vuproc",
         description=text.PROGRAM,
         epilog=text.PROGRAM_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Formatter,
     )
     parser.add_argument("--version", action="version", version=f"vuproc {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    left_out = _NotAsked(add_help=False)
 
     def add(
         name: str, function: Callable[[argparse.Namespace], int], line: str, text: str, epilog: str
     ) -> argparse.ArgumentParser:
+        if only not in (None, name):
+            return left_out
         verb = verbs.add_parser(
             name,
             help=line,
             description=text,
             epilog=epilog,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=Formatter,
         )
         verb.set_defaults(verb=function)
         return verb

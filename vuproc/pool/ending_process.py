@@ -129,7 +129,7 @@ def _nothing() -> None:
 
 
 def describe_exit(code: int | None) -> str:
-    """An exit code of multiprocess in words; negative ones are signals."""
+    """An exit code in words; negative ones are minus the number of a signal."""
     if code is None:
         return "in a way that is not known"
     if code >= 0:

@@ -1,17 +1,22 @@
 """The master's end of the forkserver: starts it, has it fork workers, hears how they ended.
 
-The forkserver is a fresh interpreter that has imported everything a worker needs; a worker is a
-fork of it. It begins in `/` and finds modules where the master does, less the folder that `python
--m` or a script puts in front: nothing is imported from where somebody happened to be.
+The forkserver has imported everything a worker needs; a worker is a fork of it. It begins in `/`
+and finds modules where the master does, less the folder that `python -m` or a script puts in front:
+nothing is imported from where somebody happened to be.
 
-A master that is itself a fork of a process with all imports (`vuproc/shared_forkserver.py`) has its
-forkserver forked before it does anything else; all of them share that process's memory.
+A master that starts with a built-in device has it be a fork of itself, made once that is imported
+which both need: the rest of the imports goes on in both at the same time. A master that is itself a
+fork of a process with all imports (`vuproc/shared_forkserver.py`) has its forkserver forked before
+it does anything else; all of them share that process's memory. Otherwise, as that of a standby
+master and in place of one that has died, it is a fresh interpreter.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import gc
+import importlib
 import os
 import resource
 import select
@@ -20,6 +25,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple, Protocol
@@ -28,6 +34,7 @@ import vuproc
 from vuproc.errors import ReasonedError
 from vuproc.fd import Fd, HasFileno
 from vuproc.handover.keeper.processes import OF_THE_SERVICE
+from vuproc.workers import stack
 from vuproc.workers.channel import Channel, ChannelClosed, ChannelError
 from vuproc.workers.fork_messages import (
     FOR_THE_MASTER,
@@ -45,8 +52,19 @@ FORK_DEADLINE = 10.0
 """Seconds in which a worker must be forked, beside the time for the imports before the first."""
 END_DEADLINE = 5.0
 """Seconds in which the forkserver must end once its last worker has."""
+ORDERS_MOST = 128
+"""Workers that are ordered at once: their orders, and the answers, wait in a socket each."""
+ORDERED_S = 10.0
+"""Seconds for which such a worker is of use: less than it waits for its first command."""
+STDERR = 2
+"""The last of the descriptors that a forkserver has from its master, but its channel."""
 CODES_MOST = 512
 """Ends that are remembered until somebody asks; most are asked for at once."""
+
+COMMON = ("vuproc.workers.control",)
+"""Modules that have, by their own imports, what a master and a forkserver both import, beside the
+device's type.
+"""
 
 _PROGRAM = """\
 import gc, sys
@@ -94,6 +112,46 @@ class ForkedProcess(NamedTuple):
         return self.server.exit_code(self.pid, timeout)
 
 
+class StartedWorker(NamedTuple):
+    """A worker's process, our end of its control channel, and the file that it may write its stack
+    to: all of them the caller's.
+    """
+
+    process: ForkedProcess
+    control: socket.socket
+    stack: Fd
+
+
+class _Ends(NamedTuple):
+    """What a worker is to have, and our end of its control channel."""
+
+    ours: socket.socket
+    theirs: socket.socket
+    stack: Fd
+
+    def channel(self) -> Fd:
+        """The worker's end, once more."""
+        return Fd(os.dup(self.theirs.fileno()))
+
+    def close(self) -> None:
+        self.ours.close()
+        self.theirs.close()
+        self.stack.close()
+
+
+def _ends() -> _Ends:
+    try:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    except OSError as error:
+        raise CannotStart(f"no control channel: {error.strerror}") from error
+    try:
+        return _Ends(ours, theirs, stack.make_file())
+    except OSError as error:
+        ours.close()
+        theirs.close()
+        raise CannotStart(f"no file for a worker's stack: {error.strerror}") from error
+
+
 class Forkserver:
     """Starts worker processes. `preload` are device types, each as `module:Class`, to import once,
     before the first worker.
@@ -109,6 +167,9 @@ class Forkserver:
         """It is to give up what a master does that is in a sandbox."""
         self._preload = tuple(preload)
         self._running: _Running | None = None
+        self._ordered: deque[_Ends] = deque()
+        """Of workers that are not started yet for anybody, in their order."""
+        self._ordered_at = 0.0
 
     @property
     def pid(self) -> int | None:
@@ -120,8 +181,10 @@ class Forkserver:
 
         It is well if they take longer than they may; the first worker is waited for then.
         """
-        self.begin()
-        assert self._running is not None
+        try:
+            self._running = _Running(self._preload)
+        except OSError as error:
+            raise CannotStart(f"no worker process: {error.strerror or error}") from error
         try:
             self._running.await_imports(self.import_s + FORK_DEADLINE)
         except ChannelError as error:
@@ -130,10 +193,16 @@ class Forkserver:
 
     def begin(self) -> None:
         """Start it ahead of its first worker, and do not wait: it imports while this process does.
-        Raises CannotStart.
+
+        It is a fork of this process, which has imported what both need, and has no thread; nothing
+        that is open here stays so there. Raises CannotStart.
         """
+        for name in (*COMMON, *(name.partition(":")[0] for name in self._preload)):
+            with contextlib.suppress(Exception):  # whoever needs it says why it cannot be had
+                importlib.import_module(name)
+        gc.freeze()  # so that no search writes to what both share
         try:
-            self._running = _Running(self._preload)
+            self._running = _Running(self._preload, partial(_begun, self._preload))
         except OSError as error:
             raise CannotStart(f"no worker process: {error.strerror or error}") from error
 
@@ -159,15 +228,69 @@ class Forkserver:
         """What one that is started from now on is to import first, and how long any may take."""
         self._preload, self.import_s = tuple(preload), import_s
 
-    def start(self, control: socket.socket, stack: Fd) -> ForkedProcess:
-        """Start a worker with these two descriptors, which stay the caller's. Raises CannotStart.
-
-        `control` is the worker's end of its control channel; `stack` a file that it may write its
-        stack to. A forkserver that has died unseen is replaced.
+    def order(self, count: int) -> None:
+        """Have so many workers forked while this process does something else: the next that are
+        started are these. What cannot be had is said then.
         """
+        running = self._running
+        if running is None:
+            return
+        self._ordered_at = time.monotonic()
+        for _ in range(min(count, ORDERS_MOST)):
+            try:
+                ends = _ends()
+            except CannotStart:
+                return
+            try:
+                with ends.theirs, ends.channel() as channel:
+                    running.order(Fork(channel, ends.stack, self.locked))
+            except (OSError, ChannelError):
+                ends.close()
+                return
+            self._ordered.append(ends)
+
+    def start(self) -> StartedWorker:
+        """Start a worker. Raises CannotStart. A forkserver that has died unseen is replaced."""
         try:
-            with Fd(os.dup(control.fileno())) as channel:
-                order = Fork(channel, stack, self.locked)
+            started = self._take_ordered()
+        except ChannelError:
+            self.close()  # another one is asked
+            started = None
+        except OSError as error:
+            raise CannotStart(f"no worker process: {error.strerror or error}") from error
+        if started is not None:
+            return started
+        ends = _ends()
+        try:
+            with ends.theirs:
+                return StartedWorker(self._fork(ends), ends.ours, ends.stack)
+        except BaseException:
+            ends.close()
+            raise
+
+    def _take_ordered(self) -> StartedWorker | None:
+        """The first of those that were ordered. Raises ChannelError, or OSError if there is none.
+
+        Whoever has waited long for its first command may be about to give up, and is left to.
+        """
+        while self._ordered:
+            assert self._running is not None
+            ends = self._ordered.popleft()
+            try:
+                process = self._running.forked(self._patience(), self.wait)
+            except BaseException:
+                ends.close()
+                raise
+            if time.monotonic() - self._ordered_at < ORDERED_S:
+                return StartedWorker(process, ends.ours, ends.stack)
+            process.pidfd.close()
+            ends.close()
+        return None
+
+    def _fork(self, ends: _Ends) -> ForkedProcess:
+        try:
+            with ends.channel() as channel:
+                order = Fork(channel, ends.stack, self.locked)
                 if self._running is not None and not self._running.closed:
                     try:
                         return self._running.fork(order, self._patience(), self.wait)
@@ -197,6 +320,8 @@ class Forkserver:
 
     def close(self) -> None:
         """End it, after its workers have ended. Idempotent."""
+        while self._ordered:
+            self._ordered.popleft().close()
         running, self._running = self._running, None
         if running is not None:
             running.close()
@@ -235,10 +360,18 @@ class _Running:
         self, order: Fork, timeout: float, wait: Callable[[int, float], bool]
     ) -> ForkedProcess:
         """Raises ChannelError, or OSError if it tells of one."""
+        self.order(order)
+        return self.forked(timeout, wait)
+
+    def order(self, order: Fork) -> None:
+        """Send an order, which is answered by and by. Raises ChannelError."""
+        self._channel.send(order)
+
+    def forked(self, timeout: float, wait: Callable[[int, float], bool]) -> ForkedProcess:
+        """What has come of the first order that was not answered yet. Raises as `fork`."""
         number = self._channel.fileno()
         # So that there is room for the pidfd.
         with Fd(os.dup(number)) as spare:
-            self._channel.send(order)
             deadline = time.monotonic() + timeout
             while (left := deadline - time.monotonic()) > 0:
                 if poll_until_readable(number, min(left, ATTENTIVE_S)) or wait(number, left):
@@ -342,19 +475,55 @@ def _forked(files: Sequence[HasFileno], ours: socket.socket, theirs: socket.sock
     from vuproc.workers import fork_loop  # a master that starts an interpreter has no use for it
 
     parent = os.getpid()
+
+    def live() -> None:
+        for file in (*files, ours):
+            os.close(file.fileno())
+        _leave_surroundings()
+        fork_loop.run_forked(theirs.detach(), parent)
+
+    return _fork(live)
+
+
+def _begun(preload: Sequence[str], ours: socket.socket, theirs: socket.socket) -> _Child:
+    """A fork of this process, which does by itself what is left to do of a forkserver's imports."""
+    parent = os.getpid()
+
+    def live() -> None:
+        ours.detach()
+        channel = theirs.detach()
+        for number in map(int, os.listdir("/proc/self/fd")):
+            if number > STDERR and number != channel:
+                with contextlib.suppress(OSError):  # that of the list
+                    os.close(number)
+        for name in OF_THE_SERVICE:
+            os.environ.pop(name, None)
+        _leave_surroundings()
+        from vuproc.workers import fork_loop
+
+        fork_loop.run(channel, parent, preload)
+
+    return _fork(live)
+
+
+def _fork(live: Callable[[], None]) -> _Child:
+    """A child process that does this, and nothing else."""
     with _signals_wait():
         pid = os.fork()
         if pid:
             return _ForkedChild(pid)
         try:
-            for file in (*files, ours):
-                os.close(file.fileno())
-            with open(os.devnull, "rb") as null:
-                os.dup2(null.fileno(), 0)
-            sys.path[:] = import_path()
-            fork_loop.run_forked(theirs.detach(), parent)
+            live()
         finally:
             os._exit(1)
+
+
+def _leave_surroundings() -> None:
+    """Be where a forkserver is, and find modules as it does."""
+    with open(os.devnull, "rb") as null:
+        os.dup2(null.fileno(), 0)
+    sys.path[:] = import_path()
+    os.chdir("/")
 
 
 def _launched(channel: int, preload: tuple[str, ...]) -> subprocess.Popen[bytes]:
@@ -365,7 +534,7 @@ def _launched(channel: int, preload: tuple[str, ...]) -> subprocess.Popen[bytes]
         parent=os.getpid(),
         preload=preload,
     )
-    # As multiprocess.util has it, which the master imports for nothing else.
+    # As multiprocessing.util has it, which the master imports for nothing else.
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     with _signals_wait():
         return subprocess.Popen(

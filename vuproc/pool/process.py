@@ -7,28 +7,25 @@ of the first is readable.
 
 from __future__ import annotations
 
-import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack, closing
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from vuproc import texts
 from vuproc.asks import Ask
 from vuproc.errors import VuprocError
-from vuproc.fd import Fd
 from vuproc.pool.ending_process import EndingProcess
 from vuproc.pool.forkserver import (
     ATTENTIVE_S,
     CannotStart,
-    ForkedProcess,
     Forkserver,
     poll_until_readable,
 )
 from vuproc.vhost_user.effects import OpenUserfault, StartRing
 from vuproc.vhost_user.traffic import CommandLog
-from vuproc.workers import control, stack
+from vuproc.workers import control
 from vuproc.workers.channel import TOGETHER_MOST, ChannelError, TooLarge
 from vuproc.workers.control import (
     CONFIG_QUEUE,
@@ -73,8 +70,7 @@ channel hold that many.
 """
 
 
-@dataclass
-class WorkerHost:
+class WorkerHost(Struct):
     """What every worker's end in the master uses of its surroundings."""
 
     forkserver: Forkserver
@@ -106,8 +102,7 @@ class WorkerRefused(VuprocError):
     """The worker refused a command and changed nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Unwaited:
+class _Unwaited(Struct, frozen=True):
     """A command whose answer nobody waits for. `setup`: it is the device's set-up."""
 
     serial: int
@@ -143,8 +138,9 @@ class WorkerProcess(EndingProcess):
         self._log = CommandLog()
         self._backlog: deque[AnyOrder] = deque()
         self._unanswered: deque[_Unwaited] = deque()
-        process, self._channel, stack_file = _forked(host.forkserver)
-        super().__init__(process, stack_file)
+        started = host.forkserver.start()
+        self._channel: MasterChannel = master_end(started.control)
+        super().__init__(started.process, started.stack)
         try:
             self._post_unwaited(prepare, setup=True)
         except WorkerLost as error:
@@ -416,23 +412,6 @@ class WorkerProcess(EndingProcess):
         self._stack.close()
         self._close_listener()
         self.pidfd.close()
-
-
-def _forked(forkserver: Forkserver) -> tuple[ForkedProcess, MasterChannel, Fd]:
-    """A new process, the master's end of its control channel, and the file for its stack."""
-    try:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    except OSError as error:
-        raise CannotStart(f"no control channel: {error.strerror}") from error
-    with theirs, ExitStack() as undo:
-        channel = undo.enter_context(closing(master_end(ours)))
-        try:
-            file = undo.enter_context(stack.make_file())
-        except OSError as error:
-            raise CannotStart(f"no file for a worker's stack: {error.strerror}") from error
-        process = forkserver.start(theirs, file)
-        undo.pop_all()
-        return process, channel, file
 
 
 def name_queues(queues: tuple[int, ...]) -> str:
