@@ -340,6 +340,7 @@ class Master:
         if self._cut:
             log.warning("workers are killed, not waited for; their requests stay in their records")
         self.pool.slots.wind_down()
+        self._fd_store.end()
         self._disconnect("stopping", ours=False)
         for chore in reversed(self._chores):
             chore.close()

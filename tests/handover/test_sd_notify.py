@@ -337,6 +337,9 @@ def test_a_service_manager_is_told_to_forget_at_the_end_and_our_keeper_is_not(
     with Fd(os.memfd_create("kept")) as kept:
         store.keep("listener", kept)
     manager.take()[1][0].close()
+    assert not store.goes_with_us
+    store.end()
+    assert store.goes_with_us == bool(keeper)  # nor are the session's removed then, one by one
     store.clear()
     notifier.status("the last word")
     said = [manager.take()[0] for _ in range(2 if keeper else 3)]

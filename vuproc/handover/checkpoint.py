@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from vuproc.errors import CloseConnection, ConnectionBroken, VuprocError
 from vuproc.fd import Fd, HasFileno
@@ -47,8 +48,7 @@ OUTBOX_READ = f"{SESSION}outbox-read"
 OUTBOX_WRITE = f"{SESSION}outbox-write"
 
 
-@dataclass(frozen=True)
-class Resumed:
+class Resumed(Struct, frozen=True):
     """A predecessor's session, resumed: its state is committed, and no worker knows of it yet."""
 
     checkpoint: Checkpoint
@@ -317,13 +317,17 @@ class Checkpoint:
         }
 
     def close(self) -> None:
-        """The session is over: end the connection, and have all of it forgotten."""
+        """The session is over: end the connection, and have all of it forgotten.
+
+        Without its connection the rest is of no use to a successor.
+        """
         # Copies of the socket may be in the store for a moment still.
         _hang_up(self.socket)
         self._fd_store.drop(CONNECTION)
-        for name in (STATE_FILE, OUTBOX_READ, OUTBOX_WRITE):
-            self._fd_store.notifier.remove(name)
-        self._store.remove_all()
+        if not self._fd_store.goes_with_us:
+            for name in (STATE_FILE, OUTBOX_READ, OUTBOX_WRITE):
+                self._fd_store.notifier.remove(name)
+            self._store.remove_all()
         self._drop_parcel()
         self.receiver.close()
         self._state_file.close()

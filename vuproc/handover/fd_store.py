@@ -79,6 +79,7 @@ class FdStore:
         self._workers: set[str] = set()
         self._gone: set[str] = set()
         self._alive_at = 0.0
+        self._ending = False
         self.succeeds = bool(inherited)
         """Whether we have inherited anything from a predecessor."""
         self._may_be_succeeded = self.succeeds
@@ -213,14 +214,25 @@ class FdStore:
             _close(fds)
         self._inherited.clear()
 
-    def clear(self) -> None:
-        """We end in order: there is to be no successor, and nothing for it in the store.
+    def end(self) -> None:
+        """We begin to end in order: what is kept of the session goes with us."""
+        self._ending = True
 
-        Our keeper forgets all by itself then. It is not told of each: many devices that end at once
-        would wait for one keeper to read that.
+    @property
+    def goes_with_us(self) -> bool:
+        """Whether all that is kept is forgotten at our end, without a word of ours.
+
+        Our keeper does so. It is not told of each: of more messages than wait in its socket (ten of
+        a device, net.unix.max_dgram_qlen) the rest would wait for one keeper to read those of many
+        devices, if they all end at once.
         """
+        return self._ending and self.notifier.keeper is not None
+
+    def clear(self) -> None:
+        """We end in order: there is to be no successor, and nothing for it in the store."""
+        self.end()
         self.notifier.stopping()
-        if self.notifier.keeper is None:
+        if not self.goes_with_us:
             for name in [*self._kept, *self._contents, *self._workers]:
                 self.notifier.remove(name)
         self._kept.clear()
