@@ -77,7 +77,7 @@ MODULE_OF = {"python-can": "can", "ruamel.yaml": "ruamel"}
 
 PURE = ("vuproc.vhost_user.session", "vuproc.vhost_user.handlers", "vuproc.vhost_user.state")
 """No socket, clock or process in what they import themselves."""
-EFFECTFUL = {"socket", "time", "select", "selectors", "subprocess", "multiprocessing"}
+EFFECTFUL = {"socket", "time", "select", "selectors", "subprocess", "multiprocess"}
 
 NOT_IN_A_WORKER = (
     "argparse",

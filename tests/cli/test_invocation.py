@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import multiprocess.util  # noqa: F401  # imported late otherwise, when nothing is found any more
 import pytest
 
 import vuproc

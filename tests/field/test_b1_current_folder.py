@@ -18,7 +18,7 @@ from vuproc.testing.guest import Guest
 
 ROOT = Path(__file__).parents[2]
 
-HIDING = ("select", "random", "types", "signal", "socket", "struct", "msgspec", "posix_ipc")
+HIDING = ("select", "random", "types", "signal", "socket", "struct", "msgspec", "multiprocess")
 """Modules that processes of ours import, and a folder may have under the same name."""
 
 BLK = "{type: blk, ram: 1MiB}"

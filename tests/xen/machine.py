@@ -23,7 +23,7 @@ HERE = Path(__file__).parents[2]
 HOW = "VUPROC_LONG=1 sh deploy/setup gets it where apt is there"
 MODULES = ("virtio_pci", "9pnet_virtio", "9p", "xen_gntdev", "xen_privcmd")
 MEMORY_MIB, FIRST_DOMAIN_MIB = 1792, 1024
-STARTED_BY = frozenset({"dill"})
+STARTED_BY = frozenset({"multiprocess", "_multiprocess", "dill"})
 """What processes of vuproc import, and we do not."""
 LEFT_OUT = frozenset({"test", "tests", "idlelib", "lib2to3", "ensurepip", "tkinter", "turtledemo"})
 """Of Python's own library."""

@@ -534,7 +534,7 @@ def _launched(channel: int, preload: tuple[str, ...]) -> subprocess.Popen[bytes]
         parent=os.getpid(),
         preload=preload,
     )
-    # As multiprocessing.util has it, which the master imports for nothing else.
+    # As multiprocess.util has it, which the master imports for nothing else.
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     with _signals_wait():
         return subprocess.Popen(

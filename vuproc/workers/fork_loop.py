@@ -14,12 +14,11 @@ import os
 import select
 import signal
 import socket
-import sys
-import traceback
-from collections.abc import Callable, Sequence
-from typing import NoReturn
+from collections.abc import Sequence
 
 import msgspec
+import multiprocess.context
+import multiprocess.popen_fork
 
 from vuproc.fd import Fd
 from vuproc.sandbox.master_lock import lock_master
@@ -94,39 +93,30 @@ class _NoPidfd(OSError):
     """The process was there, and is not any more."""
 
 
-def _forked(live: Callable[[], None]) -> tuple[int, Fd]:
-    """A child process that lives, and then ends; its process id and its pidfd. Raises OSError, and
-    then there is none.
+class _Fork(multiprocess.popen_fork.Popen):  # type: ignore[misc]
+    """How a worker's process is forked: one that cannot be had leaves no descriptor behind.
+
+    `sentinel` is its pidfd.
     """
-    pid = os.fork()
-    if pid == 0:
-        _live_and_end(live)
-    try:
-        return pid, Fd(os.pidfd_open(pid))
-    except OSError as error:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        raise _NoPidfd(error.errno, error.strerror) from error
 
-
-def _live_and_end(live: Callable[[], None]) -> NoReturn:
-    """Nothing that is raised may come back to what was forked: there is another who goes on."""
-    code = 1
-    try:
-        live()
-        code = 0
-    except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else int(error.code is not None)
-        if isinstance(error.code, str):
-            print(error.code, file=sys.stderr)
-    except BaseException:
-        traceback.print_exc()
-    finally:
+    def _launch(self, process_obj: multiprocess.context.ForkProcess) -> None:
+        self.pid = os.fork()
+        if self.pid == 0:
+            code = 1
+            try:
+                code = process_obj._bootstrap()
+            finally:
+                os._exit(code)
         try:
-            for stream in (sys.stdout, sys.stderr):
-                stream.flush()
-        finally:
-            os._exit(code & 0xFF)
+            self.sentinel = os.pidfd_open(self.pid)
+        except OSError as error:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            raise _NoPidfd(error.errno, error.strerror) from error
+
+
+class _Process(multiprocess.context.ForkProcess):  # type: ignore[misc]
+    _Popen = staticmethod(_Fork)
 
 
 class _Loop:
@@ -134,8 +124,8 @@ class _Loop:
 
     def __init__(self, channel: ServerForkChannel) -> None:
         self._channel: ServerForkChannel | None = channel
-        self._workers: dict[int, tuple[Fd, int]] = {}
-        """The pidfd, which is open, and the process id, by the pidfd's number."""
+        self._workers: dict[int, tuple[Fd, _Process]] = {}
+        """By the number of the pidfd, which is open."""
         self._pid = os.getpid()
         self._locked = False
 
@@ -181,9 +171,11 @@ class _Loop:
                 fd.close()
 
     def _fork(self, order: Fork) -> Forked:
-        pid, pidfd = _forked(lambda: self._live(order))
-        self._workers[pidfd.fileno()] = pidfd, pid
-        return Forked(pid, pidfd)
+        process = _Process(target=self._live, args=(order,), name="vuproc-worker", daemon=True)
+        process.start()
+        pidfd = Fd(process.sentinel)
+        self._workers[pidfd.fileno()] = pidfd, process
+        return Forked(process.pid, pidfd)
 
     def _live(self, order: Fork) -> None:
         """The worker's own life, in its process; nothing of ours is its business."""
@@ -194,9 +186,10 @@ class _Loop:
         main.run(order.control, order.stack, self._pid)
 
     def _ended(self, number: int) -> None:
-        pidfd, pid = self._workers.pop(number)
-        _, status = os.waitpid(pid, 0)
-        self._say(Ended(pid, os.waitstatus_to_exitcode(status)))
+        pidfd, process = self._workers.pop(number)
+        process.join()
+        self._say(Ended(process.pid, process.exitcode))
+        process.close()
         pidfd.close()
 
     def _say(self, report: AnyForkReport) -> None:
