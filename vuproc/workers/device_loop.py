@@ -50,9 +50,9 @@ class DeviceLoop:
         watcher.add(self._soon.fileno(), lambda _mask: self._soon.run(self._call))
 
     @property
-    def busy(self) -> bool:
-        """Whether the device waits for something beside requests."""
-        return bool(self._watched) or self._timers.due() is not None
+    def watches(self) -> bool:
+        """Whether the device waits for something on descriptors of its own."""
+        return bool(self._watched)
 
     @property
     def waker(self) -> int:

@@ -50,6 +50,7 @@ AVAILABLE_RETRY_S = 0.1
 """Seconds until a device that pulls is told again of what it failed to take."""
 POLL_BUSY_S = 0.0005
 """How long a ring without a kick descriptor sleeps between two looks when it was found empty."""
+NS = 1_000_000_000
 POLL_SPINS = 64
 """Looks at an empty polled ring before the first such sleep."""
 
@@ -297,9 +298,11 @@ class Worker:
         return LONGEST_NS if queue.polling else self._spin.window_ns
 
     def _slice(self, queue: Queue) -> int:
-        """Nanoseconds that a turn may go on for, with work at hand."""
-        others = self._device_loop.busy or queue.finishes_later or len(self._queues) > 1
-        return SLICE_NS if others else ALONE_NS
+        """Nanoseconds that a turn may go on for, with work at hand: up to the next timer, unless something may come for which nobody can tell a time."""
+        if self._device_loop.watches or queue.finishes_later or len(self._queues) > 1:
+            return SLICE_NS
+        due = self._device_loop.due()
+        return ALONE_NS if due is None else min(ALONE_NS, max(SLICE_NS, int(due * NS)))
 
     def _patience(self) -> float | None:
         """Seconds to sleep in poll: none with work at hand, little when a ring must be polled, else
