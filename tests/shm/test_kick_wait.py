@@ -6,6 +6,7 @@ import errno
 import os
 import select
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -119,6 +120,13 @@ def test_a_request_without_a_kick_is_not_looked_for(stage: Stage) -> None:
     stage.read(0, 1)
     assert stage.serve(due=0.01) is False
     assert stage.guest.reap() == []
+
+
+def test_a_timer_that_is_far_off_is_not_early(stage: Stage) -> None:
+    """Most of the way is waited for in milliseconds (`LONG_NS`)."""
+    began = time.monotonic()
+    assert stage.serve(due=0.13) is False
+    assert time.monotonic() - began >= 0.13
 
 
 @pytest.mark.parametrize("due", [0.01, None])
