@@ -16,7 +16,7 @@ cdef enum:
     BATCH = 64                     # most completions published by one store of the used index
     BATCH_NS = 100000              # and the longest that one waits for others
     CALL_NS = 400000               # the longest that a call waits, with more to do than to tell,
-    SOON_NS = 25000                # and the shortest, unless there is nothing more to do
+    SOON_NS = 3000                 # and the shortest, unless there is nothing more to do
     SPANS_KEPT = 64                # room for the buffers of a head that is kept between its requests
 
 

@@ -180,7 +180,9 @@ cdef class Completions(Layout):
     cdef bint call_is_due(self, uint64_t step) noexcept nogil:
         # To wake a driver costs us some microseconds, and takes a CPU from somebody, perhaps from
         # another worker. One that has a lot waiting still loses nothing if it hears of the first a
-        # bit later; before half of it is done, it is to have the time to send more.
+        # bit later. When half of it is done, it is called, however soon that is: it takes longer to
+        # wake up than we do for the rest, and goes on by itself then, so that these are no more
+        # calls. Only a few that are over at once are not worth one before their end.
         cdef uint64_t waits = self.now - self.owed_since + step
         if not self.owed or waits < SOON_NS:
             return False
