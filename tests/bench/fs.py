@@ -2,7 +2,8 @@
 
 The driver is our own for all sides. It sends the READs that Linux sends, 4 KiB at random and larger
 ones in order, of one open file. It watches its ring, so that the back-end is what is measured; with
-`--waits sleep` it sleeps, as a guest does. Run it from the root of the checkout.
+`--waits sleep` it sleeps, as a guest does. With `--guest` a Linux guest reads instead. Run it from
+the root of the checkout.
 """
 
 from __future__ import annotations
@@ -12,18 +13,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.bench import text
+from tests.bench import fs_guest, text
 from tests.bench.backends import Missing, Running
 from tests.bench.bars import Bar, judge
 from tests.bench.clients import Outcome, percentile_ns
 from tests.bench.contenders import Contender
 from tests.bench.findings import Finding
-from tests.bench.peers import debian
+from tests.bench.fs_guest import TAG, Serving
+from tests.bench.peers import debian, uml_table
 from tests.bench.rounds import Effort, Entry, compare
 from tests.bench.scale_point import workers
 from tests.bench.work import KIB, MIB, Case, Work
@@ -59,9 +61,6 @@ CASES = [
 """Linux reads ahead 128 KiB as a rule, and a driver has no more than 1 MiB in a READ."""
 AT_LEAST = {RANDOM.name: 1.2, SEQUENTIAL.name: 1.0, LARGE.name: 1.0}
 """Of what virtiofsd does."""
-
-Serving = Callable[[Path, Path], AbstractContextManager[Running]]
-"""Serves a directory by a socket, which may be another than the given one."""
 
 
 class InPython(Fs):
@@ -119,7 +118,7 @@ class Reads:
 @contextmanager
 def ours(directory: Path, socket: Path, kind: str = "fs", poll: str = "auto") -> Iterator[Running]:
     """Our own, as it comes."""
-    device = {"type": kind, "tag": "bench", "directory": str(directory), "poll": poll}
+    device = {"type": kind, "tag": TAG, "directory": str(directory), "poll": poll}
     with serve(device) as served:
         yield Running(served.socket, lambda: [served.pid, *workers(served)])
 
@@ -149,17 +148,29 @@ def measure(
     cases: Sequence[Case], effort: Effort, say: Callable[[str], None] = lambda _line: None
 ) -> list[Finding]:
     """Each case with all sides in turn."""
-    found = []
-    # Memory: of a disk it would be the disk's time.
+    with shared() as directory:
+        return [
+            compare(
+                case.name,
+                case.title,
+                "builtin",
+                [Entry(name, side(name, directory, case)) for name in SIDES],
+                effort,
+                say,
+            )
+            for case in cases
+        ]
+
+
+@contextmanager
+def shared() -> Iterator[Path]:
+    """A directory with the file, in memory: of a disk it would be the disk's time."""
     with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="vuproc-bench-") as made:
         directory = Path(made)
         with (directory / NAME).open("wb") as file:
             for _ in range(SPAN // MIB):
                 file.write(bytes(range(256)) * (MIB // 256))
-        for case in cases:
-            entries = [Entry(name, side(name, directory, case)) for name in SIDES]
-            found.append(compare(case.name, case.title, "builtin", entries, effort, say))
-    return found
+        yield directory
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -170,7 +181,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tries", type=int, default=3, help="of a disturbed sample (3)")
     parser.add_argument("--waits", choices=("poll", "sleep"), default="poll", help="the driver")
     parser.add_argument("--only", default="", help="cases whose names begin so")
+    parser.add_argument("--guest", action="store_true", help="a Linux guest reads instead")
     options = parser.parse_args(arguments)
+    if options.guest:
+        return _in_guest(options.rounds, options.seconds)
     polls = options.waits == "poll"
     cases = [Case(c.work, depth=c.depth, span=c.span, polls=polls) for c in CASES]
     cases = [case for case in cases if case.name.startswith(options.only)]
@@ -183,6 +197,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Bar(case.name, case.name, _held(case), (RUST,), AT_LEAST[case.work.name]) for case in cases
     ]
     return 0 if judge(bars, found) else 1
+
+
+def _in_guest(rounds: int, seconds: float) -> int:
+    """Print what a Linux guest gets of each side; 1 if one of them could not be measured."""
+    sides = {OURS: ours, SLEEPS: SIDES[SLEEPS], RUST: _behind_uml}
+    with shared() as directory:
+        found, missing = fs_guest.measure(sides, directory, NAME, rounds, seconds)
+    print("\n".join(fs_guest.lines(found, missing, RUST)))
+    return 1 if missing else 0
+
+
+@contextmanager
+def _behind_uml(directory: Path, path: Path) -> Iterator[Running]:
+    with debian.virtiofsd(directory, path.with_suffix(".peer")) as running:
+        with uml_table.cut(running, path) as reached:
+            yield reached
 
 
 def _held(case: Case) -> str:
