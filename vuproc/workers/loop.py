@@ -298,7 +298,9 @@ class Worker:
         return LONGEST_NS if queue.polling else self._spin.window_ns
 
     def _slice(self, queue: Queue) -> int:
-        """Nanoseconds that a turn may go on for, with work at hand: up to the next timer, unless something may come for which nobody can tell a time."""
+        """Nanoseconds that a turn may go on for, with work at hand: up to the next timer, unless
+        something may come for which nobody can tell a time.
+        """
         if self._device_loop.watches or queue.finishes_later or len(self._queues) > 1:
             return SLICE_NS
         due = self._device_loop.due()
