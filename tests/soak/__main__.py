@@ -1,27 +1,31 @@
 """A soak: connections come and go, and all that can happen to a device happens to it.
 
-    python -m tests.soak                       # all of it: hours on a small machine
+    python -m tests.soak                       # all of it: half an hour, or hours if others run
     python -m tests.soak --scale 0.1 --picture docs/soak.png --table
+    python -m tests.soak --runs soak.jsonl     # what is left of it after the runs in this file
 
 10,000 connections, 5,000 deaths of workers, 500 of masters, reloads, upgrades, full file systems,
 processes without descriptors or memory, or that stand still, and clocks that jump, in random order,
-while every request is verified. Exit code 1 if anything was lost, or grows.
+while every request is verified. Exit code 1 if anything was lost, or grows. SIGINT and SIGTERM have
+it end early.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
+import signal
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.soak.history import History
+from tests.soak import report, runs
+from tests.soak.history import History, joined
 from tests.soak.picture import draw
 from tests.soak.room import Room, enter
 from tests.soak.soak import soak
-from tests.soak.verdict import faults, trends
 
 SECONDS = 6 * 3600.0
 LOG_LINES = 60
@@ -34,6 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     add("--scale", type=float, default=1.0, help="how much of it; each fault once at least")
     add("--seconds", type=float, default=SECONDS, help="end early after so many")
     add("--seed", type=int, default=random.randrange(1 << 32), help="of what is at random")
+    add("--runs", type=Path, help="do what the runs in this file have left, and add to them")
     add("--picture", type=Path, help="draw a PNG there (needs matplotlib)")
     add("--table", action="store_true", help="print the results as Markdown")
     add("--fault", action="append", default=[], help="this alone, and others that are named so")
@@ -42,65 +47,43 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     without = enter("tests.soak", [*arguments, "--seed", str(options.seed)])
     print(f"seed {options.seed}", flush=True)
+    earlier = runs.load(options.runs) if options.runs else []
+    signals: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _frame: signals.append(number))
+    ends = time.monotonic() + options.seconds
     with tempfile.TemporaryDirectory(prefix="vuproc-soak-") as name:
         room = Room(Path(name), without)
         try:
-            history, log = soak(
+            run, log = soak(
                 room,
                 scale=options.scale,
                 seed=options.seed,
-                seconds=options.seconds,
+                is_over=lambda: bool(signals) or time.monotonic() > ends,
+                done=runs.done(earlier),
                 tell=lambda text: print(text, flush=True),
                 each=options.each,
                 only=options.fault,
             )
         finally:
             room.close()
+    if options.runs:
+        runs.add(options.runs, run)
     if options.log:
         options.log.write_text("\n".join(log) + "\n", encoding="utf-8")
+    together = runs.load(options.runs) if options.runs else [run]
     if options.picture:
-        draw(history, options.picture)
-    return _report(history, log, table=options.table)
+        draw(joined(together), options.picture)
+    return _report(together, run, log, table=options.table)
 
 
-def _report(history: History, log: list[str], *, table: bool) -> int:
-    heads = ("fault", "done", "planned", "stall, median ms", "longest ms")
-    if table:
-        _markdown([heads, *history.rows()])
-        rows = (
-            (t.act, t.whose, t.what, str(t.first), str(t.last), f"{t.growth:+.1f}")
-            for t in trends(history)
-        )
-        _markdown([("act", "whose", "what", "first", "last", "by the slope"), *rows])
-    else:
-        for row in (heads, *history.rows()):
-            print(f"{row[0]:20}" + "".join(f"{cell:>18}" for cell in row[1:]))
-        for trend in trends(history):
-            print(f"{trend.act}: {trend}")
-    print(
-        f"{len(history.events)} faults and {history.requests} requests in {history.seconds:.0f} s; "
-        f"{history.refused} writes were refused by a full disk"
-    )
-    for fault, reason in history.left_out.items():
-        print(f"left out: {fault}: {reason}")
-    if not any(True for _ in trends(history)):
-        print("too few samples to say whether anything grows")
-    bad = faults(history)
-    if bad:
+def _report(together: Sequence[History], run: History, log: list[str], *, table: bool) -> int:
+    print(report.markdown(together) if table else report.text(together))
+    bad, end = report.end(together)
+    if report.end([run])[0]:
         print("\n".join(log[-LOG_LINES:]))
-    for text in bad:
-        print(f"FAULT: {text}")
-    print("verdict: " + ("FAILED" if bad else "nothing lost, nothing grows"))
+    print(end)
     return 1 if bad else 0
-
-
-def _markdown(rows: Sequence[Sequence[str]]) -> None:
-    print()
-    for number, row in enumerate(rows):
-        print("| " + " | ".join(row) + " |")
-        if number == 0:
-            print("|" + "---|" * len(row))
-    print()
 
 
 if __name__ == "__main__":

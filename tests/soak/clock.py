@@ -10,7 +10,7 @@ from pathlib import Path
 
 _OFFSETS = struct.Struct("<qq")
 _SOURCE = Path(__file__).with_suffix(".c")
-_BUILD_TIMEOUT_S = 60
+_BUILD_TIMEOUT_S = 120
 NS = 1_000_000_000
 
 

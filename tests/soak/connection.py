@@ -21,7 +21,8 @@ DEPTHS = (1, 4, 16)
 QUEUE_SIZES = (64, 128, 256)
 """Each has room for `DEPTHS` requests of three descriptors."""
 ZEROES = 0.2
-TIMEOUT_S = 60.0
+TIMEOUT_S = 300.0
+"""For what a message waits for. No measure: the machine may stand still in the middle of it."""
 LOOK_S = 0.5
 PATIENCE_LOOKS = 120
 """Looks for requests that get on. A count and no time: the machine may stand still."""

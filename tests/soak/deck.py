@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tests.soak.fault import Fault
@@ -21,11 +21,18 @@ class Act:
     faults: tuple[Fault, ...]
 
 
-def acts(kinds: Sequence[type[Fault]], scale: float, chance: random.Random) -> list[Act]:
-    """Each kind as often as the whole soak has it, times `scale`, and once at least."""
-    counts = Counter({kind: max(1, round(kind.full * scale)) for kind in kinds})
-    early = Counter({kind: round(n * FIRST) for kind, n in counts.items() if kind.spares_master})
-    parts = {"one master": early, "many masters": counts - early}
+def planned(kinds: Sequence[type[Fault]], scale: float) -> dict[str, int]:
+    """Each kind as often as the whole soak has it, times `scale`, and once at least; by name."""
+    return {kind.name: max(1, round(kind.full * scale)) for kind in kinds}
+
+
+def acts(
+    kinds: Sequence[type[Fault]], counts: Mapping[str, int], chance: random.Random
+) -> list[Act]:
+    """So many of each kind, by name."""
+    all_of_it = Counter({kind: counts[kind.name] for kind in kinds})
+    early = Counter({kind: round(n * FIRST) for kind, n in all_of_it.items() if kind.spares_master})
+    parts = {"one master": early, "many masters": all_of_it - early}
     found = []
     for name, part in parts.items():
         faults = [kind() for kind, count in part.items() for _ in range(count)]

@@ -10,8 +10,22 @@ from tests.soak.sample import ROLES
 
 INCHES = (11.0, 12.0)
 DPI = 100
-MARKERS = ".xv^s+"
-"""With the ten colours there are enough to tell all kinds apart."""
+LOOKS = (
+    ("o", "tab:blue"),
+    ("x", "tab:orange"),
+    ("^", "tab:green"),
+    ("s", "tab:red"),
+    ("v", "tab:purple"),
+    ("D", "tab:brown"),
+    ("*", "black"),
+    ("P", "tab:pink"),
+    ("<", "tab:olive"),
+    (">", "tab:cyan"),
+    ("+", "tab:gray"),
+)
+"""Marker and colour of each kind of fault: no two have either."""
+OFTEN = 1000
+"""Kinds with more events have smaller markers, below the others'."""
 
 
 def draw(history: History, path: Path) -> None:
@@ -38,7 +52,7 @@ def draw(history: History, path: Path) -> None:
     for axes in memory, fds, others, stalls:
         _mark_acts(axes, history)
         axes.grid(alpha=0.3)
-        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize="small")
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize="small", markerscale=1.5)
     stalls.set_xlabel("seconds")
     figure.suptitle(
         f"{len(history.events)} faults, {history.requests} verified requests, seed {history.seed}"
@@ -47,14 +61,18 @@ def draw(history: History, path: Path) -> None:
 
 
 def _stalls(axes: Any, history: History) -> None:
-    for number, name in enumerate(history.planned):
-        mine = [event for event in history.events if event.fault == name]
+    for name, (marker, colour) in zip(history.planned, LOOKS, strict=False):
+        # A stall in which the machine stood still says nothing.
+        mine = [event for event in history.events if event.fault == name and not event.paused_s]
+        often = len(mine) > OFTEN
         axes.plot(
             [event.at_s for event in mine],
             [max(0.1, event.stall_s * 1000) for event in mine],
             linestyle="",
-            marker=MARKERS[number % len(MARKERS)],
-            markersize=3,
+            marker=marker,
+            color=colour,
+            markersize=2 if often else 5,
+            zorder=1 if often else 3,
             label=name,
         )
     axes.set_yscale("log")

@@ -18,6 +18,8 @@ _UNSHARE = ("unshare", "--mount")
 _AS_ROOT = "--map-root-user"
 _SPARE = 4096
 CHUNK = 64 << 10
+COMMAND_S = 120
+"""For unshare(1), mount(8) and umount(8), on a machine that stands still for a while."""
 
 
 def enter(module: str, arguments: Sequence[str]) -> str | None:
@@ -27,7 +29,7 @@ def enter(module: str, arguments: Sequence[str]) -> str | None:
     reason = "no unshare(1)"
     for command in _UNSHARE, (*_UNSHARE, _AS_ROOT):
         try:
-            subprocess.run([*command, "true"], check=True, capture_output=True, timeout=20)
+            subprocess.run([*command, "true"], check=True, capture_output=True, timeout=COMMAND_S)
         except (OSError, subprocess.SubprocessError) as error:
             reason = (getattr(error, "stderr", b"") or b"").decode(errors="replace") or str(error)
             continue
@@ -77,11 +79,11 @@ class Room:
     def close(self) -> None:
         """Give our own disk back; /dev/shm goes with the namespace."""
         if self.without is None:
-            subprocess.run(["umount", "--lazy", str(self.disk)], check=True, timeout=20)
+            subprocess.run(["umount", "--lazy", str(self.disk)], check=True, timeout=COMMAND_S)
 
 
 def _mount(where: Path, size: int) -> None:
     options = f"size={size},mode=1777"
     subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(where)], check=True, timeout=20
+        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(where)], check=True, timeout=COMMAND_S
     )

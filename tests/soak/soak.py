@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 
-from tests.soak.deck import Act, acts
+from tests.soak.deck import Act, acts, planned
 from tests.soak.faults import FAULTS
 from tests.soak.history import Event, History
+from tests.soak.pauses import Pauses
 from tests.soak.room import Room
 from tests.soak.sample import Sample
 from tests.soak.stage import Stage, staged
@@ -24,21 +26,22 @@ def soak(
     *,
     scale: float,
     seed: int,
-    seconds: float,
+    is_over: Callable[[], bool],
+    done: Mapping[str, int],
     tell: Callable[[str], None] = lambda _text: None,
     each: bool = False,
     only: Collection[str] = (),
 ) -> tuple[History, list[str]]:
-    """Run it, and end early after so many seconds; what was seen, and the device's log.
+    """Run it, and end early once it `is_over`; what was seen, and the device's log.
 
-    scale: 1.0 for all that `Fault.full` says. each: tell of every fault, too. only:
-    these faults, by name. Nothing is raised for what the device does wrong.
+    scale: 1.0 for all that `Fault.full` says, less what was `done` before, by name. each: tell of
+    every fault, too. only: these faults, by name. Nothing is raised for what the device does wrong.
     """
     history = History(seed)
     log: list[str] = []
     began = time.monotonic()
     try:
-        with staged(room, seed) as stage:
+        with staged(room, seed) as stage, Pauses() as pauses:
             log = stage.served.lines
             for kind in FAULTS:
                 obstacle = kind.obstacle(stage)
@@ -49,12 +52,14 @@ def soak(
                 for kind in FAULTS
                 if kind.name not in history.left_out and (not only or kind.name in only)
             ]
-            program = acts(kinds, scale, random.Random(seed))
-            for act in program:
-                history.planned.update(fault.name for fault in act.faults)
+            history.planned = planned(kinds, scale)
+            left = {
+                name: max(0, count - done.get(name, 0)) for name, count in history.planned.items()
+            }
+            player = _Player(stage, history, pauses, began, is_over, tell, each)
             try:
-                for act in program:
-                    _play(stage, act, history, began, seconds, tell, each)
+                for act in acts(kinds, left, random.Random(seed)):
+                    player.play(act)
                 stage.finish()
             finally:
                 history.requests = stage.findings.requests
@@ -65,47 +70,61 @@ def soak(
     return history, log
 
 
-def _play(
-    stage: Stage,
-    act: Act,
-    history: History,
-    began: float,
-    seconds: float,
-    tell: Callable[[str], None],
-    each: bool,
-) -> None:
-    samples = history.samples.setdefault(act.name, [])
-    sampled = len(act.faults) >= LEAST
-    every = max(1, len(act.faults) // SAMPLES)
-    for number, fault in enumerate(act.faults):
-        if time.monotonic() > began + seconds:
-            break
-        if sampled and number % every == 0:
-            samples.append(_sample(stage, act, number, began, tell))
-        stage.progress()
-        stage.take_stall()
-        if each:
-            tell(f"{time.monotonic() - began:7.1f} s  {act.name}, {number}: {fault.name}")
-        try:
-            fault.strike(stage)
-            stage.progress()
-        except Exception as error:
-            raise RuntimeError(f"after a {fault.name} ({act.name}, {number}): {error}") from error
-        history.events.append(Event(time.monotonic() - began, fault.name, stage.take_stall()))
-    if sampled:
-        samples.append(_sample(stage, act, len(act.faults), began, tell))
+@dataclass(frozen=True)
+class _Player:
+    """Has acts happen on the stage, and writes down what is seen."""
 
+    stage: Stage
+    history: History
+    pauses: Pauses
+    began: float
+    is_over: Callable[[], bool]
+    tell: Callable[[str], None]
+    each: bool
 
-def _sample(
-    stage: Stage, act: Act, number: int, began: float, tell: Callable[[str], None]
-) -> Sample:
-    stage.progress()
-    sample = Sample.taken(stage, time.monotonic() - began)
-    memory = ", ".join(f"{role} {kib}" for role, kib in sample.memory.items())
-    fds = ", ".join(f"{role} {count}" for role, count in sample.fds.items())
-    tell(
-        f"{sample.at_s:7.1f} s  {act.name}, {number} of {len(act.faults)}; KiB: {memory}; "
-        f"descriptors: {fds}; segments: {sample.segments}, {sample.shm_kib} KiB; "
-        f"processes: {sample.processes}, zombies: {sample.zombies}"
-    )
-    return sample
+    def play(self, act: Act) -> None:
+        """Raises RuntimeError for the first fault that did not end well."""
+        sampled = len(act.faults) >= LEAST
+        every = max(1, len(act.faults) // SAMPLES)
+        for number, fault in enumerate(act.faults):
+            if self.is_over():
+                break
+            if sampled and number % every == 0:
+                self._sample(act, number)
+            self.stage.progress()
+            self.stage.take_stall()
+            self.pauses.take()
+            began = time.monotonic()
+            if self.each:
+                self.tell(f"{began - self.began:7.1f} s  {act.name}, {number}: {fault.name}")
+            try:
+                fault.strike(self.stage)
+                self.stage.progress()
+            except Exception as error:
+                raise RuntimeError(
+                    f"after a {fault.name} ({act.name}, {number}): {error}"
+                ) from error
+            now = time.monotonic()
+            self.history.events.append(
+                Event(
+                    at_s=now - self.began,
+                    fault=fault.name,
+                    stall_s=self.stage.take_stall(),
+                    took_s=now - began,
+                    paused_s=self.pauses.take(),
+                )
+            )
+        if sampled:
+            self._sample(act, len(act.faults))
+
+    def _sample(self, act: Act, number: int) -> None:
+        self.stage.progress()
+        sample = Sample.taken(self.stage, time.monotonic() - self.began)
+        self.history.samples.setdefault(act.name, []).append(sample)
+        memory = ", ".join(f"{role} {kib}" for role, kib in sample.memory.items())
+        fds = ", ".join(f"{role} {count}" for role, count in sample.fds.items())
+        self.tell(
+            f"{sample.at_s:7.1f} s  {act.name}, {number} of {len(act.faults)}; KiB: {memory}; "
+            f"descriptors: {fds}; segments: {sample.segments}, {sample.shm_kib} KiB; "
+            f"processes: {sample.processes}, zombies: {sample.zombies}"
+        )

@@ -32,6 +32,8 @@ LOOKS = 2000
 PAUSE_S = 0.03
 """Between two looks for what nothing announces: a minute of them."""
 PROGRESS = 4
+STOP_S = 300.0
+"""For the end in order. No measure: the machine may stand still in the middle of it."""
 
 T = TypeVar("T")
 
@@ -206,7 +208,7 @@ def staged(room: Room, seed: int) -> Iterator[Stage]:
             yield stage
         finally:
             stage.close()
-        code = served.stop()
+        code = served.stop(STOP_S)
         if code != 0:
             raise Stuck(f"vuproc run ended with exit code {code}")
     finally:

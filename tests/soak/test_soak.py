@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +16,13 @@ import pytest
 
 from tests.crash.blocks import SECTORS, ZEROES, Blocks
 from tests.field.running import environment
+from tests.soak import report, runs
 from tests.soak.clock import Clock
-from tests.soak.deck import acts
+from tests.soak.deck import acts, planned
 from tests.soak.faults import FAULTS
 from tests.soak.faults.reconnection import Reconnection
-from tests.soak.history import History
+from tests.soak.history import Event, History
+from tests.soak.picture import LOOKS
 from tests.soak.sample import ROLES, Sample
 from tests.soak.verdict import faults, trends
 from vuproc.spec.blk import SECTOR_SIZE
@@ -66,14 +70,72 @@ def test_everything_happens_once_and_nothing_is_lost(tmp_path: Path) -> None:
 
 
 def test_both_acts_have_all_together_and_the_first_spares_the_master() -> None:
-    first, second = acts(FAULTS, 0.01, random.Random(1))
+    counts = planned(FAULTS, 0.01)
+    first, second = acts(FAULTS, counts, random.Random(1))
     assert all(fault.spares_master for fault in first.faults)
     for kind in FAULTS:
         count = sum(isinstance(each, kind) for act in (first, second) for each in act.faults)
-        assert count == max(1, round(kind.full * 0.01))
-    again = acts(FAULTS, 0.01, random.Random(1))
+        assert count == counts[kind.name] == max(1, round(kind.full * 0.01))
+    again = acts(FAULTS, counts, random.Random(1))
     assert [type(each) for each in again[1].faults] == [type(each) for each in second.faults]
     assert sum(isinstance(each, Reconnection) for each in first.faults) == 50
+
+
+def test_every_kind_has_its_marker_and_its_colour() -> None:
+    markers, colours = zip(*LOOKS, strict=True)
+    assert len(set(markers)) == len(set(colours)) == len(LOOKS) >= len(FAULTS)
+
+
+def test_runs_add_up(tmp_path: Path) -> None:
+    file = tmp_path / "runs.jsonl"
+    assert runs.load(file) == []
+    one = History(1, planned={"upgrade": 3}, samples={"one master": [SAMPLE]}, requests=10)
+    one.events = [Event(1.0, "upgrade", 0.5, 1.0), Event(2.0, "upgrade", 9.0, 9.5, paused_s=9.0)]
+    other = History(2, planned={"upgrade": 3}, events=[Event(1.0, "upgrade", 0.25, 0.5)])
+    for run in (one, other):
+        runs.add(file, run)
+    both = runs.load(file)
+    assert both == [one, other]
+    assert runs.done(both) == {"upgrade": 3}
+    # That in which the machine stood still has no stall.
+    assert "| upgrade | 3 | 3 | 375.0 | 500 | 2 |" in report.markdown(both)
+    assert report.end(both)[0] == []
+    other.failure = "lost"
+    assert report.end([one, other])[0] == ["run 2 (seed 2): lost"]
+
+
+def asked(process: subprocess.Popen[str]) -> float:
+    """A line to a program, and its answer."""
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+    return float(process.stdout.readline())
+
+
+def test_a_pause_of_the_process_is_seen() -> None:
+    code = (
+        "import sys; from tests.soak.pauses import Pauses\n"
+        "with Pauses() as pauses:\n"
+        "    for line in sys.stdin: print(pauses.take(), flush=True)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    ) as process:
+        asked(process)
+        began = time.monotonic()
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+        stopped = time.monotonic()
+        threading.Event().wait(0.5)  # so long it stands still
+        until = time.monotonic()
+        process.send_signal(signal.SIGCONT)
+        assert until - stopped - 0.3 < asked(process) <= time.monotonic() - began
+        process.communicate(timeout=30)
+        assert process.returncode == 0
 
 
 def grown(**more: int) -> list[str]:

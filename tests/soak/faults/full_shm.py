@@ -25,6 +25,8 @@ class FullShm(Fault):
 
     def strike(self, stage: Stage) -> None:
         who = stage.chance.choice(("worker", "front-end", "master"))
+        # One that is starting after another fault would find no room, and nobody would make any.
+        stage.status()
         with stage.room.full(SHM):
             if who == "worker":
                 stage.kill(stage.chance.choice(stage.workers()))
