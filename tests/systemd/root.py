@@ -44,6 +44,15 @@ LimitNOFILE=65536
 WantedBy=multi-user.target
 """
 
+PATIENCE = """[Service]
+WatchdogSec=150
+TimeoutStartSec=150
+TimeoutStopSec=150
+"""
+"""For every unit of ours, unless a step says otherwise. A machine that stands still for a while has
+used up a minute, with which nobody could do anything.
+"""
+
 MASKED = (
     "dbus.service",
     "dbus.socket",
@@ -156,6 +165,10 @@ def seed(limit_s: int, steps: str = "") -> Mapping[str, str]:
     tests = TESTS.replace("LIMIT", str(limit_s)).replace("STEPS", steps)
     return {
         **units,
+        **{
+            f"/etc/systemd/system/{unit}.d/patience.conf": PATIENCE
+            for unit in ("vuproc.service", "vuproc@.service")
+        },
         "/etc/systemd/system/tests.service": tests,
         "/etc/passwd": USERS,
         "/etc/group": "root:x:0:\nvmm:x:990:\ndisks:x:991:\nnogroup:x:65534:\n",

@@ -18,7 +18,7 @@ from tests.systemd.inside.steps import all_steps
 from vuproc.testing.vms import ClientMissing, GuestFailed, clients
 
 LONG = bool(os.environ.get("VUPROC_LONG"))
-LIMIT_S = 1200 if LONG else 120
+LIMIT_S = 2400 if LONG else 120
 """Seconds for all steps; the machine ends itself then."""
 ENDING_S = 60
 """And for its end."""

@@ -8,7 +8,7 @@ import signal
 from tests.systemd.inside.disks import device_file, driver, reads_and_writes, socket_of, under_load
 from tests.systemd.inside.manager import (
     ctl,
-    drop_in,
+    dropped_in,
     main_pid,
     prop,
     texts,
@@ -22,9 +22,16 @@ SOCKET = "[Socket]\nSocketUser=vmm\nSocketMode=0660\n"
 def step_activated() -> None:
     """The first connection starts it; later ones, restarts and deaths change nothing of that."""
     path = device_file("woken")
-    conf = drop_in("vuproc@woken.socket", SOCKET)
     unit, socket = "vuproc@woken.service", "vuproc@woken.socket"
-    ctl("daemon-reload")
+    try:
+        with dropped_in(socket, SOCKET):
+            _wake(unit, socket)
+    finally:
+        path.unlink()
+    assert not socket_of("woken").exists()
+
+
+def _wake(unit: str, socket: str) -> None:
     try:
         ctl("start", socket)
         assert prop(unit, "ActiveState") == "inactive"
@@ -51,7 +58,3 @@ def step_activated() -> None:
         assert not [line for line in texts(unit) if "of no use" in line], texts(unit)
     finally:
         ctl("stop", socket, unit)
-        conf.unlink()
-        path.unlink()
-        ctl("daemon-reload")
-    assert not socket_of("woken").exists()

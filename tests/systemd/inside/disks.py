@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.checked_io import checked_io
-from tests.systemd.inside.manager import BOUND_S, ctl, drop_in, prop, run
+from tests.systemd.inside.manager import BOUND_S, ctl, dropped_in, prop, run
 from vuproc.testing.block import Block
 from vuproc.testing.guest import Guest
 
@@ -56,19 +56,14 @@ def disk(
     """
     path = device_file(name, extra=extra, options=options, owner=owner)
     unit = f"vuproc@{name}.service"
-    dropped = drop_in(unit, conf) if conf else None
-    if dropped is not None:
-        ctl("daemon-reload")
-    try:
-        ctl("start", unit)
-        yield unit
-    finally:
-        ctl("stop", unit)
-        path.unlink()
-        (IMAGES / f"{name}.raw").unlink()
-        if dropped is not None:
-            dropped.unlink()
-            ctl("daemon-reload")
+    with dropped_in(unit, conf) if conf else contextlib.nullcontext():
+        try:
+            ctl("start", unit)
+            yield unit
+        finally:
+            ctl("stop", unit)
+            path.unlink()
+            (IMAGES / f"{name}.raw").unlink()
     assert prop(unit, "ActiveState") == "inactive"
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-from typing import Any
 
 from tests.systemd.inside.disks import (
     ETC,
@@ -13,6 +11,7 @@ from tests.systemd.inside.disks import (
     driver,
     reads_and_writes,
     socket_of,
+    status,
     under_load,
 )
 from tests.systemd.inside.manager import (
@@ -31,13 +30,6 @@ from tests.systemd.inside.service import EXPOSURE_BELOW
 UNIT = "vuproc.service"
 
 
-def found(name: str) -> dict[str, Any]:
-    """What a device says of itself."""
-    said = json.loads(run("vuproc", "status", "--json", f"{ETC}/{name}"))
-    assert isinstance(said, dict)
-    return said
-
-
 def step_folder() -> None:
     """Start, a master's death, a new file, a reload that fails, the parent's death, stop."""
     for path in ETC.iterdir():
@@ -48,15 +40,15 @@ def step_folder() -> None:
         ctl("start", UNIT)
         assert exposure(UNIT) < EXPOSURE_BELOW
         for name in ("a", "b", "c"):
-            assert found(name)["sandbox_lacks"] == [], found(name)
-        assert found("a")["standby_master"] is not None
+            assert status(name)["sandbox_lacks"] == [], status(name)
+        assert status("a")["standby_master"] is not None
         run("vuproc", "status", str(ETC))
         with driver("a") as guest, under_load(guest) as one_more:
             one_more()
-            before = found("a")["pid"]
+            before = status("a")["pid"]
             os.kill(before, signal.SIGKILL)
             one_more()
-            assert found("a")["pid"] != before
+            assert status("a")["pid"] != before
             device_file("d")
             wait_for("its socket", socket_of("d").exists)
             with driver("d") as other:

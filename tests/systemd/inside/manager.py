@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -100,9 +101,15 @@ def exposure(unit: str) -> float:
     return float(found[1])
 
 
-def drop_in(unit: str, text: str) -> Path:
-    """A drop-in of a unit; the caller has systemd read it, and removes it."""
+@contextlib.contextmanager
+def dropped_in(unit: str, text: str) -> Iterator[None]:
+    """A unit has a drop-in, the last of all that it has; systemd has read it."""
     path = SYSTEM / f"{unit}.d" / "test.conf"
     path.parent.mkdir(exist_ok=True)
     path.write_text(text)
-    return path
+    try:
+        ctl("daemon-reload")
+        yield
+    finally:
+        path.unlink()
+        ctl("daemon-reload")

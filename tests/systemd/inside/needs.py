@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import pwd
 import socket
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.devices.fuse_driver import Fuse
@@ -18,7 +20,7 @@ from tests.systemd.inside.disks import (
     socket_of,
     status,
 )
-from tests.systemd.inside.manager import ctl, drop_in, refused, texts
+from tests.systemd.inside.manager import ctl, dropped_in, refused, texts
 from vuproc.shared import IFREQ
 from vuproc.spec.fuse import ROOT, SetattrValid
 from vuproc.testing.guest import Guest
@@ -37,19 +39,31 @@ device:
 OWNERS = SetattrValid.UID | SetattrValid.GID
 
 
+@contextlib.contextmanager
+def refused_as_shipped(path: Path, unit: str, reason: str, conf: str) -> Iterator[None]:
+    """A unit does not start, for that reason; and is started with the drop-in. Its device file is
+    gone afterwards.
+    """
+    try:
+        refused("start", unit)
+        assert any(reason in line for line in texts(unit)), texts(unit)
+        ctl("stop", unit)
+        with dropped_in(unit, (DROP_INS / conf).read_text()):
+            try:
+                ctl("start", unit)
+                yield
+            finally:
+                ctl("stop", unit)
+    finally:
+        path.unlink()
+
+
 def step_tap() -> None:
     """Refused as shipped, and a frame passes with the drop-in."""
     path = ETC / "tapped.yaml"
     path.write_text(NET.format(run=RUN))
     unit = "vuproc@tapped.service"
-    conf = None
-    try:
-        refused("start", unit)
-        assert any("/dev/net/tun: no such file" in line for line in texts(unit)), texts(unit)
-        ctl("stop", unit)
-        conf = drop_in(unit, (DROP_INS / "tap.conf").read_text())
-        ctl("daemon-reload")
-        ctl("start", unit)
+    with refused_as_shipped(path, unit, "/dev/net/tun: no such file", "tap.conf"):
         with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x88B5)) as wire:
             fcntl.ioctl(wire, SIOCSIFFLAGS, IFREQ.pack(b"tap7", IFF_UP))
             wire.bind(("tap7", 0))
@@ -58,12 +72,6 @@ def step_tap() -> None:
                 frame = bytes(6 * [0xFF]) + b"\x52\x54\0\0\0\1" + b"\x88\xb5" + b"hello" * 12
                 guest.do(1, [bytes(12) + frame])
                 assert wire.recv(2048) == frame
-    finally:
-        ctl("stop", unit)
-        path.unlink()
-        if conf is not None:
-            conf.unlink()
-        ctl("daemon-reload")
     assert not [line for line in texts(unit) if "sandbox" in line], texts(unit)
 
 
@@ -90,13 +98,7 @@ def step_file_server() -> None:
     path = ETC / "served.yaml"
     path.write_text(FS.format(run=RUN, folder=folder))
     unit = "vuproc@served.service"
-    conf = None
-    try:
-        refused("start", unit)
-        assert any("RestrictSUIDSGID" in line for line in texts(unit)), texts(unit)
-        conf = drop_in(unit, (DROP_INS / "file-server.conf").read_text())
-        ctl("daemon-reload")
-        ctl("start", unit)
+    with refused_as_shipped(path, unit, "RestrictSUIDSGID", "file-server.conf"):
         assert status("served")["sandbox_lacks"] == []
         with Guest(RUN / "served.sock", queues=2) as guest:
             mounted = Fuse(guest)
@@ -107,12 +109,6 @@ def step_file_server() -> None:
         found = (folder / "given").stat()
         assert (found.st_uid, found.st_gid, found.st_mode & 0o7777) == (1234, 4321, 0o4755), found
         assert stat.S_ISFIFO((folder / "pipe").stat().st_mode)
-    finally:
-        ctl("stop", unit)
-        path.unlink()
-        if conf is not None:
-            conf.unlink()
-        ctl("daemon-reload")
 
 
 def step_users() -> None:
