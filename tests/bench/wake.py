@@ -64,9 +64,9 @@ class Side:
         return cpu_ns, sleeps
 
 
-def think() -> None:
+def think(ns: int = THINK_NS) -> None:
     """Keep the driver's CPU busy until the other side is asleep."""
-    end = time.perf_counter_ns() + THINK_NS
+    end = time.perf_counter_ns() + ns
     while time.perf_counter_ns() < end:
         pass
 
