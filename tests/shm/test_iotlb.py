@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from vuproc.errors import MemoryFault
-from vuproc.shm.iotlb import ENTRIES_MAX, Iotlb
+from vuproc.shm.iotlb import ENTRIES_MAX, Iotlb, keep_at_most
 from vuproc.shm.memory import GuestMemory
 from vuproc.spec.iotlb import Access
 from vuproc.testing.memory import RamRegion
@@ -122,6 +122,28 @@ def test_a_flood_of_translations_is_bounded(memory: GuestMemory) -> None:
     assert len(iotlb) == ENTRIES_MAX
     last = IOVA + 2 * (ENTRIES_MAX + 99) * PAGE
     assert iotlb.place(memory, last, PAGE, READ) == USER
+
+
+@pytest.fixture
+def few() -> Iterator[int]:
+    """So many translations are kept."""
+    keep_at_most(3)
+    yield 3
+    keep_at_most(ENTRIES_MAX)
+
+
+def test_a_cache_of_few_keeps_few(memory: GuestMemory, few: int) -> None:
+    iotlb = Iotlb()
+    for page in range(10):
+        iotlb.update(IOVA + 2 * page * PAGE, PAGE, USER, BOTH)
+        assert len(iotlb) == min(page + 1, few)
+        assert iotlb.place(memory, IOVA + 2 * page * PAGE, PAGE, READ) == USER
+
+
+@pytest.mark.parametrize("most", [-1, 0, ENTRIES_MAX + 1])
+def test_a_cache_without_a_bound_there_is_not(most: int) -> None:
+    with pytest.raises(ValueError):
+        keep_at_most(most)
 
 
 def test_a_flood_of_misses_is_bounded(memory: GuestMemory) -> None:

@@ -5,6 +5,11 @@ from vuproc.shm.memory import GuestMemory
 ENTRIES_MAX: int
 """Translations that a cache keeps; of more, some are forgotten, and asked for again."""
 
+def keep_at_most(count: int) -> None:
+    """Have each cache of this process keep so many, at most ENTRIES_MAX, so that a test need not
+    fill a whole one; what it has by then, it keeps. Raises ValueError.
+    """
+
 @final
 class Iotlb:
     """What is known of an IOMMU's translations: ranges of I/O virtual addresses, the front-end's

@@ -20,6 +20,16 @@ cdef enum:
 
 ENTRIES_MAX = MOST
 
+cdef Py_ssize_t entries_max = MOST
+
+
+def keep_at_most(Py_ssize_t count):
+    """Have this process's caches be smaller than ENTRIES_MAX."""
+    global entries_max
+    if not 0 < count <= MOST:
+        raise ValueError(f"a cache of {count} translations")
+    entries_max = count
+
 
 @cython.final
 cdef class Iotlb:
@@ -51,7 +61,7 @@ cdef class Iotlb:
         self.forget(iova, iova + (size - 1))
         if not access:
             return
-        if self.count == MOST:
+        if self.count >= entries_max:
             # Anyone will do: what is in use is looked up again, and asked for.
             self.victim = (self.victim + 1) % self.count
             self.cut_out(self.victim, self.victim + 1)
