@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.appearing import Ended, await_path
+
 BOUND_S = 40.0
 LOOK_S = 0.002
 """Pause between two looks at what nothing announces."""
@@ -64,6 +66,14 @@ def wait_until(holds: Callable[[], bool], process: subprocess.Popen[str] | None 
         if process is not None and process.poll() is not None:
             raise AssertionError(f"ended with {process.returncode}: {stop(process)[1]}")
         select.select([], [], [], LOOK_S)
+
+
+def await_made(path: Path, process: subprocess.Popen[str]) -> None:
+    """Until the process has made it; fails if it ends before, with what it has said."""
+    try:
+        await_path(path, BOUND_S, process.pid)
+    except Ended:
+        raise AssertionError(f"ended with {process.wait(BOUND_S)}: {stop(process)[1]}") from None
 
 
 def run_to_end(command: Sequence[object], **options: Any) -> subprocess.CompletedProcess[str]:

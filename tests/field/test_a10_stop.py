@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.field.events import status
-from tests.field.running import VUPROC, started, stop, wait_until, write_file
+from tests.field.running import VUPROC, await_made, started, stop, wait_until, write_file
 from vuproc.testing.block import Block
 from vuproc.testing.guest import Guest
 
@@ -24,7 +24,7 @@ def test_a10_a_stop_after_the_master_s_death_leaves_nothing(tmp_path: Path, dela
     """What leaves nothing in /dev/shm, nor a process, is looked after for every test."""
     file, path = write_file(tmp_path), tmp_path / "disk.sock"
     with started([*VUPROC, "run", "--supervised", file]) as process:
-        wait_until(path.exists, process)
+        await_made(path, process)
         with Guest(path) as guest:
             Block(guest).write(0, b"x" * 512)
             os.kill(status(path)["pid"], signal.SIGKILL)
@@ -38,7 +38,7 @@ def test_a10_a_stop_after_the_master_s_death_leaves_nothing(tmp_path: Path, dela
 def test_a10_a_master_that_is_killed_in_its_stop_leaves_nothing(tmp_path: Path) -> None:
     file, path = write_file(tmp_path), tmp_path / "disk.sock"
     with started([*VUPROC, "run", "--supervised", file]) as process:
-        wait_until(path.exists, process)
+        await_made(path, process)
         pid = status(path)["pid"]
         # It cannot act on what it is told before it is killed.
         os.kill(pid, signal.SIGSTOP)

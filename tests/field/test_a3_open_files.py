@@ -15,6 +15,7 @@ from tests.field.events import status
 from tests.field.running import (
     DISK,
     VUPROC,
+    await_made,
     run_to_end,
     started,
     stop,
@@ -53,7 +54,7 @@ def test_a3_the_soft_limit_is_raised_for_all_queues(tmp_path: Path) -> None:
     file, path = write_wide(tmp_path), tmp_path / "disk.sock"
     command = [*limited(64, needed(QUEUES)), *VUPROC, "run", "--supervised", file]
     with started(command) as process:
-        wait_until(path.exists, process)
+        await_made(path, process)
         # As many as are held in an upgrade are within the limit, too.
         upgraded = run_to_end([*VUPROC, "upgrade", path])
         assert (upgraded.returncode, upgraded.stderr) == (0, "")
@@ -97,7 +98,7 @@ def room_for(pid: int, count: int) -> Iterator[None]:
 def test_a3_a_message_that_finds_no_room_costs_the_connection_alone(tmp_path: Path) -> None:
     file, path = write_file(tmp_path), tmp_path / "disk.sock"
     with started([*VUPROC, "run", file]) as process:
-        wait_until(path.exists, process)
+        await_made(path, process)
         wait_until(partial(are_locked_in, process.pid, 2), process)
         # No room for its descriptor, and then none to ask the kernel what that is.
         for room in (0, 1):
@@ -119,7 +120,7 @@ def test_a3_a_message_that_finds_no_room_costs_the_connection_alone(tmp_path: Pa
 def test_a3_a_front_end_that_finds_no_room_is_turned_away(tmp_path: Path) -> None:
     file, path = write_file(tmp_path), tmp_path / "disk.sock"
     with started([*VUPROC, "run", file]) as process:
-        wait_until(path.exists, process)
+        await_made(path, process)
         # The one that serves, and the one in waiting.
         wait_until(partial(are_locked_in, process.pid, 2), process)
         settled = open_files(process.pid) + 1

@@ -15,6 +15,7 @@ import vuproc
 from tests.field.events import status
 from tests.field.running import (
     VUPROC,
+    await_made,
     descendants,
     run_to_end,
     started,
@@ -51,7 +52,7 @@ def test_a4_the_folder_of_the_start_may_go(folders: tuple[Path, Path]) -> None:
     words = ["run", "../stays/disk.yaml", "--socket", "../stays/other.sock", "--log-level", "error"]
     path = stays / "other.sock"
     with started([*VUPROC, *words, "--superv"], cwd=goes) as process:
-        wait_until(path.exists, process)
+        await_made(path, process)
         goes.rmdir()
         upgrade(path)
         serves(path)
@@ -79,7 +80,7 @@ def test_a4_a_checkout_in_the_folder_of_the_start_is_found_again(
         pytest.skip("vuproc is installed for every program here")
     words = [*python, "-m", "vuproc", "run", "../stays/disk.yaml", "--supervised"]
     with started(words, cwd=goes, env=alone) as process:
-        wait_until((stays / "disk.sock").exists, process)
+        await_made(stays / "disk.sock", process)
         upgrade(stays / "disk.sock")
         serves(stays / "disk.sock")
         assert stop(process)[0] == 0
@@ -93,6 +94,6 @@ def test_a4_a_start_in_a_folder_that_is_gone(folders: tuple[Path, Path]) -> None
     assert done.stderr.endswith("vuproc: the current folder was removed: cd to another one\n")
     goes.mkdir()
     with started([*here, *VUPROC, "run", stays / "disk.yaml"]) as process:
-        wait_until((stays / "disk.sock").exists, process)
+        await_made(stays / "disk.sock", process)
         serves(stays / "disk.sock")
         assert stop(process)[0] == 0

@@ -6,20 +6,19 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from vuproc.ops.admin import AdminError, Request, ask
+from tests.field.events import status, wait_until
+from vuproc.ops.admin import Request, ask
 from vuproc.testing.block import Block
 from vuproc.testing.guest import Guest
 from vuproc.testing.serve import Served, serve
 
 BOUND_S = 60.0
-LOOK_S = 0.01
 SECTOR = 512
 SIZE = 1 << 20
 OLD, NEW = b"o" * SECTOR, b"n" * SECTOR
@@ -35,14 +34,7 @@ class Disk:
 
     def status(self) -> dict[str, Any]:
         """Also while a master is starting."""
-        deadline = time.monotonic() + BOUND_S
-        while True:
-            try:
-                return ask(self.served.socket, Request("status"))
-            except AdminError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(LOOK_S)
+        return status(self.served)
 
     def reload(self) -> list[str]:
         lines: list[str] = ask(self.served.socket, Request("reload"), BOUND_S)["lines"]
@@ -51,22 +43,15 @@ class Disk:
     def kill_master(self) -> None:
         pid = self.status()["pid"]
         os.kill(pid, signal.SIGKILL)
-        self.until(lambda: self.status()["pid"] != pid)
+        wait_until(lambda: self.status()["pid"] != pid, "another master")
 
     def kill_worker(self, queue: int) -> None:
-        before = self.status()["queues"][queue]["pid"]
-        os.kill(before, signal.SIGKILL)
-        self.until(lambda: self.status()["queues"][queue]["pid"] not in (before, None))
+        pid = self.served.kill_worker(queue)
+        self.served.wait_worker(queue, other_than=pid)
 
     def run(self, verb: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "vuproc", verb, str(self.file)]
         return subprocess.run(command, capture_output=True, text=True, timeout=BOUND_S)
-
-    def until(self, holds: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + BOUND_S
-        while not holds():
-            assert time.monotonic() < deadline
-            time.sleep(LOOK_S)
 
 
 TEXT = "socket: ./disk.sock\ndevice:\n  type: blk\n  queues: 2\n  image: ./disk.img\n"

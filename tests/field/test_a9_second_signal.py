@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.field.events import status, wait_until
 from tests.pool.scripted import Scripted
 from vuproc import Device, Request
-from vuproc.ops.admin import Request as Ask
-from vuproc.ops.admin import ask
 from vuproc.pool.process import STOP_DEADLINE
 from vuproc.signals import ECHO_S
 from vuproc.testing.serve import START_TIMEOUT, Served, serve
@@ -38,13 +37,12 @@ class SlowStart(Device):
 
 def wait_in_service(served: Served, queues: int) -> None:
     """Until each queue's device has a request in its hands."""
-    deadline = time.monotonic() + BOUND_S
-    while time.monotonic() < deadline:
-        status = ask(served.socket, Ask("status"))
-        if all(status["queues"][queue]["in_service"] is not None for queue in range(queues)):
-            return
-        time.sleep(0.01)
-    raise AssertionError("no request came into service")
+
+    def serves() -> bool:
+        found = status(served)["queues"][:queues]
+        return all(queue["in_service"] is not None for queue in found)
+
+    wait_until(serves, "a request in service on each queue")
 
 
 def end_impatiently(served: Served, number: signal.Signals) -> float:

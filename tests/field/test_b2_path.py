@@ -11,7 +11,15 @@ from pathlib import Path
 import pytest
 
 from tests.field.events import status
-from tests.field.running import VUPROC, run_to_end, started, stop, wait_until, write_file
+from tests.field.running import (
+    VUPROC,
+    await_made,
+    run_to_end,
+    started,
+    stop,
+    wait_until,
+    write_file,
+)
 from vuproc.testing.block import Block
 from vuproc.testing.guest import Guest
 
@@ -21,7 +29,7 @@ def test_b2_whoever_sees_the_path_is_served(tmp_path: Path, supervised: list[str
     file, path = write_file(tmp_path), tmp_path / "disk.sock"
     for _ in range(2):
         with started([*VUPROC, "run", *supervised, file]) as process:
-            wait_until(path.exists, process)
+            await_made(path, process)
             with Guest(path) as guest:
                 Block(guest).read(0, 512)
             assert status(path)["pid"]
@@ -31,7 +39,7 @@ def test_b2_whoever_sees_the_path_is_served(tmp_path: Path, supervised: list[str
 def test_b2_the_path_is_never_dead_while_masters_change(tmp_path: Path) -> None:
     file, path = write_file(tmp_path), tmp_path / "disk.sock"
     with started([*VUPROC, "run", "--supervised", file]) as process:
-        wait_until(path.exists, process)
+        await_made(path, process)
         with Connecting(path) as refused:
             first = status(path)
             file.write_text(file.read_text().replace("1MiB", "2MiB"))

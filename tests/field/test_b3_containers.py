@@ -13,12 +13,12 @@ from tests.field.events import status
 from tests.field.running import (
     BOUND_S,
     VUPROC,
+    await_made,
     children,
     descendants,
     ended,
     started,
     stop,
-    wait_until,
     write_file,
 )
 from vuproc.shm.segment import PREFIX, sweep
@@ -64,14 +64,14 @@ def test_b3_what_a_killed_container_leaves_is_replaced_by_the_next(tmp_path: Pat
     shm.mkdir()
     command = [*container("--mount"), "sh", "-c", BOUND_TO, "sh", shm, *VUPROC, "run", file]
     with started(command) as process:
-        wait_until(path.exists, process)
+        await_made(path, process)
         segment, inode = segment_of(process.pid)
         kill(process)
     left = shm / segment.name
     assert left.stat().st_ino == inode
     path.unlink()
     with left.open("rb"), started(command) as process:  # open, so that its number is not given anew
-        wait_until(path.exists, process)
+        await_made(path, process)
         assert status(path)["pid"] == 1
         again, other = segment_of(process.pid)
         assert again == segment and other != inode

@@ -10,11 +10,11 @@ import pytest
 
 from tests.field.running import (
     VUPROC,
+    await_made,
     descendants,
     run_to_end,
     started,
     stop,
-    wait_until,
     write_file,
 )
 from vuproc.testing.block import Block
@@ -42,7 +42,7 @@ def test_b5_closed_streams_are_like_dev_null(
     file, socket = write_file(tmp_path), tmp_path / "disk.sock"
     command = [*closing(redirections), *VUPROC, "run", *supervised, file]
     with started(command, stdout=subprocess.PIPE) as process:
-        wait_until(socket.exists, process)
+        await_made(socket, process)
         with Guest(socket) as guest:
             Block(guest).read(0, 512)
         for pid in [process.pid, *descendants(process.pid)]:
@@ -65,7 +65,7 @@ def test_b5_a_log_that_nobody_reads_any_more_is_no_error(
 ) -> None:
     file, socket = write_file(tmp_path), tmp_path / "disk.sock"
     with started([*VUPROC, "run", *supervised, file]) as process:
-        wait_until(socket.exists, process)
+        await_made(socket, process)
         assert process.stderr is not None
         process.stderr.close()
         with Guest(socket) as guest:

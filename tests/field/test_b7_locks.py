@@ -7,23 +7,22 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.field.events import status
 from vuproc.devices.blk_image import Image
 from vuproc.errors import FileRefused
 from vuproc.fd import Fd
-from vuproc.ops.admin import AdminError, Request, ask
+from vuproc.ops.admin import Request, ask
 from vuproc.shm.segment import sweep
 from vuproc.testing.block import Block
 from vuproc.testing.serve import Served, serve
 
 BOUND_S = 60.0
-LOOK_S = 0.01
 SECTOR = 512
 
 
@@ -50,16 +49,10 @@ def is_locked(image: Path) -> bool:
     return False
 
 
-def status(served: Served) -> dict[str, int]:
+def processes(served: Served) -> dict[str, int]:
     """The process ids, once a master is there."""
-    deadline = time.monotonic() + BOUND_S
-    while True:
-        try:
-            answer = ask(served.socket, Request("status"))
-            return {"master": answer["pid"], "worker": answer["queues"][0]["pid"]}
-        except AdminError:
-            assert time.monotonic() < deadline
-            time.sleep(LOOK_S)
+    found = status(served)
+    return {"master": found["pid"], "worker": found["queues"][0]["pid"]}
 
 
 def test_b7_second_writer_is_refused_over_all_deaths(image: Path) -> None:
@@ -73,16 +66,16 @@ def test_b7_second_writer_is_refused_over_all_deaths(image: Path) -> None:
             assert f"{image}: another program has it open" in refused.stderr
             assert "locking: off" in refused.stderr
             for victim in ("worker", "master"):
-                before = status(served)[victim]
+                before = processes(served)[victim]
                 os.kill(before, signal.SIGKILL)
                 # Also in between: the keeper has the open file.
-                while status(served)[victim] == before:
+                while processes(served)[victim] == before:
                     assert is_locked(image)
                 assert is_locked(image)
             ask(served.socket, Request("upgrade"))
             served.wait_for_line("becoming the new program", BOUND_S)
             assert is_locked(image)
-            status(served)
+            processes(served)
             assert Block(guest).read(0, SECTOR) == b"1" * SECTOR
             assert is_locked(image)
     assert not is_locked(image)

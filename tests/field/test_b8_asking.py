@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.field.running import VUPROC, run_to_end, started, stop, wait_until, write_file
+from tests.field.running import VUPROC, await_made, run_to_end, started, stop, write_file
 
 IMAGE = {"type": "blk", "image": "./disk.raw"}
 
@@ -14,7 +14,7 @@ def test_b8_a_running_device_is_asked_whatever_its_file_is_like(tmp_path: Path) 
     image.write_bytes(bytes(1 << 20))
     file = write_file(tmp_path, device=IMAGE)
     with started([*VUPROC, "run", file]) as process:
-        wait_until((tmp_path / "disk.sock").exists, process)
+        await_made(tmp_path / "disk.sock", process)
         image.unlink()
         for content in (file.read_text(), "socket: ./disk.sock\ndevice: {type: blk, im"):
             file.write_text(content)

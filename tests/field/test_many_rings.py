@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.field.events import status
-from tests.field.running import DISK, VUPROC, started, stop, wait_until, write_file
+from tests.field.running import DISK, VUPROC, await_made, started, stop, wait_until, write_file
 from tests.field.test_a3_open_files import limited
 from tests.open_files import open_files
 from vuproc.open_files import needed
@@ -36,7 +36,7 @@ def served(folder: Path, workers: Sequence[Sequence[int]], **more: Any) -> Itera
     file = write_file(folder, device=device, workers=workers, **more)
     allowed = limited(64, needed(MAX_QUEUES))
     with started([*allowed, *VUPROC, "run", "--supervised", file]) as process:
-        wait_until((folder / "disk.sock").exists, process)
+        await_made(folder / "disk.sock", process)
         yield process
         code, said = stop(process)
         assert code == 0 and "Errno" not in said and "ERROR" not in said, said

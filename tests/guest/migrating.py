@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import socket
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
+from tests.appearing import await_path
 from tests.guest import load
 from vuproc.testing.vms.ending import Ending
 from vuproc.testing.vms.linux import LinuxGuest
@@ -19,8 +19,6 @@ MIGRATION_S = 60.0
 END_S = 60.0
 SLOW = 32 << 20
 """Bytes a second of the first pass over a guest's memory."""
-LOOK_S = 0.02
-"""Seconds between two looks for a socket, of which nobody tells."""
 ENDS = ("completed", "failed", "cancelled")
 
 
@@ -115,7 +113,7 @@ class Machine(Ending, Generic[Guest]):
 
     def transfer_to(self, other: Machine[Guest]) -> None:
         """Give the guest to another QEMU of this host; its memory stays where it is."""
-        await_socket(other.memory)
+        await_path(other.memory, END_S, other.guest.process.pid)
         self.set_capability("events")  # one that was given its guest has not said so
         self.qmp.execute("migrate-set-parameters", mode="cpr-transfer")
         main = channel("main", Path(other.way.removeprefix("unix:")))
@@ -154,14 +152,6 @@ def channel(kind: str, path: Path) -> dict[str, Any]:
     """One of the ways from QEMU to QEMU, as the monitor has it."""
     address = {"transport": "socket", "type": "unix", "path": str(path)}
     return {"channel-type": kind, "addr": address}
-
-
-def await_socket(path: Path) -> None:
-    """Wait until somebody has made a socket at this path."""
-    deadline = time.monotonic() + END_S
-    while not path.is_socket():
-        assert time.monotonic() < deadline, f"there is no {path}"
-        time.sleep(LOOK_S)
 
 
 def tell(machine: Machine[LinuxGuest]) -> None:

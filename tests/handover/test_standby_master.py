@@ -14,7 +14,7 @@ import pytest
 from tests.conformance.processes import family, files_of
 from tests.daemon_devices import Mark, MarkOptions
 from tests.field.events import BOUND_S, status, wait_until
-from tests.field.running import VUPROC, started, stop, write_file
+from tests.field.running import VUPROC, await_made, started, stop, write_file
 from tests.handover.test_supervised import (
     DISK,
     ECHO,
@@ -193,7 +193,7 @@ def test_a8_signals_to_everybody_are_not_for_it() -> None:
 def test_a10_a_stop_around_its_turn_leaves_nothing(tmp_path: Path, delay_s: float) -> None:
     file, path = write_file(tmp_path), tmp_path / "disk.sock"
     with started([*VUPROC, "run", "--supervised", file]) as process:
-        wait_until(path.exists, "the socket")
+        await_made(path, process)
         with Guest(path) as guest:
             Block(guest).write(0, b"x" * 512)
             standby_of(path)
@@ -208,7 +208,7 @@ def test_a10_a_stop_around_its_turn_leaves_nothing(tmp_path: Path, delay_s: floa
 def test_a10_a_stop_with_both_dead_leaves_nothing(tmp_path: Path) -> None:
     file, path = write_file(tmp_path), tmp_path / "disk.sock"
     with started([*VUPROC, "run", "--supervised", file]) as process:
-        wait_until(path.exists, "the socket")
+        await_made(path, process)
         for pid in (standby_of(path), status(path)["pid"]):
             os.kill(pid, signal.SIGKILL)
         code, said = stop(process)
@@ -219,7 +219,7 @@ def test_a10_a_stop_with_both_dead_leaves_nothing(tmp_path: Path) -> None:
 def test_it_ends_with_its_keeper(tmp_path: Path) -> None:
     file, path = write_file(tmp_path), tmp_path / "disk.sock"
     with started([*VUPROC, "run", "--supervised", file]) as process:
-        wait_until(path.exists, "the socket")
+        await_made(path, process)
         there = [os.pidfd_open(pid) for pid in (standby_of(path), status(path)["pid"])]
         process.kill()
         for pidfd in there:

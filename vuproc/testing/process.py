@@ -12,8 +12,10 @@ from vuproc.daemon import Daemon
 from vuproc.errors import ConfigErrors, NotRunning, StartRefused
 from vuproc.fd import Fd
 
-START_TIMEOUT = 30.0
-"""Seconds until the socket must be there. Importing the author's modules counts in."""
+START_TIMEOUT = 120.0
+"""Seconds until the socket must be there. Importing the author's modules counts in, and so does
+that the machine stands still for a while.
+"""
 EXIT_REFUSED = 2
 """The code of one that was refused before there was a process."""
 
