@@ -11,10 +11,18 @@ import pytest
 from vuproc.ops.admin import Request, ask
 from vuproc.options import Options
 from vuproc.shm.counters import QueueCounters, block_bytes
-from vuproc.shm.spin import CHECK_NS, FIRST_NS, LONGEST_NS, MOST_TAKEN, REFRAIN_NS, Spin
+from vuproc.shm.spin import (
+    CHECK_NS,
+    FIRST_NS,
+    LONGEST_NS,
+    MOST_TAKEN,
+    REFRAIN_NS,
+    SAME_NS,
+    Spin,
+)
 from vuproc.testing.plugin import ServeDevice
 
-SHORT, LONG = 5_000, 10 * LONGEST_NS
+SHORT, LONG = SAME_NS + 1, 10 * LONGEST_NS
 BEGIN = 1 << 40
 """ns: when it is looked at who else wants the CPUs for the first time."""
 
@@ -41,6 +49,19 @@ def test_auto_gives_up_after_a_few_long_sleeps() -> None:
         window.slept(SHORT)
     for sleep in (LONG, LONG, (1 << 64) - 1):
         window.slept(sleep)
+    assert window.window_now(BEGIN) == 0
+
+
+def test_auto_does_not_look_while_the_driver_runs_on_its_cpu() -> None:
+    window = auto()
+    for _ in range(3):
+        window.slept(SAME_NS)
+    assert window.window_now(BEGIN) == 0
+    for _ in range(3):
+        window.slept(SHORT)
+    assert window.window_now(BEGIN) > 0
+    for _ in range(3):
+        window.slept(SAME_NS)
     assert window.window_now(BEGIN) == 0
 
 

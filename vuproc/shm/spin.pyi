@@ -2,6 +2,8 @@ from typing import Final, Literal, final
 
 from vuproc.shm.counters import QueueCounters
 
+SAME_NS: Final[int]
+"""The longest sleep that tells of a driver on the worker's own CPU."""
 FIRST_NS: Final[int]
 """The first window of `auto`, once a sleep was short."""
 LONGEST_NS: Final[int]

@@ -4,7 +4,9 @@
 To be woken costs the driver's side a system call and both sides some microseconds, so a worker
 whose sleeps turn out short looks again and again instead. It does so only where that takes the CPU
 from nobody: not if more workers of the device are awake than there are CPUs, nor if others want
-this one's CPU.
+this one's CPU. Nor does it after the shortest of sleeps, which another CPU's kick is too slow for:
+the driver has run on this CPU meanwhile, and were it to be kept from there, it would have to be
+woken on one that has halted, for ten times the time.
 """
 
 cimport cython
@@ -20,12 +22,14 @@ cdef extern from "<sys/resource.h>" nogil:
     int getrusage(int who, rusage *usage)
 
 cdef enum:
+    SAME = 5000
     FIRST = 10000
     LONGEST = 50000
     CHECK = 10000000
     REFRAIN = 100000000
     MOST = 2
 
+SAME_NS = SAME
 FIRST_NS = FIRST
 LONGEST_NS = LONGEST
 CHECK_NS = CHECK
@@ -73,7 +77,7 @@ cdef class Spin:
     cdef void learn(self, uint64_t nanoseconds) noexcept nogil:
         if self.fixed:
             return
-        if nanoseconds <= LONGEST and nanoseconds + self.window <= LONGEST:
+        if SAME < nanoseconds <= LONGEST and nanoseconds + self.window <= LONGEST:
             self.window = min(<uint64_t>LONGEST, max(<uint64_t>FIRST, 2 * self.window))
         elif self.window:
             self.window = self.window // 4 if self.window // 4 >= FIRST else 0
