@@ -15,7 +15,8 @@ from tests.devices.nbd_server import Server
 from tests.field.events import wait_until
 from tests.field.running import BOUND_S, VUPROC, run_to_end, started, stop
 from vuproc import inquiries
-from vuproc.cli.main import EXIT_FAILED, main
+from vuproc.cli.arguments import EXIT_FAILED
+from vuproc.cli.main import main
 from vuproc.devices import nbd_question
 from vuproc.inquiries import AWAY, Inquiry, Manner
 from vuproc.testing.block import Block

@@ -10,7 +10,7 @@ import stat
 import sys
 from typing import NoReturn
 
-EXIT_USAGE = 2
+EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 COLUMNS = 80
 """Of what is no terminal."""
 

@@ -7,13 +7,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vuproc.cli.arguments import EXIT_USAGE
+from vuproc.cli.arguments import EXIT_OK, EXIT_USAGE
 from vuproc.errors import ConfigErrors, DeviceLoadError
 
 if TYPE_CHECKING:
     from vuproc.device import Device
-
-EXIT_OK = 0
 
 
 def check(options: argparse.Namespace) -> int:

@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from vuproc.cli import invocation
-from vuproc.cli.arguments import usage_error
+from vuproc.cli.arguments import EXIT_FAILED, EXIT_OK, usage_error
 
 if TYPE_CHECKING:
     from vuproc.device_file.check import DeviceFile
     from vuproc.warm_start import WarmStart
 
-EXIT_OK, EXIT_FAILED = 0, 1
 ASK_S = 10.0
 """Seconds in which the parent must answer."""
 STOP_S = 90.0

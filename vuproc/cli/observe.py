@@ -10,13 +10,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from vuproc.cli import observe_text as text
+from vuproc.cli.arguments import EXIT_FAILED, EXIT_OK
 
 if TYPE_CHECKING:
     from vuproc.ops.admin import Request
     from vuproc.ops.stats import Stats
     from vuproc.shm.trace_layout import Traced
 
-EXIT_OK, EXIT_FAILED = 0, 1
 FOLLOW_S = 0.25
 """Seconds between two looks for further events."""
 AWAY_S = 60.0
