@@ -797,7 +797,7 @@ def test_the_guest_is_told_its_cid(tmp_path: Path) -> None:
         ({"connections": 0}, ">= 1"),
         ({"connections": 65}, "<= 64"),
         ({"path": "/tmp/" + "v" * 92}, "longer than 96 bytes"),
-        ({"path": "/nowhere/v"}, "/nowhere/v: no such file or directory"),
+        ({"path": "/nowhere/v"}, "/nowhere/v: there is no folder /nowhere"),
         ({"queues": 2}, "queues"),
     ],
 )
