@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from vuproc.spec.layout import Layout, LayoutError, Payload
+from vuproc.spec.layout import Layout, LayoutError
+from vuproc.spec.payload import Payload
 
 PAIR = Layout("pair", "<IH", "first", "second")
 PADDED = Layout("padded", "=B7xQ", "small", "large")

@@ -9,6 +9,7 @@ import pytest
 
 from tests.pool.scripted import Scripted, ScriptedOptions
 from vuproc.vhost_user.effects import StopRing
+from vuproc.workers import command_queue
 from vuproc.workers.control import (
     Command,
     Done,
@@ -98,6 +99,22 @@ def test_stops_of_two_queues_wait_for_both(pair: tuple[MasterChannel, Worker]) -
     first.in_flight = 0
     worker._orders.settle()
     assert answers(master) == [(1, 7), (2, 9)]
+
+
+def test_commands_of_one_datagram_are_carried_out_however_slow_each_is(
+    pair: tuple[MasterChannel, Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No poll tells of those behind the first, and the worker must not sleep on them."""
+    monkeypatch.setattr(command_queue, "TOGETHER_S", -1.0)
+    master, worker = pair
+    master.send(*(Command(serial, SetLogLevel(20)) for serial in range(1, 5)))
+    worker._watcher.poll(0.0)
+    for serial in range(1, 4):
+        assert answers(master) == [(serial, 0)]
+        assert worker._patience() == 0.0
+        worker._turn()
+    assert answers(master) == [(4, 0)]
+    assert worker._patience() is None
 
 
 def test_what_needs_no_idle_ring_is_answered_at_once(pair: tuple[MasterChannel, Worker]) -> None:

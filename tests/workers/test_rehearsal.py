@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from vuproc.testing.serve import serve
-from vuproc.workers import main
+from vuproc.workers import command_queue, main
 from vuproc.workers.loop import Worker
 from vuproc.workers.rehearsal import rehearse
 
@@ -27,6 +27,12 @@ def test_it_serves_its_request_and_leaves_nothing() -> None:
     assert rehearse()
     assert left_open() == before
     assert before[1] == 0
+
+
+def test_it_serves_its_request_on_a_machine_that_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ring's start is carried out in another turn than what came with it."""
+    monkeypatch.setattr(command_queue, "TOGETHER_S", -1.0)
+    assert rehearse()
 
 
 @pytest.mark.parametrize("call", ["eventfd", "memfd_create", "posix_fallocate", "epoll"])

@@ -6,8 +6,7 @@ Session and worker choose the layout from the acknowledged features, once; nothi
 from __future__ import annotations
 
 from collections.abc import Callable
-
-from msgspec import Struct
+from typing import NamedTuple
 
 from vuproc.spec.inflight import packed_record_bytes, split_record_bytes
 from vuproc.spec.virtio import (
@@ -27,7 +26,7 @@ from vuproc.spec.virtio import (
 )
 
 
-class Area(Struct, frozen=True):
+class Area(NamedTuple):
     """One of a ring's three areas: `fixed` bytes and `entry` for each descriptor."""
 
     name: str
@@ -40,7 +39,7 @@ class Area(Struct, frozen=True):
         return self.fixed + self.entry * size
 
 
-class RingLayout(Struct, frozen=True):
+class RingLayout(NamedTuple):
     """How the rings of one session lie in memory.
 
     `desc`, `avail` and `used` are the areas at the three addresses of SET_VRING_ADDR. `base_max` is

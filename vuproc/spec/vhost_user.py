@@ -18,8 +18,9 @@ from vuproc.spec.inflight import (
     INFLIGHT_SPLIT_DESC,
     INFLIGHT_SPLIT_HEADER,
 )
-from vuproc.spec.layout import Layout, Payload
+from vuproc.spec.layout import Layout
 from vuproc.spec.net import NetFeature
+from vuproc.spec.payload import Payload
 from vuproc.spec.virtio import Feature
 
 # ---- framing -------------------------------------------------------------------------------------

@@ -73,9 +73,13 @@ class CommandQueue:
             if answers:
                 self._answer(*answers)
 
-    def go_on(self) -> None:
-        """Once more for what waits, and for what came with the command received last."""
-        self.settle()
+    @property
+    def has_unread(self) -> bool:
+        """Whether there are commands that no poll tells of: `receive_unread` takes them."""
+        return self._channel.has_unread
+
+    def receive_unread(self) -> None:
+        """Take what came with the command received last, as `receive` does."""
         if self._channel.has_unread:
             self.receive(0)
 

@@ -198,6 +198,8 @@ class Worker:
     def _turn(self) -> None:
         """What there is to do between two looks at the poll set."""
         self._device_loop.tend()
+        # Before the queues: a ring that it starts is served in this turn.
+        self._orders.receive_unread()
         for queue in self._queues.values():
             queue.publish()
             queue.ask_again()
@@ -206,7 +208,7 @@ class Worker:
             if queue.ready and not self._orders.waits:
                 self._serve(queue)
             self._code.look_at_failures(queue)
-        self._orders.go_on()
+        self._orders.settle()
         self._said.tend()
 
     def _serve(self, queue: Queue) -> None:
@@ -315,6 +317,8 @@ class Worker:
         if self._orders.waits:
             # Held rings do not run; the device's own descriptors move things on.
             return None if self._orders.held_up else 0.0
+        if self._orders.has_unread:
+            return 0.0
         if any(queue.ready and queue.active for queue in self._queues.values()):
             self._empty_looks = 0
             return 0.0
