@@ -7,11 +7,13 @@ QEMU 7.2 refuses this device where there is no KVM.
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
 
+from tests.guest.deaths import WorkerKiller, meanwhile
 from tests.guest.qemus import QUEUE_SIZE, newer
 from vuproc.spec.input import InputType
 from vuproc.spec.input_codes import KEYS
@@ -24,6 +26,10 @@ SYN, KEY, LED = InputType.SYN, InputType.KEY, InputType.LED
 IDS = 6, 0, 0, 1
 INPUT_EVENT = struct.Struct("<16xHHi")
 """input_event of 64-bit Linux: a time, then type, code and value."""
+WORDS = "thequickbrownfoxjumpsoverthelazydog"
+"""Typed while workers die."""
+PAUSE_S = 0.1
+"""Between two keys. Linux keeps 64 events, those of 16 keys, for a reader that is late."""
 LIGHT = "".join(f"\\{byte:03o}" for byte in struct.pack("<16xHHi", LED, 1, 1))
 
 # What the driver has read of the configuration space, and then two keys from its device file.
@@ -45,6 +51,9 @@ for turn in first second; do
 done
 printf '{LIGHT}' >&3
 say lit yes
+say typing yes
+dd bs={INPUT_EVENT.size} count={1 + 4 * len(WORDS)} <&3 2>/dev/null >/tmp/all
+say all $(hexdump -v -e '1/1 "%02x"' /tmp/all)
 """
 
 
@@ -85,7 +94,18 @@ def test_linux_reads_what_it_is_and_what_is_typed(
             served.wait_worker(other_than=killed)
             pipe.write(b"key b\n")
             served.wait_for_line(f"status: type {LED:d}, code 1, value 1")
-            said = guest.finish().values
+            guest.wait_for("typing")
+            killer = WorkerKiller(served.socket)
+            with meanwhile(killer):
+                for letter in WORDS:
+                    pipe.write(f"key {letter}\n".encode())
+                    time.sleep(PAUSE_S)
+                said = guest.finish().values
+    print(f"{killer.kills.total()} workers were killed")
+    assert killer.kills.total() > 2
+    codes = INPUT_EVENT.iter_unpack(bytes.fromhex(said["all"]))
+    lit = [(LED, 1, 1)]  # its readers hear of a light that it has set
+    assert list(codes) == lit + [event for letter in WORDS for event in typed(KEYS[letter])]
     assert (said["found"], said["serial"]) == ("yes", "no. 17")
     assert tuple(int(part, 16) for part in said["ids"].split()) == IDS
     assert (said["keys"], said["lights"]) == (in_words(KEYS.values()), "7")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.guest.deaths import WorkerKiller, meanwhile
 from tests.guest.files import SAY_SUMS, WRITE_FILES, check_file_system, sums_of
 from vuproc.spec.virtio import DeviceId
 from vuproc.testing.serve import serve
@@ -70,14 +71,15 @@ def test_files_are_right_though_server_and_worker_come_and_go(tmp_path: Path) ->
         programs = [clients.mke2fs()]
         with boot_uml(devices, script=f"{script}umount /mnt\n", programs=programs) as guest:
             guest.wait_for("busy=yes")
-            served.kill_worker()
-            served.wait_worker()
             server.close()
             served.wait_for_line(f"{socket}: ")  # hung up, or nobody there any more
             server.enter_context(storage_daemon(image, socket))
             served.wait_for_line("connected again")
-            served.kill_worker()
-            said = dict(guest.finish().values)
+            killer = WorkerKiller(served.socket)
+            with meanwhile(killer):
+                said = dict(guest.finish().values)
+        print(f"{killer.kills.total()} workers were killed")
+        assert killer.kills.total() > 2
         assert not [line for line in served.lines if "ERROR" in line]
     del said["busy"]
     check_file_system(image)

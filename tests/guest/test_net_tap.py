@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.devices.network_of_ours import bring_up, captured, network
+from tests.guest.deaths import WorkerKiller, meanwhile
 from tests.guest.qemus import QUEUE_SIZE, newer
 from vuproc.testing import serve
 from vuproc.testing.vms import Qemu, VhostUserNet, boot_qemu
@@ -61,14 +62,16 @@ def test_a_guest_talks_to_the_host_while_its_workers_are_killed(tmp_path: Path, 
             device = VhostUserNet(socket=served.socket)
             modules = ("virtio_pci", "virtio_net")
             with boot_qemu([device], script=SCRIPT, modules=modules, qemu=qemu) as guest:
-                guest.wait_for("there")
-                served.wait_worker(other_than=served.kill_worker())
-                said = guest.finish().values
+                killer = WorkerKiller(served.socket)
+                with meanwhile(killer):
+                    said = guest.finish().values
             for thread in threads:
                 thread.join(BOUND_S)
                 assert not thread.is_alive()
     assert said["there"].split()[0] == hashlib.sha256(there).hexdigest()
     assert said["back"].split()[0] == came.hexdigest()
     assert said["link"] == "1"
+    print(f"{killer.kills.total()} workers were killed")
+    assert killer.kills.total() > 2
     # Segments that nobody has cut, since either leaves that to the other.
     assert max(map(len, captured(capture))) > 10_000

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.devices.s3_server import BUCKET, gated, running
+from tests.guest.deaths import WorkerKiller, meanwhile
 from tests.guest.files import SAY_SUMS, WRITE_FILES, check_file_system, sums_of
 from vuproc.ops.admin import Request, ask
 from vuproc.spec.virtio import DeviceId
@@ -63,11 +64,14 @@ def test_a_guest_of_another_machine_has_what_was_written_back(
             devices = {served.socket: DeviceId.BLK}
             script = WRITE_FILES + SAY_SUMS + CHURN
             with boot_uml(devices, script=script, programs=[clients.mke2fs()]) as guest:
-                guest.wait_for("churning=yes")
-                number = ask(served.socket, Request("write-back"))["number"]
-                served.kill_worker()
-                await_run(served, number)
-                written = dict(guest.finish().values)
+                killer = WorkerKiller(served.socket)
+                with meanwhile(killer):
+                    guest.wait_for("churning=yes")
+                    number = ask(served.socket, Request("write-back"))["number"]
+                    await_run(served, number)
+                    written = dict(guest.finish().values)
+            print(f"{killer.kills.total()} workers were killed")
+            assert killer.kills.total() > 2
             runs = served.status().details["write-back"]["runs"]
             image("pull", URL, middle)
         del written["churning"]
