@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from vuproc import __version__
+from vuproc import __version__, inquiries
 from vuproc.cli import main as cli
 from vuproc.cli.hint import CLIENTS
 from vuproc.device_file.check import DeviceFile
@@ -107,8 +107,12 @@ def test_run_gives_the_inherited_socket_on(served: list[tuple[DeviceFile, int | 
 
 
 def test_run_checks_the_file_first(
-    served: list[tuple[DeviceFile, int | None]], capsys: pytest.CaptureFixture[str]
+    served: list[tuple[DeviceFile, int | None]],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # What this process has asked for in vain before has nothing to do with it.
+    monkeypatch.setattr(inquiries.manner, "without", 7)
     assert cli.main(["run", "bad.yaml"]) == 2
     assert capsys.readouterr().err.count("bad.yaml:") == 2
     assert served == []

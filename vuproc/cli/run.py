@@ -31,10 +31,11 @@ AHEAD_BYTES = 1 << 16
 
 def run(options: argparse.Namespace) -> int:
     """`vuproc run`: serve until told to stop."""
+    before = inquiries.manner.without
     try:
         return _started(options)
     except ConfigErrors as errors:
-        if inquiries.manner.without < len(errors.errors):
+        if inquiries.manner.without - before < len(errors.errors):
             raise
         # Nothing else is wrong: a service manager is to try again.
         print(errors, file=sys.stderr)
