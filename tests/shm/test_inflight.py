@@ -81,10 +81,11 @@ def test_a_request_leaves_its_marks(guest: Guest, record: Record) -> None:
         seen.append([record[3], record[5]])
 
     ring.drain(handle, fail, 10)
-    assert seen == [
-        [Entry(1, 1, 0, 0, 0, 0), Entry(0, 0, 0, 0, 0, 0)],
-        [Entry(1, 0, 0, 0, 0, 0), Entry(1, 1, 0, 0, 0, 1)],
-    ]
+    first, second = seen
+    assert first == [Entry(1, 1, 0, 0, 0, 0), Entry(0, 0, 0, 0, 0, 0)]
+    assert second[1] == Entry(1, 1, 0, 0, 0, 1)
+    # Where the machine stood still in between, the first is published by now.
+    assert second[0] in (Entry(1, 0, 0, 0, 0, 0), Entry(0, 0, 0, 0, 0, 0))
     assert record.header == Header(0, 1, 8, 5, 2)
     assert (record[3].next, record[5].next, record.live) == (0, 3, [])
     submit(guest, 1)
