@@ -83,6 +83,18 @@ class Unanswered(BaseException):
 
 
 manner = Manner()
+
+
+@contextmanager
+def for_a_start(*, patient: bool) -> Iterator[None]:
+    """What is asked in here is for a device that is to be served by it: answers are kept."""
+    manner.patient, manner.keeps = patient, True
+    try:
+        yield
+    finally:
+        manner.patient = manner.keeps = False
+
+
 _answers: Mapping[Command, Answer] | None = None
 
 

@@ -74,9 +74,8 @@ def _run(
         return _of_the_last_master(options, warm) or _load(options)
 
     read = many.read_apart(wanted) if forked else None
-    inquiries.manner.patient = inquiries.manner.keeps = True
-    file = read or wanted()
-    inquiries.manner.patient = inquiries.manner.keeps = False
+    with inquiries.for_a_start(patient=True):
+        file = read or wanted()
     if options.fd is not None:
         check_descriptor(options.fd)
         if options.supervised:

@@ -27,6 +27,7 @@ from vuproc.devices.blk_overlay_file import (
 from vuproc.devices.blk_overlay_table import ChunkTable, new_table
 from vuproc.devices.blk_storage import new_memory
 from vuproc.devices.blk_write_area import begun_runs, distrust
+from vuproc.devices.host_paths import why_not_made
 from vuproc.devices.image_lock import unlock
 from vuproc.errors import FileRefused
 from vuproc.fd import Fd
@@ -200,9 +201,8 @@ class _OverlayFile(Image):
                 return
             descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
-            folder = os.path.dirname(self.path)
-            if not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
-                yield self.option, f"{self.path} cannot be made: {folder} is not writable"
+            if problem := why_not_made(self.path):
+                yield self.option, problem
             return
         except OSError as error:
             yield self.option, f"{self.path} is not writable: {reason_of(error)}"

@@ -1,4 +1,4 @@
-"""What is wrong with a path of the host that an option names, in words, or None."""
+"""What is wrong with an absolute path of the host that an option names, in words, or None."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def why_not_there(path: str) -> str | None:
 
 def why_not_made(path: str) -> str | None:
     """Of what is to be made there."""
-    folder = os.path.dirname(path) or "."
+    folder = os.path.dirname(path)
     if not os.path.isdir(folder):
         return f"{path}: there is no folder {folder}"
     if not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):

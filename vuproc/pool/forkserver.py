@@ -126,12 +126,8 @@ class _Ends(NamedTuple):
     """What a worker is to have, and our end of its control channel."""
 
     ours: socket.socket
-    theirs: socket.socket
+    theirs: Fd
     stack: Fd
-
-    def channel(self) -> Fd:
-        """The worker's end, once more."""
-        return Fd(os.dup(self.theirs.fileno()))
 
     def close(self) -> None:
         self.ours.close()
@@ -144,12 +140,13 @@ def _ends() -> _Ends:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     except OSError as error:
         raise CannotStart(f"no control channel: {error.strerror}") from error
-    try:
-        return _Ends(ours, theirs, stack.make_file())
-    except OSError as error:
-        ours.close()
-        theirs.close()
-        raise CannotStart(f"no file for a worker's stack: {error.strerror}") from error
+    with theirs:
+        try:
+            file = stack.make_file()
+        except OSError as error:
+            ours.close()
+            raise CannotStart(f"no file for a worker's stack: {error.strerror}") from error
+        return _Ends(ours, Fd(theirs.detach()), file)
 
 
 class Forkserver:
@@ -242,8 +239,8 @@ class Forkserver:
             except CannotStart:
                 return
             try:
-                with ends.theirs, ends.channel() as channel:
-                    running.order(Fork(channel, ends.stack, self.locked))
+                with ends.theirs:
+                    running.order(Fork(ends.theirs, ends.stack, self.locked))
             except (OSError, ChannelError):
                 ends.close()
                 return
@@ -288,16 +285,15 @@ class Forkserver:
         return None
 
     def _fork(self, ends: _Ends) -> ForkedProcess:
+        order = Fork(ends.theirs, ends.stack, self.locked)
         try:
-            with ends.channel() as channel:
-                order = Fork(channel, ends.stack, self.locked)
-                if self._running is not None and not self._running.closed:
-                    try:
-                        return self._running.fork(order, self._patience(), self.wait)
-                    except ChannelClosed:
-                        self.close()
-                self._running = _Running(self._preload)
-                return self._running.fork(order, self._patience(), self.wait)
+            if self._running is not None and not self._running.closed:
+                try:
+                    return self._running.fork(order, self._patience(), self.wait)
+                except ChannelClosed:
+                    self.close()
+            self._running = _Running(self._preload)
+            return self._running.fork(order, self._patience(), self.wait)
         except OSError as error:
             raise CannotStart(f"no worker process: {error.strerror or error}") from error
         except ChannelClosed as error:

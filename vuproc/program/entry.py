@@ -92,10 +92,8 @@ def _loaded(wanted: FileStart, in_force: bytes) -> DeviceFile:
     if in_force:
         with contextlib.suppress(ConfigErrors):
             return wanted.load(in_force, look=False)
-    inquiries.manner.keeps = True
-    file = wanted.load()
-    inquiries.manner.keeps = False
-    return file
+    with inquiries.for_a_start(patient=False):
+        return wanted.load()
 
 
 def _again(wanted: AnyStart, link: ProgramLink) -> Again:

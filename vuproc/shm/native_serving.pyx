@@ -10,12 +10,12 @@ from vuproc.shm.completions cimport Flight, note_completed, pace, time_of, unkno
 from vuproc.shm.counters cimport Block, add, set_busy
 from vuproc.shm.fetching cimport HELD, TAKEN, Again, note_begun, reason_to_skip
 from vuproc.shm.batching cimport Batching
-from vuproc.shm.handling cimport is_wanted
+from vuproc.shm.handling cimport SHORT_SLICE, is_wanted
 from vuproc.shm.native cimport TO_PYTHON, NativeDevice
 from vuproc.shm.request cimport BY_POLICY, UNTOUCHED, Chain, Request
 from vuproc.shm.spin cimport Spin
 
-SLICE_NS = 1_000_000
+SLICE_NS = SHORT_SLICE
 
 cdef enum:
     # Looks at the ring between two at the clock, while spinning.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 from vuproc.errors import MemoryFault, RingError
 from vuproc.fd import Fd
@@ -20,6 +21,12 @@ TOGETHER_S = 0.01
 """Seconds after which no other is begun before that."""
 
 
+class Answers(Protocol):
+    """Takes the answers to some commands, in their order."""
+
+    def __call__(self, *answers: Done | Failed) -> None: ...  # noqa: D102
+
+
 class CommandQueue:
     """Carries them out in their order, each as soon as the rings that it concerns are idle, and
     answers them. The master has a deadline for that.
@@ -31,7 +38,7 @@ class CommandQueue:
         commands: Commands,
         counters: Sequence[QueueCounters],
         said: WorkerLog,
-        answer: Callable[..., None],
+        answer: Answers,
     ) -> None:
         self._channel = channel
         self._commands = commands
