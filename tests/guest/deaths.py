@@ -24,6 +24,10 @@ SERVES_S = 1.0
 """At least, however long its start took: or a guest on a slow machine would not get far."""
 LOOK_S = 0.005
 LOOKS = 10
+ENOUGH = 3
+"""So many deaths of workers make a load one that was survived, where a test does not say."""
+DEATH_BOUND_S = 20.0
+"""For one of them."""
 BOUND_S = 60.0
 """For a master to serve its guest, and for anything else that must come."""
 
@@ -86,6 +90,13 @@ class WorkerKiller:
                 if not spared or over.wait(LOOK_S):
                     break
 
+    def await_deaths(self, count: int = ENOUGH) -> None:
+        """Returns once there were so many; what the guest does must last until then."""
+        deadline = time.monotonic() + count * DEATH_BOUND_S
+        while self.kills.total() < count:
+            assert time.monotonic() < deadline, f"too few deaths: {self.kills}"
+            time.sleep(LOOK_S)
+
     def _queues(self) -> list[dict[str, Any]]:
         queues: list[dict[str, Any]] = ask(self._socket, Request("status"), BOUND_S)["queues"]
         return queues
@@ -101,6 +112,25 @@ class WorkerKiller:
             self._requests[queue["queue"]] = queue["requests"]
             self.kills[queue["queue"]] += 1
             self.in_service[queue["queue"]] += queue["in_service"] is not None
+
+
+class Gate:
+    """A file which a guest of User-Mode Linux sees once `open` was called: a script which works
+    until then works neither too short for a fast machine nor in vain for a slow one.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / "gate"
+        self._folder.mkdir()
+
+    def script(self, text: str) -> str:
+        """The script, in which UNTIL is the file."""
+        mount = f"mkdir -p /gate && mount -t hostfs -o {self._folder} none /gate\n"
+        return mount + text.replace("UNTIL", "/gate/open")
+
+    def open(self) -> None:
+        """Lets the guest go on."""
+        (self._folder / "open").touch()
 
 
 class MasterKiller:

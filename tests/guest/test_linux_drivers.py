@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.devices.nodes import ANSWER, Nodes
-from tests.guest.deaths import BOUND_S, LOOK_S, WorkerKiller, meanwhile
+from tests.guest.deaths import BOUND_S, LOOK_S, Gate, WorkerKiller, meanwhile
 from tests.guest.load import LONG
 from tests.guest.programs import build
 from vuproc.devices.rtc_course import S
@@ -30,8 +30,6 @@ KILLS = 60 if LONG else 4
 """So many deaths in a load, at least."""
 MASTERS = 10 if LONG else 1
 """So many masters of a supervised device die in a load."""
-KILL_BOUND_S = 20.0
-"""For one of them."""
 SOURCES = Path(__file__).with_name("drivers")
 FRAME = 4
 """Bytes of a frame of sound."""
@@ -83,25 +81,16 @@ def over_deaths(run: Run, tmp_path: Path) -> OverDeaths:
     """
 
     def counted(served: Served, kind: str, script: str) -> dict[str, int]:
-        shared = tmp_path / "shared"
-        shared.mkdir()
+        gate = Gate(tmp_path)
         killer = WorkerKiller(served.socket)
         with meanwhile(killer):
-            with run(served, kind, until(shared, script)) as guest:
-                deadline = time.monotonic() + KILLS * KILL_BOUND_S
-                while killer.kills.total() < KILLS:
-                    assert time.monotonic() < deadline, f"too few deaths: {killer.kills}"
-                    time.sleep(LOOK_S)
-                (shared / "enough").touch()
+            with run(served, kind, gate.script(script)) as guest:
+                killer.await_deaths(KILLS)
+                gate.open()
                 said = guest.finish().values
         return {key: int(value) for key, value in said.items()}
 
     return counted
-
-
-def until(folder: Path, script: str) -> str:
-    """The script, with a folder of the host's in which UNTIL may come to be."""
-    return f"mount -t hostfs -o {folder} none /mnt\n" + script.replace("UNTIL", "/mnt/enough")
 
 
 def quiet(served: Served) -> None:
@@ -320,16 +309,15 @@ def test_the_guest_goes_on_over_the_death_of_a_supervised_master(
     if kind == "sound":
         path = tmp_path / "played.wav"
         described = {"playback": [{"backend": "wav", "path": str(path)}]}
-    shared = tmp_path / "shared"
-    shared.mkdir()
+    gate = Gate(tmp_path)
     with serve({"type": kind, **described}, arguments=["--supervised"]) as served:
-        with run(served, kind, until(shared, script)) as guest:
+        with run(served, kind, gate.script(script)) as guest:
             master = 0
             for _ in range(MASTERS):
                 master = serving(served, master)
                 os.kill(master, signal.SIGKILL)
             serving(served, master)
-            (shared / "enough").touch()
+            gate.open()
             counts = {key: int(value) for key, value in guest.finish().values.items()}
     assert not any(counts.get(key, 0) for key in ("wrong", "back" if kind == "rtc" else "failed"))
     assert counts.get("refused", 0) + counts.get("lost", 0) <= MASTERS
