@@ -15,7 +15,7 @@ from vuproc.handover import sd_notify
 from vuproc.handover.keeper import fleet
 from vuproc.handover.keeper.descriptors import MAX_STORED
 from vuproc.handover.keeper.keeper import WATCHDOG_S
-from vuproc.handover.making_way import EXIT_MAKES_WAY
+from vuproc.handover.keeper.keeper import EXIT_MAKES_WAY
 
 UNITS = Path(__file__).parent.parent / "deploy" / "systemd"
 EXPOSURE_BELOW = 2.0

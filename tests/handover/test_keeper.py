@@ -261,6 +261,28 @@ def test_a_kill_from_outside_is_no_failure_of_a_master_that_was_up(tmp_path: Pat
         theatre.next()
 
 
+def test_masters_that_make_way_are_no_failures_however_fast(tmp_path: Path) -> None:
+    with playing(tmp_path, BACK_OFF_S=(0.0, BOUND_S * 2), STABLE_S=1000.0) as theatre:
+        for _ in range(keeper.FAILURES_MOST + 2):
+            puppet = theatre.next()
+            puppet.ready()
+            if not puppet.stored:
+                puppet.do("store", ("session.state", "a"))
+            puppet.send("exit", keeper.EXIT_MAKES_WAY)
+        assert theatre.next().stored == [["session.state", "a"]]
+
+
+def test_one_that_makes_way_before_it_was_up_has_failed(tmp_path: Path) -> None:
+    with playing(tmp_path, BACK_OFF_S=(0.0, 0.2), STABLE_S=1000.0) as theatre:
+        puppet = theatre.next()
+        puppet.ready()
+        puppet.send("exit", keeper.EXIT_MAKES_WAY)
+        begun = time.monotonic()
+        theatre.next().send("exit", keeper.EXIT_MAKES_WAY)
+        theatre.next()
+        assert time.monotonic() - begun >= 0.2
+
+
 def test_a_master_that_shows_no_life_is_killed(tmp_path: Path) -> None:
     with playing(tmp_path, WATCHDOG_S=0.2) as theatre:
         first = theatre.next()

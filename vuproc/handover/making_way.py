@@ -13,13 +13,9 @@ from typing import NoReturn
 
 from vuproc.fd import Fd
 from vuproc.handover.fd_store import CHANNEL, WORKER
+from vuproc.handover.keeper.keeper import EXIT_MAKES_WAY
 from vuproc.pool.orphans import channel_name, retire
 from vuproc.pool.process import WorkerProcess
-
-EXIT_MAKES_WAY = 75
-"""Our exit code (EX_TEMPFAIL of sysexits.h). Not 0, by which a keeper knows that the device has
-ended in order, so that another master is started even if nobody but us knows of a restart.
-"""
 
 
 def make_way(workers: Iterable[WorkerProcess]) -> NoReturn:

@@ -14,8 +14,9 @@ What the end of the master leads to:
     SIGINT                           it removes what the last one has left. After CLEAN_UPS_MOST of
                                      them the end, with the master's code, or 1
     anything else                    another master, which is handed what is stored; at once if this
-                                     one was up for STABLE_S, or up and killed by SIGKILL, which is
-                                     nobody's fault here; else after a pause from BACK_OFF_S
+                                     one was up for STABLE_S, or up and has made way, as it was told
+                                     to, or was killed by SIGKILL: that is nobody's fault here; else
+                                     after a pause from BACK_OFF_S
     no process to be had for one     another try each second
     FAILURES_MOST such in a row      what is stored as "session." is dropped, so that the front-end
                                      is disconnected and the device may come up without it; if
@@ -46,6 +47,10 @@ DEVICE_FILE = "device-file"
 """The name of what the device file says that is in force."""
 SESSION = "session."
 """Names that begin so are dropped when no master survives what they stand for."""
+EXIT_MAKES_WAY = 75
+"""A master's exit code (EX_TEMPFAIL of sysexits.h) when it has made way for another. Not 0, by which
+it would have ended the device in order; systemd starts another for it, too.
+"""
 BACK_OFF_S = (0.0, 0.01, 0.05, 0.25, 1.0)
 """Pause before another master, by the number of masters in a row that were not up for long."""
 STABLE_S = 0.5
@@ -314,7 +319,8 @@ class Keeper:
         else:
             self._say(f"master {pid} ended ({described(code)}), starting another")
             up_s = 0.0 if up_since is None else time.monotonic() - up_since
-            stable = up_s >= STABLE_S or (up_since is not None and code == -signal.SIGKILL)
+            blameless = up_since is not None and code in (-signal.SIGKILL, EXIT_MAKES_WAY)
+            stable = up_s >= STABLE_S or blameless
             self._failures = 0 if stable else self._failures + 1
             self._again(code)
 
