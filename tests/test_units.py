@@ -14,8 +14,7 @@ from vuproc.cli.arguments import EXIT_USAGE
 from vuproc.handover import sd_notify
 from vuproc.handover.keeper import fleet
 from vuproc.handover.keeper.descriptors import MAX_STORED
-from vuproc.handover.keeper.keeper import WATCHDOG_S
-from vuproc.handover.keeper.keeper import EXIT_MAKES_WAY
+from vuproc.handover.keeper.keeper import EXIT_MAKES_WAY, WATCHDOG_S
 
 UNITS = Path(__file__).parent.parent / "deploy" / "systemd"
 EXPOSURE_BELOW = 2.0

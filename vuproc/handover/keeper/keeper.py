@@ -48,8 +48,8 @@ DEVICE_FILE = "device-file"
 SESSION = "session."
 """Names that begin so are dropped when no master survives what they stand for."""
 EXIT_MAKES_WAY = 75
-"""A master's exit code (EX_TEMPFAIL of sysexits.h) when it has made way for another. Not 0, by which
-it would have ended the device in order; systemd starts another for it, too.
+"""A master's exit code (EX_TEMPFAIL of sysexits.h) when it has made way for another. Not 0, with
+which a device has ended in order; systemd starts another for it, too.
 """
 BACK_OFF_S = (0.0, 0.01, 0.05, 0.25, 1.0)
 """Pause before another master, by the number of masters in a row that were not up for long."""
