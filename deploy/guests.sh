@@ -31,7 +31,15 @@ refresh_lists() {
     apt_fresh=yes
     mkdir -p "$cache"
     : >"$apt_log"
-    with_apt apt-get update >>"$apt_log" 2>&1 || say "apt-get update failed, going on with the lists that are there"
+    # Somebody else may be at it, such as a system that brings itself up to date.
+    for _ in 1 2 3 4 5 6 7 8 9 10 11 12; do
+        with_apt apt-get update >"$apt_log.lists" 2>&1 && updated=yes || updated=no
+        cat "$apt_log.lists" >>"$apt_log"
+        grep -q '^E: Could not get lock' "$apt_log.lists" || break
+        sleep 5
+    done
+    rm -f "$apt_log.lists"
+    [ "$updated" = yes ] || say "apt-get update failed, going on with the lists that are there"
 }
 
 # Says why the last apt command failed, in its own words.
