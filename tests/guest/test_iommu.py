@@ -44,9 +44,12 @@ says nothing of the latter to a device.
     ("qemu", "mode", "packed"),
     [
         (Qemu.INSTALLED, STRICT, False),
-        *in_long_form((Qemu.INSTALLED, STRICT, True)),
-        *((qemu, STRICT, True) for qemu in newer()),
-        *((qemu, LAZY, False) for qemu in newer()),
+        *((qemu, LAZY, True) for qemu in newer()),
+        *in_long_form(
+            (Qemu.INSTALLED, STRICT, True),
+            *((qemu, STRICT, True) for qemu in newer()),
+            *((qemu, LAZY, False) for qemu in newer()),
+        ),
     ],
 )
 def test_files_that_the_guest_writes_are_in_the_image(

@@ -28,7 +28,7 @@ def attached(served: Disk, queues: int, *, packed: bool = False) -> list[VhostUs
     return [VhostUserDevice(socket=served.socket, properties=properties)]
 
 
-@pytest.mark.parametrize(("queues", "packed"), [(2, False), (4, False), (2, True)])
+@pytest.mark.parametrize(("queues", "packed"), [(4, False), (2, True), *in_long_form((2, False))])
 def test_files_that_the_guest_writes_are_in_the_image(
     disk: Callable[..., Disk], queues: int, packed: bool
 ) -> None:
