@@ -14,7 +14,9 @@ from hypothesis import HealthCheck, settings
 
 from tests import leaks
 from tests.compatibility import marks
+from tests.forked_masters import FRESH, ROOT, Template
 from tests.kernel import has_kvm
+from vuproc.program import running
 
 # How long anything takes on a busy machine is no failure.
 settings.register_profile("long", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -55,8 +57,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: -bounds.get(item.path, 0.0))
 
 
+@pytest.fixture(autouse=True, scope="session")
+def template() -> Iterator[Template]:
+    """The process of which masters are forks (`tests/forked_masters.py`)."""
+    template = Template()
+    yield template
+    template.close()
+
+
 @pytest.fixture(autouse=True, scope="module")
-def module_leaves_nothing() -> Iterator[None]:
+def forked_masters(request: pytest.FixtureRequest, template: Template) -> Iterator[None]:
+    """Have masters be forks, but in tests that are about their start."""
+    if request.path.relative_to(ROOT).as_posix().startswith(FRESH):
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(running, "launched", template.launched)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def module_leaves_nothing(forked_masters: None) -> Iterator[None]:
     """As `test_leaves_nothing`, for what the fixtures of a module made."""
     before = leaks.Holdings.now()
     yield

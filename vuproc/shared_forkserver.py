@@ -60,7 +60,7 @@ class SharedForkserver:
         """Fork masters for as long as they are ordered. Comes back in each of them."""
         for name in (*IMPORTS, *WORKER_IMPORTS):
             importlib.import_module(name)
-        _warm_up()
+        warm_up()
         renamed(PROCESS_NAME)
         self._channel.send(READY)
         while True:
@@ -161,7 +161,7 @@ def _begun(order: dict[str, object], channel: socket.socket) -> WarmStart:
     return WarmStart(left, forkserver, file)
 
 
-def _warm_up() -> None:
+def warm_up() -> None:
     """What is worked out at the first use, before there are processes that would each do so."""
     with contextlib.suppress(ConfigErrors):
         check.load("-", _SAMPLE, look=False)

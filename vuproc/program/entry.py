@@ -36,8 +36,11 @@ CHECK = "check"
 Left = dict[str, tuple[Fd, ...]]
 
 
-def run() -> int:
-    """Serve until the end; returns the exit code of this process."""
+def run(warm: WarmStart | None = None) -> int:
+    """Serve until the end; returns the exit code of this process.
+
+    `warm`: this process is a fork that was prepared for that, and has its descriptors.
+    """
     streams.open_closed()
     # A program may have its children reaped by the kernel; workers are waited for.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -45,8 +48,12 @@ def run() -> int:
     if words[:1] == [CHECK]:
         return main(words)
     try:
-        warm = None if words else wait_for_turn()
-        left = _handed(words) if words else inherit() if warm is None else warm.left
+        if warm is None and not words:
+            warm = wait_for_turn()
+        if warm is not None:
+            left = warm.left
+        else:
+            left = _handed(words) if words else inherit()
         channel, life, file = (left.pop(name)[0] for name in (PROGRAM, LIFE, START))
         wanted, content = start.read(file)
         file.close()

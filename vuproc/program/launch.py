@@ -41,10 +41,7 @@ def launched(
 
     `output`: where its standard output and standard error go, None: where the program's do.
     """
-    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    flags = [flag for flag in flags if flag != "-P"]
-    program = _PROGRAM.format(path=_import_path(), package=os.path.abspath(vuproc.__file__))
-    command = [sys.executable, *flags, "-P", "-c", program]
+    command = master_command()
     copies = {name: _copy(file) for name, file in given.items()}
     try:
         words = [f"{name}={copy.fileno()}" for name, copy in copies.items()]
@@ -73,11 +70,23 @@ def launched(
             copy.close()
 
 
+def interpreter() -> list[str]:
+    """The program's own, which finds nothing in a current folder."""
+    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    return [sys.executable, *(flag for flag in flags if flag != "-P"), "-P"]
+
+
+def master_command() -> list[str]:
+    """What starts a master, but for the names of its descriptors."""
+    program = _PROGRAM.format(path=import_path(), package=os.path.abspath(vuproc.__file__))
+    return [*interpreter(), "-c", program]
+
+
 def _copy(file: HasFileno) -> Fd:
     return Fd(fcntl.fcntl(file.fileno(), fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE))
 
 
-def _import_path() -> list[str]:
+def import_path() -> list[str]:
     """The program's own, as it would be from `/`. An entry "" is the current folder."""
     return [os.path.abspath(entry) if _is_path(entry) else entry for entry in sys.path]
 
