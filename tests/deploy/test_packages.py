@@ -8,13 +8,15 @@ import shutil
 import subprocess
 import tarfile
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.deploy.making import BOUND_S, ROOT, make
+from tests.deploy.ordinary_user import USER, ordinary_user
 from vuproc.cli import main
 from vuproc.devices import BUILTIN
 from vuproc.testing.guest import Guest
@@ -117,6 +119,8 @@ def test_a_debian_package_is_made_and_serves_and_lintian_has_nothing_to_say(
     assert "usr/share/qemu/vhost-user/50-vuproc-blk.json" in names
     for unit in (ROOT / "deploy" / "systemd").glob("*.s*"):
         assert f"lib/systemd/system/{unit.name}" in names
+    for drop_in in (ROOT / "deploy" / "systemd" / "drop-ins").iterdir():
+        assert f"usr/share/doc/vuproc/examples/drop-ins/{drop_in.name}" in names
 
 
 def test_it_is_compiled_for_aarch64_without_a_warning_and_loads_there(tmp_path: Path) -> None:
@@ -127,6 +131,10 @@ def test_it_is_compiled_for_aarch64_without_a_warning_and_loads_there(tmp_path: 
 
 
 ENGINE = "podman"
+STORE = ("--storage-driver", "vfs", *(("--runtime", "runc") if shutil.which("runc") else ()))
+"""Layers are plain folders, and runc takes control groups of both versions at a time (crun does
+not): what a machine that is itself a container may have.
+"""
 
 
 @pytest.fixture(scope="module")
@@ -138,8 +146,7 @@ def image(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list
     store = tmp_path_factory.mktemp("images")
     engine = [
         *(ENGINE, "--root", str(store / "root"), "--runroot", str(store / "run")),
-        *("--storage-driver", "vfs"),
-        *(("--runtime", "runc") if shutil.which("runc") else ()),
+        *STORE,
     ]
     archive = only(dist, "*-oci.tar")
     done = subprocess.run(
@@ -180,9 +187,9 @@ def test_an_image_has_no_shell_and_no_root_and_serves(image: list[str]) -> None:
 
 
 @contextmanager
-def serving(command: list[str]) -> Iterator[subprocess.Popen[str]]:
+def serving(command: Sequence[str | Path], **options: Any) -> Iterator[subprocess.Popen[str]]:
     """The container, once it serves."""
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **options) as process:
         assert process.stderr is not None
         said = ""
         try:
@@ -253,3 +260,47 @@ def test_the_seccomp_profile_lets_io_uring_be_used(image: list[str], tmp_path: P
         timeout=300,
     )
     assert allowed.stdout == "there\n", allowed.stderr
+
+
+def test_an_ordinary_user_makes_an_image_and_serves_a_vmm_from_it(dist: Path) -> None:
+    """Rootless: by subordinate ids, with neither root nor its store of images."""
+    for name in (ENGINE, "buildah", "mmdebstrap"):
+        if shutil.which(name) is None:
+            pytest.skip(f"there is no {name}: apt-get install {name}")
+    with ordinary_user() as user, ExitStack() as stack:
+        # The process that keeps its user namespace between commands.
+        stack.callback(user.run, ENGINE, *STORE, "system", "migrate", bound_s=300)
+        checkout, made = user.home / "checkout", user.home / "dist"
+        shutil.copytree(ROOT / "deploy", checkout / "deploy")
+        shutil.copy(ROOT / "pyproject.toml", checkout)
+        made.mkdir()
+        shutil.copy(only(dist, "*manylinux*.whl"), made)
+        user.own(checkout, made)
+        done = user.run("sh", checkout / "deploy/package", "container", made, bound_s=BOUND_S)
+        assert done.returncode == 0, done.stdout[-4000:]
+        assert list((user.home / "tmp").iterdir()) == []
+        archive = only(made, "*-oci.tar")
+        assert archive.stat().st_uid == USER
+        done = user.run(ENGINE, *STORE, "load", "--quiet", "--input", archive, bound_s=600)
+        assert done.returncode == 0, done.stdout
+        name = done.stdout.split()[-1]
+        # As docs/installing.md has it.
+        devices, run = user.home / "devices", user.home / "sockets"
+        for folder in (devices, run):
+            folder.mkdir()
+        device = {"type": "blk", "ram": "1MiB", "queues": 2}
+        file = {"socket": "/run/vuproc/disk.sock", "device": device}
+        (devices / "disk.yaml").write_text(json.dumps(file))
+        user.own(devices, run)
+        command = user.command(
+            *(ENGINE, *STORE, "run", "--rm", "--read-only", "--cap-drop", "all"),
+            *("--security-opt", "no-new-privileges", "--network", "none"),
+            *("--user", f"{USER}:{USER}", "--userns", "keep-id"),
+            *("--volume", f"{devices}:/etc/vuproc:ro", "--volume", f"{run}:/run/vuproc", name),
+        )
+        with serving(command, cwd=user.home, env=user.environment()):
+            assert (run / "disk.sock").stat().st_uid == USER
+            with Guest(run / "disk.sock", queues=2) as guest:
+                for queue in range(2):
+                    answer = guest.do(queue, [bytes(16)], [SECTOR, 1])
+                    assert answer.content == bytes(SECTOR) + b"\0"
