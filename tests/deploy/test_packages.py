@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import subprocess
+import sys
 import tarfile
+import tomllib
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -92,6 +95,52 @@ def test_the_recipe_makes_wheels_of_each_python_and_machine(dist: Path) -> None:
         for minor in (11, 12, 13, 14)
         for machine in ("x86_64", "aarch64")
     }
+
+
+ISA_SETUP = """\
+from setuptools import Extension, setup
+
+link = ["-Wl,-z,x86-64-v2"]
+setup(name="isa", version="1", ext_modules=[Extension("isa", ["isa.c"], extra_link_args=link)])
+"""
+ISA_MODULE = """\
+#include <Python.h>
+
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "isa"};
+
+PyMODINIT_FUNC PyInit_isa(void) { return PyModule_Create(&module); }
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="it is about x86-64")
+def test_the_recipe_makes_wheels_for_all_of_x86_64(dist: Path, tmp_path: Path) -> None:
+    """By compilation, and past what the image's start files say of whatever is linked with them."""
+    recipe = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["cibuildwheel"]
+    (override,) = recipe["overrides"]
+    assert override["select"] == "*-manylinux_x86_64"
+    assert override["environment"]["CFLAGS"].split() == ["-g0", "-march=x86-64"]
+    (tmp_path / "setup.py").write_text(ISA_SETUP)
+    (tmp_path / "isa.c").write_text(ISA_MODULE)
+    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check")
+    build = ("wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path)
+    subprocess.run([*pip, *build, tmp_path], check=True, timeout=300)
+    path = f"{CACHE / 'packaging' / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    places = {"dest_dir": tmp_path / "repaired", "wheel": only(tmp_path, "*.whl")}
+
+    def repaired(command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command.format(**places).split(),
+            env={**os.environ, "PATH": path},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    refused = repaired("auditwheel repair -w {dest_dir} {wheel}")
+    assert refused.returncode != 0 and "ISA extensions" in refused.stderr
+    done = repaired(override["repair-wheel-command"])
+    assert done.returncode == 0, done.stderr
+    only(tmp_path / "repaired", "*manylinux*.whl")
 
 
 def test_a_debian_package_is_made_and_serves_and_lintian_has_nothing_to_say(
