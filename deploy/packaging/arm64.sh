@@ -44,8 +44,9 @@ across() {
     }
 }
 
-# Installs the wheels into an environment of the foreign root, and loads every native module there. That is all: the
-# start of a device, with its processes, takes an emulator longer than a busy machine is given for it (hook_timeout).
+# Installs the wheels into an environment of the foreign root, loads every native module there and has a device file
+# checked. That is all: the start of a device, with its processes, takes an emulator longer than a busy machine is given
+# for it.
 try_arm64() {
     if ! grep -qw binfmt_misc /proc/filesystems; then
         say "it is not tried: this kernel has no binfmt_misc, by which programs of aarch64 would be emulated"
@@ -61,6 +62,8 @@ try_arm64() {
         --platform linux_aarch64 --platform any --only-binary :all: --target "$site" --find-links "$work/wheels" \
         dill msgspec multiprocess posix_ipc ruamel.yaml vuproc
     in_arm64 /opt/vuproc/bin/python /tmp/natives.py
+    printf '%s\n' 'socket: /tmp/disk.sock' 'device: {type: blk, ram: 1MiB, queues: 2}' >"$work/root/tmp/disk.yaml"
+    in_arm64 /opt/vuproc/bin/python -m vuproc check /tmp/disk.yaml
 }
 
 # Runs a command in the foreign root. The kernel's table of emulators is one of a namespace of its own, so that this

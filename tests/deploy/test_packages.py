@@ -177,6 +177,7 @@ def test_it_is_compiled_for_aarch64_without_a_warning_and_loads_there(tmp_path: 
     only(tmp_path, "*-linux_aarch64.whl")
     if "it is not tried" not in said:
         assert "native modules of aarch64 are loaded\n" in said
+        assert "/tmp/disk.yaml: ok: blk, 2 queues" in said
 
 
 ENGINE = "podman"
