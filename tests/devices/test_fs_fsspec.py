@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.devices.fuse_driver import Fuse, FuseError, Inlined
+from vuproc.devices import fs_question
 from vuproc.devices.fs import FsOptions
 from vuproc.spec import fuse
 from vuproc.spec.fuse import ROOT, Opcode
@@ -112,3 +114,62 @@ def test_without_fsspec_the_option_says_what_to_install(monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "fsspec", None)
     problems = dict(FsOptions(tag="x", url="zip://::/x.zip").problems())
     assert "pip install 'vuproc[fs]'" in problems["url"]
+
+
+FILE = """\
+socket: ./fs.sock
+device:
+  type: fs
+  tag: share
+  url: {url}
+"""
+CHECK = """\
+import sys
+from vuproc.cli.main import main
+code = main(["check", sys.argv[1]])
+print("imported" if "fsspec" in sys.modules else "not imported")
+sys.exit(code)
+"""
+"""The verb, and whether it has the library in its process afterwards."""
+WITHHELD = """\
+import fsspec
+fsspec.register_implementation("withheld", "nobody.has.This", errtxt="install withheld")
+"""
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("zip://::/srv/tree.zip", None),
+        ("zip://::nowhere://bucket/tree.zip", "fsspec has no nowhere:"),
+        ("nowhere::/srv/tree", "fsspec has no nowhere:"),
+        ("withheld://bucket", "withheld: install withheld"),
+    ],
+)
+def test_the_check_refuses_what_fsspec_has_no_file_system_for(
+    url: str, why: str | None, tmp_path: Path
+) -> None:
+    file = tmp_path / "fs.yaml"
+    file.write_text(FILE.format(url=url))
+    if url.startswith("withheld"):
+        # Whichever packages are here, this one is not.
+        (tmp_path / "sitecustomize.py").write_text(WITHHELD)
+    command = [sys.executable, "-c", CHECK, str(file)]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    if why is None:
+        assert done.returncode == 0, done.stderr
+    else:
+        assert done.returncode == 2, done.stderr
+        assert f"{file}:5:8: url: {url}: {why}" in done.stdout + done.stderr
+    if not url.startswith("withheld"):
+        assert done.stdout.splitlines()[-1] == "not imported"
+
+
+def test_schemes_are_those_of_the_whole_chain() -> None:
+    assert fs_question.protocols("/srv/tree") == ["file"]
+    assert fs_question.protocols("s3://bucket/folder") == ["s3"]
+    chain = "simplecache::zip://a.txt::/srv/tree.zip"
+    assert fs_question.protocols(chain) == ["simplecache", "zip", "file"]

@@ -133,10 +133,23 @@ class FsOptions(Options, kw_only=True):
             except OSError as error:
                 how = "Linux has it since 5.6; RestrictSUIDSGID=yes of a service takes it away"
                 yield "directory", f"openat2(2): {error.strerror} ({how})"
-        if self.url is not None and importlib.util.find_spec("fsspec") is None:
-            yield "url", "needs fsspec, which is not installed: pip install 'vuproc[fs]'"
+        if self.url is not None:
+            yield from self._problems_of_url(self.url)
         if self.url is not None and not self.readonly:
             yield "readonly", "a url is only read"
+
+    def _problems_of_url(self, url: str) -> Iterator[tuple[str, str]]:
+        if importlib.util.find_spec("fsspec") is None:
+            yield "url", "needs fsspec, which is not installed: pip install 'vuproc[fs]'"
+            return
+        from vuproc.devices import fs_question  # no worker asks
+
+        try:
+            why = fs_question.why_not_had(url)
+        except OSError as error:
+            why = f"fsspec cannot be asked: {error}"
+        if why is not None:
+            yield "url", f"{url}: {why}"
 
 
 class Fs(Device):
