@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tests.devices.nbd_server import Server
 from tests.field.events import status
 from vuproc.testing.block import Block
 from vuproc.testing.guest import Guest
@@ -228,6 +229,40 @@ def test_a_wrong_file_is_named_and_the_others_go_on(folder: Path) -> None:
         assert len([line for line in served.lines if "imgae" in line]) == 1
         write(folder, "0")
         served.wait_for_line("vuproc 0: INFO: serving blk", BOUND_S)
+
+
+def test_a_device_whose_server_is_away_is_tried_again_and_nobody_waits_for_it(
+    folder: Path,
+) -> None:
+    (folder / "far").mkdir()
+    server = Server(folder / "far" / "nbd", 1 << 20)
+    write(folder, "d", f"{{type: blk, nbd: '{server.uri}'}}")
+    nowhere = f"nbd+unix:///?socket={folder}/none"
+    for name in "efg":
+        write(folder, name, f"{{type: blk, nbd: '{nowhere}'}}")
+    with running(folder) as served, ExitStack() as stack:
+        disks = Disks(folder, stack)
+        before = [master(folder, name) for name in NAMES]
+        served.wait_for_line("vuproc keeper: d: not served yet, trying again in 1 s", BOUND_S)
+        served.wait_for_line(lambda line: "d.yaml:2:" in line and "No such file" in line)
+        assert devices(folder)["d"]["state"] == "waiting"
+        assert "\nd: waiting" in vuproc("status", folder).stdout
+        served.wait_for_line("vuproc keeper: d: not served yet, trying again in 2 s", BOUND_S)
+        # One that waits ends with its file, and is wrong if that is; g is left to wait.
+        (folder / "e.yaml").unlink()
+        write(folder, "f", "{type: blk, nbd: '1'}")
+        served.wait_for_line("vuproc keeper: f: not served: it ended with exit code 2", BOUND_S)
+        until(lambda: set(devices(folder)) == {*NAMES, "d", "f", "g"})
+        server.start()
+        stack.callback(server.stop)
+        assert "d: tried again" in vuproc("reload", folder).stdout
+        served.wait_for_line("vuproc d: INFO: serving blk", BOUND_S)
+        until(lambda: devices(folder)["d"]["state"] == "running")
+        disks.check()
+        assert [master(folder, name) for name in NAMES] == before
+        # It is a device as any other now.
+        os.kill(master(folder, "d"), signal.SIGKILL)
+        served.wait_for_line("vuproc keeper: d: master ", BOUND_S)
 
 
 def test_a_running_device_waits_for_a_reload_of_its_changed_file(folder: Path) -> None:

@@ -20,6 +20,7 @@ from vuproc.cli.arguments import EXIT_FAILED, EXIT_OK, usage_error
 
 if TYPE_CHECKING:
     from vuproc.device_file.check import DeviceFile
+    from vuproc.errors import ConfigErrors
     from vuproc.warm_start import WarmStart
 
 ASK_S = 10.0
@@ -78,16 +79,27 @@ def wait_for_order() -> WarmStart | None:
         sys.exit(f"vuproc: {error}")
 
 
+class Away(Exception):
+    """All that is wrong with a device file is that somebody was not to be reached; in words."""
+
+
+def only_away(errors: ConfigErrors, before: int) -> bool:
+    """Whether that is all; `before` of the questions of this process had no answer before."""
+    from vuproc import inquiries
+
+    return inquiries.manner.without - before >= len(errors.errors)
+
+
 def read_apart(read: Callable[[], DeviceFile]) -> DeviceFile | None:
     """Read a device file, and try the machine, in a process that ends then: that would touch most
     of the memory that this one shares, and each page of it would be its own from then on.
 
     None if the device is not one of ours, whose class is to be imported here, or if anything is
-    wrong, which is to be said here.
+    wrong, which is to be said here. Raises Away: who did not answer there is not asked once more.
     """
     import pickle
 
-    from vuproc import host
+    from vuproc import host, inquiries
     from vuproc.devices import BUILTIN
     from vuproc.errors import ConfigErrors, HostLacks
 
@@ -99,18 +111,29 @@ def read_apart(read: Callable[[], DeviceFile]) -> DeviceFile | None:
         os.close(written)
         return None
     if pid == 0:
-        with contextlib.suppress(ConfigErrors, HostLacks, OSError):
-            file = read()
-            host.check()
-            if file.type_ref in BUILTIN:
+        before = inquiries.manner.without
+        with contextlib.suppress(HostLacks, OSError):
+            found: DeviceFile | str | None = None
+            try:
+                file = read()
+                host.check()
+                if file.type_ref in BUILTIN:
+                    found = file
+            except ConfigErrors as errors:
+                if only_away(errors, before):
+                    found = str(errors)
+            if found is not None:
                 with open(written, "wb") as output:
-                    pickle.dump(file, output)
+                    pickle.dump(found, output)
         os._exit(0)
     os.close(written)
     with open(readable, "rb") as result:
         content = result.read()
     os.waitpid(pid, 0)
-    return pickle.loads(content) if content else None
+    found = pickle.loads(content) if content else None
+    if isinstance(found, str):
+        raise Away(found)
+    return found
 
 
 # Verbs that are given a folder.

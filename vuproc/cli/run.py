@@ -34,12 +34,22 @@ def run(options: argparse.Namespace) -> int:
     before = inquiries.manner.without
     try:
         return _started(options)
+    except many.Away as away:
+        return _away(away)
     except ConfigErrors as errors:
-        if inquiries.manner.without - before < len(errors.errors):
+        if not many.only_away(errors, before):
             raise
-        # Nothing else is wrong: a service manager is to try again.
-        print(errors, file=sys.stderr)
+        return _away(errors)
+
+
+def _away(errors: Exception) -> int:
+    """Nothing else is wrong: a keeper, or a service manager, is to try again."""
+    print(errors, file=sys.stderr)
+    if "VUPROC_KEEPER" not in os.environ:
         return EXIT_FAILED
+    from vuproc.handover.keeper.keeper import AWAY
+
+    return AWAY
 
 
 def _started(options: argparse.Namespace) -> int:
@@ -74,7 +84,8 @@ def _run(
         return _of_the_last_master(options, warm) or _load(options)
 
     read = many.read_apart(wanted) if forked else None
-    with inquiries.for_a_start(patient=True):
+    # Who keeps many devices tries each again, and no others wait for it.
+    with inquiries.for_a_start(patient=not forked):
         file = read or wanted()
     if options.fd is not None:
         check_descriptor(options.fd)

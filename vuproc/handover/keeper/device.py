@@ -3,6 +3,8 @@
 A master leads a process group of its own, and with it go its workers and whatever they start: so
 what a dead one has left can be told from what is of other devices. While no shared forkserver can
 be had, masters are executed as those of a device alone are.
+
+A device that never came up since somebody whom it needs is away is tried again.
 """
 
 import os
@@ -10,13 +12,17 @@ import signal
 import time
 
 from .error_output import ErrorOutput
-from .keeper import Keeper
+from .keeper import AWAY, Keeper
 from .processes import children, started
 from .shared_forkserver import SharedForkserver
 
 LIFE_S = 300.0
 """Seconds without a sign of life after which a master that is up is killed: signs of many devices
 add up.
+"""
+AWAY_PAUSES_S = (1.0, 2.0, 5.0, 15.0, 30.0)
+"""Seconds until the next try, by the number of tries before. Whoever asks for what is away may wait
+for 15 s more before it has no answer.
 """
 
 
@@ -42,6 +48,8 @@ class FleetDevice(Keeper):
         """It was said how it has ended."""
         self.waits = False
         """A master is wanted, and `go_on` has to be called for it."""
+        self._tries = 0
+        """So often somebody whom it needs was away."""
         self._may_begin = False
         self._command = command
         self._forkserver = forkserver
@@ -55,7 +63,19 @@ class FleetDevice(Keeper):
             return "failed" if self.code else "stopped"
         if self.stopping:
             return "stopping"
-        return "running" if self.up else "starting"
+        if self.up:
+            return "running"
+        return "waiting" if self.away else "starting"
+
+    @property
+    def away(self) -> bool:
+        """It never came up, since somebody whom it needs was away; it is tried again."""
+        return self._tries > 0 and not self._ever_up and self.code is None
+
+    def try_now(self) -> None:
+        """Wait no longer for the next try."""
+        if self.away and self._start_at is not None:
+            self._start_at = time.monotonic()
 
     def go_on(self) -> None:
         """The master that is waited for may be started now."""
@@ -77,6 +97,15 @@ class FleetDevice(Keeper):
                 [*self._command, self.file], stored, environ, at_our_end=signal.SIGTERM, group=True
             )
         return self._group
+
+    def _never_up(self, code: int) -> None:
+        if code != AWAY or self.stopping:
+            super()._never_up(code)
+            return
+        pause = AWAY_PAUSES_S[min(self._tries, len(AWAY_PAUSES_S) - 1)]
+        self._tries += 1
+        self._start_at = time.monotonic() + pause
+        self._say(f"not served yet, trying again in {pause:g} s")
 
     def _kill_rest(self) -> bool:
         """Of the children that we have by now, those of its group; the master is reaped."""

@@ -10,8 +10,10 @@ forkserver, with one file behind it a master.
                        and one that does not is started again
     SIGUSR2            every device goes on with newly installed code, masters to come with it, too
     a change in a      devices whose files have come are started, those whose files have gone end;
-      folder           one that has failed is tried again if its file has changed. A file that has
-                       changed otherwise waits for SIGHUP: somebody may be editing it
+      folder           one that has failed, or waits, is tried again if its file has changed. A
+                       file that has changed otherwise waits for SIGHUP: somebody may be editing it
+    a device needs     it waits, and is tried again and again; nothing for the others
+      what is away
     a device fails     nothing for the others
 
 With a folder the exit code is 0: what has failed was said. Without one the end comes once no device
@@ -206,6 +208,11 @@ class Fleet:
                 self._forget(old)
                 old = None
                 lines.append(f"{name}: started again")
+            elif old is not None and old.away and (again or seen != self._seen.get(path)):
+                old.try_now()
+                self._touched.add(old)
+                self._seen[path] = seen
+                lines.append(f"{name}: tried again")
             elif old is None:
                 lines.append(f"{name}: started")
             if old is None:
@@ -327,13 +334,16 @@ class Fleet:
         return {"pid": os.getpid()}
 
     def _settled(self) -> bool:
-        """Every device has come up, or has failed."""
-        return all(each.up or each.over for each in self._devices.values())
+        """Every device has come up, waits for what is away, or has failed."""
+        return all(each.up or each.away or each.over for each in self._devices.values())
 
     def _summary(self) -> str:
-        failed = [each.name for each in self._devices.values() if each.state == "failed"]
         said = f"{sum(each.up for each in self._devices.values())} devices"
-        return f"{said}, failed: {' '.join(failed)}" if failed else said
+        for state in ("waiting", "failed"):
+            names = [each.name for each in self._devices.values() if each.state == state]
+            if names:
+                said += f", {state}: {' '.join(names)}"
+        return said
 
     def _say(self, text: str) -> None:
         self._output.write(PREFIX + text)

@@ -8,8 +8,8 @@ be no reason for its end.
 What the end of the master leads to:
 
     exit code 0                      the end, with 0
-    an exit code before any master   the end, with that code: a device that never came up
-      has said READY=1
+    an exit code before any master   the end, with that code: a device that never came up. AWAY is
+      has said READY=1               1 then, unless a subclass tries again
     any other end after SIGTERM or   another master, which is to end as soon as it has taken over:
     SIGINT                           it removes what the last one has left. After CLEAN_UPS_MOST of
                                      them the end, with the master's code, or 1
@@ -68,6 +68,10 @@ than it may wait for a worker to start.
 OVERSLEPT_S = 2.0
 """Seconds that we may be late to find a master silent. If it is more the machine has stood still,
 or its clock has jumped, and the master has had no time to show life.
+"""
+AWAY = 69
+"""A master's exit code (EX_UNAVAILABLE of sysexits.h): nothing is wrong but that somebody whom the
+device needs was not to be reached.
 """
 TAKE_OVER_S = 5.0
 """Seconds in which a standby that was ready must have taken over."""
@@ -311,8 +315,10 @@ class Keeper:
         up_since, self._up_since = self._up_since, None
         self._take_over_by, self._held = None, []
         self._orphans_until = time.monotonic() + ORPHANS_S
-        if code == 0 or (code > 0 and not self._ever_up):
+        if code == 0:
             self._end(code)
+        elif code > 0 and not self._ever_up:
+            self._never_up(code)
         elif self._stopping:
             self._say(f"master {pid} ended ({described(code)}) before it had tidied up")
             self._clean_up(code)
@@ -323,6 +329,10 @@ class Keeper:
             stable = up_s >= STABLE_S or blameless
             self._failures = 0 if stable else self._failures + 1
             self._again(code)
+
+    def _never_up(self, code: int) -> None:
+        """The first master has failed."""
+        self._end(1 if code == AWAY else code)
 
     def _again(self, code: int) -> None:
         """Another master is wanted: say when, or that there is no use."""
