@@ -116,9 +116,11 @@ class Reads:
 
 
 @contextmanager
-def ours(directory: Path, socket: Path, kind: str = "fs", poll: str = "auto") -> Iterator[Running]:
+def ours(
+    directory: Path, socket: Path, tag: str, kind: str = "fs", poll: str = "auto"
+) -> Iterator[Running]:
     """Our own, as it comes."""
-    device = {"type": kind, "tag": TAG, "directory": str(directory), "poll": poll}
+    device = {"type": kind, "tag": tag, "directory": str(directory), "poll": poll}
     with serve(device) as served:
         yield Running(served.socket, lambda: [served.pid, *workers(served)])
 
@@ -137,7 +139,7 @@ def side(name: str, directory: Path, case: Case) -> Iterator[Contender]:
     """One of SIDES, with a guest that has the file open. Raises Missing."""
     with ExitStack() as stack:
         sockets = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vuproc-bench-")))
-        running = stack.enter_context(SIDES[name](directory, sockets / "fs.sock"))
+        running = stack.enter_context(SIDES[name](directory, sockets / "fs.sock", TAG))
         guest = Guest(running.socket, queues=2, queue_size=QUEUE_SIZE, memory=MEMORY)
         reads = Reads(stack.enter_context(guest), case)
         # In Python it is another side of ours, and not what the peers are compared with.
@@ -209,8 +211,8 @@ def _in_guest(rounds: int, seconds: float) -> int:
 
 
 @contextmanager
-def _behind_uml(directory: Path, path: Path) -> Iterator[Running]:
-    with debian.virtiofsd(directory, path.with_suffix(".peer")) as running:
+def _behind_uml(directory: Path, path: Path, tag: str) -> Iterator[Running]:
+    with debian.virtiofsd(directory, path.with_suffix(".peer"), tag) as running:
         with uml_table.cut(running, path) as reached:
             yield reached
 

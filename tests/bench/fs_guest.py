@@ -1,8 +1,8 @@
 """A Linux guest that reads a file of the host: what `python -m tests.bench.fs --guest` does.
 
-The guest is User-Mode Linux, whose own driver sleeps. It is booted anew for each sample, since it
-takes no orders: forth in one round and back in the next, as elsewhere. Its own time is in
-the rate of READs; what a back-end takes of the CPUs is measured from outside.
+The guest is User-Mode Linux, whose own driver sleeps. One guest has a file system of each side, and
+reads by one after the other: forth in one round and back in the next, as elsewhere. Its own time is
+in the rate of READs; what a back-end takes of the CPUs is measured from outside.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -21,13 +21,15 @@ from tests.bench.clients import compiled
 from tests.bench.findings import Figures
 from vuproc.errors import VuprocError
 from vuproc.spec.virtio import DeviceId
-from vuproc.testing.vms import ClientMissing, GuestFailed, boot_uml
+from vuproc.testing.vms import ClientMissing, GuestFailed, LinuxGuest, boot_uml
 
-Serving = Callable[[Path, Path], AbstractContextManager[Running]]
-"""Serves a directory by a socket, which may be another than the given one."""
+Serving = Callable[[Path, Path, str], AbstractContextManager[Running]]
+"""Serves a directory by a socket, which may be another than the given one, as what is mounted by a
+tag.
+"""
 
 TAG = "bench"
-"""Of the mount; virtiofsd takes it from the option, UML asks for none."""
+"""The beginning of each side's."""
 PHASES = {"random": "4 KiB at random, O_DIRECT", "sequential": "128 KiB in order, read ahead"}
 
 
@@ -53,17 +55,35 @@ def measure(
         phase: {side: {} for side in sides} for phase in PHASES
     }
     missing: dict[str, str] = {}
-    for number in range(rounds):
-        for side in list(sides) if number % 2 == 0 else list(sides)[::-1]:
-            if side in missing:
-                continue
+    with ExitStack() as stack:
+        made = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vuproc-bench-")))
+        served: dict[str, Running] = {}
+        for side, serving in sides.items():
+            tag = f"{TAG}{len(served)}"
             try:
-                sample = _boot(sides[side], directory, name, seconds)
-            except (Missing, OSError, VuprocError, ClientMissing, GuestFailed) as failure:
+                running = stack.enter_context(serving(directory, made / f"{tag}.sock", tag))
+            except (Missing, OSError, VuprocError) as failure:
                 missing[side] = str(failure)
-                continue
-            for phase, reads in sample.items():
-                found[phase][side][number] = reads
+            else:
+                served[side] = running
+        forth = list(served)
+        order = [
+            (number, side)
+            for number in range(rounds)
+            for side in (forth if number % 2 == 0 else forth[::-1])
+        ]
+        try:
+            # Its name in the cache is none that the guest's shell takes for a function.
+            program = Path(shutil.copy(compiled.build("reads"), made / "reads"))
+            turns = [f"reads /mnt/{TAG}{forth.index(side)}/{name} {seconds}" for _, side in order]
+            with _booted(list(served.values()), turns, program) as guest:
+                for number, side in order:
+                    guest.wait_for("ready")
+                    for phase, reads in _phases(guest.wait_for, served[side].pids).items():
+                        found[phase][side][number] = reads
+                guest.finish()
+        except (Missing, OSError, ClientMissing, GuestFailed) as failure:
+            missing.update(dict.fromkeys(forth, str(failure)))
     return dict(found), missing
 
 
@@ -87,28 +107,22 @@ def lines(found: Mapping[str, Samples], missing: Mapping[str, str], base: str) -
     return said + [f"not measured: {side}: {why}" for side, why in missing.items()]
 
 
-def _boot(serving: Serving, directory: Path, name: str, seconds: float) -> dict[str, Reads]:
-    """One guest's life. Raises what `measure` catches."""
-    script = f"mount -t virtiofs {TAG} /mnt\nreads /mnt/{name} {seconds}\numount /mnt\n"
-    with tempfile.TemporaryDirectory(prefix="vuproc-bench-") as made:
-        # Its name in the cache is none that the guest's shell takes for a function.
-        reads = Path(shutil.copy(compiled.build("reads"), Path(made) / "reads"))
-        with serving(directory, Path(made) / "fs.sock") as running:
-            devices = {running.socket: DeviceId.FS}
-            modules = ("virtiofs",)
-            with boot_uml(devices, script=script, modules=modules, programs=[reads]) as guest:
-                guest.wait_for("ready")
-                return _phases(guest.wait_for, running.pids, guest.finish)
+def _booted(served: Sequence[Running], turns: Sequence[str], program: Path) -> LinuxGuest:
+    """A guest that mounts what is served, each by its tag, then runs `turns`. Raises
+    ClientMissing, OSError.
+    """
+    tags = [f"{TAG}{number}" for number in range(len(served))]
+    mounts = [f"mkdir /mnt/{tag} && mount -t virtiofs {tag} /mnt/{tag}" for tag in tags]
+    script = "\n".join([*mounts, *turns, *(f"umount /mnt/{tag}" for tag in tags), ""])
+    devices = {running.socket: DeviceId.FS for running in served}
+    return boot_uml(devices, script=script, modules=("virtiofs",), programs=[program])
 
 
-def _phases(
-    wait_for: Callable[[str], str], pids: Callable[[], Sequence[int]], finish: Callable[[], object]
-) -> dict[str, Reads]:
+def _phases(wait_for: Callable[[str], str], pids: Callable[[], Sequence[int]]) -> dict[str, Reads]:
     found = {}
     for phase in PHASES:
         before = sum(quiet.times(pid).ran for pid in pids())
         _, count, spent_us = wait_for(phase).split()
         spent = sum(quiet.times(pid).ran for pid in pids()) - before
         found[phase] = Reads(int(count) * 1e6 / int(spent_us), spent / 1e3 / int(count))
-    finish()
     return found

@@ -14,7 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { SMALL = 4096, LARGE = 128 * 1024, PAUSE_US = 200000, LOOKS = 16 };
+enum { SMALL = 4096, LARGE = 128 * 1024, PAUSE_US = 50000, LOOKS = 16 };
 
 static uint64_t now_us(void)
 {

@@ -21,20 +21,20 @@ VIRTIOFSD_IN_C = Path("/usr/lib/qemu/virtiofsd")
 
 
 @contextmanager
-def virtiofsd(directory: Path, socket: Path) -> Iterator[Running]:
+def virtiofsd(directory: Path, socket: Path, tag: str) -> Iterator[Running]:
     """The one in Rust, without its sandbox and its filter of system calls, which would cost it
     something. Raises Missing.
     """
     alone = ["--sandbox=none", "--seccomp=none", "--log-level=error"]
     # Guests whose VMM does not say the tag are told by the device.
-    places = f"--socket-path={socket}", f"--shared-dir={directory}", "--tag=bench"
+    places = f"--socket-path={socket}", f"--shared-dir={directory}", f"--tag={tag}"
     with child([program("virtiofsd"), *places, *alone], socket) as running:
         yield running
 
 
 @contextmanager
-def virtiofsd_in_c(directory: Path, socket: Path) -> Iterator[Running]:
-    """The older one, which has a sandbox as it comes. Raises Missing."""
+def virtiofsd_in_c(directory: Path, socket: Path, _tag: str) -> Iterator[Running]:
+    """The older one, which has a sandbox as it comes, and says no tag. Raises Missing."""
     if not VIRTIOFSD_IN_C.exists():
         raise Missing(f"there is no {VIRTIOFSD_IN_C} here")
     options = f"--socket-path={socket}", "-o", f"source={directory}", "-o", "log_level=err", "-f"
