@@ -215,12 +215,12 @@ def test_a_kick_descriptor_at_its_end_is_for_others_to_see(stage: Stage) -> None
     ends = os.pipe()
     stage.polls.register(ends[0], select.EPOLLIN)
     os.write(ends[1], bytes(8))
-    assert stage.kicks.wait(stage.counters, ends[0], stage.spin, NEVER_S) is True
+    assert stage.kicks.wait(stage.counters, ends[0], stage.spin, NEVER_S, 0) is True
     os.write(ends[1], bytes(8))
     os.close(ends[1])
     # Readable and hung up, then hung up alone: the loop tells the two apart.
     for _ in range(2):
-        assert stage.kicks.wait(stage.counters, ends[0], stage.spin, NEVER_S) is False
+        assert stage.kicks.wait(stage.counters, ends[0], stage.spin, NEVER_S, 0) is False
         assert stage.polls.poll(0)
         os.read(ends[0], 8)
     os.close(ends[0])
@@ -228,13 +228,23 @@ def test_a_kick_descriptor_at_its_end_is_for_others_to_see(stage: Stage) -> None
 
 def test_wait_is_for_a_kick_or_anything_else(stage: Stage) -> None:
     wait = stage.kicks.wait
-    assert wait(stage.counters, stage.kick, stage.spin, 0.001) is False
+    assert wait(stage.counters, stage.kick, stage.spin, 0.001, 0) is False
     os.eventfd_write(stage.kick, 3)
-    assert wait(stage.counters, stage.kick, stage.spin, None) is True
+    assert wait(stage.counters, stage.kick, stage.spin, None, 0) is True
     assert stage.counters.snapshot().kicks == 1
-    assert wait(None, stage.kick, stage.spin, 0.0) is False
+    assert wait(None, stage.kick, stage.spin, 0.0, 0) is False
     os.eventfd_write(stage.other, 1)
-    assert wait(stage.counters, stage.kick, stage.spin, None) is False
+    assert wait(stage.counters, stage.kick, stage.spin, None, 0) is False
+
+
+def test_a_look_that_finds_something_is_counted_and_one_that_does_not_is_not(stage: Stage) -> None:
+    look_ns = 50_000_000
+    stage.read(0, 1)
+    assert stage.ring.spin(look_ns) is True
+    assert stage.ring.hits == 1
+    assert stage.ring.serve_native(stage.device, fail, BUDGET, look_ns) is False
+    assert stage.ring.spin(look_ns) is False
+    assert stage.ring.hits == 1
 
 
 @contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,11 @@ from vuproc.shm.counters import QueueCounters, block_bytes
 from vuproc.shm.spin import (
     CHECK_NS,
     FIRST_NS,
+    FIRST_SKIPPED,
+    LAST_SKIPPED,
     LONGEST_NS,
     MOST_TAKEN,
+    MOST_VAIN,
     REFRAIN_NS,
     SAME_NS,
     Spin,
@@ -36,7 +41,7 @@ def test_auto_begins_without_and_grows_with_short_sleeps() -> None:
     assert window.window_now(BEGIN) == 0
     seen = []
     for _ in range(5):
-        window.slept(SHORT)
+        window.slept(SHORT, 0)
         seen.append(window.window_now(BEGIN))
     # Past the longest the next sleep would not be short.
     assert seen[:3] == [FIRST_NS, 2 * FIRST_NS, 4 * FIRST_NS]
@@ -46,30 +51,80 @@ def test_auto_begins_without_and_grows_with_short_sleeps() -> None:
 def test_auto_gives_up_after_a_few_long_sleeps() -> None:
     window = auto()
     for _ in range(3):
-        window.slept(SHORT)
+        window.slept(SHORT, 0)
     for sleep in (LONG, LONG, (1 << 64) - 1):
-        window.slept(sleep)
+        window.slept(sleep, 0)
     assert window.window_now(BEGIN) == 0
 
 
 def test_auto_does_not_look_while_the_driver_runs_on_its_cpu() -> None:
     window = auto()
     for _ in range(3):
-        window.slept(SAME_NS)
+        window.slept(SAME_NS, 0)
     assert window.window_now(BEGIN) == 0
     for _ in range(3):
-        window.slept(SHORT)
+        window.slept(SHORT, 0)
     assert window.window_now(BEGIN) > 0
     for _ in range(3):
-        window.slept(SAME_NS)
+        window.slept(SAME_NS, 0)
     assert window.window_now(BEGIN) == 0
+
+
+def looks_in(window: Spin, sleeps: int, hits: Callable[[], int]) -> int:
+    """How many of so many short sleeps a look comes before."""
+    looks = 0
+    for _ in range(sleeps):
+        looks += window.window_now(BEGIN) > 0
+        window.slept(SHORT, hits())
+    return looks
+
+
+def test_auto_looks_rarely_if_it_never_finds_anything() -> None:
+    window = auto()
+    # One sleep that it begins after, and then each look, before it gives up for so many.
+    assert looks_in(window, 1 + MOST_VAIN, lambda: 0) == MOST_VAIN
+    assert looks_in(window, FIRST_SKIPPED, lambda: 0) == 0
+    assert looks_in(window, 1 + MOST_VAIN, lambda: 0) == MOST_VAIN
+    assert looks_in(window, 2 * FIRST_SKIPPED, lambda: 0) == 0
+    sleeps = 20 * LAST_SKIPPED
+    assert 0 < looks_in(window, sleeps, lambda: 0) < sleeps // 40
+
+
+def test_auto_goes_on_to_look_if_it_finds_something_at_times() -> None:
+    window = auto()
+    found = itertools.count()
+    seldom = lambda: next(found) // (MOST_VAIN // 2)  # noqa: E731
+    sleeps = 10 * MOST_VAIN
+    assert looks_in(window, sleeps, seldom) == sleeps - 1
+
+
+def test_what_is_found_after_a_while_in_vain_makes_pauses_short_again() -> None:
+    window = auto()
+    looks_in(window, 1 + MOST_VAIN + FIRST_SKIPPED, lambda: 0)
+    assert looks_in(window, 2, lambda: 1) == 1
+    assert looks_in(window, MOST_VAIN - 1, lambda: 1) == MOST_VAIN - 1
+    assert looks_in(window, FIRST_SKIPPED, lambda: 1) == 0
+    assert looks_in(window, 2, lambda: 1) == 1
+
+
+def test_sleeps_without_a_look_before_them_tell_nothing_of_looks() -> None:
+    window = auto()
+    window.look(BEGIN, 0)
+    window.slept(SHORT, 0)
+    window.look(BEGIN + CHECK_NS, MOST_TAKEN + 1)
+    for _ in range(2 * MOST_VAIN):
+        assert window.window_now(BEGIN + CHECK_NS) == 0
+        window.slept(SHORT, 0)
+    later = BEGIN + CHECK_NS + REFRAIN_NS
+    window.look(later, MOST_TAKEN + 1)
+    assert window.window_now(later) > 0
 
 
 def test_off_and_a_number_learn_nothing() -> None:
     off, fixed = Spin("off", None, 2), Spin(30, None, 2)
     for sleep in (SHORT, LONG, LONG):
-        off.slept(sleep)
-        fixed.slept(sleep)
+        off.slept(sleep, 0)
+        fixed.slept(sleep, 0)
     assert (off.window_now(BEGIN), fixed.window_now(BEGIN)) == (0, 30_000)
 
 

@@ -14,13 +14,14 @@ class KickWait:
 
     def __init__(self, epoll: int) -> None: ...
     def wait(
-        self, counters: QueueCounters | None, kick: int, spin: Spin, due: float | None
+        self, counters: QueueCounters | None, kick: int, spin: Spin, due: float | None, hits: int
     ) -> bool:
         """Sleep until something happens, at most `due` seconds. True: kicks have come, were read
         from `kick` and counted; what is there besides ends the next sleep. False: whoever asks the
         poll set finds what it is, or nothing.
 
-        `counters` say meanwhile that the worker sleeps; `spin` learns how long that was.
+        `counters` say meanwhile that the worker sleeps; `spin` learns how long that was, and that
+        looks have found something `hits` times.
         """
 
     def serve(

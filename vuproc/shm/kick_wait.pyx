@@ -84,12 +84,14 @@ cdef class KickWait:
     def __init__(self, int epoll):
         self.epoll = epoll
 
-    def wait(self, QueueCounters counters, int kick, Spin spin not None, object due):
+    def wait(
+        self, QueueCounters counters, int kick, Spin spin not None, object due, uint64_t hits
+    ):
         """Sleep once; whether kicks have come."""
         cdef uint64_t deadline = deadline_of(due)
         cdef bint kicked
         with nogil:
-            kicked = self.sleep(counters, kick, spin, deadline)
+            kicked = self.sleep(counters, kick, spin, deadline, hits)
         return kicked
 
     def serve(
@@ -112,7 +114,7 @@ cdef class KickWait:
             # A driver that kicks all the time is not to keep a timer waiting.
             end = min(end, deadline)
         with nogil:
-            while got == 0 and self.sleep(ring.counters, kick, spin, deadline):
+            while got == 0 and self.sleep(ring.counters, kick, spin, deadline, ring.hits):
                 got = ring.serve_quietly(budget, slice_ns, spin)
                 if ring.left != left or ring.device.failures != failures or clock_ns() >= end:
                     # What Python has served may have set a timer, or ended the ring. Failures are
@@ -124,7 +126,7 @@ cdef class KickWait:
         return got > 0
 
     cdef bint sleep(
-        self, QueueCounters counters, int kick, Spin spin, uint64_t deadline
+        self, QueueCounters counters, int kick, Spin spin, uint64_t deadline, uint64_t hits
     ) noexcept nogil:
         cdef epoll_event event
         cdef uint64_t began, ended, kicks
@@ -136,7 +138,7 @@ cdef class KickWait:
         ended = clock_ns()
         if counters is not None:
             counters.be_awake(True)
-        spin.learn(ended - began)
+        spin.learn(ended - began, hits)
         # One more that is there too is found before the next sleep: the set hands out each in turn.
         if found != 1 or event.data.fd != kick or event.events != EPOLLIN:
             return False

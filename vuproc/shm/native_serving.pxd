@@ -17,6 +17,7 @@ cdef class NativeServing(Batching):
     cdef object on_error           # as of `serve_native`
     cdef uint64_t left             # requests that the device has left to its `handle`
     cdef object raised             # what that let through, for whoever calls from Python
+    cdef readonly uint64_t hits    # looks before a sleep that have found something
 
     cdef int attach(self, NativeDevice device) except -1
     cdef int announce(self) noexcept nogil

@@ -307,6 +307,7 @@ cdef class NativeServing(Batching):
                     or self.uring is not None and self.uring.ready()
                 ):
                     self.tick()
+                    self.hits += 1
                     return True
                 vu_pause()
             if is_wanted(self):

@@ -47,6 +47,10 @@ class Ring:
         """
 
     @property
+    def hits(self) -> int:
+        """How often a look for more before a sleep has found something."""
+
+    @property
     def in_flight(self) -> int:
         """Requests handed to the device by this ring and neither finished nor released."""
 

@@ -14,6 +14,12 @@ REFRAIN_NS: Final[int]
 """How long not to spin after somebody else wanted this CPU."""
 MOST_TAKEN: Final[int]
 """Times that the CPU may be taken away between two looks: the kernel's own threads do it, too."""
+MOST_VAIN: Final[int]
+"""Looks in a row that find nothing, after which `auto` sleeps at once,"""
+FIRST_SKIPPED: Final[int]
+"""so many times at first,"""
+LAST_SKIPPED: Final[int]
+"""and so many in the end."""
 
 @final
 class Spin:
@@ -34,8 +40,10 @@ class Spin:
     def window_now(self, now: int) -> int:
         """The same at this time, in ns."""
 
-    def slept(self, nanoseconds: int) -> None:
-        """Learn from a sleep, after which there was something to do."""
+    def slept(self, nanoseconds: int, hits: int) -> None:
+        """Learn from a sleep, after which there was something to do; looks have found something
+        `hits` times so far.
+        """
 
     def look(self, now: int, taken: int) -> None:
         """Look at who else wants the CPUs: this one has been taken away so often by now."""

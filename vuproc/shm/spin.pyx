@@ -6,7 +6,10 @@ whose sleeps turn out short looks again and again instead. It does so only where
 from nobody: not if more workers of the device are awake than there are CPUs, nor if others want
 this one's CPU. Nor does it after the shortest of sleeps, which another CPU's kick is too slow for:
 the driver has run on this CPU meanwhile, and were it to be kept from there, it would have to be
-woken on one that has halted, for ten times the time.
+woken on one that has halted, for ten times the time. And not while it finds nothing by it, however
+short the sleeps are: some drivers do not get on while a worker looks, since they have this CPU, or
+take longer to come than it looks. Such looks are tried again after so many sleeps, and after twice
+as many the next time.
 """
 
 cimport cython
@@ -28,6 +31,9 @@ cdef enum:
     CHECK = 10000000
     REFRAIN = 100000000
     MOST = 2
+    VAIN = 64
+    LEAST_SKIPPED = 64
+    MOST_SKIPPED = 4096
 
 SAME_NS = SAME
 FIRST_NS = FIRST
@@ -35,6 +41,8 @@ LONGEST_NS = LONGEST
 CHECK_NS = CHECK
 REFRAIN_NS = REFRAIN
 MOST_TAKEN = MOST
+MOST_VAIN = VAIN
+FIRST_SKIPPED, LAST_SKIPPED = LEAST_SKIPPED, MOST_SKIPPED
 
 
 @cython.final
@@ -47,6 +55,7 @@ cdef class Spin:
         self.counters = counters
         self.cpus = cpus
         self.allowed = True
+        self.skips = LEAST_SKIPPED
 
     @property
     def window_ns(self):
@@ -57,9 +66,9 @@ cdef class Spin:
         """The same at this time, in ns."""
         return self.window_at(now)
 
-    def slept(self, uint64_t nanoseconds):
+    def slept(self, uint64_t nanoseconds, uint64_t hits):
         """Learn from a sleep, after which there was something to do."""
-        self.learn(nanoseconds)
+        self.learn(nanoseconds, hits)
 
     def look(self, uint64_t now, uint64_t taken):
         """Look at who else wants the CPUs: this one has been taken away so often by now."""
@@ -72,12 +81,27 @@ cdef class Spin:
         if now - self.checked >= CHECK:
             getrusage(RUSAGE_SELF, &usage)
             self.judge(now, usage.ru_nivcsw)
+        self.looks = self.allowed
         return self.window if self.allowed else 0
 
-    cdef void learn(self, uint64_t nanoseconds) noexcept nogil:
+    cdef void learn(self, uint64_t nanoseconds, uint64_t hits) noexcept nogil:
         if self.fixed:
             return
-        if SAME < nanoseconds <= LONGEST and nanoseconds + self.window <= LONGEST:
+        if hits != self.hits:
+            self.hits = hits
+            self.vain = 0
+            self.skips = LEAST_SKIPPED
+        elif self.looks:
+            self.vain += 1
+        self.looks = False
+        if self.vain >= VAIN:
+            self.vain = 0
+            self.window = 0
+            self.skipped = self.skips
+            self.skips = min(<uint64_t>MOST_SKIPPED, 2 * self.skips)
+        elif self.skipped:
+            self.skipped -= 1
+        elif SAME < nanoseconds <= LONGEST and nanoseconds + self.window <= LONGEST:
             self.window = min(<uint64_t>LONGEST, max(<uint64_t>FIRST, 2 * self.window))
         elif self.window:
             self.window = self.window // 4 if self.window // 4 >= FIRST else 0

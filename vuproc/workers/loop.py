@@ -78,6 +78,8 @@ class Worker:
         self._orders = CommandQueue(channel, self._commands, self._counters, said, self._answer)
         self._spin = Spin("off", None, 1)
         self._kicks = KickWait(self._watcher.fileno())
+        self._hits = 0
+        """Looks at several queues before a sleep that have found something."""
         self._empty_looks = 0
         self._device_loop = DeviceLoop(self._watcher, self._code, self._queues, self._answer)
         self._commands.shmem = self._device_loop.shmem
@@ -270,7 +272,8 @@ class Worker:
         self._watcher.poll(due)
         if self._counters:
             self._counters[0].set_awake(True)
-        self._spin.slept(time.monotonic_ns() - began)
+        hits = self._hits + sum(queue.hits for queue in self._queues.values())
+        self._spin.slept(time.monotonic_ns() - began, hits)
 
     def _due(self) -> float | None:
         """Seconds until there is something to do that no descriptor announces, or None."""
@@ -288,6 +291,7 @@ class Worker:
             for queue in self._queues.values():
                 if queue.waiting and not queue.pulled:
                     queue.ready = True
+                    self._hits += 1
                     return True
             if any(counters.command_pending for counters in self._counters):
                 return True

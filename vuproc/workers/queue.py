@@ -78,6 +78,11 @@ class Queue(QueueIommu):
         )
 
     @property
+    def hits(self) -> int:
+        """How often looks before a sleep have found something in this ring."""
+        return 0 if self._ring is None else self._ring.hits
+
+    @property
     def in_flight(self) -> int:
         """Requests which the device has fetched and not finished."""
         return 0 if self._ring is None or self._broken else self._ring.in_flight
@@ -129,7 +134,7 @@ class Queue(QueueIommu):
         ring = self._ring
         assert ring is not None
         if self.native is None or not ring.quiet:
-            self.ready = kicks.wait(self._counters, self.kick_number, spin, due)
+            self.ready = kicks.wait(self._counters, self.kick_number, spin, due, ring.hits)
             return self.ready
         try:
             self.ready = kicks.serve(ring, self.kick_number, spin, due, MOST, slice_ns)
