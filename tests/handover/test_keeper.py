@@ -69,6 +69,13 @@ def test_a_master_that_never_came_up_ends_it_with_its_code(theatre: Theatre, cod
     assert theatre.wait() == code
 
 
+def test_a_first_master_that_has_reached_nobody_ends_a_device_alone_with_1(
+    theatre: Theatre,
+) -> None:
+    theatre.next().send("exit", keeper.AWAY)
+    assert theatre.wait() == 1
+
+
 @pytest.mark.parametrize("code", [1, 2, 70])
 def test_a_failure_after_one_was_up_starts_another(theatre: Theatre, code: int) -> None:
     first = theatre.next()
