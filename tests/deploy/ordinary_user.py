@@ -26,12 +26,13 @@ LINES = {
 """What files of /etc say of it."""
 ENTER = """\
 set -eu
-etc=$1 user=$2
-shift 2
+etc=$1 shm=$2 user=$3
+shift 3
 mount --bind "$etc" /etc
+mount --bind "$shm" /dev/shm
 exec setpriv --reuid "$user" --regid "$user" --clear-groups "$@"
 """
-"""/etc is its own, in a mount namespace: from the machine's nothing has to be taken back."""
+"""/etc and /dev/shm are its own, in a mount namespace: the machine's are left as they are."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class OrdinaryUser:
 
     def command(self, *words: str | Path) -> list[str | Path]:
         """What root runs to have it run these, in the same process: signals come to them."""
-        return ["unshare", "--mount", "sh", "-c", ENTER, "sh", self.etc, str(USER), *words]
+        shm = self.home / "shm"
+        return ["unshare", "--mount", "sh", "-c", ENTER, "sh", self.etc, shm, str(USER), *words]
 
     def environment(self) -> dict[str, str]:
         """Ours, with nothing that leads to root's files: PATH may have root's Python."""
@@ -99,7 +101,7 @@ def ordinary_user() -> Iterator[OrdinaryUser]:
         for file, line in LINES.items():
             with (user.etc / file).open("a") as text:
                 text.write(line.format(home=user.home))
-        for made in (user.home, user.home / "run", user.home / "cache", user.home / "tmp"):
+        for made in (user.home, *(user.home / name for name in ("run", "cache", "tmp", "shm"))):
             made.mkdir(mode=0o700)
             os.chown(made, USER, USER)
         yield user
