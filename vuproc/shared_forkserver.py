@@ -8,6 +8,7 @@ sockets of their own. It serves until the keeper ends.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
 import importlib
@@ -29,6 +30,7 @@ from vuproc.handover.keeper.shared_forkserver import ANSWER_BYTES, NAME, READY
 from vuproc.handover.sd_notify import inherit
 from vuproc.handover.standby_master import PROCESS_NAME, received, renamed
 from vuproc.pool.forkserver import CannotStart, Forkserver
+from vuproc.sandbox import make
 from vuproc.warm_start import IMPORTS, WarmStart
 from vuproc.workers import fork_loop, fork_messages
 
@@ -156,7 +158,8 @@ def _begun(order: dict[str, object], channel: socket.socket) -> WarmStart:
         pass  # it is tried again for the first worker, and said then
     with channel:
         left = received(channel)
-    os.environ.update(environ)
+    for name, value in environ.items():
+        os.environ[name] = value  # `update` asks what kinds of mappings there are
     os.environ["WATCHDOG_PID"] = str(os.getpid())
     return WarmStart(left, forkserver, file)
 
@@ -165,5 +168,7 @@ def warm_up() -> None:
     """What is worked out at the first use, before there are processes that would each do so."""
     with contextlib.suppress(ConfigErrors):
         check.load("-", _SAMPLE, look=False)
+    codecs.lookup("ascii")
     fork_messages.warm_up()
+    make.warm_up()
     fork_loop.warm_up()

@@ -10,8 +10,10 @@ import pytest
 
 from tests.sandbox.filtered import Call, call, verdict
 from vuproc.sandbox import calls as sets
+from vuproc.sandbox import make
 from vuproc.sandbox.bpf import ALLOW, ERRNO, KILL, TRAP, Bits, Case, Rule, fails_with, program
 from vuproc.sandbox.calls import Calls, master_filter, worker_filter
+from vuproc.sandbox.needs import Needs
 from vuproc.spec.system_calls import AUDIT_ARCHES, NAMES, X32_BIT, numbers
 
 PID = 4242
@@ -204,3 +206,12 @@ def test_programs_by_themselves() -> None:
     assert answer(7, 2, 6) == TRAP
     with pytest.raises(ValueError, match="errno"):
         fails_with(0)
+
+
+def test_the_filters_of_most_devices_are_made_ahead() -> None:
+    make.warm_up()
+    before = worker_filter.cache_info().misses
+    for files, uring in itertools.product(((), ("/disk",)), (False, True)):
+        policy = make.make_policy("standard", Needs(files=files, io_uring=uring))
+        assert policy is not None and policy.program
+    assert worker_filter.cache_info().misses == before

@@ -10,7 +10,7 @@ from vuproc.device_file.check import DeviceFile
 from vuproc.device_file.sandboxed import policy_of
 from vuproc.sandbox.bpf import ALLOW
 from vuproc.sandbox.calls import NOT_OF_A_MASTER, worker_rules
-from vuproc.sandbox.landlock import DEVICE, READ, WRITE, Access
+from vuproc.sandbox.landlock import DEVICE, READ, WRITE
 from vuproc.sandbox.lockdown import paths_of_all, paths_of_needs
 from vuproc.sandbox.make import calls_of
 from vuproc.sandbox.policy import Policy
@@ -62,7 +62,7 @@ def _lines(file: DeviceFile, policy: Policy) -> Iterator[str]:
     yield f"not to be had here: {'; '.join(lacks) or 'nothing'}"
 
 
-def _paths(all_of_them: Sequence[tuple[Sequence[str], Access]]) -> Iterator[str]:
+def _paths(all_of_them: Sequence[tuple[Sequence[str], int]]) -> Iterator[str]:
     for names, access in all_of_them:
         there = [name for name in names if os.path.exists(name)]
         if there:

@@ -28,6 +28,7 @@ from vuproc.handover.sd_notify import MAX_NAME, Notifier, inherit
 PROCESS_NAME = "vuproc-standby"
 """What a standby master that is ready is called (/proc/PID/comm), at most 15 bytes."""
 
+_FDS_MISSING = int(socket.MSG_CTRUNC)
 _FD_SIZE = array.array("i").itemsize
 _MAX_TEXT = (MAX_NAME + 1) * (FDS_A_MESSAGE + 1)
 
@@ -109,7 +110,7 @@ def received(channel: socket.socket) -> dict[str, tuple[Fd, ...]]:
         for _, _, block in ancillary:
             numbers.frombytes(block[: len(block) - len(block) % _FD_SIZE])
         count, *names = text.decode().split(":")
-        if flags & socket.MSG_CTRUNC or len(names) != len(numbers):
+        if flags & _FDS_MISSING or len(names) != len(numbers):
             raise NotHandedOver
         for name, number in zip(names, numbers, strict=True):
             stored[name] = (*stored.get(name, ()), Fd(number))

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Literal
 
 from msgspec import Struct
@@ -168,6 +169,7 @@ class Calls(Struct, frozen=True):
     """Any ioctl but those into terminals; a strict filter has a list otherwise."""
 
 
+@cache
 def worker_filter(calls: Calls, pid: int, machine: str = MACHINE) -> bytes:
     """The filter of the process `pid`. KeyError for a machine that there are no numbers for."""
     return _program(worker_rules(calls, pid), TRAP if calls.strict else _NO, machine)
@@ -242,6 +244,7 @@ FILTER_ERRNO = 3001
 """That answer. It goes up by one when the filter changes: an upgrade then adds its own."""
 
 
+@cache
 def master_filter(machine: str = MACHINE) -> bytes:
     """The filter of a master. KeyError for a machine that there are no numbers for."""
     rules = dict.fromkeys(NOT_OF_A_MASTER, Rule(_NO))

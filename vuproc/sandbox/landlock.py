@@ -36,16 +36,17 @@ class Access(IntFlag):
     IOCTL_DEV = 1 << 15  # ABI 5
 
 
-_OF_FIRST = Access(Access.REFER - 1)
-_SINCE = {2: Access.REFER, 3: Access.TRUNCATE, 5: Access.IOCTL_DEV}
-_OF_A_FILE = (
+# Numbers from here on: each worker would work out the names of combinations for itself.
+_OF_FIRST = int(Access.REFER) - 1
+_SINCE = {2: int(Access.REFER), 3: int(Access.TRUNCATE), 5: int(Access.IOCTL_DEV)}
+_OF_A_FILE = int(
     Access.EXECUTE | Access.WRITE_FILE | Access.READ_FILE | Access.TRUNCATE | Access.IOCTL_DEV
 )
 """What a rule for anything but a folder can allow."""
-READ = Access.READ_FILE | Access.READ_DIR
-WRITE = ~(Access.EXECUTE | Access.IOCTL_DEV)
+READ = int(Access.READ_FILE | Access.READ_DIR)
+WRITE = int(~(Access.EXECUTE | Access.IOCTL_DEV))
 """And read, and whatever else is done with files and folders."""
-DEVICE = Access.READ_FILE | Access.WRITE_FILE | Access.IOCTL_DEV
+DEVICE = int(Access.READ_FILE | Access.WRITE_FILE | Access.IOCTL_DEV)
 
 _TCP = 0b11
 """LANDLOCK_ACCESS_NET_BIND_TCP and _CONNECT_TCP."""
@@ -78,11 +79,11 @@ class Ruleset:
             size = _SCOPE_BYTES if self.abi >= _SCOPE_ABI else _NET_BYTES
         self._file = Fd(kernel.landlock_ruleset(self._handled, ports, scoped, size))
 
-    def allow(self, paths: Iterable[str], access: Access) -> list[str]:
+    def allow(self, paths: Iterable[str], access: int) -> list[str]:
         """Allow it at and beneath each of the paths; those that are not there, or not to be had."""
         return [path for path in paths if not self._allow(path, access)]
 
-    def _allow(self, path: str, access: Access) -> bool:
+    def _allow(self, path: str, access: int) -> bool:
         try:
             with Fd(os.open(path, os.O_PATH | os.O_CLOEXEC)) as at:
                 allowed = access & self._handled

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 from vuproc.fd import Fd
 from vuproc.sandbox import kernel, paths
-from vuproc.sandbox.landlock import DEVICE, READ, WRITE, Access, Ruleset
+from vuproc.sandbox.landlock import DEVICE, READ, WRITE, Ruleset
 from vuproc.sandbox.needs import CAPABILITIES
 from vuproc.sandbox.policy import ANY_PID, Policy
 from vuproc.spec.system_calls import numbers
@@ -33,9 +33,9 @@ the user's other programs.
 _PID = struct.Struct("=I")
 
 
-def paths_of_all(policy: Policy) -> list[tuple[Sequence[str], Access]]:
-    """What every worker of such a policy reaches, if it is there."""
-    found: list[tuple[Sequence[str], Access]] = [
+def paths_of_all(policy: Policy) -> list[tuple[Sequence[str], int]]:
+    """What every worker of such a policy reaches, if it is there, and how: an `Access`."""
+    found: list[tuple[Sequence[str], int]] = [
         (paths.ALWAYS, DEVICE),
         ((*paths.SYSTEM, *paths.of_python()), READ),
     ]
@@ -44,7 +44,7 @@ def paths_of_all(policy: Policy) -> list[tuple[Sequence[str], Access]]:
     return found
 
 
-def paths_of_needs(policy: Policy) -> list[tuple[Sequence[str], Access]]:
+def paths_of_needs(policy: Policy) -> list[tuple[Sequence[str], int]]:
     """What the device or its file asks for."""
     needs = policy.needs
     return [(needs.files, WRITE), (needs.readable, READ), (needs.devices, DEVICE)]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 
-from vuproc.sandbox.calls import Calls, Network, worker_filter
+from vuproc.sandbox.calls import Calls, Network, master_filter, worker_filter
 from vuproc.sandbox.needs import Needs
 from vuproc.sandbox.policy import ANY_PID, Mode, Policy
 from vuproc.spec.system_calls import AUDIT_ARCHES
@@ -33,6 +34,14 @@ def make_policy(
     if os.uname().machine in AUDIT_ARCHES:
         program = worker_filter(calls, ANY_PID)
     return Policy(strict=strict, early=strict or early, needs=needs, program=program)
+
+
+def warm_up() -> None:
+    """Have the filters made that most devices have: forks of this process find them done."""
+    if os.uname().machine in AUDIT_ARCHES:
+        master_filter()
+        for attributes, uring in itertools.product((False, True), repeat=2):
+            worker_filter(Calls(attributes=attributes, uring=uring), ANY_PID)
 
 
 def calls_of(policy: Policy, *, userfault: bool = False, any_ioctl: bool = False) -> Calls:

@@ -7,6 +7,8 @@ include/uapi/asm-generic/unistd.h. From 424 on a call has one number everywhere.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from functools import cache
 
 AUDIT_ARCHES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 """AUDIT_ARCH_* of the machines that there are numbers for (linux/audit.h), by `uname -m`."""
@@ -17,7 +19,8 @@ MACHINE = os.uname().machine
 _COLUMN = {"x86_64": 1, "aarch64": 2}
 
 
-def numbers(machine: str = MACHINE) -> dict[str, int]:
+@cache
+def numbers(machine: str = MACHINE) -> Mapping[str, int]:
     """The number of each call that `machine` has; of a machine that is not known, none."""
     if machine not in _COLUMN:
         return {}

@@ -25,6 +25,8 @@ OF_THE_SERVICE = (
 """What a service manager, or a keeper, says to its service, and to none of that one's children."""
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+# Looked up before there are forks, each of which would.
+_prctl_of_libc = ctypes.CDLL(None).prctl
 
 
 def adopt_orphans() -> None:
@@ -113,4 +115,4 @@ def described(code: int) -> str:
 
 def _prctl(option: int, value: int) -> None:
     # Both options are older than any kernel that Python 3.11 runs on.
-    ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+    _prctl_of_libc(option, value, 0, 0, 0)
