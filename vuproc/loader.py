@@ -23,14 +23,14 @@ MAX_DEVICE_ID = 63
 """Largest virtio device id: PCI ids of modern devices are 0x1040 + id, up to 0x107f."""
 
 
-def load(ref: str, base_dir: Path) -> type[Device]:
+def load(ref: str, base_dir: str | Path) -> type[Device]:
     """Import the device class which `ref` names.
 
     `ref` is the name of a built-in device or of an entry point, `./file.py:Class` (a relative path
     is relative to `base_dir`) or `module:Class`. Raises DeviceLoadError.
     """
     if ":" in ref:
-        return _load(ref, base_dir)
+        return _load(ref, Path(base_dir))
     if ref in BUILTIN:
         return _load(BUILTIN[ref], None)
     installed = _entry_points()
@@ -51,7 +51,7 @@ def _load(ref: str, base_dir: Path | None) -> type[Device]:
     return _class_of(ref, _module_of(ref, source, base_dir), attribute)
 
 
-def build(ref: str, base_dir: Path, options: bytes) -> Device:
+def build(ref: str, base_dir: str | Path, options: bytes) -> Device:
     """Make the device `ref` from its options, the msgpack of its options struct."""
     device_type = load(ref, base_dir)
     return device_type(msgspec.msgpack.decode(options, type=device_type.options_type))

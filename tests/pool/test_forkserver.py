@@ -84,6 +84,28 @@ print(json.dumps([parents, codes, sorted(set(files(os.getpid())) - before)]))
     assert left == []
 
 
+def test_each_of_those_that_were_ordered_in_one_message_has_its_own_channel_alone() -> None:
+    count, ended, others, codes = told(
+        """
+server.begin()
+server.order(its.ORDERS_TOGETHER + 3)
+started = [server.start() for _ in range(its.ORDERS_TOGETHER + 3)]
+first = started.pop(0)
+os.kill(first.process.pid, signal.SIGKILL)
+first.control.settimeout(30)
+ended = first.control.recv(1) == b""  # nobody else has its end
+others = [each.process.pid for each in started if its.poll_until_readable(
+    each.process.pidfd.fileno(), 0)]
+codes = [end(first)] + [end(each) for each in started]
+server.close()
+print(json.dumps([len(started), ended, others, codes]))
+"""
+    )
+    assert count > 8 and ended
+    assert others == []
+    assert codes == [-9] + [0] * count
+
+
 def test_what_was_ordered_and_not_started_ends_with_the_forkserver() -> None:
     before, after, gone = told(
         """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 
 import pytest
 
@@ -21,6 +22,20 @@ class Counting(Device):
 
     def handle(self, request: Request) -> None:
         request.write(gc.get_freeze_count().to_bytes(8, "little"))
+
+
+class Reading(Device):
+    """Gives what it finds in its standard input, and a mark."""
+
+    device_id = 42
+
+    def handle(self, request: Request) -> None:
+        request.write(sys.stdin.read().encode() + b"!")
+
+
+def test_a_worker_has_an_empty_standard_input() -> None:
+    with serve(Reading) as served, served.guest() as guest:
+        assert guest.do(in_=[8]).content == b"!"
 
 
 def test_no_collection_of_a_worker_writes_to_what_it_shares_with_others() -> None:

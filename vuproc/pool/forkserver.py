@@ -39,6 +39,7 @@ from vuproc.workers.channel import Channel, ChannelClosed, ChannelError
 from vuproc.workers.fork_messages import (
     FOR_THE_MASTER,
     AnyForkReport,
+    Ended,
     Fork,
     Forked,
     Imported,
@@ -54,6 +55,10 @@ END_DEADLINE = 5.0
 """Seconds in which the forkserver must end once its last worker has."""
 ORDERS_MOST = 128
 """Workers that are ordered at once: their orders, and the answers, wait in a socket each."""
+ORDERS_TOGETHER = 8
+"""Of these so many are one message, and so are their answers: what the forkserver does between two
+forks is written to memory that it shares with every worker, and copied each time.
+"""
 ORDERED_S = 10.0
 """Seconds for which such a worker is of use: less than it waits for its first command."""
 STDERR = 2
@@ -233,18 +238,21 @@ class Forkserver:
         if running is None:
             return
         self._ordered_at = time.monotonic()
-        for _ in range(min(count, ORDERS_MOST)):
+        left = min(count, ORDERS_MOST)
+        while left:
+            together: list[_Ends] = []
             try:
-                ends = _ends()
-            except CannotStart:
+                for _ in range(min(left, ORDERS_TOGETHER)):
+                    together.append(_ends())
+                running.order(*(Fork(each.theirs, each.stack, self.locked) for each in together))
+            except (CannotStart, OSError, ChannelError):
+                for ends in together:
+                    ends.close()
                 return
-            try:
-                with ends.theirs:
-                    running.order(Fork(ends.theirs, ends.stack, self.locked))
-            except (OSError, ChannelError):
-                ends.close()
-                return
-            self._ordered.append(ends)
+            for ends in together:
+                ends.theirs.close()
+            self._ordered.extend(together)
+            left -= len(together)
 
     def start(self) -> StartedWorker:
         """Start a worker. Raises CannotStart. A forkserver that has died unseen is replaced."""
@@ -336,6 +344,8 @@ class _Running:
         Raises OSError.
         """
         self._codes: dict[int, int] = {}
+        self._answers: deque[ForkedProcess | NotForked] = deque()
+        """To orders, in their order; nobody has asked for them yet."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             try:
@@ -359,25 +369,31 @@ class _Running:
         self.order(order)
         return self.forked(timeout, wait)
 
-    def order(self, order: Fork) -> None:
-        """Send an order, which is answered by and by. Raises ChannelError."""
-        self._channel.send(order)
+    def order(self, *orders: Fork) -> None:
+        """Send orders, which are answered by and by. Raises ChannelError."""
+        self._channel.send(*orders)
 
     def forked(self, timeout: float, wait: Callable[[int, float], bool]) -> ForkedProcess:
         """What has come of the first order that was not answered yet. Raises as `fork`."""
+        if not self._answers:
+            self._await_answer(timeout, wait)
+        answer = self._answers.popleft()
+        if isinstance(answer, NotForked):
+            raise OSError(answer.errno, _refusal(answer))
+        return answer
+
+    def _await_answer(self, timeout: float, wait: Callable[[int, float], bool]) -> None:
         number = self._channel.fileno()
         # So that there is room for the pidfd.
         with Fd(os.dup(number)) as spare:
             deadline = time.monotonic() + timeout
-            while (left := deadline - time.monotonic()) > 0:
+            while not self._answers:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise ChannelClosed("the forkserver does not answer")
                 if poll_until_readable(number, min(left, ATTENTIVE_S)) or wait(number, left):
                     spare.close()
-                    heard = self._hear()
-                    if isinstance(heard, ForkedProcess):
-                        return heard
-                    if isinstance(heard, NotForked):
-                        raise OSError(heard.errno, _refusal(heard))
-        raise ChannelClosed("the forkserver does not answer")
+                    self._hear()
 
     def await_imports(self, timeout: float) -> None:
         """Raises ChannelError."""
@@ -408,29 +424,35 @@ class _Running:
             return
         self.closed = True
         self._channel.close()
+        for answer in self._answers:
+            if isinstance(answer, ForkedProcess):
+                answer.pidfd.close()
+        self._answers.clear()
         try:
             self._process.wait(END_DEADLINE)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
 
-    def _hear(self) -> ForkedProcess | NotForked | None:
-        """Take one report. Raises ChannelError."""
-        received = self._channel.receive()
-        if received is None:
-            return None
-        report, _ = received
-        if isinstance(report, Forked):
-            return ForkedProcess(report.pid, report.pidfd, self)
-        if isinstance(report, NotForked):
-            return report
-        if isinstance(report, Imported):
-            self.has_imported = True
-            return None
-        while len(self._codes) >= CODES_MOST:
-            del self._codes[next(iter(self._codes))]
-        self._codes[report.pid] = report.code
-        return None
+    def _hear(self) -> None:
+        """Take the reports of one datagram. Raises ChannelError."""
+        while (received := self._channel.receive()) is not None:
+            self._note(received[0])
+            if not self._channel.has_unread:
+                return
+
+    def _note(self, report: AnyForkReport) -> None:
+        match report:
+            case Forked(pid=pid, pidfd=pidfd):
+                self._answers.append(ForkedProcess(pid, pidfd, self))
+            case NotForked():
+                self._answers.append(report)
+            case Imported():
+                self.has_imported = True
+            case Ended(pid=pid, code=code):
+                while len(self._codes) >= CODES_MOST:
+                    del self._codes[next(iter(self._codes))]
+                self._codes[pid] = code
 
 
 class _Child(Protocol):

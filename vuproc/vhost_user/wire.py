@@ -49,6 +49,7 @@ _FD_SIZE = array.array("i").itemsize
 _ANCILLARY_SIZE = 2 * socket.CMSG_SPACE(FDS_MAX * _FD_SIZE)
 _RECEIVE_FLAGS = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
 _SEND_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+_FDS_MISSING = int(socket.MSG_CTRUNC)
 
 
 class Message(Struct, frozen=True, eq=False):
@@ -201,7 +202,7 @@ class Receiver:
         except OSError as error:
             raise ConnectionBroken(f"cannot receive: {error.strerror}") from error
         self._collect(ancillary)
-        if flags & socket.MSG_CTRUNC:
+        if flags & _FDS_MISSING:
             raise FramingError(f"some file descriptors of a message were lost{_why(self._fds)}")
         if len(self._fds) > FDS_MAX:
             raise FramingError(f"more than {FDS_MAX} file descriptors came with one message")

@@ -35,6 +35,8 @@ SEND_DEADLINE = 1.0
 """Seconds a sender waits for room in the peer's queue before it calls the peer stuck."""
 _GONE = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
 """What sendmsg(2) says if the peer has closed its end."""
+_TRUNCATED, _FDS_MISSING = int(socket.MSG_TRUNC), int(socket.MSG_CTRUNC)
+"""As numbers: with a member of an enum, `&` makes another one each time."""
 _FD_SIZE = array.array("i").itemsize
 _SEVERAL = b"\xc1"
 """A byte with which nothing begins in msgpack."""
@@ -142,9 +144,9 @@ class Channel(Generic[Out, In]):
             raise ChannelClosed(f"cannot receive: {error.strerror}") from error
         fds = _descriptors(ancillary)
         try:
-            if flags & socket.MSG_TRUNC:
+            if flags & _TRUNCATED:
                 raise ChannelError("datagram too long")
-            self._short = bool(flags & socket.MSG_CTRUNC)
+            self._short = bool(flags & _FDS_MISSING)
             if not data:
                 raise ChannelClosed("closed by the peer")
             self._unread.extend(self._decoded(data, fds))

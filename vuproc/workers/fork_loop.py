@@ -14,6 +14,7 @@ import os
 import select
 import signal
 import socket
+import sys
 from collections.abc import Sequence
 
 import msgspec
@@ -23,7 +24,7 @@ import multiprocess.popen_fork
 from vuproc.fd import Fd
 from vuproc.sandbox.master_lock import lock_master
 from vuproc.workers import control, main
-from vuproc.workers.channel import ChannelError
+from vuproc.workers.channel import Channel, ChannelError
 from vuproc.workers.fork_messages import (
     FOR_THE_MASTER,
     AnyForkReport,
@@ -75,7 +76,7 @@ def _begin(parent: int) -> None:
 
 
 def _serve(channel: int) -> None:
-    _Loop(ServerForkChannel(socket.socket(fileno=channel), Fork)).run()
+    _Loop(Channel(socket.socket(fileno=channel), Fork)).run()
     os._exit(0)
 
 
@@ -118,6 +119,13 @@ class _Fork(multiprocess.popen_fork.Popen):  # type: ignore[misc]
 class _Process(multiprocess.context.ForkProcess):  # type: ignore[misc]
     _Popen = staticmethod(_Fork)
 
+    def start(self) -> None:
+        """As multiprocess has it, which asks of every process before whether it has ended, and
+        keeps a list of them: here each has its pidfd. Less is written to what all of them share.
+        """
+        self._popen = self._Popen(self)
+        self._sentinel = self._popen.sentinel
+
 
 class _Loop:
     """Forks, and tells how each of the workers has ended."""
@@ -127,6 +135,8 @@ class _Loop:
         self._workers: dict[int, tuple[Fd, _Process]] = {}
         """By the number of the pidfd, which is open."""
         self._pid = os.getpid()
+        # multiprocess would open another one in each process: ours is empty, too.
+        self._stdin, sys.stdin = sys.stdin, None
         self._locked = False
 
     def run(self) -> None:
@@ -145,27 +155,30 @@ class _Loop:
                     self._ended(number)
 
     def _serve(self) -> None:
+        """Carry out the orders of one datagram, and answer all of them in another."""
         assert self._channel is not None
+        answers = []
         try:
-            received = self._channel.receive()
+            while (received := self._channel.receive()) is not None:
+                answers.append(self._carry_out(*received))
+                if not self._channel.has_unread:
+                    break
         except ChannelError:
             self._channel.close()
             self._channel = None
-            return
-        if received is None:
-            return
-        order, fds = received
+        else:
+            self._say(*answers)
+
+    def _carry_out(self, order: Fork, fds: Sequence[Fd]) -> Forked | NotForked:
         if order.locked and not self._locked:
             # The master says what could not be had; it is the same here.
             lock_master()
             self._locked = True
         try:
-            forked = self._fork(order)
+            return self._fork(order)
         except OSError as error:
             call = "pidfd_open" if isinstance(error, _NoPidfd) else "fork"
-            self._say(NotForked(call, error.errno or 0))
-        else:
-            self._say(forked)
+            return NotForked(call, error.errno or 0)
         finally:
             for fd in fds:
                 fd.close()
@@ -180,9 +193,10 @@ class _Loop:
     def _live(self, order: Fork) -> None:
         """The worker's own life, in its process; nothing of ours is its business."""
         assert self._channel is not None
+        sys.stdin = self._stdin
         self._channel.close()
-        for pidfd, _ in self._workers.values():
-            pidfd.close()
+        for number in self._workers:
+            os.close(number)  # its owner is the forkserver's, whose memory is not written to
         main.run(order.control, order.stack, self._pid)
 
     def _ended(self, number: int) -> None:
@@ -192,10 +206,10 @@ class _Loop:
         process.close()
         pidfd.close()
 
-    def _say(self, report: AnyForkReport) -> None:
-        if self._channel is None:
+    def _say(self, *reports: AnyForkReport) -> None:
+        if self._channel is None or not reports:
             return
         try:
-            self._channel.send(report)
+            self._channel.send(*reports)
         except ChannelError:
             pass  # the next receive finds out whether it has gone

@@ -41,6 +41,7 @@ from vuproc.workers.throttle import words
 from vuproc.workers.traces import WorkerTraces
 
 log = logging.getLogger("vuproc.worker")
+_all_logs = logging.getLogger("vuproc")
 
 EXIT_SETUP = 3
 """Exit code: the device could not be set up; the reason went to the master."""
@@ -176,11 +177,10 @@ def _prepare(
     channel: WorkerChannel, prepare: control.Prepare
 ) -> tuple[Worker, Segment | None, mmap.mmap | None, WorkerLog]:
     """All that can be done before the queues are known: a driver waits for what is left."""
-    logger = logging.getLogger("vuproc")
-    logger.setLevel(prepare.log_level)
+    _all_logs.setLevel(prepare.log_level)
     said = WorkerLog(channel)
-    logger.addHandler(said)
-    logger.propagate = False
+    _all_logs.addHandler(said)
+    _all_logs.propagate = False
     device = _device(prepare)
     device.shared = prepare.shared
     counters = None if prepare.counters is None else Segment.attach(prepare.counters)
@@ -210,7 +210,7 @@ def _kind(device: Device) -> type[Worker]:
 
 def _device(prepare: control.Prepare) -> Device:
     if prepare.pickled is None:
-        return build(prepare.type_ref, Path(prepare.base_dir), prepare.options)
+        return build(prepare.type_ref, prepare.base_dir, prepare.options)
     from vuproc import device_object  # a device file has none
 
     with prepare.pickled as pickled:

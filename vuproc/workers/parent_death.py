@@ -12,12 +12,13 @@ import os
 import signal
 
 _PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None, use_errno=True)
+# Looked up before there are forks, each of which would.
+_prctl = ctypes.CDLL(None, use_errno=True).prctl
 
 
 def prctl(option: int, value: int) -> None:
     """prctl(2), for options that cannot fail."""
-    _LIBC.prctl(option, value, 0, 0, 0)
+    _prctl(option, value, 0, 0, 0)
 
 
 def die_with_parent(parent: int) -> None:
