@@ -11,8 +11,9 @@ import selectors
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import IntEnum
+from math import inf
 
 from vuproc import events
 from vuproc.arrivals import Arrivals
@@ -29,6 +30,7 @@ from vuproc.pool.forkserver import CannotStart
 from vuproc.pool.pool import WorkerPool
 from vuproc.pool.process import WorkerLost, WorkerSetupError
 from vuproc.pool.slots import AskedShmem
+from vuproc.pool.watchdog import Watchdog
 from vuproc.pool.worker_watch import WorkerWatch
 from vuproc.shmem_desk import refuse
 from vuproc.signals import Requests, Signals
@@ -76,6 +78,7 @@ class Master:
         self.stopped_by = ""
         """Why the loop has ended, in words."""
         self._chores: list[Chore] = []
+        self._watchdog: Watchdog | None = None
         self._requests = Requests(signals)
         self._watch = WorkerWatch(polls.selector, pool)
         polls.refresh = self._watch.update
@@ -131,6 +134,11 @@ class Master:
         """Have the loop look after something that is due now and then."""
         self._chores.append(chore)
 
+    def watch_by(self, watchdog: Watchdog) -> None:
+        """Have it look after the workers: a chore that most often finds nothing to do."""
+        self._watchdog = watchdog
+        self.add_chore(watchdog)
+
     def held(self) -> dict[str, HasFileno]:
         """What a successor needs of the session, by name. Only between two messages."""
         return {} if self._front_end is None else self._front_end.checkpoint.held()
@@ -185,7 +193,7 @@ class Master:
         self._arrivals.arm(serving=front_end is not None)
         if front_end is not None:
             self._polls.selector.modify(front_end.socket, front_end.waits_for, self._ready)
-        self._polls.turn(self._patience())
+        self._wait()
         # Once more: a signal that came while descriptors were looked at is not among them, and is
         # to be known before what it forbids begins.
         self._signalled()
@@ -201,9 +209,23 @@ class Master:
         if self._front_end is None and not self._arrivals.polled:
             self._accept()
 
-    def _patience(self) -> float | None:
-        """Seconds until something is due that no descriptor will announce."""
-        waits = [due for chore in self._chores if (due := chore.due()) is not None]
+    def _wait(self) -> None:
+        """Until there is something to do; what descriptors announce is done."""
+        watchdog = self._watchdog
+        until = self._until([chore for chore in self._chores if chore is not watchdog])
+        while True:
+            look = None if watchdog is None else watchdog.due()
+            wait = max(0.0, until - time.monotonic())
+            if look is not None:
+                wait = min(wait, look)
+            busy = self._polls.turn(None if wait == inf else wait)
+            # A whole turn for a look at idle workers would be most of what an idle device does.
+            if busy or watchdog is None or not watchdog.look_at_idle():
+                return
+
+    def _until(self, chores: Sequence[Chore]) -> float:
+        """When something is due that no descriptor will announce (time.monotonic)."""
+        waits = [due for chore in chores if (due := chore.due()) is not None]
         if self._front_end is None:
             if not self._arrivals.polled:
                 waits.append(self._arrivals.due())
@@ -211,7 +233,7 @@ class Master:
             limit = self._front_end.limit()
             if limit is not None:
                 waits.append(limit - time.monotonic())
-        return max(0.0, min(waits)) if waits else None
+        return time.monotonic() + min(waits, default=inf)
 
     def _note_news(self) -> None:
         """Rings have broken, perhaps."""

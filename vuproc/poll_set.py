@@ -41,14 +41,18 @@ class PollSet:
             action = Meanwhile(action)
         self.selector.register(number, selectors.EVENT_READ, action)
 
-    def turn(self, patience: float | None) -> None:
-        """Wait up to `patience` seconds (None: for ever), and call what is ready."""
+    def turn(self, patience: float | None) -> bool:
+        """Wait up to `patience` seconds (None: for ever), and call what is ready; whether anything
+        was.
+        """
         self.refresh()
-        for key, _ in self.selector.select(patience):
+        ready = self.selector.select(patience)
+        for key, _ in ready:
             if self._is_current(key):
                 key.data()
             # It may have closed a worker's descriptors, whose numbers the next one may get anew.
             self.refresh()
+        return bool(ready)
 
     def wait_readable(self, number: int, timeout: float) -> bool:
         """Wait up to `timeout` seconds until a descriptor is readable; whether it is.

@@ -293,7 +293,7 @@ class _Service:
         master.add_chore(fd_store)
         master.add_chore(zombies)
         stall = Watchdog(file.keys.stall_timeout, file.keys.hook_timeout, master.pool, counters)
-        master.add_chore(stall)
+        master.watch_by(stall)
         operations = Operations(
             file.type_ref,
             master,

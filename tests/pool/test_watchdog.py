@@ -65,6 +65,11 @@ class Scene:
         self.watchdog.tend()
         return self.watchdog.due() or 0.0
 
+    def idle_look(self) -> bool:
+        """Let the next look come, and be no more than that if nobody is at work."""
+        self.now += self.watchdog.due() or 0.0
+        return self.watchdog.look_at_idle()
+
     def looks(self, count: int) -> None:
         for _ in range(count):
             self.look()
@@ -144,3 +149,45 @@ def test_one_that_goes_on_in_between_begins_anew(scene: Scene) -> None:
     scene.stopped = True
     scene.looks(LOOKS)
     assert not scene.died
+
+
+def test_a_look_at_idle_workers_is_all_there_is_to_do(scene: Scene) -> None:
+    assert scene.idle_look()
+    assert scene.watchdog.due() == TIMEOUT_S / IDLE_LOOKS
+    assert not scene.watchdog.look_at_idle()  # it is not due
+
+
+@pytest.mark.parametrize("word", ["busy", "in_hooks", "handed"])
+def test_one_at_work_takes_more_than_that(scene: Scene, word: str) -> None:
+    setattr(scene.words, word, 1)
+    assert not scene.idle_look()
+    assert scene.watchdog.due() == 0.0  # the look is still to be made
+
+
+def test_so_does_one_that_is_stopped_or_was(scene: Scene) -> None:
+    scene.stopped = True
+    assert not scene.idle_look()
+    scene.look()
+    scene.stopped = False
+    assert not scene.idle_look()
+
+
+def test_so_does_a_look_that_comes_late(scene: Scene) -> None:
+    scene.now += 100 * TIMEOUT_S
+    assert not scene.watchdog.look_at_idle()
+
+
+def test_a_stall_after_idle_looks_is_found_in_time(scene: Scene) -> None:
+    scene.words.busy = 1
+    scene.look()
+    scene.words.busy = 0
+    assert scene.idle_look()
+    began = scene.now
+    scene.words.busy = 1  # the same words as before
+    for _ in range(2 * LOOKS):
+        if not scene.idle_look():
+            scene.look()
+        if scene.died:
+            break
+    ((when, _),) = scene.died
+    assert when - began == pytest.approx(1.5 * TIMEOUT_S)

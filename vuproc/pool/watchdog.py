@@ -15,9 +15,11 @@ What a device keeps on purpose, such as buffers for packets to come, is none of 
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Sequence
 
+from vuproc.fd import Fd
 from vuproc.pool.pool import WorkerPool
 from vuproc.pool.process import WorkerLost, WorkerProcess, WorkerRefused
 from vuproc.shm.counters import QueueCounters
@@ -35,6 +37,8 @@ OVERSLEPT_S = 2.0
 """Seconds that a look may be late, or one interval, before that is taken for a machine that stood
 still.
 """
+STAT_BYTES = 512
+"""Of /proc/PID/stat: the state comes after the name, which has 64 at most."""
 BLAME_DEADLINE_S = 0.5
 """Seconds a worker has to note what it is killed for."""
 
@@ -101,6 +105,27 @@ class Watchdog:
             if cause is not None:
                 self._pool.slots.died(slot, cause)
 
+    def look_at_idle(self) -> bool:
+        """The look that is due, if nobody is at work and nobody is stopped; whether that was all.
+
+        Most often it is all that there is to do, and little of the program that is in no cache.
+        """
+        now = time.monotonic()
+        if not self.timeout_s or not 0.0 <= now - self._look_at <= OVERSLEPT_S:
+            return False
+        if self._stopped or self._pool.history.in_postcopy:
+            return False
+        workers = [slot.worker for slot in self._pool.slots if slot.worker is not None]
+        if any(map(self._is_at_work, self._counters)) or any(
+            _is_stopped(worker.pid) for worker in workers
+        ):
+            return False
+        self._seen.clear()
+        for counters in self._counters:
+            counters.advance()
+        self._look_again(now, IDLE_LOOKS)
+        return True
+
     def close(self) -> None:
         """Nothing to give back."""
 
@@ -165,7 +190,7 @@ class Watchdog:
 def _is_stopped(pid: int) -> bool:
     """Whether a process is stopped by SIGSTOP or the like; by a debugger is another matter."""
     try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            return file.read().rpartition(") ")[2].startswith("T")
+        with Fd(os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)) as file:
+            return os.read(file.fileno(), STAT_BYTES).rpartition(b") ")[2].startswith(b"T")
     except OSError:
         return False  # it has ended, or there is no /proc
