@@ -1,4 +1,5 @@
-"""What the master and its forkserver say to each other, one datagram a message."""
+"""What the master and its forkserver say to each other: a message a datagram, or several orders in
+one, whose answers come in another."""
 
 from __future__ import annotations
 
