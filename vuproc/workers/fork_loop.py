@@ -195,8 +195,10 @@ class _Loop:
         assert self._channel is not None
         sys.stdin = self._stdin
         self._channel.close()
+        # By their numbers: their owners, which stay until this process ends, lie in memory that is
+        # shared with the forkserver, and are not written to.
         for number in self._workers:
-            os.close(number)  # its owner is the forkserver's, whose memory is not written to
+            os.close(number)
         main.run(order.control, order.stack, self._pid)
 
     def _ended(self, number: int) -> None:
