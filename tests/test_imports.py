@@ -59,6 +59,7 @@ FLOORS = (
         "vuproc.log_limit",
         "vuproc.unix_path",
         "vuproc.chores",
+        "vuproc.garbage",
         "vuproc.inquiries",
         "vuproc.events",
     ),

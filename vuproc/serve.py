@@ -33,6 +33,7 @@ from vuproc.errors import (
 )
 from vuproc.events import Ready, Stopped
 from vuproc.fd import Fd
+from vuproc.garbage import Garbage
 from vuproc.handover.device_counters import DeviceCounters
 from vuproc.handover.fd_store import (
     ADMIN,
@@ -330,6 +331,7 @@ class _Service:
             except BaseException:
                 listener.close()
                 raise
+        master.add_chore(Garbage())
 
     def run(self) -> None:
         """Serve until the end; raises what cannot be served."""

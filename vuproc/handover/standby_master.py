@@ -120,13 +120,15 @@ def received(channel: socket.socket) -> dict[str, tuple[Fd, ...]]:
 
 def ready_standby(keeper: int) -> int | None:
     """The standby master of a keeper, if it has one that is ready."""
+    # No `Path`: it interns what it is made of, and whoever asks for the status asks again.
     try:
-        children = Path(f"/proc/{keeper}/task/{keeper}/children").read_text().split()
+        with open(f"/proc/{keeper}/task/{keeper}/children", encoding="ascii") as file:
+            children = file.read().split()
     except OSError:
         return None  # a kernel without that list
     for child in children:
-        with contextlib.suppress(OSError):
-            if Path(f"/proc/{child}/comm").read_text().rstrip("\n") == PROCESS_NAME:
+        with contextlib.suppress(OSError), open(f"/proc/{child}/comm", "rb") as file:
+            if file.read().rstrip(b"\n") == PROCESS_NAME.encode():
                 return int(child)
     return None
 
