@@ -126,12 +126,14 @@ class Requests:
         """
         ending = None
         for number in self._signals.take():
-            if number not in self._actions:
+            # Others than both have a handler of somebody else's, such as the device's module.
+            if number in self._actions:
+                if busy:
+                    self._put_off.append(number)
+                else:
+                    self._actions[number]()
+            elif number in ENDING:
                 ending = signal.Signals(number)
-            elif busy:
-                self._put_off.append(number)
-            else:
-                self._actions[number]()
         return ending
 
     def catch_up(self) -> None:
