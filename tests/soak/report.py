@@ -8,7 +8,7 @@ from tests.soak.history import History, rows
 from tests.soak.verdict import Trend, faults, trends
 
 FAULT_HEADS = ("fault", "done", "planned", "median stall, ms", "longest", "s in all")
-TREND_HEADS = ("run", "act", "whose", "what", "first", "last", "by the slope")
+TREND_HEADS = ("run", "act", "whose", "what", "first", "last", "by the slope", "faults")
 
 
 def text(runs: Sequence[History]) -> str:
@@ -23,7 +23,16 @@ def text(runs: Sequence[History]) -> str:
 def markdown(runs: Sequence[History]) -> str:
     """The same as two tables; what was the same at each look is not in the second."""
     grown = [
-        (str(number), t.act, t.whose, t.what, str(t.first), str(t.last), f"{t.growth:+.1f}")
+        (
+            str(number),
+            t.act,
+            t.whose,
+            t.what,
+            str(t.first),
+            str(t.last),
+            f"{t.growth:+.1f}",
+            str(t.faults),
+        )
         for number, t in _trends(runs)
         if t.growth or t.first != t.last
     ]

@@ -24,7 +24,7 @@ from tests.soak.faults.reconnection import Reconnection
 from tests.soak.history import Event, History
 from tests.soak.picture import LOOKS
 from tests.soak.sample import ROLES, Sample
-from tests.soak.verdict import faults, trends
+from tests.soak.verdict import LEAK_BYTES, faults, trends
 from vuproc.spec.blk import SECTOR_SIZE
 
 ROOT = Path(__file__).parents[2]
@@ -138,16 +138,20 @@ def test_a_pause_of_the_process_is_seen() -> None:
         assert process.returncode == 0
 
 
-def grown(**more: int) -> list[str]:
-    """What is said of a hundred samples in which these grow by one a sample."""
+def grown(each: int = 80, **more: float) -> list[str]:
+    """What is said of a hundred samples with so many faults between two, in which these grow by so
+    much a sample, or `leaks` by so many bytes a fault.
+    """
+    leaks = more.get("leaks", 0.0)
     history = History(1)
+    history.events = [Event(number / each, "fault", 0.0, 0.0) for number in range(100 * each)]
     history.samples["one master"] = [
         replace(
             SAMPLE,
             at_s=float(number),
-            memory=SAMPLE.memory | {"master": 1000 + number * more.get("memory", 0)},
-            fds=SAMPLE.fds | {"keeper": 10 + number * more.get("fds", 0)},
-            segments=1 + number * more.get("segments", 0),
+            memory=SAMPLE.memory | {"master": 20000 + int(number * each * leaks / 1024)},
+            fds=SAMPLE.fds | {"keeper": 10 + int(number * more.get("fds", 0))},
+            segments=1 + int(number * more.get("segments", 0)),
         )
         for number in range(100)
     ]
@@ -156,10 +160,23 @@ def grown(**more: int) -> list[str]:
 
 def test_what_grows_is_said() -> None:
     assert grown() == []
-    assert grown(memory=4) == []
-    assert any("master, memory" in text for text in grown(memory=20))
     assert any("keeper, descriptors" in text for text in grown(fds=1))
     assert any("/dev/shm, segments" in text for text in grown(segments=1))
+
+
+def test_a_small_object_for_each_fault_is_said() -> None:
+    [said] = grown(leaks=sys.getsizeof("") + sys.getsizeof(()))
+    assert "master, memory" in said
+    [said] = grown(leaks=LEAK_BYTES * 1.1)
+    assert "bytes a fault" in said
+    assert grown(leaks=LEAK_BYTES * 0.9) == []
+    assert grown(leaks=-1000.0) == []
+
+
+def test_of_few_faults_memory_says_nothing() -> None:
+    assert grown(each=4, leaks=256.0) == []  # 75 KiB, and there are pages that hold one object
+    assert grown(each=4, leaks=1024.0) != []
+    assert grown(each=2, leaks=1e6) == []  # it has not come to rest after so few
 
 
 def test_a_few_samples_say_nothing_of_growth() -> None:
