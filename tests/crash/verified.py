@@ -24,9 +24,10 @@ from vuproc.testing.guest import Guest
 from vuproc.testing.memory import Allocation
 
 LOOK_S = 0.5
-LOST_LOOKS = 40
+LOST_LOOKS = 240
 """So many of them without a completion, and what is in flight counts as lost. Looks and not a time:
-a machine that stands still for a while loses nothing.
+a machine that stands still for a while loses nothing. And many: where thirty others want a CPU, a
+master needs half a minute to start.
 """
 UNSET = 0xFF
 """Status byte of a request that nobody has executed."""

@@ -24,7 +24,7 @@ ZEROES = 0.2
 TIMEOUT_S = 300.0
 """For what a message waits for. No measure: the machine may stand still in the middle of it."""
 LOOK_S = 0.5
-PATIENCE_LOOKS = 120
+PATIENCE_LOOKS = 480
 """Looks for requests that get on. A count and no time: the machine may stand still."""
 
 

@@ -29,7 +29,7 @@ from vuproc.spec.blk import SECTOR_SIZE
 
 ROOT = Path(__file__).parents[2]
 LONG = bool(os.environ.get("VUPROC_LONG"))
-BOUND_S = 3600 if LONG else 120
+BOUND_S = 3600 if LONG else 300
 SAMPLE = Sample(
     at_s=0.0,
     connections=0,
