@@ -92,6 +92,9 @@ class _Player:
             if sampled and number % every == 0:
                 self._sample(act, number)
             self.stage.progress()
+            if self.pauses.take():
+                # A queue may note so late how long it stood still that the next fault would have it.
+                self.stage.progress()
             self.stage.take_stall()
             self.pauses.take()
             began = time.monotonic()
