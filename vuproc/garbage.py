@@ -11,7 +11,7 @@ from __future__ import annotations
 import gc
 
 TURNS = 256
-"""Of the loop, between two searches: a dozen of connections."""
+"""Of the loop, between two searches: a dozen connections."""
 
 
 class Garbage:

@@ -93,7 +93,7 @@ class _Player:
                 self._sample(act, number)
             self.stage.progress()
             if self.pauses.take():
-                # A queue may note so late how long it stood still that the next fault would have it.
+                # A queue may note its stall so late that the next fault would have it.
                 self.stage.progress()
             self.stage.take_stall()
             self.pauses.take()
