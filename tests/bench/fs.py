@@ -25,7 +25,7 @@ from tests.bench.clients import Outcome, percentile_ns
 from tests.bench.contenders import Contender
 from tests.bench.findings import Finding
 from tests.bench.fs_guest import TAG, Serving
-from tests.bench.peers import debian, uml_table
+from tests.bench.peers import debian, uml_relay
 from tests.bench.rounds import Effort, Entry, compare
 from tests.bench.scale_point import workers
 from tests.bench.work import KIB, MIB, Case, Work
@@ -213,7 +213,7 @@ def _in_guest(rounds: int, seconds: float) -> int:
 @contextmanager
 def _behind_uml(directory: Path, path: Path, tag: str) -> Iterator[Running]:
     with debian.virtiofsd(directory, path.with_suffix(".peer"), tag) as running:
-        with uml_table.cut(running, path) as reached:
+        with uml_relay.relayed(running, path) as reached:
             yield reached
 
 

@@ -24,6 +24,7 @@ from tests.bench import (
     quiet,
     ring,
     scrape,
+    streams,
     timer,
     vsock,
     wake,
@@ -304,7 +305,7 @@ def test_the_fs_bench_measures_our_sides_and_says_what_is_missing() -> None:
 
 @pytest.mark.timeout(360)
 def test_the_vsock_bench_measures_both_ways_and_says_what_is_missing() -> None:
-    found = vsock.measure([Case(work, depth=1) for work in vsock.WORKS], EFFORT)
+    found = vsock.measure([Case(work, depth=1) for work in streams.WORKS], EFFORT)
     assert len(found) == 2
     for side in (vsock.OURS, vsock.SLEEPS):
         assert all(rate.median > 0 for rate in figures(found, side))

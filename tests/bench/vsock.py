@@ -2,7 +2,8 @@
 
 The guest is our own driver for all sides, in native code, and the program of the host is the same:
 a thread that reads, or writes, 256 KiB at a time. It sleeps, as a guest does, for with the program
-there are three at work. Run it from the root of the checkout.
+there are three at work. With `--guest` a program in a Linux guest of each side sends and receives
+instead. Run it from the root of the checkout.
 """
 
 from __future__ import annotations
@@ -14,21 +15,23 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.bench import extension, text
+from tests.bench import extension, streams, text, vsock_guest
 from tests.bench.backends import Missing, Running
 from tests.bench.bars import Bar, judge
 from tests.bench.clients import Outcome
 from tests.bench.contenders import Contender
 from tests.bench.findings import Finding
-from tests.bench.peers import debian
+from tests.bench.peers import debian, uml_relay
 from tests.bench.rounds import Effort, Entry, compare
 from tests.bench.scale_point import workers
-from tests.bench.work import KIB, Case, Work
+from tests.bench.streams import PORT, STALL_S, TO_HOST, UNIT, WORKS
+from tests.bench.vsock_guest import Serving
+from tests.bench.work import Case
 from vuproc.spec.vsock import CID_MIN, RX, TX, Op
 from vuproc.testing.guest import Guest
 from vuproc.testing.queue import DriverQueue
@@ -38,23 +41,8 @@ OURS, SLEEPS = "vuproc", "vuproc poll=off"
 RUST = "vhost-device-vsock"
 QUEUE_SIZE = 128
 MEMORY = 16 << 20
-PORT = 5000
-STALL_S = 30.0
-UNIT = 1000
-"""Bytes that the table counts as one."""
-CHUNK = 256 * KIB
-"""Bytes that the program of the host moves at a time."""
 AT_LEAST = 1.5
 """Of what the peer does."""
-
-TO_HOST = Work("to-host", "a stream of the guest's", 1)
-TO_GUEST = Work("to-guest", "a stream to the guest", 1)
-WORKS = TO_HOST, TO_GUEST
-
-Serving = Callable[[Path, Path], AbstractContextManager[Running]]
-"""Serves a guest, whose port N is the given path and `_N`, by a socket, which may be another one
-than the second path.
-"""
 
 _native = extension.load(
     "stream",
@@ -80,8 +68,8 @@ class Bulk:
         size = count * UNIT
         failed: list[OSError] = []
         there = self._case.work is TO_HOST
-        host = partial(_read if there else _write, self._program, size, failed)
-        thread = threading.Thread(target=host)
+        move = streams.read if there else streams.write
+        thread = threading.Thread(target=_noted, args=(failed, move, self._program, size))
         began = time.perf_counter()
         thread.start()
         try:
@@ -94,23 +82,14 @@ class Bulk:
         return Outcome(count, count if failed or thread.is_alive() else 0, seconds)
 
 
-def _read(program: socket.socket, size: int, failed: list[OSError]) -> None:
-    buffer = memoryview(bytearray(CHUNK))
+def _noted(
+    failed: list[OSError],
+    move: Callable[[socket.socket, int], None],
+    program: socket.socket,
+    size: int,
+) -> None:
     try:
-        while size:
-            got = program.recv_into(buffer[: min(size, CHUNK)])
-            if not got:
-                raise ConnectionResetError
-            size -= got
-    except OSError as error:
-        failed.append(error)
-
-
-def _write(program: socket.socket, size: int, failed: list[OSError]) -> None:
-    chunk = memoryview(bytes(CHUNK))
-    try:
-        while size:
-            size -= program.send(chunk[: min(size, CHUNK)])
+        move(program, size)
     except OSError as error:
         failed.append(error)
 
@@ -198,21 +177,61 @@ def measure(
     ]
 
 
+@contextmanager
+def _behind_uml(path: Path, at: Path) -> Iterator[Running]:
+    with SIDES[RUST](path, at.with_suffix(".peer")) as running:
+        with uml_relay.relayed(running, at) as reached:
+            yield reached
+
+
+IN_GUEST = {
+    OURS: (OURS, SIDES[OURS]),
+    SLEEPS: (OURS, SIDES[SLEEPS]),
+    RUST: (RUST, _behind_uml),
+}
+"""Family and how it is served, by its name."""
+
+
+def measure_in_guests(
+    cases: Sequence[Case], effort: Effort, say: Callable[[str], None] = lambda _line: None
+) -> list[Finding]:
+    """Each case with a Linux guest of each side, in turn."""
+    return [
+        compare(
+            case.name,
+            case.work.title,
+            "User-Mode Linux",
+            [Entry(name, vsock_guest.side(name, *how, case)) for name, how in IN_GUEST.items()],
+            effort,
+            say,
+        )
+        for case in cases
+    ]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and print; 1 if a bar is not met or could not be measured."""
+    """Measure and print; 1 if a bar is not met or could not be measured, with `--guest`, which has
+    no bars, if a side could not be.
+    """
     parser = argparse.ArgumentParser(prog="python -m tests.bench.vsock", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="of each side (5)")
     parser.add_argument("--seconds", type=float, default=0.3, help="length of a sample (0.3)")
     parser.add_argument("--tries", type=int, default=3, help="of a disturbed sample (3)")
     parser.add_argument("--waits", choices=("sleep", "poll"), default="sleep", help="the driver")
     parser.add_argument("--only", default="", help="cases whose names begin so")
+    parser.add_argument("--guest", action="store_true", help="Linux guests instead of our driver")
     options = parser.parse_args(arguments)
+    if options.guest and options.waits == "poll":
+        parser.error("a Linux guest's driver sleeps: --guest goes without --waits poll")
     cases = [Case(work, depth=1, polls=options.waits == "poll") for work in WORKS]
     cases = [case for case in cases if case.name.startswith(options.only)]
     effort = Effort(options.rounds, options.seconds, None, options.tries, time.monotonic() + 30.0)
-    found = measure(cases, effort)
+    found = (measure_in_guests if options.guest else measure)(cases, effort)
     for finding in found:
-        print("\n".join(text.lines(finding, "MB/s", "CPU ms/MB")))
+        said = text.lines(finding, "MB/s", "CPU ms/MB")
+        print("\n".join(said + vsock_guest.spent(finding) if options.guest else said))
+    if options.guest:
+        return 1 if any(finding.missing for finding in found) else 0
     bars = [Bar(case.name, case.name, OURS, (RUST,), AT_LEAST) for case in cases]
     return 0 if judge(bars, found) else 1
 
