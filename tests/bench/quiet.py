@@ -6,6 +6,7 @@ import os
 import resource
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -61,18 +62,19 @@ def measure(
     """Take the first clean one of up to `tries` samples, or else the least disturbed one.
 
     processes: the pids that work for the sample; this one and what it ran and reaped meanwhile
-    count in. crowded: they have more threads than there are CPUs, so that they wait for each other
-    and only the time which others took tells of a disturbance.
+    count in, and one that ends meanwhile counts as others. crowded: they have more threads than
+    there are CPUs, so that they wait for each other and only the time which others took tells of a
+    disturbance.
     """
     pids = [*processes, os.getpid()]
     best: tuple[T, Measured] | None = None
     for attempt in range(tries):
         if attempt:
             time.sleep(min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (attempt - 1)))
-        began, busy, before = time.monotonic_ns(), _busy_ns(), [times(pid) for pid in pids]
+        began, busy, before = time.monotonic_ns(), _busy_ns(), _of_living(pids)
         reaped = _reaped_ns()
         value = sample()
-        spent = [times(pid) - then for pid, then in zip(pids, before, strict=True)]
+        spent = [now - before[pid] for pid, now in _of_living(before).items()]
         wall, busy = time.monotonic_ns() - began, _busy_ns() - busy
         own_ns = sum(own.ran for own in spent) + _reaped_ns() - reaped
         foreign = (busy - own_ns) / (wall * _CPUS) - _TICK_NS / wall
@@ -98,6 +100,15 @@ def ticks(pid: int) -> int:
     with open(f"/proc/{pid}/stat", "rb") as stat:
         fields = stat.read().rpartition(b")")[2].split()
     return int(fields[11]) + int(fields[12])
+
+
+def _of_living(pids: Iterable[int]) -> dict[int, Times]:
+    found = {}
+    for pid in pids:
+        # A guest's own processes may end at any time: User-Mode Linux has one of the host for each.
+        with suppress(OSError):
+            found[pid] = times(pid)
+    return found
 
 
 def _of_task(path: str) -> Times:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
+import subprocess
 import threading
 from pathlib import Path
 
@@ -93,6 +95,17 @@ def test_a_clean_sample_is_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int] = []
     quiet.measure(lambda: taken.append(1), [], tries=3)
     assert len(taken) == 1
+
+
+def test_a_process_that_ends_in_a_sample_stops_nothing() -> None:
+    with subprocess.Popen(["sleep", "60"]) as process:
+
+        def sample() -> int:
+            process.kill()
+            return process.wait()
+
+        value, _ = quiet.measure(sample, [process.pid], tries=1)
+    assert value == -signal.SIGKILL
 
 
 def test_times_of_all_threads_are_counted() -> None:

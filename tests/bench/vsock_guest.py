@@ -34,7 +34,6 @@ than the second path.
 """
 
 MODULES = ("vmw_vsock_virtio_transport",)
-MEMORY_MIB = 64
 ORDER = struct.Struct("=QQ")
 """To the program in the guest: whether it receives, and how many bytes. As in clients/bulk.c."""
 
@@ -92,7 +91,6 @@ def _booted(device: Path, made: Path) -> LinuxGuest:
             script=f"bulk {PORT}\n",
             modules=MODULES,
             programs=[program],
-            memory_mib=MEMORY_MIB,
         )
     except ClientMissing as missing:
         raise Missing(str(missing)) from missing
