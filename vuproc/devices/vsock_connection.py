@@ -194,11 +194,11 @@ class Connection:
         waits = record.in_begin < record.in_end and not record.guest_shut & Shutdown.RECEIVE
         if waits and (data := self._data(room)) is not None:
             return data
-        shut = Shutdown.RECEIVE if record.deaf else Shutdown(0)
+        shut = int(Shutdown.RECEIVE) if record.deaf else 0
         if record.ended and not waits:
             shut |= Shutdown.SEND
         if shut & ~record.told_shut:
-            return self.packet(Op.SHUTDOWN, {"told_shut": int(shut | record.told_shut)}, shut)
+            return self.packet(Op.SHUTDOWN, {"told_shut": shut | record.told_shut}, shut)
         if owes & OWES_CREDIT or self._credit_is_due():
             return self.packet(Op.CREDIT_UPDATE, {"owes": owes & ~OWES_CREDIT})
         if waits and not self._asked:

@@ -31,6 +31,9 @@ NOTHING, SENDING, RECEIVING, DIRECT = range(4)
 PIECES_MOST = 2
 """A ring of bytes is in two at most."""
 
+_FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+"""Of each call. A number, for there is one for each packet, and flags of an enum are made anew."""
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -130,7 +133,7 @@ class Transfer:
         head.slot, head.base, head.end = slot, base, end
         head.moving = kind
         # SAFETY: the pieces are in the table's areas, or bytes that the caller holds; one message.
-        moved = call(file, self._table.message, flags | socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        moved = call(file, self._table.message, flags | _FLAGS)
         problem = ctypes.get_errno()
         count = message.length
         self.settle()

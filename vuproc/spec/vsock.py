@@ -46,8 +46,11 @@ class Op(IntEnum):
     CREDIT_REQUEST = 7
 
 
-class Shutdown(IntFlag):
-    """Flags of SHUTDOWN: what its sender will not do any more (5.10.6.6)."""
+class Shutdown(IntEnum):
+    """Flags of SHUTDOWN: what its sender will not do any more (5.10.6.6).
+
+    No IntFlag, of which every `&` makes a member anew: connections look at them for each packet.
+    """
 
     RECEIVE = 1 << 0
     SEND = 1 << 1
