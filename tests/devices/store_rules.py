@@ -10,6 +10,8 @@ from collections.abc import Callable
 from vuproc.devices.object_store import Exchanged, ObjectAbsent, ObjectStore, ObjectUnavailable
 
 DATA = bytes(range(256)) * 64
+LARGE = bytes(12 << 20)
+"""More than the library would put at once by itself."""
 
 
 def raises(kind: type[ObjectUnavailable], action: Callable[[], object]) -> bool:
@@ -29,6 +31,12 @@ def main(url: str) -> None:
     assert store.whole(name, 100) == (b"first", first)
     assert store.exchange(name, b"second", first) != first
     assert raises(Exchanged, lambda: store.exchange(name, b"third", first))
+    large = store.exchange("rules/large", LARGE, None)
+    assert raises(Exchanged, lambda: store.exchange("rules/large", LARGE, None))
+    assert store.whole("rules/large", len(LARGE)) == (LARGE, large)
+    store.put("rules/large", LARGE[1:])
+    assert raises(Exchanged, lambda: store.exchange("rules/large", LARGE, large))
+    store.delete(["rules/large"])
 
     store.put("rules/b c", DATA)
     found = store.describe("rules/b c")

@@ -7,7 +7,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,13 +20,19 @@ from tests.guest.load import in_long_form
 pytestmark = pytest.mark.timeout(120)
 
 Running = Callable[[Path], AbstractContextManager[Azure | Google]]
+
+
+@contextmanager
+def google(_: Path) -> Iterator[Google]:
+    with google_store.running() as server, google_store.gated(server) as store:
+        yield store
+
+
 # Azurite takes some seconds to start, where it is installed at all.
-STORES = [google_store.running, *in_long_form(azure_store.running)]
+STORES = [google, *in_long_form(azure_store.running)]
 
 
-@pytest.fixture(
-    params=STORES, ids=lambda running: running.__module__.rpartition(".")[2], scope="module"
-)
+@pytest.fixture(params=STORES, ids=["google", *in_long_form("azure")], scope="module")
 def running(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Azure | Google]:

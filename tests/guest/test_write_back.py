@@ -7,13 +7,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
-from tests.devices.s3_server import BUCKET, gated, running
+from tests.devices import google_store, s3_server
 from tests.guest.deaths import Gate, WorkerKiller, meanwhile
 from tests.guest.files import SAY_SUMS, WRITE_FILES, check_file_system, sums_of
+from tests.guest.load import in_long_form
 from vuproc.ops.admin import Request, ask
 from vuproc.spec.virtio import DeviceId
 from vuproc.testing.serve import Served, serve
@@ -23,7 +25,6 @@ pytestmark = pytest.mark.timeout(300)
 
 SIZE = 64 << 20
 BOUND_S = 120.0
-URL = f"s3://{BUCKET}/guest/"
 # Work goes on while versions are written: the one of the store is in the middle of it.
 CHURN = """
 say churning yes
@@ -44,8 +45,11 @@ def await_run(served: Served, number: int) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.parametrize(
+    "kind", [s3_server, *in_long_form(google_store)], ids=["s3", *in_long_form("google")]
+)
 def test_a_guest_of_another_machine_has_what_was_written_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: ModuleType
 ) -> None:
     raw, middle, flat = (tmp_path / name for name in ("new.raw", "middle.raw", "flat.raw"))
     raw.touch()
@@ -56,12 +60,13 @@ def test_a_guest_of_another_machine_has_what_was_written_back(
         subprocess.run(command, check=True, timeout=120, stdout=subprocess.DEVNULL)
 
     def disk(cache: str) -> dict[str, Any]:
-        return {"type": "blk", "url": URL, "image": str(tmp_path / cache), "write_back": 1}
+        return {"type": "blk", "url": url, "image": str(tmp_path / cache), "write_back": 1}
 
-    with running() as port, gated(port) as s3:
-        for name, value in s3.environment.items():
+    with kind.running() as server, kind.gated(server) as store:
+        for name, value in store.environment.items():
             monkeypatch.setenv(name, value)
-        image("push", raw, URL)
+        url = f"{store.url}/guest/"
+        image("push", raw, url)
         with serve(disk("here.overlay")) as served:
             devices = {served.socket: DeviceId.BLK}
             gate = Gate(tmp_path)
@@ -77,7 +82,7 @@ def test_a_guest_of_another_machine_has_what_was_written_back(
                     written = dict(guest.finish().values)
             print(f"{killer.kills.total()} workers were killed")
             runs = served.status().details["write-back"]["runs"]
-            image("pull", URL, middle)
+            image("pull", url, middle)
         del written["churning"]
         assert int(runs) >= 1
         # What was there at some moment, as after a loss of power: the journal makes it whole.
@@ -89,7 +94,7 @@ def test_a_guest_of_another_machine_has_what_was_written_back(
             again = "mount -t ext4 /dev/vda /mnt" + SAY_SUMS + "umount /mnt\n"
             with boot_uml(devices, script=again) as guest:
                 assert guest.finish().values == written
-        image("pull", URL, flat)
+        image("pull", url, flat)
         check_file_system(flat)
         assert sums_of(flat) == written
-        s3.delete_all()
+        store.delete_all()
