@@ -15,8 +15,10 @@ from vuproc.devices.object_store import (
     SCHEMES,
     WRITABLE,
     Exchanged,
+    ObjectAbsent,
     ObjectStore,
     ObjectUnavailable,
+    StoreAway,
     key_of,
     problem_of,
 )
@@ -40,7 +42,11 @@ AT_A_TIME = 4
 
 
 class TransferFailed(Exception):
-    """Nothing has come of it; the text says why."""
+    """Nothing has come of it, or it is not known whether; the text says why."""
+
+
+class _Uncertain(ObjectUnavailable):
+    """A manifest may be there, or arrive yet."""
 
 
 def push(source: str, url: str, piece: int = PIECE) -> str:
@@ -127,14 +133,20 @@ def _push_file(store: ObjectStore, source: str, url: str, piece: int) -> str:
                 store.put(folder + piece_name(run, number), data)
                 pieces[number] = run
 
+        run_folder = f"{folder}{pieces_manifest.hexadecimal(run)}"
         try:
             _some_at_a_time(_pieces_with_data(file, size, piece), put)
-            _create(store, url, size, piece, run, pieces, None)
         except BaseException:
-            with contextlib.suppress(ObjectUnavailable):
-                for names in store.below(f"{folder}{pieces_manifest.hexadecimal(run)}"):
-                    store.delete(names)
+            _delete_below(store, run_folder)
             raise
+    try:
+        _create(store, url, size, piece, run, pieces, None)
+    except _Uncertain as error:
+        # There may be an image of them by now, or later: a request may still be on its way.
+        raise TransferFailed(f"{url}: {error}; what was put stays, below {run_folder}/") from error
+    except ObjectUnavailable:
+        _delete_below(store, run_folder)
+        raise
     return f"{url}: {size} bytes, {pieces.count(run)} of {len(pieces)} pieces are not zeros"
 
 
@@ -147,14 +159,29 @@ def _create(
     pieces: array[int],
     base: Base | None,
 ) -> None:
+    """Raises Exchanged if there is another image, _Uncertain if there may be this one, or
+    ObjectUnavailable if there is not.
+    """
     data = pieces_manifest.encoded(size=size, piece=piece, run=run, base=base, by_piece=pieces)
     name = key_of(url) + pieces_manifest.NAME
     try:
         store.exchange(name, data, None)
-    except Exchanged:
-        # It may be ours, and only the answer was lost.
-        if store.whole(name, pieces_manifest.MOST_BYTES)[0] != data:
-            raise
+    except ObjectUnavailable as error:
+        # It may be ours, of an attempt whose answer was lost, whatever became of those after it.
+        try:
+            there = store.whole(name, pieces_manifest.MOST_BYTES)[0]
+        except ObjectUnavailable as second:
+            if isinstance(second, ObjectAbsent) and not isinstance(error, StoreAway):
+                raise error from second
+            raise _Uncertain(f"it is not known whether the image is there: {error}") from second
+        if there != data:
+            raise Exchanged(str(error)) from error
+
+
+def _delete_below(store: ObjectStore, folder: str) -> None:
+    with contextlib.suppress(ObjectUnavailable):
+        for names in store.below(folder):
+            store.delete(names)
 
 
 def _check_size(source: str, size: int, piece: int) -> None:
