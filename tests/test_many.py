@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from tests.devices import google_store
+from tests.devices.google_store import Google
 from tests.devices.nbd_server import Server
 from tests.field.events import status
 from vuproc.testing.block import Block
@@ -231,12 +233,33 @@ def test_a_wrong_file_is_named_and_the_others_go_on(folder: Path) -> None:
         served.wait_for_line("vuproc 0: INFO: serving blk", BOUND_S)
 
 
-def test_a_device_whose_server_is_away_is_tried_again_and_nobody_waits_for_it(
-    folder: Path,
+def run_or_reload(folder: Path, *names: str) -> bool:
+    """Whether they run; else they are tried again, but one that is in the middle of a try."""
+    found = devices(folder)
+    if {found[name]["state"] for name in names} == {"running"}:
+        return True
+    vuproc("reload", folder)
+    return False
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Google]:
+    """A store with a disk, which is away."""
+    with google_store.running() as server, google_store.gated(server) as store:
+        store.put("disk.raw", b"h" * (1 << 20))
+        for name, value in store.environment.items():
+            monkeypatch.setenv(name, value)
+        store.gate.shut()
+        yield store
+
+
+def test_devices_whose_servers_are_away_are_tried_again_and_nobody_waits_for_them(
+    folder: Path, store: Google
 ) -> None:
     (folder / "far").mkdir()
     server = Server(folder / "far" / "nbd", 1 << 20)
     write(folder, "d", f"{{type: blk, nbd: '{server.uri}'}}")
+    write(folder, "h", f"{{type: blk, url: '{store.url}/disk.raw'}}")
     nowhere = f"nbd+unix:///?socket={folder}/none"
     for name in "efg":
         write(folder, name, f"{{type: blk, nbd: '{nowhere}'}}")
@@ -252,12 +275,18 @@ def test_a_device_whose_server_is_away_is_tried_again_and_nobody_waits_for_it(
         (folder / "e.yaml").unlink()
         write(folder, "f", "{type: blk, nbd: '1'}")
         served.wait_for_line("vuproc keeper: f: not served: it ended with exit code 2", BOUND_S)
-        until(lambda: set(devices(folder)) == {*NAMES, "d", "f", "g"})
+        until(lambda: set(devices(folder)) == {*NAMES, "d", "f", "g", "h"})
+        served.wait_for_line("vuproc keeper: h: not served yet, trying again in 1 s", BOUND_S)
+        served.wait_for_line(lambda line: "h.yaml:2:" in line and "disk.raw" in line)
+        # One that is in the middle of a try is not tried again.
+        until(lambda: "d: tried again" in vuproc("reload", folder).stdout)
         server.start()
         stack.callback(server.stop)
-        assert "d: tried again" in vuproc("reload", folder).stdout
+        store.gate.open()
+        until(lambda: run_or_reload(folder, "d", "h"))
         served.wait_for_line("vuproc d: INFO: serving blk", BOUND_S)
-        until(lambda: devices(folder)["d"]["state"] == "running")
+        far = stack.enter_context(Guest(folder / "h.sock", memory=16 << 20))
+        assert Block(far).read(0, 512) == b"h" * 512
         disks.check()
         assert [master(folder, name) for name in NAMES] == before
         # It is a device as any other now.
