@@ -1,6 +1,6 @@
 """A soak: connections come and go, and all that can happen to a device happens to it.
 
-    python -m tests.soak                       # all of it: half an hour, or hours if others run
+    python -m tests.soak                       # all of it: a quarter of an hour, or hours
     python -m tests.soak --scale 0.1 --picture docs/soak.png --table
     python -m tests.soak --runs soak.jsonl     # what is left of it after the runs in this file
 
@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from tests.soak import report, runs
@@ -45,6 +46,8 @@ def main(arguments: Sequence[str]) -> int:
     add("--each", action="store_true", help="tell of every fault when it comes")
     add("--log", type=Path, help="write the device's log there")
     options = parser.parse_args(arguments)
+    if options.picture and find_spec("matplotlib") is None:
+        parser.error("a picture needs matplotlib: pip install 'vuproc[bench]'")
     without = enter("tests.soak", [*arguments, "--seed", str(options.seed)])
     print(f"seed {options.seed}", flush=True)
     earlier = runs.load(options.runs) if options.runs else []
