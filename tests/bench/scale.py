@@ -77,7 +77,7 @@ UNITS = {
 }
 GROWING = "start_ms", "rings_ms", "worker_kib", "others_kib", "table_ms", "region_ms", "cpu_ns"
 EXPLANATION = (
-    "start: `vuproc run` to its socket. rings: connection to the last ring running. message: "
+    "start: a `Daemon` to its socket. rings: connection to the last ring running. message: "
     "SET_VRING_CALL of one ring until it is acknowledged, and the master's CPU time of it. idle: "
     "private memory of the largest worker before its work; worker: after that; others: of the "
     "device's other processes. table: SET_MEM_TABLE with rings running, up to 64 regions; region: "

@@ -66,7 +66,7 @@ class Point:
     """What one shape took."""
 
     start_ms: float
-    """From `vuproc run` to its socket, a device."""
+    """From the start of a `Daemon`, or of `vuproc run FOLDER`, to its socket, a device."""
     rings_ms: float
     """From the connection to the last ring running, a device."""
     message_ns: float
