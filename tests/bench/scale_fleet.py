@@ -20,7 +20,7 @@ from vuproc.testing.guest import Guest
 from vuproc.testing.memory import Ram, RamRegion
 
 MIB = KIB * KIB
-LOOK_S = 0.005
+LOOK_S = 0.001
 SETTLE_S = 2.0
 """Seconds after the last socket: until then standbys come up."""
 NOT_OURS = ("Pss_Shmem:",)
@@ -57,8 +57,8 @@ def measure_fleet(devices: int, *, apart: bool, requests: int, idle_s: float) ->
         sockets = [file.with_suffix(".sock") for file in files]
         began = time.monotonic()
         commands = [[str(file)] for file in files] if apart else [[str(folder)]]
-        running = [stack.enter_context(_running(command)) for command in commands]
-        _await(sockets, running)
+        running = [stack.enter_context(running_command(command)) for command in commands]
+        await_sockets(sockets, running)
         start = time.monotonic() - began
         time.sleep(SETTLE_S)
         connects, guests = [], []
@@ -104,7 +104,8 @@ def _files(folder: Path, devices: int) -> Iterator[Path]:
 
 
 @contextmanager
-def _running(words: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+def running_command(words: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """`vuproc run` with these words, as a process; it is ended at the end."""
     command = [sys.executable, "-m", "vuproc", "run", *words, "--log-level", "warning"]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     try:
@@ -114,7 +115,8 @@ def _running(words: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
         process.wait(BOUND_S)
 
 
-def _await(sockets: Sequence[Path], running: Sequence[subprocess.Popen[bytes]]) -> None:
+def await_sockets(sockets: Sequence[Path], running: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Until all of them are there. Raises RuntimeError."""
     deadline = time.monotonic() + 4 * BOUND_S
     for path in sockets:
         while not os.path.exists(path):

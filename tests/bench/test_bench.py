@@ -26,6 +26,7 @@ from tests.bench import (
     quiet,
     ring,
     scrape,
+    start,
     streams,
     timer,
     vsock,
@@ -188,6 +189,13 @@ def test_a_source_sends_what_the_driver_has_room_for() -> None:
         guest.keep_filled(0, count=200, size=1526)
         for _ in range(500):
             assert len(guest.receive(0)) == HEADER.size + SIZE
+
+
+def test_the_start_bench_times_each_size(capsys: pytest.CaptureFixture[str]) -> None:
+    assert start.main(["--queues", "1,2", "--starts", "1"]) == 0
+    assert re.findall(r"^ *(\d+) queues: \d+ ms", capsys.readouterr().out, re.M) == ["1", "2"]
+    assert start.verdict(64, 299.9) == (True, ", the bar is 300: met")
+    assert start.verdict(64, 300.0) == (False, ", the bar is 300: missed")
 
 
 def test_the_scrape_bench_measures_each_part(capsys: pytest.CaptureFixture[str]) -> None:

@@ -76,6 +76,7 @@ class WorkerKiller:
         self._socket = socket
         self._killed: set[int] = set()
         self._requests: Counter[int] = Counter()
+        self._news = threading.Condition()
 
     def run(self, over: threading.Event) -> None:
         """Until `over`."""
@@ -92,10 +93,9 @@ class WorkerKiller:
 
     def await_deaths(self, count: int = ENOUGH) -> None:
         """Returns once there were so many; what the guest does must last until then."""
-        deadline = time.monotonic() + count * DEATH_BOUND_S
-        while self.kills.total() < count:
-            assert time.monotonic() < deadline, f"too few deaths: {self.kills}"
-            time.sleep(LOOK_S)
+        with self._news:
+            came = self._news.wait_for(lambda: self.kills.total() >= count, count * DEATH_BOUND_S)
+            assert came, f"too few deaths: {self.kills}"
 
     def _queues(self) -> list[dict[str, Any]]:
         queues: list[dict[str, Any]] = ask(self._socket, Request("status"), BOUND_S)["queues"]
@@ -110,8 +110,10 @@ class WorkerKiller:
             os.kill(pid, signal.SIGKILL)
             self._killed.add(pid)
             self._requests[queue["queue"]] = queue["requests"]
-            self.kills[queue["queue"]] += 1
             self.in_service[queue["queue"]] += queue["in_service"] is not None
+            with self._news:
+                self.kills[queue["queue"]] += 1
+                self._news.notify_all()
 
 
 class Gate:

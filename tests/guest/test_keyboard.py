@@ -7,7 +7,6 @@ QEMU 7.2 refuses this device where there is no KVM.
 from __future__ import annotations
 
 import struct
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -28,8 +27,10 @@ INPUT_EVENT = struct.Struct("<16xHHi")
 """input_event of 64-bit Linux: a time, then type, code and value."""
 WORDS = "thequickbrownfoxjumpsoverthelazydog"
 """Typed while workers die."""
-PAUSE_S = 0.1
-"""Between two keys. Linux keeps 64 events, those of 16 keys, for a reader that is late."""
+KEYS_A_DEATH = 2
+"""Keys between two deaths of the worker. Linux keeps 64 events, those of 16 keys, for a reader that
+is late.
+"""
 LIGHT = "".join(f"\\{byte:03o}" for byte in struct.pack("<16xHHi", LED, 1, 1))
 
 # What the driver has read of the configuration space, and then two keys from its device file.
@@ -97,9 +98,9 @@ def test_linux_reads_what_it_is_and_what_is_typed(
             guest.wait_for("typing")
             killer = WorkerKiller(served.socket)
             with meanwhile(killer):
-                for letter in WORDS:
+                for number, letter in enumerate(WORDS, 1):
                     pipe.write(f"key {letter}\n".encode())
-                    time.sleep(PAUSE_S)
+                    killer.await_deaths(number // KEYS_A_DEATH)
                 said = guest.finish().values
     print(f"{killer.kills.total()} workers were killed")
     assert killer.kills.total() >= ENOUGH
